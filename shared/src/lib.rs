@@ -1,0 +1,3 @@
+//! Tenantry: the rules that the functions share.
+pub mod http;
+pub mod settings;
