@@ -1,0 +1,181 @@
+//! `DynamoDB`: the embedded engine `dynoxide`, behind its own HTTP server so that its wire errors arrive unchanged.
+//!
+//! The engine's router is private. Its server therefore listens on a loopback port of its own, which nobody is told,
+//! and calls are passed on to it.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynoxide::Database;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::StartError;
+use crate::faults::Fault;
+use crate::shutdown::Shutdown;
+use crate::wire::{AwsError, Reply};
+
+/// How often expired items are deleted. AWS takes up to two days; a short time shows expiry while developing.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
+const PREFIX: &str = "com.amazonaws.dynamodb.v20120810#";
+
+/// The engine, and the way to it.
+#[derive(Debug)]
+pub(crate) struct DynamoDb {
+    url: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl DynamoDb {
+    /// Opens the tables in `file`, or in memory, and serves them until `shutdown` says so.
+    pub(crate) async fn start(
+        file: Option<&Path>,
+        shutdown: &Shutdown,
+    ) -> Result<(Self, Vec<JoinHandle<()>>), StartError> {
+        let database = match file {
+            None => Database::memory(),
+            Some(file) => Database::new(&file.to_string_lossy()),
+        }
+        .map_err(|error| StartError::DynamoDb(error.to_string()))?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .map_err(StartError::Listen)?;
+        let url = format!(
+            "http://{}/",
+            listener.local_addr().map_err(StartError::Listen)?
+        );
+
+        let sweeping = tokio::spawn(sweep(database.clone(), shutdown.clone()));
+        let shutdown = shutdown.clone();
+        let serving = tokio::spawn(async move {
+            let stopped = async move { shutdown.requested().await };
+            if let Err(error) =
+                dynoxide::server::serve_with_shutdown(listener, database, stopped).await
+            {
+                tracing::error!(error, "DynamoDB ended");
+            }
+        });
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Ok((Self { url, client }, vec![serving, sweeping]))
+    }
+
+    /// Passes a call on and hands back the engine's answer.
+    pub(crate) async fn call(&self, headers: &HeaderMap, body: Bytes) -> Result<Reply, AwsError> {
+        let failed = |error: &dyn std::error::Error| {
+            AwsError::internal(
+                "InternalServerError",
+                format!("The embedded DynamoDB did not answer: {error}"),
+            )
+        };
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self
+            .url
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| failed(&error))?;
+        *request.headers_mut() = headers.clone();
+        // `Origin` goes too: the engine would answer it with leave for every web page to read its data.
+        for name in [
+            CONNECTION,
+            CONTENT_LENGTH,
+            EXPECT,
+            HOST,
+            ORIGIN,
+            TRANSFER_ENCODING,
+        ] {
+            request.headers_mut().remove(name);
+        }
+        let (parts, body) = self
+            .client
+            .request(request)
+            .await
+            .map_err(|error| failed(&error))?
+            .into_parts();
+        let body = body
+            .collect()
+            .await
+            .map_err(|error| failed(&error))?
+            .to_bytes();
+        let mut reply = Response::from_parts(parts, Full::new(body));
+        reply.headers_mut().remove(CONNECTION);
+        reply.headers_mut().remove(TRANSFER_ENCODING);
+        Ok(reply)
+    }
+}
+
+/// What `DynamoDB` answers to a call that is to fail without being executed.
+pub(crate) fn failure(fault: Fault, operation: &str, body: &[u8]) -> AwsError {
+    match fault {
+        Fault::Throttle => AwsError::new(
+            format!("{PREFIX}ProvisionedThroughputExceededException"),
+            "The level of configured provisioned throughput for the table was exceeded. Consider increasing your \
+             provisioning level with the UpdateTable API.",
+        ),
+        Fault::TransactionConflict if operation.starts_with("Transact") => {
+            let items = serde_json::from_slice::<Value>(body)
+                .ok()
+                .and_then(|request| request["TransactItems"].as_array().map(Vec::len))
+                .unwrap_or(1);
+            let codes: Vec<&str> = (0..items)
+                .map(|item| {
+                    if item == 0 {
+                        "TransactionConflict"
+                    } else {
+                        "None"
+                    }
+                })
+                .collect();
+            let reasons: Vec<Value> = codes
+                .iter()
+                .map(|code| match *code {
+                    "None" => json!({ "Code": "None" }),
+                    code => {
+                        json!({ "Code": code, "Message": "Transaction is ongoing for the item" })
+                    }
+                })
+                .collect();
+            AwsError::new(
+                format!("{PREFIX}TransactionCanceledException"),
+                format!(
+                    "Transaction cancelled, please refer cancellation reasons for specific reasons [{}]",
+                    codes.join(", ")
+                ),
+            )
+            .with_member("CancellationReasons", Value::Array(reasons))
+        }
+        Fault::TransactionConflict => AwsError::new(
+            format!("{PREFIX}TransactionConflictException"),
+            "Transaction is ongoing for the item",
+        ),
+        Fault::InternalError | Fault::ReplyLost | Fault::NoReply => {
+            AwsError::internal("InternalServerError", "Internal server error")
+        }
+    }
+}
+
+/// Deletes expired items now and then: the engine does so only when told.
+async fn sweep(database: Database, shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = shutdown.requested() => return,
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+        let database = database.clone();
+        // A sweep waits for requests that want the database, so it must not hold up a worker that serves them.
+        match tokio::task::spawn_blocking(move || database.sweep_ttl()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "expired items could not be deleted"),
+            Err(error) => tracing::warn!(%error, "expired items could not be deleted"),
+        }
+    }
+}

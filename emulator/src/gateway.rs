@@ -1,0 +1,247 @@
+//! The one door: tells the services apart as AWS SDKs address them, counts the call, applies injected faults.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::call_log::CallLog;
+use crate::dynamodb::{self, DynamoDb};
+use crate::eventbridge::{self, EventBridge};
+use crate::faults::{Fault, Faults, Hit};
+use crate::parameter_store::{self, ParameterStore};
+use crate::shutdown::Shutdown;
+use crate::wire::{AwsError, Protocol, Reply, json_reply, reply, request_id};
+use crate::{Service, sts};
+
+/// The largest request: what `DynamoDB` takes.
+const MAX_BODY: usize = 16 * 1024 * 1024;
+
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The call gets no answer: its connection is closed.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer, on purpose")]
+pub(crate) struct Unanswered;
+
+/// Every service, and what tests ask about and do to calls.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) account: String,
+    pub(crate) calls: CallLog,
+    pub(crate) faults: Faults,
+    pub(crate) dynamodb: DynamoDb,
+    pub(crate) parameters: ParameterStore,
+    pub(crate) events: Arc<EventBridge>,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// A call whose service and operation are known.
+struct Call {
+    service: Service,
+    operation: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Gateway {
+    /// Answers one HTTP request.
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Reply, Unanswered> {
+        let mut answer = self.route(request).await?;
+        if !answer.headers().contains_key("x-amzn-requestid")
+            && let Ok(id) = HeaderValue::try_from(request_id())
+        {
+            answer.headers_mut().insert("x-amzn-requestid", id);
+        }
+        Ok(answer)
+    }
+
+    async fn route(self: Arc<Self>, request: Request<Incoming>) -> Result<Reply, Unanswered> {
+        let (head, body) = request.into_parts();
+        if head.method == Method::GET && head.uri.path() == "/" && head.uri.query().is_none() {
+            return Ok(reply(
+                StatusCode::OK,
+                "text/plain",
+                Bytes::from_static(b"ready\n"),
+            ));
+        }
+        if head.method != Method::POST || head.uri.path() != "/" {
+            let error = AwsError::new(
+                "UnknownOperationException",
+                "AWS services are called by POST on /.",
+            );
+            return Ok(error
+                .with_status(StatusCode::NOT_FOUND)
+                .into_reply(Protocol::Json10));
+        }
+        let body = match read(body).await {
+            Ok(body) => body,
+            Err(error) => return Ok(error.into_reply(Protocol::Json10)),
+        };
+        let call = match Call::of(head.headers, body) {
+            Ok(call) => call,
+            Err(error) => return Ok(error.into_reply(Protocol::Json10)),
+        };
+        self.calls.record(call.service, &call.operation);
+        let hit = self.faults.take(&call.operation);
+        if let Some(hit) = &hit
+            && hit.fault != Fault::ReplyLost
+        {
+            return self.fail(hit, &call).await;
+        }
+        // A task of its own: a call once begun is carried through, event and all, even if its client hangs up.
+        let service = call.service;
+        let gateway = Arc::clone(&self);
+        let answer = tokio::spawn(async move { gateway.execute(call).await }).await;
+        if let Some(hit) = hit {
+            hit.announce();
+            return Err(Unanswered);
+        }
+        Ok(answer.unwrap_or_else(|error| {
+            tracing::error!(%error, "a call could not be carried out");
+            AwsError::internal("InternalFailure", "The emulator failed; its log says why.")
+                .into_reply(service.protocol())
+        }))
+    }
+
+    async fn execute(&self, call: Call) -> Reply {
+        let protocol = call.service.protocol();
+        let answer = match call.service {
+            Service::DynamoDb => self.dynamodb.call(&call.headers, call.body).await,
+            Service::ParameterStore => self
+                .parameters
+                .call(&call.operation, call.body)
+                .await
+                .map(|answer| json_reply(StatusCode::OK, protocol, &answer)),
+            Service::EventBridge => self
+                .events
+                .call(&call.operation, &call.body)
+                .map(|answer| json_reply(StatusCode::OK, protocol, &answer)),
+            Service::Sts => sts::call(&call.operation, &self.account),
+        };
+        answer.unwrap_or_else(|error| error.into_reply(protocol))
+    }
+
+    /// Fails a call without executing it.
+    async fn fail(&self, hit: &Hit, call: &Call) -> Result<Reply, Unanswered> {
+        hit.announce();
+        if hit.fault == Fault::NoReply {
+            self.shutdown.requested().await;
+            return Err(Unanswered);
+        }
+        let error = match call.service {
+            Service::DynamoDb => dynamodb::failure(hit.fault, &call.operation, &call.body),
+            Service::ParameterStore => parameter_store::failure(hit.fault),
+            Service::EventBridge => eventbridge::failure(hit.fault),
+            Service::Sts if hit.fault == Fault::Throttle => {
+                AwsError::new("Throttling", "Rate exceeded")
+            }
+            Service::Sts => AwsError::internal("InternalFailure", "Internal server error"),
+        };
+        Ok(error.into_reply(call.service.protocol()))
+    }
+}
+
+impl Call {
+    /// The JSON services put service and operation in `x-amz-target`, STS puts its operation in a form.
+    fn of(headers: HeaderMap, body: Bytes) -> Result<Self, AwsError> {
+        let unknown = |message: String| AwsError::new("UnknownOperationException", message);
+        if let Some(target) = headers.get("x-amz-target") {
+            let target = String::from_utf8_lossy(target.as_bytes()).into_owned();
+            let (prefix, operation) = target.split_once('.').unwrap_or((&target, ""));
+            let service = match prefix {
+                "DynamoDB_20120810" | "DynamoDBStreams_20120810" => Service::DynamoDb,
+                "AmazonSSM" => Service::ParameterStore,
+                "AWSEvents" => Service::EventBridge,
+                _ => {
+                    return Err(unknown(format!(
+                        "The emulator does not know the target {target:?}."
+                    )));
+                }
+            };
+            // The engine refuses such a body without saying so in AWS's way.
+            if std::str::from_utf8(&body).is_err() {
+                return Err(AwsError::new(
+                    "SerializationException",
+                    "The body is not UTF-8.",
+                ));
+            }
+            let operation = operation_name(operation);
+            return Ok(Self {
+                service,
+                operation,
+                headers,
+                body,
+            });
+        }
+        let form = headers.get(CONTENT_TYPE).is_some_and(|kind| {
+            kind.as_bytes()
+                .starts_with(b"application/x-www-form-urlencoded")
+        });
+        let action = form.then(|| {
+            let body = String::from_utf8_lossy(&body);
+            body.split('&')
+                .find_map(|pair| pair.strip_prefix("Action="))
+                .map(operation_name)
+        });
+        match action.flatten() {
+            Some(operation) => Ok(Self {
+                service: Service::Sts,
+                operation,
+                headers,
+                body,
+            }),
+            None => Err(unknown(
+                "A call needs an x-amz-target header, or an Action in a form.".to_owned(),
+            )),
+        }
+    }
+}
+
+/// Operation names are words; anything else is none, and is not worth remembering.
+fn operation_name(text: &str) -> String {
+    let word = !text.is_empty()
+        && text.len() <= 64
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if word { text } else { "Unknown" }.to_owned()
+}
+
+/// Reads a whole body. One that is too large is read to its end all the same, so that its sender gets to the answer.
+async fn read(mut body: Incoming) -> Result<Bytes, AwsError> {
+    let all = async {
+        let mut bytes = BytesMut::new();
+        let mut total = 0_usize;
+        while let Some(frame) = body.frame().await {
+            let frame = frame
+                .map_err(|error| AwsError::new("SerializationException", error.to_string()))?;
+            if let Some(data) = frame.data_ref() {
+                total = total.saturating_add(data.len());
+                if total <= MAX_BODY {
+                    bytes.extend_from_slice(data);
+                }
+            }
+        }
+        if total > MAX_BODY {
+            let message = format!("The request has {total} bytes; at most {MAX_BODY} are taken.");
+            return Err(AwsError::new("RequestEntityTooLargeException", message)
+                .with_status(StatusCode::PAYLOAD_TOO_LARGE));
+        }
+        Ok(bytes.freeze())
+    };
+    match tokio::time::timeout(BODY_TIMEOUT, all).await {
+        Ok(read) => read,
+        Err(_) => Err(AwsError::new(
+            "RequestTimeoutException",
+            "The body did not arrive in time.",
+        )
+        .with_status(StatusCode::REQUEST_TIMEOUT)),
+    }
+}

@@ -1,0 +1,228 @@
+//! Parameter Store: the operations of Systems Manager that the suite uses, and those that help to look around.
+
+mod metadata;
+mod name;
+mod page;
+mod put;
+mod read;
+mod store;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use crate::StartError;
+use crate::eventbridge::{DEFAULT_BUS, Event, EventBridge};
+use crate::faults::Fault;
+use crate::wire::{AwsError, parse, required};
+use name::Place;
+use store::{Store, Version};
+
+/// Names of one `DeleteParameters` (API reference).
+const MAX_DELETED: usize = 10;
+
+/// The service: its data, and where its events go.
+#[derive(Debug, Clone)]
+pub(crate) struct ParameterStore {
+    store: Arc<Store>,
+    place: Place,
+    empty_pages: bool,
+    events: Arc<EventBridge>,
+}
+
+/// What a `Parameter Store Change` event calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Create,
+    Update,
+    Delete,
+    LabelParameterVersion,
+}
+
+/// A change that is to be told.
+#[derive(Debug)]
+struct Change {
+    operation: Operation,
+    name: String,
+    kind: String,
+    description: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Delete {
+    name: Option<String>,
+    names: Option<Vec<String>>,
+}
+
+impl ParameterStore {
+    /// Opens the parameters in `file`, or in memory.
+    pub(crate) fn open(
+        file: Option<&Path>,
+        region: &str,
+        account: &str,
+        empty_pages: bool,
+        events: Arc<EventBridge>,
+    ) -> Result<Self, StartError> {
+        Ok(Self {
+            store: Arc::new(Store::open(file)?),
+            place: Place {
+                region: region.to_owned(),
+                account: account.to_owned(),
+            },
+            empty_pages,
+            events,
+        })
+    }
+
+    /// Answers a call, and tells what it changed.
+    pub(crate) async fn call(&self, operation: &str, body: Bytes) -> Result<Value, AwsError> {
+        let service = self.clone();
+        let operation = operation.to_owned();
+        // The database waits for the disk; that must not hold up a worker that serves others.
+        let done = tokio::task::spawn_blocking(move || service.execute(&operation, &body)).await;
+        let (answer, changes) = done.map_err(|error| {
+            tracing::error!(%error, "a Parameter Store call failed");
+            AwsError::internal(
+                "InternalServerError",
+                "The emulator failed; its log says why.",
+            )
+        })??;
+        for change in changes {
+            self.tell(change);
+        }
+        Ok(answer)
+    }
+
+    fn execute(&self, operation: &str, body: &[u8]) -> Result<(Value, Vec<Change>), AwsError> {
+        let (store, place) = (&*self.store, &self.place);
+        let unchanged = |answer: Value| (answer, Vec::new());
+        match operation {
+            "PutParameter" => {
+                put::put(store, place, body).map(|(answer, change)| (answer, vec![change]))
+            }
+            "GetParameter" => read::one(store, place, body).map(unchanged),
+            "GetParameters" => read::some(store, place, body).map(unchanged),
+            "GetParametersByPath" => {
+                read::by_path(store, place, self.empty_pages, body).map(unchanged)
+            }
+            "GetParameterHistory" => read::history(store, place, body).map(unchanged),
+            "DescribeParameters" => {
+                read::describe(store, place, self.empty_pages, body).map(unchanged)
+            }
+            "DeleteParameter" => self.delete_one(body),
+            "DeleteParameters" => self.delete_some(body),
+            "LabelParameterVersion" => metadata::label(store, place, body)
+                .map(|(answer, change)| (answer, change.into_iter().collect())),
+            "UnlabelParameterVersion" => metadata::unlabel(store, place, body).map(unchanged),
+            "AddTagsToResource" => metadata::add(store, place, body).map(unchanged),
+            "RemoveTagsFromResource" => metadata::remove(store, place, body).map(unchanged),
+            "ListTagsForResource" => metadata::list(store, place, body).map(unchanged),
+            _ => Err(AwsError::new(
+                "UnknownOperationException",
+                format!("The emulator does not know the Systems Manager operation {operation:?}."),
+            )),
+        }
+    }
+
+    fn delete_one(&self, body: &[u8]) -> Result<(Value, Vec<Change>), AwsError> {
+        let request: Delete = parse(body)?;
+        let name = self
+            .place
+            .asked(required(request.name.as_deref(), "name")?)?
+            .name;
+        self.store.transaction(|tables| {
+            let version = tables.latest(&name)?.ok_or_else(|| not_found(&name))?;
+            tables.delete(&name)?;
+            Ok((json!({}), vec![Change::of(Operation::Delete, &version)]))
+        })
+    }
+
+    fn delete_some(&self, body: &[u8]) -> Result<(Value, Vec<Change>), AwsError> {
+        let request: Delete = parse(body)?;
+        let names = required(request.names, "names")?;
+        if names.is_empty() || names.len() > MAX_DELETED {
+            return Err(AwsError::constraint(
+                &format!("[{}]", names.join(", ")),
+                "names",
+                &format!("have length between 1 and {MAX_DELETED}"),
+            ));
+        }
+        self.store.transaction(|tables| {
+            let (mut deleted, mut invalid, mut changes) = (Vec::new(), Vec::new(), Vec::new());
+            for name in &names {
+                match tables.latest(&self.place.asked(name)?.name)? {
+                    Some(version) => {
+                        tables.delete(&version.name)?;
+                        changes.push(Change::of(Operation::Delete, &version));
+                        deleted.push(name);
+                    }
+                    None => invalid.push(name),
+                }
+            }
+            Ok((
+                json!({ "DeletedParameters": deleted, "InvalidParameters": invalid }),
+                changes,
+            ))
+        })
+    }
+
+    /// Sends the `Parameter Store Change` event; it holds no value and no version.
+    fn tell(&self, change: Change) {
+        let mut detail = json!({
+            "operation": format!("{:?}", change.operation),
+            "name": change.name,
+            "type": change.kind,
+        });
+        if let Some(description) = change.description {
+            detail["description"] = json!(description);
+        }
+        let event = Event {
+            source: "aws.ssm".to_owned(),
+            detail_type: "Parameter Store Change".to_owned(),
+            resources: vec![self.place.arn(&change.name)],
+            detail,
+            time: OffsetDateTime::now_utc(),
+        };
+        self.events.emit(DEFAULT_BUS, &event);
+    }
+}
+
+impl Change {
+    fn of(operation: Operation, version: &Version) -> Self {
+        Self {
+            operation,
+            name: version.name.clone(),
+            kind: version.kind.clone(),
+            description: version.description.clone(),
+        }
+    }
+}
+
+/// What Parameter Store answers to a call that is to fail without being executed.
+pub(crate) fn failure(fault: Fault) -> AwsError {
+    match fault {
+        Fault::Throttle => AwsError::new("ThrottlingException", "Rate exceeded"),
+        Fault::TransactionConflict => AwsError::new(
+            "TooManyUpdates",
+            "There are concurrent updates for a resource that supports one update at a time.",
+        ),
+        Fault::InternalError | Fault::ReplyLost | Fault::NoReply => {
+            AwsError::internal("InternalServerError", "Internal server error")
+        }
+    }
+}
+
+fn not_found(name: &str) -> AwsError {
+    AwsError::new("ParameterNotFound", format!("Parameter {name} not found."))
+}
+
+/// Epoch seconds with three decimals, as the JSON protocols write a time.
+fn milliseconds(time: i64) -> Value {
+    let seconds = format!("{}.{:03}", time.div_euclid(1_000), time.rem_euclid(1_000));
+    seconds.parse::<f64>().map_or(Value::Null, Value::from)
+}
