@@ -1,0 +1,16 @@
+//! The emulator as AWS SDK clients see it. `conformance` holds for other servers, too; the rest is the emulator's own.
+
+#[cfg(test)]
+mod clients;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod events;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod parameters;
+#[cfg(test)]
+mod persistence;
+#[cfg(test)]
+mod wire;
