@@ -1,0 +1,158 @@
+//! The three functions, called as the Lambda runtime calls them: JSON in, JSON out.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use serde_json::Value;
+use tenantry::settings::Settings;
+
+use crate::{
+    gateway,
+    template::{Function, Stack, StackError},
+};
+
+/// The function that answers reads.
+const READ: &str = "config-read";
+/// The function that answers writes.
+const WRITE: &str = "config-write";
+/// The function behind events and schedules.
+const REFRESH: &str = "config-refresh";
+
+/// A function that cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FunctionError {
+    /// The template has no such function.
+    #[error(transparent)]
+    Template(#[from] StackError),
+    /// The template sends requests or events to a function that is not among the suite's.
+    #[error(
+        "the template's function {0} is not part of the local suite, or not for this kind of event"
+    )]
+    Unknown(String),
+    /// Its settings or its start failed.
+    #[error("cannot start {0}")]
+    Start(
+        &'static str,
+        #[source] Box<dyn std::error::Error + Send + Sync>,
+    ),
+}
+
+/// A function for events: nothing but success or failure comes back.
+pub(crate) type EventFunction =
+    Arc<dyn Fn(Value) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// The functions, running.
+pub(crate) struct Functions {
+    http: BTreeMap<String, gateway::Function>,
+    events: BTreeMap<String, EventFunction>,
+}
+
+impl Functions {
+    /// Starts all functions with the settings of the template. `lambda` are the environment variables that the Lambda
+    /// service would add.
+    pub(crate) async fn start(
+        stack: &Stack,
+        lambda: &BTreeMap<String, String>,
+    ) -> Result<Self, FunctionError> {
+        let started = |name| {
+            move |error: Box<dyn std::error::Error + Send + Sync>| FunctionError::Start(name, error)
+        };
+
+        let settings = settings(READ, stack.function(READ)?, lambda)?;
+        let app = config_read::App::start(settings)
+            .await
+            .map_err(|error| started(READ)(error.into()))?;
+        let read = http_function(app, |app, event| {
+            async move { config_read::handle(&app, event).await }.boxed()
+        });
+
+        let settings = self::settings(WRITE, stack.function(WRITE)?, lambda)?;
+        let app = config_write::App::start(settings)
+            .await
+            .map_err(|error| started(WRITE)(error.into()))?;
+        let write = http_function(app, |app, event| {
+            async move { config_write::handle(&app, event).await }.boxed()
+        });
+
+        let settings = self::settings(REFRESH, stack.function(REFRESH)?, lambda)?;
+        let app = config_refresh::App::start(settings)
+            .await
+            .map_err(|error| started(REFRESH)(error.into()))?;
+        let app = Arc::new(app);
+        let refresh: EventFunction = Arc::new(move |event| {
+            let app = Arc::clone(&app);
+            async move {
+                config_refresh::handle(&app, event)
+                    .await
+                    .map(drop)
+                    .map_err(|error| error.to_string())
+            }
+            .boxed()
+        });
+
+        let functions = Self {
+            http: BTreeMap::from([(READ.to_owned(), read), (WRITE.to_owned(), write)]),
+            events: BTreeMap::from([(REFRESH.to_owned(), refresh)]),
+        };
+        match stack
+            .api
+            .routes
+            .iter()
+            .find(|route| !functions.http.contains_key(&route.function))
+        {
+            Some(route) => Err(FunctionError::Unknown(route.function.clone())),
+            None => Ok(functions),
+        }
+    }
+
+    /// The functions behind the API, by name.
+    pub(crate) fn http(&self) -> BTreeMap<String, gateway::Function> {
+        self.http.clone()
+    }
+
+    /// The function for the events of a rule or a schedule.
+    pub(crate) fn event(&self, name: &str) -> Result<EventFunction, FunctionError> {
+        self.events
+            .get(name)
+            .cloned()
+            .ok_or_else(|| FunctionError::Unknown(name.to_owned()))
+    }
+}
+
+fn settings(
+    name: &'static str,
+    function: &Function,
+    lambda: &BTreeMap<String, String>,
+) -> Result<Settings, FunctionError> {
+    let source = |variable: &str| {
+        function
+            .environment
+            .get(variable)
+            .or_else(|| lambda.get(variable))
+            .cloned()
+    };
+    Settings::load(&source).map_err(|error| FunctionError::Start(name, error.into()))
+}
+
+/// Puts a handler behind bytes, so that it meets exactly what it would meet when deployed.
+fn http_function<A, F>(app: A, handle: F) -> gateway::Function
+where
+    A: Send + Sync + 'static,
+    F: Fn(Arc<A>, tenantry::http::Event) -> BoxFuture<'static, tenantry::http::Answer>
+        + Send
+        + Sync
+        + 'static,
+{
+    let (app, handle) = (Arc::new(app), Arc::new(handle));
+    Arc::new(move |event: Vec<u8>| {
+        let (app, handle) = (Arc::clone(&app), Arc::clone(&handle));
+        async move {
+            let event = serde_json::from_slice(&event)
+                .map_err(|error| format!("unreadable event: {error}"))?;
+            let answer = handle(app, event).await;
+            serde_json::to_vec(&answer).map_err(|error| format!("unwritable answer: {error}"))
+        }
+        .boxed()
+    })
+}

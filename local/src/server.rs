@@ -1,0 +1,96 @@
+//! The HTTP port: the issuer below its own path, the gateway everywhere else.
+
+use std::{
+    future::IntoFuture,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Request, State},
+    response::Response,
+};
+use http::{HeaderValue, Method, StatusCode, header};
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{
+    gateway::Gateway,
+    issuer::{self, Issuer},
+};
+
+/// How long open requests may still take when the server stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+struct Shared {
+    issuer: Arc<Issuer>,
+    gateway: Gateway,
+}
+
+/// A port of this machine alone; 0 for any free one.
+pub(crate) async fn bind(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await
+}
+
+/// Serves until `stop` is done, then lets open requests finish.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    issuer: Arc<Issuer>,
+    gateway: Gateway,
+    stop: watch::Receiver<bool>,
+) {
+    // The other end is dropped, or says so: both mean stop.
+    let stopped = |mut stop: watch::Receiver<bool>| async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    let router = Router::new()
+        .fallback(answer)
+        .with_state(Arc::new(Shared { issuer, gateway }));
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let serving = axum::serve(listener, service).with_graceful_shutdown(stopped(stop.clone()));
+    let overdue = async {
+        stopped(stop).await;
+        // Connections that a client merely keeps open must not hold up the end.
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        result = serving.into_future() => {
+            if let Err(error) = result {
+                tracing::error!(%error, "the HTTP port is no longer served");
+            }
+        }
+        () = overdue => tracing::warn!("some requests were cut off"),
+    }
+}
+
+async fn answer(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    if request.uri().path().starts_with(issuer::PATH) && request.method() == Method::GET {
+        return document(&shared.issuer, request.uri().path());
+    }
+    shared.gateway.answer(request, client).await
+}
+
+fn document(issuer: &Issuer, path: &str) -> Response {
+    let (status, body) = match issuer.document(path) {
+        Some(document) => (StatusCode::OK, document.to_string()),
+        None => (
+            StatusCode::NOT_FOUND,
+            r#"{"message":"Not Found"}"#.to_owned(),
+        ),
+    };
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+}

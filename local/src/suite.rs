@@ -1,0 +1,386 @@
+//! The suite: starts all its parts in the right order, and stops them.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aws_credential_types::Credentials;
+use aws_sdk_dynamodb::config::{BehaviorVersion, Region};
+use emulator::Emulator;
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::{sync::watch, task::JoinHandle};
+
+use crate::{
+    data::{DataError, DataFolder, DataLock},
+    functions::{FunctionError, Functions},
+    gateway::{ApiIdentity, Gateway, JwtAuthorizer, Routes},
+    issuer::{
+        CLIENT_ID, DEFAULT_LIFETIME, DEFAULT_SCOPE, Issuer, IssuerError, TENANT_CLAIM,
+        TokenRequest, generate_key,
+    },
+    ready::{self, Ready},
+    schedule::Schedules,
+    server,
+    table::{self, TableError},
+    template::{Stack, StackError, Surroundings, TEMPLATE},
+};
+
+/// The tenants that tokens are made for at start.
+pub const SAMPLE_TENANTS: [&str; 2] = ["acme", "globex"];
+/// The region that the suite seems to run in.
+pub const REGION: &str = "us-east-1";
+/// The account that it seems to run in.
+pub const ACCOUNT: &str = "000000000000";
+/// Access key id and secret; the emulator takes any.
+pub const CREDENTIALS: &str = "local";
+
+/// How to start.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Port of the HTTP API and the issuer; 0 takes any free one.
+    pub http_port: u16,
+    /// Port of the AWS services; 0 takes any free one.
+    pub aws_port: u16,
+    /// Folder for all data; without one everything is in memory and gone at the end.
+    pub data: Option<PathBuf>,
+    /// Values for parameters of the template, by name.
+    pub parameters: BTreeMap<String, String>,
+    /// Whether the schedules of the template run by themselves. Without it they run at [`Suite::run_schedules`] only.
+    pub run_schedules: bool,
+    /// File to write once everything answers (see [`Ready`]). One of an earlier run is removed first, and it is removed
+    /// again when the suite stops.
+    pub ready_file: Option<PathBuf>,
+    /// Whether listings of Parameter Store send empty pages in between, as those of AWS may.
+    pub empty_pages: bool,
+}
+
+/// Why the suite did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The port of the HTTP API cannot be had.
+    #[error(
+        "cannot listen on 127.0.0.1:{port} for HTTP; is another program using it? Choose another with --http-port"
+    )]
+    HttpPort {
+        /// The port asked for.
+        port: u16,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The emulator did not start.
+    #[error(
+        "cannot start the AWS services on 127.0.0.1:{port}; another port can be chosen with --aws-port"
+    )]
+    Emulator {
+        /// The port asked for.
+        port: u16,
+        /// The emulator's reason.
+        source: emulator::StartError,
+    },
+    /// The template cannot be run locally.
+    #[error("template.yaml cannot be run locally")]
+    Template(#[from] StackError),
+    /// A rule of the template cannot be run locally.
+    #[error("the event rule {0} cannot be run locally")]
+    Rule(String, #[source] emulator::RuleError),
+    /// The table cannot be made.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A function did not start.
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+    /// The issuer cannot sign.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
+    /// The issuer's key does not verify tokens.
+    #[error("the issuer's key is unusable")]
+    Key(#[source] jsonwebtoken::errors::Error),
+}
+
+/// The running suite. Dropping it stops it as well, but waits for nothing.
+#[derive(Debug)]
+pub struct Suite {
+    http_url: String,
+    issuer: Arc<Issuer>,
+    tenant_claim: String,
+    emulator: Emulator,
+    schedules: Schedules,
+    stop: watch::Sender<bool>,
+    server: JoinHandle<()>,
+    ready_file: Option<PathBuf>,
+    _lock: Option<DataLock>,
+}
+
+impl Suite {
+    /// Starts everything; when this returns, everything answers.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let data = options.data.as_deref().map(DataFolder::open).transpose()?;
+        let lock = data.as_ref().map(DataFolder::lock).transpose()?;
+        // Only once the data folder is ours: it may be the file of a running instance.
+        if let Some(file) = &options.ready_file {
+            ready::remove(file)?;
+        }
+        let key = match &data {
+            Some(data) => data.issuer_key()?,
+            None => generate_key()?,
+        };
+
+        let http_port = |source| StartError::HttpPort {
+            port: options.http_port,
+            source,
+        };
+        let listener = server::bind(options.http_port).await.map_err(http_port)?;
+        let port = listener.local_addr().map_err(http_port)?.port();
+        let issuer = Arc::new(Issuer::new(Issuer::url_at(port), &key)?);
+
+        let stack = Stack::read(TEMPLATE, &surroundings(&issuer, options.parameters))?;
+        let emulator = Emulator::start(emulator::Options {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, options.aws_port)),
+            data: data.as_ref().map(DataFolder::emulator),
+            region: REGION.to_owned(),
+            account: ACCOUNT.to_owned(),
+            empty_pages: options.empty_pages,
+        })
+        .await
+        .map_err(|source| StartError::Emulator {
+            port: options.aws_port,
+            source,
+        })?;
+        let dynamodb = dynamodb(emulator.url());
+        for table in &stack.tables {
+            table::ensure(&dynamodb, table).await?;
+        }
+
+        let functions = Functions::start(&stack, &lambda_environment(emulator.url())).await?;
+        for rule in &stack.rules {
+            let rule = emulator::Rule {
+                name: rule.name.clone(),
+                bus: rule.bus.clone(),
+                pattern: rule.pattern.clone(),
+                target: functions.event(&rule.function)?,
+            };
+            let name = rule.name.clone();
+            emulator
+                .add_rule(rule)
+                .map_err(|error| StartError::Rule(name, error))?;
+        }
+        let mut schedules = Schedules::default();
+        for schedule in &stack.schedules {
+            schedules.add(
+                schedule.clone(),
+                functions.event(&schedule.function)?,
+                options.run_schedules,
+            );
+        }
+
+        let api = ApiIdentity {
+            account: ACCOUNT.to_owned(),
+            api: "local".to_owned(),
+        };
+        let authorizers = authorizers(&stack, &issuer)?;
+        let tenant_claim = tenant_claim(&stack);
+        let gateway = Gateway::new(
+            api,
+            port,
+            Routes::new(stack.api.routes),
+            authorizers,
+            functions.http(),
+        );
+        let (stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(server::serve(
+            listener,
+            Arc::clone(&issuer),
+            gateway,
+            stopped,
+        ));
+        if let Some(data) = &data {
+            data.set_issuer_url(issuer.url())?;
+        }
+        let suite = Self {
+            http_url: format!("http://127.0.0.1:{port}"),
+            issuer,
+            tenant_claim,
+            emulator,
+            schedules,
+            stop,
+            server,
+            ready_file: options.ready_file,
+            _lock: lock,
+        };
+        if let Some(file) = &suite.ready_file {
+            suite.write_ready_file(file)?;
+        }
+        Ok(suite)
+    }
+
+    fn write_ready_file(&self, file: &Path) -> Result<(), StartError> {
+        let ready = Ready {
+            http_url: self.http_url(),
+            aws_url: self.aws_url(),
+            issuer: self.issuer.url(),
+            jwks_url: &self.issuer.jwks_url(),
+            tokens: &self.sample_tokens()?,
+        };
+        Ok(ready.write(file)?)
+    }
+
+    /// The address of the HTTP API, without a slash at its end.
+    pub fn http_url(&self) -> &str {
+        &self.http_url
+    }
+
+    /// The address of all AWS services, without a slash at its end.
+    pub fn aws_url(&self) -> &str {
+        self.emulator.url()
+    }
+
+    /// The token issuer.
+    pub fn issuer(&self) -> &Issuer {
+        &self.issuer
+    }
+
+    /// The emulator of the AWS services, with its record of calls and its faults.
+    pub fn emulator(&self) -> &Emulator {
+        &self.emulator
+    }
+
+    /// A token for `tenant` with the scopes in `scope`, separated by spaces.
+    pub fn token(&self, tenant: &str, scope: &str) -> Result<String, IssuerError> {
+        self.issuer.token(&TokenRequest {
+            tenant,
+            tenant_claim: &self.tenant_claim,
+            scope,
+            expires_in: DEFAULT_LIFETIME,
+            claims: &[],
+        })
+    }
+
+    /// A token with all scopes for each of the [`SAMPLE_TENANTS`].
+    pub fn sample_tokens(&self) -> Result<BTreeMap<String, String>, IssuerError> {
+        SAMPLE_TENANTS
+            .into_iter()
+            .map(|tenant| Ok((tenant.to_owned(), self.token(tenant, DEFAULT_SCOPE)?)))
+            .collect()
+    }
+
+    /// Runs each schedule of the template once, now, and waits for it. The error is that of the function.
+    pub async fn run_schedules(&self) -> Result<(), String> {
+        self.schedules.run_once().await
+    }
+
+    /// Stops: no new requests, open ones are answered.
+    pub async fn stop(self) {
+        let Self {
+            emulator,
+            schedules,
+            stop,
+            server,
+            ready_file,
+            _lock,
+            ..
+        } = self;
+        if let Some(Err(error)) = ready_file.as_deref().map(ready::remove) {
+            tracing::warn!(%error, "the ready file is still there");
+        }
+        schedules.stop().await;
+        stop.send_replace(true);
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the HTTP server did not stop cleanly");
+        }
+        emulator.stop().await;
+    }
+}
+
+fn surroundings(issuer: &Issuer, parameters: BTreeMap<String, String>) -> Surroundings {
+    let mut values = BTreeMap::from([
+        ("TokenIssuer".to_owned(), issuer.url().to_owned()),
+        ("TokenAudience".to_owned(), CLIENT_ID.to_owned()),
+    ]);
+    values.extend(parameters);
+    Surroundings {
+        region: REGION.to_owned(),
+        account: ACCOUNT.to_owned(),
+        stack: "tenantry".to_owned(),
+        parameters: values,
+    }
+}
+
+/// What the Lambda service adds to a function's environment, and where AWS is.
+fn lambda_environment(aws_url: &str) -> BTreeMap<String, String> {
+    [
+        ("AWS_REGION", REGION),
+        ("AWS_ACCESS_KEY_ID", CREDENTIALS),
+        ("AWS_SECRET_ACCESS_KEY", CREDENTIALS),
+        ("AWS_ENDPOINT_URL", aws_url),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+fn authorizers(
+    stack: &Stack,
+    issuer: &Issuer,
+) -> Result<BTreeMap<String, JwtAuthorizer>, StartError> {
+    let mut authorizers = BTreeMap::new();
+    for (name, authorizer) in &stack.api.authorizers {
+        let expected = authorizer.issuer.clone();
+        // The issuer's address changes with the port, its key does not. So tokens of an earlier run on another port, or
+        // signed before the first run, remain good, as they would with an identity provider that stays where it is.
+        let accepts = move |issuer: &str| issuer == expected || Issuer::is_local(issuer);
+        let authorizer = JwtAuthorizer::new(accepts, authorizer.audience.clone(), issuer.jwk())
+            .map_err(StartError::Key)?;
+        authorizers.insert(name.clone(), authorizer);
+    }
+    Ok(authorizers)
+}
+
+fn tenant_claim(stack: &Stack) -> String {
+    let mut settings = stack
+        .functions
+        .values()
+        .map(|function| function.environment.get("TENANT_CLAIM"));
+    settings
+        .find_map(Option::<&String>::cloned)
+        .unwrap_or_else(|| TENANT_CLAIM.to_owned())
+}
+
+fn dynamodb(endpoint: &str) -> aws_sdk_dynamodb::Client {
+    let config = aws_sdk_dynamodb::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::from_static(REGION))
+        .credentials_provider(Credentials::new(
+            CREDENTIALS,
+            CREDENTIALS,
+            None,
+            None,
+            "local",
+        ))
+        .endpoint_url(endpoint)
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .build();
+    aws_sdk_dynamodb::Client::from_conf(config)
+}
+
+/// The event that `EventBridge` sends for the schedule `name`.
+pub(crate) fn scheduled_event(name: &str) -> Value {
+    json!({
+        "version": "0",
+        "id": uuid::Uuid::new_v4().to_string(),
+        "detail-type": "Scheduled Event",
+        "source": "aws.events",
+        "account": ACCOUNT,
+        "time": OffsetDateTime::now_utc().replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok()),
+        "region": REGION,
+        "resources": [format!("arn:aws:events:{REGION}:{ACCOUNT}:rule/{name}")],
+        "detail": {},
+    })
+}

@@ -1,0 +1,16 @@
+//! What `template.yaml` says about the suite, in terms of this machine: routes, functions with their environments, the
+//! table, event rules and schedules. Nothing of this is written down a second time for local runs.
+//!
+//! Resources that only watch or protect (alarms, dashboards, queues, roles, …) have no local counterpart and are passed
+//! over; anything that would carry a request or an event and cannot be run here is an error at start.
+
+mod intrinsics;
+mod stack;
+mod yaml;
+
+pub use intrinsics::{ResolveError, Surroundings};
+pub use stack::{Api, Authorizer, Function, Route, Rule, Schedule, Stack, StackError, Table};
+pub use yaml::YamlError;
+
+/// The template of this workspace, as it was when this binary was built.
+pub const TEMPLATE: &str = include_str!("../../../template.yaml");

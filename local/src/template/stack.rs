@@ -1,0 +1,464 @@
+//! The parts of the template that local runs carry out, resolved and typed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{
+    intrinsics::{ResolveError, Resolver, Surroundings, text},
+    yaml::{self, YamlError},
+};
+
+/// Why a template cannot be run locally.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StackError {
+    /// The text is no YAML template.
+    #[error("the template is unreadable")]
+    Yaml(#[from] YamlError),
+    /// Something in it has no local value.
+    #[error("{place}")]
+    Resolve {
+        /// Where in the template.
+        place: String,
+        /// What is missing.
+        source: ResolveError,
+    },
+    /// A definition that is not of the shape local runs know.
+    #[error("{place}: {reason}")]
+    Shape {
+        /// Where in the template.
+        place: String,
+        /// What is wrong there.
+        reason: String,
+    },
+}
+
+/// The template for this machine.
+#[derive(Debug, Clone)]
+pub struct Stack {
+    /// The HTTP API.
+    pub api: Api,
+    /// The functions by the name of their binary.
+    pub functions: BTreeMap<String, Function>,
+    /// The `DynamoDB` tables.
+    pub tables: Vec<Table>,
+    /// Event rules, in the order of the template.
+    pub rules: Vec<Rule>,
+    /// Schedules, in the order of the template.
+    pub schedules: Vec<Schedule>,
+}
+
+/// An HTTP API.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Its routes.
+    pub routes: Vec<Route>,
+    /// Its JWT authorizers by name.
+    pub authorizers: BTreeMap<String, Authorizer>,
+}
+
+/// A route of an HTTP API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// `GET`, …, or `ANY`.
+    pub method: String,
+    /// The path with its parameters, `/v1/config/{key+}`.
+    pub path: String,
+    /// The binary of the function that answers.
+    pub function: String,
+    /// The authorizer; none for a route that needs no token.
+    pub authorizer: Option<String>,
+    /// The scopes of which a token must have one; empty if any token will do.
+    pub scopes: Vec<String>,
+}
+
+/// A JWT authorizer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authorizer {
+    /// The `iss` that tokens must have.
+    pub issuer: String,
+    /// The audiences of which tokens must have one.
+    pub audience: Vec<String>,
+}
+
+/// A function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// The environment variables that the template sets.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// A `DynamoDB` table: its name, and its properties as `CloudFormation` spells them.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// The table's name.
+    pub name: String,
+    /// Its `Properties`.
+    pub properties: Value,
+}
+
+/// An `EventBridge` rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// Its name.
+    pub name: String,
+    /// The bus it listens on, `default` for the account's own.
+    pub bus: String,
+    /// Its event pattern.
+    pub pattern: Value,
+    /// The binary of the function that is called.
+    pub function: String,
+}
+
+/// A schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    /// Its name.
+    pub name: String,
+    /// The time between two calls.
+    pub every: Duration,
+    /// The binary of the function that is called.
+    pub function: String,
+}
+
+impl Stack {
+    /// Reads `template` for a machine as described by `surroundings`.
+    pub fn read(template: &str, surroundings: &Surroundings) -> Result<Self, StackError> {
+        let template = yaml::parse(template)?;
+        let resolver =
+            Resolver::new(&template, surroundings).map_err(|source| StackError::Resolve {
+                place: "Parameters".into(),
+                source,
+            })?;
+        let mut reader = Reader {
+            resolver,
+            globals: &template["Globals"],
+            apis: BTreeMap::new(),
+            stack: Self {
+                api: Api {
+                    routes: Vec::new(),
+                    authorizers: BTreeMap::new(),
+                },
+                functions: BTreeMap::new(),
+                tables: Vec::new(),
+                rules: Vec::new(),
+                schedules: Vec::new(),
+            },
+        };
+        let resources = template["Resources"]
+            .as_object()
+            .ok_or_else(|| shape("Resources", "expected a map of resources"))?;
+        // The API first: routes take its default authorizer.
+        for (name, resource) in resources {
+            if kind(resource) == "AWS::Serverless::HttpApi" {
+                reader.api(name, resource)?;
+            }
+        }
+        for (name, resource) in resources {
+            match kind(resource) {
+                "AWS::Serverless::Function" => reader.function(name, resource)?,
+                "AWS::DynamoDB::Table" => reader.table(name, resource)?,
+                "AWS::Serverless::HttpApi" | "AWS::Events::EventBus" => {}
+                other if carries_traffic(other) => {
+                    return Err(shape(name, format!("{other} is not run locally")));
+                }
+                _ => {}
+            }
+        }
+        Ok(reader.stack)
+    }
+
+    /// The rule or schedule targets and routes of all functions name functions that exist, by construction; this is the
+    /// environment of one of them.
+    pub fn function(&self, binary: &str) -> Result<&Function, StackError> {
+        self.functions
+            .get(binary)
+            .ok_or_else(|| shape(binary, "the template has no function with this binary"))
+    }
+}
+
+/// Resource types that would bring requests or events to the suite by ways that local runs do not have.
+fn carries_traffic(kind: &str) -> bool {
+    kind.starts_with("AWS::Serverless::")
+        || matches!(
+            kind,
+            "AWS::Events::Rule"
+                | "AWS::Scheduler::Schedule"
+                | "AWS::Lambda::Function"
+                | "AWS::Lambda::EventSourceMapping"
+                | "AWS::ApiGatewayV2::Route"
+                | "AWS::DynamoDB::GlobalTable"
+        )
+}
+
+struct Reader<'a> {
+    resolver: Resolver<'a>,
+    globals: &'a Value,
+    // Default authorizer by the API's logical id.
+    apis: BTreeMap<String, Option<String>>,
+    stack: Stack,
+}
+
+impl Reader<'_> {
+    fn typed<T: DeserializeOwned>(&self, place: &str, value: &Value) -> Result<T, StackError> {
+        let resolved = self
+            .resolver
+            .resolve(value)
+            .map_err(|source| StackError::Resolve {
+                place: place.to_owned(),
+                source,
+            })?;
+        serde_json::from_value(resolved).map_err(|error| shape(place, error.to_string()))
+    }
+
+    fn api(&mut self, name: &str, resource: &Value) -> Result<(), StackError> {
+        #[derive(Deserialize, Default)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Auth {
+            default_authorizer: Option<String>,
+            authorizers: BTreeMap<String, AuthorizerDefinition>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct AuthorizerDefinition {
+            identity_source: String,
+            jwt_configuration: JwtConfiguration,
+        }
+        #[derive(Deserialize)]
+        struct JwtConfiguration {
+            issuer: String,
+            audience: Vec<String>,
+        }
+
+        if !self.apis.is_empty() {
+            return Err(shape(name, "a second HTTP API is not run locally"));
+        }
+        let place = format!("{name}.Properties.Auth");
+        let auth: Option<Auth> = self.typed(&place, &resource["Properties"]["Auth"])?;
+        let auth = auth.unwrap_or_default();
+        for (authorizer, definition) in auth.authorizers {
+            if definition.identity_source != "$request.header.Authorization" {
+                return Err(shape(
+                    &place,
+                    format!(
+                        "identity source {} is not read locally",
+                        definition.identity_source
+                    ),
+                ));
+            }
+            let JwtConfiguration { issuer, audience } = definition.jwt_configuration;
+            self.stack
+                .api
+                .authorizers
+                .insert(authorizer, Authorizer { issuer, audience });
+        }
+        self.apis.insert(name.to_owned(), auth.default_authorizer);
+        Ok(())
+    }
+
+    fn function(&mut self, name: &str, resource: &Value) -> Result<(), StackError> {
+        let place = format!("{name}.Metadata.BuildProperties.Binary");
+        let binary: String =
+            self.typed(&place, &resource["Metadata"]["BuildProperties"]["Binary"])?;
+        let mut environment = BTreeMap::new();
+        for source in [&self.globals["Function"], &resource["Properties"]] {
+            let place = format!("{name}.Properties.Environment.Variables");
+            let variables: Option<BTreeMap<String, Value>> =
+                self.typed(&place, &source["Environment"]["Variables"])?;
+            for (variable, value) in variables.unwrap_or_default() {
+                let value = text(&value).ok_or_else(|| {
+                    shape(&place, format!("{variable} is not a text but {value}"))
+                })?;
+                environment.insert(variable, value);
+            }
+        }
+        for (event, definition) in resource["Properties"]["Events"]
+            .as_object()
+            .into_iter()
+            .flatten()
+        {
+            self.event(name, &binary, event, definition)?;
+        }
+        if self
+            .stack
+            .functions
+            .insert(binary.clone(), Function { environment })
+            .is_some()
+        {
+            return Err(shape(
+                name,
+                format!("a second function with the binary {binary}"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn event(
+        &mut self,
+        function: &str,
+        binary: &str,
+        event: &str,
+        definition: &Value,
+    ) -> Result<(), StackError> {
+        let place = format!("{function}.Properties.Events.{event}");
+        let properties = &definition["Properties"];
+        // SAM names the rules of a function this way.
+        let name = format!("{function}{event}");
+        match kind(definition) {
+            "HttpApi" => {
+                let route = self.route(&place, binary, properties)?;
+                if self
+                    .stack
+                    .api
+                    .routes
+                    .iter()
+                    .any(|other| other.method == route.method && other.path == route.path)
+                {
+                    return Err(shape(
+                        &place,
+                        format!("a second route {} {}", route.method, route.path),
+                    ));
+                }
+                self.stack.api.routes.push(route);
+            }
+            "EventBridgeRule" | "CloudWatchEvent" => {
+                let bus: Option<String> = self.typed(&place, &properties["EventBusName"])?;
+                let pattern: Value = self.typed(&place, &properties["Pattern"])?;
+                if !pattern.is_object() {
+                    return Err(shape(&place, "expected a Pattern"));
+                }
+                let bus = bus.unwrap_or_else(|| "default".into());
+                self.stack.rules.push(Rule {
+                    name,
+                    bus,
+                    pattern,
+                    function: binary.to_owned(),
+                });
+            }
+            "Schedule" => {
+                let expression: String = self.typed(&place, &properties["Schedule"])?;
+                let every = rate(&expression).ok_or_else(|| {
+                    shape(
+                        &place,
+                        format!("{expression} is not run locally, only rate(…)"),
+                    )
+                })?;
+                self.stack.schedules.push(Schedule {
+                    name,
+                    every,
+                    function: binary.to_owned(),
+                });
+            }
+            other => {
+                return Err(shape(
+                    &place,
+                    format!("an event of type {other:?} is not run locally"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn route(&self, place: &str, function: &str, properties: &Value) -> Result<Route, StackError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Properties {
+            method: String,
+            path: String,
+            #[serde(default)]
+            auth: Auth,
+        }
+        #[derive(Deserialize, Default)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Auth {
+            authorizer: Option<String>,
+            authorization_scopes: Vec<String>,
+        }
+
+        let api = properties["ApiId"]["Ref"].as_str().unwrap_or_default();
+        let default_authorizer = self
+            .apis
+            .get(api)
+            .ok_or_else(|| shape(place, "ApiId must refer to the template's HTTP API"))?;
+        let without_api = {
+            let mut properties = properties.clone();
+            properties["ApiId"] = json!(null);
+            properties
+        };
+        let Properties { method, path, auth } = self.typed(place, &without_api)?;
+        if !path.starts_with('/') {
+            return Err(shape(
+                place,
+                format!("the path {path} must begin with a slash"),
+            ));
+        }
+        let authorizer = match auth.authorizer.as_deref() {
+            Some("NONE") => None,
+            Some(name) => Some(name.to_owned()),
+            None => default_authorizer.clone(),
+        };
+        if let Some(name) = &authorizer
+            && !self.stack.api.authorizers.contains_key(name)
+        {
+            return Err(shape(place, format!("the API has no authorizer {name}")));
+        }
+        if authorizer.is_none() && !auth.authorization_scopes.is_empty() {
+            return Err(shape(
+                place,
+                "scopes without an authorizer would not be checked",
+            ));
+        }
+        Ok(Route {
+            method: method.to_ascii_uppercase(),
+            path,
+            function: function.to_owned(),
+            authorizer,
+            scopes: auth.authorization_scopes,
+        })
+    }
+
+    fn table(&mut self, name: &str, resource: &Value) -> Result<(), StackError> {
+        let place = format!("{name}.Properties");
+        let properties = self.typed(&place, &resource["Properties"])?;
+        let reference = self
+            .resolver
+            .reference(name)
+            .map_err(|source| StackError::Resolve {
+                place: place.clone(),
+                source,
+            })?;
+        let name =
+            text(&reference).ok_or_else(|| shape(&place, "the table's name is not a text"))?;
+        self.stack.tables.push(Table { name, properties });
+        Ok(())
+    }
+}
+
+fn kind(definition: &Value) -> &str {
+    definition["Type"].as_str().unwrap_or_default()
+}
+
+fn shape(place: impl Into<String>, reason: impl Into<String>) -> StackError {
+    StackError::Shape {
+        place: place.into(),
+        reason: reason.into(),
+    }
+}
+
+/// The period of `rate(1 minute)`, `rate(5 hours)`, ….
+fn rate(expression: &str) -> Option<Duration> {
+    let (number, unit) = expression
+        .strip_prefix("rate(")?
+        .strip_suffix(')')?
+        .split_once(' ')?;
+    let number: u64 = number.parse().ok().filter(|&number| number > 0)?;
+    let seconds = match unit {
+        "minute" | "minutes" => 60,
+        "hour" | "hours" => 3_600,
+        "day" | "days" => 86_400,
+        _ => return None,
+    };
+    Some(Duration::from_secs(number.checked_mul(seconds)?))
+}

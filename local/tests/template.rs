@@ -1,0 +1,242 @@
+//! The real template: local runs see all of it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use local::template::{Authorizer, Rule, Schedule, Stack, Surroundings, TEMPLATE};
+use serde_json::json;
+
+fn surroundings() -> Surroundings {
+    Surroundings {
+        region: "eu-central-1".into(),
+        account: "123456789012".into(),
+        stack: "tenantry".into(),
+        parameters: BTreeMap::from([
+            ("TokenIssuer".into(), "http://issuer".into()),
+            ("TokenAudience".into(), "a, b".into()),
+        ]),
+    }
+}
+
+/// Promise: every route of the API exists, with its scope, on the function that may carry it out; health alone is open.
+#[test]
+fn routes_and_scopes() {
+    let stack = Stack::read(TEMPLATE, &surroundings()).unwrap();
+    let mut routes: Vec<_> = stack
+        .api
+        .routes
+        .iter()
+        .map(|route| {
+            let scope = if route.authorizer.is_some() {
+                route.scopes.join(" ")
+            } else {
+                "open".into()
+            };
+            format!("{} {} {} {scope}", route.method, route.path, route.function)
+        })
+        .collect();
+    routes.sort();
+    assert_eq!(
+        routes,
+        [
+            "DELETE /v1/config/{key+} config-write config/write",
+            "GET /healthz config-read open",
+            "GET /v1/changes config-read config/read",
+            "GET /v1/config config-read config/read",
+            "GET /v1/config/{key+} config-read config/read",
+            "GET /v1/history/{key+} config-read config/read",
+            "POST /v1/batch-get config-read config/read",
+            "POST /v1/rollback/{key+} config-write config/write",
+            "POST /v1/transactions config-write config/write",
+            "PUT /v1/config/{key+} config-write config/write",
+        ]
+    );
+    let tokens = Authorizer {
+        issuer: "http://issuer".into(),
+        audience: vec!["a".into(), "b".into()],
+    };
+    assert_eq!(
+        stack.api.authorizers,
+        BTreeMap::from([("Tokens".to_owned(), tokens)])
+    );
+}
+
+/// Promise: each function is told the same, in texts, with nothing left unresolved.
+#[test]
+fn environments() {
+    let stack = Stack::read(TEMPLATE, &surroundings()).unwrap();
+    let expected: BTreeMap<String, String> = [
+        ("CACHE_MAX_BYTES", "33554432"),
+        ("EVENT_BUS_NAME", "tenantry-config"),
+        ("PARAMETER_ROOT", "/tenantry"),
+        ("TABLE_NAME", "tenantry-ConfigTable"),
+        ("TENANT_CLAIM", "custom:tenantId"),
+        ("TOKEN_AUDIENCE", "a,b"),
+        ("TOKEN_ISSUER", "http://issuer"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    let names: Vec<_> = stack.functions.keys().collect();
+    assert_eq!(names, ["config-read", "config-refresh", "config-write"]);
+    for (name, function) in &stack.functions {
+        assert_eq!(function.environment, expected, "{name}");
+    }
+}
+
+/// Promise: a setting that is empty in the template is absent in the environment, and present once it is given.
+#[test]
+fn optional_settings_follow_their_parameters() {
+    let mut surroundings = surroundings();
+    surroundings
+        .parameters
+        .insert("TagRoutes".into(), "{}".into());
+    surroundings
+        .parameters
+        .insert("ParameterKmsKeyArn".into(), "arn:aws:kms:x".into());
+    let stack = Stack::read(TEMPLATE, &surroundings).unwrap();
+    let environment = &stack.functions["config-write"].environment;
+    assert_eq!(environment["TAG_ROUTES"], "{}");
+    assert_eq!(environment["PARAMETER_KMS_KEY_ID"], "arn:aws:kms:x");
+}
+
+#[test]
+fn table_rules_and_schedule() {
+    let stack = Stack::read(TEMPLATE, &surroundings()).unwrap();
+    let [table] = stack.tables.as_slice() else {
+        panic!("{:?}", stack.tables)
+    };
+    assert_eq!(table.name, "tenantry-ConfigTable");
+    assert_eq!(
+        table.properties["KeySchema"],
+        json!([{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}])
+    );
+    let indexes: Vec<_> = table.properties["GlobalSecondaryIndexes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|index| {
+            format!(
+                "{} {} {}",
+                index["IndexName"],
+                index["KeySchema"][0]["AttributeName"],
+                index["Projection"]["ProjectionType"]
+            )
+        })
+        .collect();
+    assert_eq!(
+        indexes,
+        [
+            r#""changes-by-time" "timeShard" "KEYS_ONLY""#,
+            r#""work" "workShard" "KEYS_ONLY""#
+        ]
+    );
+    assert_eq!(
+        table.properties["TimeToLiveSpecification"],
+        json!({"AttributeName": "expiresAt", "Enabled": true})
+    );
+
+    let function = "config-refresh".to_owned();
+    assert_eq!(
+        stack.rules,
+        [
+            Rule {
+                name: "ConfigRefreshConfigChanged".into(),
+                bus: "tenantry-config".into(),
+                pattern: json!({"source": ["tenantry"], "detail-type": ["Config Changed"]}),
+                function: function.clone(),
+            },
+            Rule {
+                name: "ConfigRefreshParameterStoreChange".into(),
+                bus: "default".into(),
+                pattern: json!({
+                    "source": ["aws.ssm"],
+                    "detail-type": ["Parameter Store Change"],
+                    "detail": {"name": [{"prefix": "/tenantry/"}]},
+                }),
+                function: function.clone(),
+            },
+        ]
+    );
+    let schedule = Schedule {
+        name: "ConfigRefreshOwedWork".into(),
+        every: Duration::from_mins(1),
+        function,
+    };
+    assert_eq!(stack.schedules, [schedule]);
+}
+
+/// Promise: what cannot be run locally is named at start; a route is never silently missing.
+#[test]
+fn what_cannot_be_run_is_refused_by_name() {
+    for (found, replacement, message) in [
+        (
+            "AWS::Events::EventBus",
+            "AWS::Events::Rule",
+            "ConfigBus: AWS::Events::Rule is not run locally",
+        ),
+        (
+            "rate(1 minute)",
+            "cron(0 * * * ? *)",
+            "Events.OwedWork: cron(0 * * * ? *) is not run locally",
+        ),
+        (
+            "Type: Schedule\n",
+            "Type: SQS\n",
+            "Events.OwedWork: an event of type \"SQS\" is not run locally",
+        ),
+        (
+            "Authorizer: NONE",
+            "Authorizer: Other",
+            "Events.GetHealth: the API has no authorizer Other",
+        ),
+        (
+            "Authorizer: NONE",
+            "{Authorizer: NONE, AuthorizationScopes: [a]}",
+            "scopes without an authorizer",
+        ),
+        (
+            "Path: /healthz",
+            "Path: healthz",
+            "Events.GetHealth: the path healthz must begin with a slash",
+        ),
+        (
+            "Path: /healthz",
+            "Path: /v1/changes",
+            "a second route GET /v1/changes",
+        ),
+        ("Path: /healthz", "", "missing field `Path`"),
+        (
+            "ApiId: !Ref Api\n",
+            "ApiId: other\n",
+            "ApiId must refer to the template's HTTP API",
+        ),
+        (
+            "$request.header.Authorization",
+            "$request.querystring.t",
+            "is not read locally",
+        ),
+        (
+            "TABLE_NAME: !Ref ConfigTable",
+            "TABLE_NAME: !ImportValue x",
+            "Environment.Variables",
+        ),
+        (
+            "Binary: config-write",
+            "Binary: config-read",
+            "a second function with the binary config-read",
+        ),
+        (
+            "TenantClaim:\n    Type: String\n    Default: custom:tenantId",
+            "TenantClaim:\n    Type: String",
+            "Environment.Variables",
+        ),
+    ] {
+        assert!(TEMPLATE.contains(found), "{found}");
+        let error = Stack::read(&TEMPLATE.replace(found, replacement), &surroundings())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(message), "{replacement}: {error}");
+    }
+    let mut other = surroundings();
+    other.parameters.insert("Tagroutes".into(), String::new());
+    assert!(Stack::read(TEMPLATE, &other).is_err());
+}
