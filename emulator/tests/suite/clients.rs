@@ -42,7 +42,8 @@ impl Debug for Failure {
 
 impl Clients {
     pub(crate) fn new(url: &str) -> Self {
-        let credentials = SharedCredentialsProvider::new(Credentials::from_keys("test", "test", None));
+        let credentials =
+            SharedCredentialsProvider::new(Credentials::from_keys("test", "test", None));
         let region = Region::new("us-east-1");
         let http = Builder::new().build_http();
         Self {

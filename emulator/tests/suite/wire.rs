@@ -21,7 +21,11 @@ async fn send(emulator: &Emulator, head: &str, body: &[u8]) -> std::io::Result<S
 }
 
 fn target(name: &str) -> String {
-    let version = if name.starts_with("DynamoDB") { "1.0" } else { "1.1" };
+    let version = if name.starts_with("DynamoDB") {
+        "1.0"
+    } else {
+        "1.1"
+    };
     format!(
         "POST / HTTP/1.1\r\nX-Amz-Target: {name}\r\nContent-Type: application/x-amz-json-{version}\r\n\
          Authorization: AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/any/aws4_request, SignedHeaders=host, \

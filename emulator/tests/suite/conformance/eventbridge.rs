@@ -7,12 +7,12 @@ use crate::clients::{Outcome, code, same};
 
 cases! {
     good_events_get_ids: [],
-    bad_events_fail_alone: [],
-    an_event_needs_source_type_and_detail: [],
+    bad_events_fail_alone: [Moto: "takes aws.* sources", Ministack: "takes aws.* sources"],
+    an_event_needs_source_type_and_detail: [Ministack: "takes events without them"],
     at_most_ten_events: [],
-    at_least_one_event: [],
-    events_have_a_size_limit: [],
-    an_unknown_bus_takes_events_and_drops_them: [],
+    at_least_one_event: [Moto: "takes an empty list", Ministack: "takes an empty list"],
+    events_have_a_size_limit: [Moto: "has no size limit", Ministack: "has no size limit"],
+    an_unknown_bus_takes_events_and_drops_them: [Moto: "answers ResourceNotFoundException"],
 }
 
 fn entry(source: &str, detail: &str) -> PutEventsRequestEntry {
