@@ -8,7 +8,7 @@ use tenantry::settings::Settings;
 
 use crate::{
     gateway,
-    template::{Function, Stack, StackError},
+    template::{Stack, StackError},
 };
 
 /// The function that answers reads.
@@ -48,10 +48,18 @@ pub(crate) struct Functions {
     events: BTreeMap<String, EventFunction>,
 }
 
+impl std::fmt::Debug for Functions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set()
+            .entries(self.http.keys().chain(self.events.keys()))
+            .finish()
+    }
+}
+
 impl Functions {
     /// Starts all functions with the settings of the template. `lambda` are the environment variables that the Lambda
     /// service would add.
-    pub(crate) async fn start(
+    pub(crate) fn start(
         stack: &Stack,
         lambda: &BTreeMap<String, String>,
     ) -> Result<Self, FunctionError> {
@@ -59,26 +67,20 @@ impl Functions {
             move |error: Box<dyn std::error::Error + Send + Sync>| FunctionError::Start(name, error)
         };
 
-        let settings = settings(READ, stack.function(READ)?, lambda)?;
-        let app = config_read::App::start(settings)
-            .await
-            .map_err(|error| started(READ)(error.into()))?;
+        let app =
+            config_read::App::start(&settings(READ, stack, lambda)?).map_err(started(READ))?;
         let read = http_function(app, |app, event| {
             async move { config_read::handle(&app, event).await }.boxed()
         });
 
-        let settings = self::settings(WRITE, stack.function(WRITE)?, lambda)?;
-        let app = config_write::App::start(settings)
-            .await
-            .map_err(|error| started(WRITE)(error.into()))?;
+        let app =
+            config_write::App::start(&settings(WRITE, stack, lambda)?).map_err(started(WRITE))?;
         let write = http_function(app, |app, event| {
             async move { config_write::handle(&app, event).await }.boxed()
         });
 
-        let settings = self::settings(REFRESH, stack.function(REFRESH)?, lambda)?;
-        let app = config_refresh::App::start(settings)
-            .await
-            .map_err(|error| started(REFRESH)(error.into()))?;
+        let app = config_refresh::App::start(&settings(REFRESH, stack, lambda)?)
+            .map_err(started(REFRESH))?;
         let app = Arc::new(app);
         let refresh: EventFunction = Arc::new(move |event| {
             let app = Arc::clone(&app);
@@ -111,6 +113,19 @@ impl Functions {
         self.http.clone()
     }
 
+    /// Calls a function as the Lambda service would. Functions for events answer null.
+    pub(crate) async fn invoke(&self, name: &str, event: Value) -> Result<Value, String> {
+        if let Some(function) = self.events.get(name) {
+            return function(event).await.map(|()| Value::Null);
+        }
+        let function = self
+            .http
+            .get(name)
+            .ok_or_else(|| format!("there is no function {name}"))?;
+        let answer = function(event.to_string().into_bytes()).await?;
+        serde_json::from_slice(&answer).map_err(|error| error.to_string())
+    }
+
     /// The function for the events of a rule or a schedule.
     pub(crate) fn event(&self, name: &str) -> Result<EventFunction, FunctionError> {
         self.events
@@ -122,9 +137,10 @@ impl Functions {
 
 fn settings(
     name: &'static str,
-    function: &Function,
+    stack: &Stack,
     lambda: &BTreeMap<String, String>,
 ) -> Result<Settings, FunctionError> {
+    let function = stack.function(name)?;
     let source = |variable: &str| {
         function
             .environment

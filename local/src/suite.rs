@@ -113,6 +113,7 @@ pub struct Suite {
     issuer: Arc<Issuer>,
     tenant_claim: String,
     emulator: Emulator,
+    functions: Functions,
     schedules: Schedules,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
@@ -160,7 +161,7 @@ impl Suite {
             table::ensure(&dynamodb, table).await?;
         }
 
-        let functions = Functions::start(&stack, &lambda_environment(emulator.url())).await?;
+        let functions = Functions::start(&stack, &lambda_environment(emulator.url()))?;
         for rule in &stack.rules {
             let rule = emulator::Rule {
                 name: rule.name.clone(),
@@ -210,6 +211,7 @@ impl Suite {
             issuer,
             tenant_claim,
             emulator,
+            functions,
             schedules,
             stop,
             server,
@@ -270,6 +272,12 @@ impl Suite {
             .into_iter()
             .map(|tenant| Ok((tenant.to_owned(), self.token(tenant, DEFAULT_SCOPE)?)))
             .collect()
+    }
+
+    /// Calls the function `name` with an event, past the gateway and the event buses, as `cargo lambda invoke` would.
+    /// Functions for events answer null; the error is that of the function.
+    pub async fn invoke(&self, name: &str, event: Value) -> Result<Value, String> {
+        self.functions.invoke(name, event).await
     }
 
     /// Runs each schedule of the template once, now, and waits for it. The error is that of the function.

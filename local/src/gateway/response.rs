@@ -90,12 +90,13 @@ pub(super) fn response(answer: &[u8]) -> Result<Response, ResponseError> {
             .map_err(|_| ResponseError::Header("set-cookie".into()))?;
         headers.append(header::SET_COOKIE, value);
     }
+    if [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
+        *response.body_mut() = Body::empty();
+        return Ok(response);
+    }
     headers
         .entry(header::CONTENT_TYPE)
         .or_insert(HeaderValue::from_static("text/plain;charset=UTF-8"));
-    if [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
-        *response.body_mut() = Body::empty();
-    }
     Ok(response)
 }
 
@@ -170,7 +171,7 @@ mod tests {
             (
                 json!({"statusCode": 304, "headers": {"ETag": "\"1\""}, "body": "no"}),
                 304,
-                vec![text_type, ("etag", "\"1\"")],
+                vec![("etag", "\"1\"")],
                 b"",
             ),
             (
