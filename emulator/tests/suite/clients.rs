@@ -141,7 +141,7 @@ pub(crate) fn text(value: impl Into<String>) -> AttributeValue {
 }
 
 /// A number attribute.
-pub(crate) fn number(value: impl ToString) -> AttributeValue {
+pub(crate) fn number(value: impl ToString + Copy) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
@@ -158,18 +158,18 @@ where
 }
 
 /// Two things are the same.
-pub(crate) fn same<A, B>(what: &str, actual: A, expected: B) -> Outcome
-where
-    A: PartialEq<B> + Debug,
-    B: Debug,
-{
-    if actual == expected {
-        return Ok(());
-    }
-    Err(Failure(format!(
-        "{what}: {actual:?}, expected {expected:?}"
-    )))
+macro_rules! same {
+    ($what:expr, $actual:expr, $expected:expr $(,)?) => {
+        match (&$actual, &$expected) {
+            (actual, expected) if *actual == *expected => Ok::<(), $crate::clients::Failure>(()),
+            (actual, expected) => Err($crate::clients::Failure(format!(
+                "{}: {actual:?}, expected {expected:?}",
+                $what
+            ))),
+        }
+    };
 }
+pub(crate) use same;
 
 /// Something holds.
 pub(crate) fn holds(what: &str, condition: bool) -> Outcome {

@@ -42,7 +42,7 @@ fn key(pk: &str, sk: &str) -> Item {
     HashMap::from([("pk".to_owned(), text(pk)), ("sk".to_owned(), text(sk))])
 }
 
-fn item(pk: &str, sk: &str, value: impl ToString) -> Item {
+fn item(pk: &str, sk: &str, value: impl ToString + Copy) -> Item {
     let mut item = key(pk, sk);
     item.insert("n".to_owned(), number(value));
     item
@@ -89,17 +89,17 @@ async fn put_once(aws: &Aws, table: &str, item: Item) -> String {
 /// Guards: of two writers who both want to create an item, the second is told.
 async fn a_conditional_put_creates_once(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
-    same(
+    same!(
         "first",
         put_once(aws, &table, item("a", "1", 1)).await,
         "ok",
     )?;
-    same(
+    same!(
         "second",
         put_once(aws, &table, item("a", "1", 2)).await,
         "ConditionalCheckFailedException",
     )?;
-    same("value", get(aws, &table, "a", "1").await?, Some(number(1)))
+    same!("value", get(aws, &table, "a", "1").await?, Some(number(1)))
 }
 
 /// Guards: `ReturnValuesOnConditionCheckFailure=ALL_OLD` shows what stood in the way.
@@ -124,7 +124,7 @@ async fn a_failed_condition_can_return_the_old_item(aws: &Aws) -> Outcome {
     else {
         return Err(error.into());
     };
-    same(
+    same!(
         "old",
         failed.item().and_then(|item| item.get("n")),
         Some(&number(7)),
@@ -148,7 +148,7 @@ async fn one_of_many_concurrent_conditional_writes_wins(aws: &Aws) -> Outcome {
             put_once(aws, &table, item)
         });
         let results = join_all(writers).await;
-        same(
+        same!(
             "winners",
             results.iter().filter(|result| *result == "ok").count(),
             1,
@@ -180,8 +180,8 @@ async fn a_conditional_update_counts_every_writer(aws: &Aws) -> Outcome {
                 .cloned(),
         );
     }
-    same("different counts", seen.len(), 16)?;
-    same("sum", get(aws, &table, "a", "1").await?, Some(number(16)))
+    same!("different counts", seen.len(), 16)?;
+    same!("sum", get(aws, &table, "a", "1").await?, Some(number(16)))
 }
 
 /// Guards: a transaction with one condition that does not hold changes nothing at all.
@@ -197,12 +197,12 @@ async fn a_transaction_is_all_or_nothing(aws: &Aws) -> Outcome {
             item("a", "1", 2),
             Some("attribute_not_exists(pk)"),
         )?);
-    same(
+    same!(
         "cancelled",
         code(transaction.send()).await,
         "TransactionCanceledException",
     )?;
-    same("other item", get(aws, &table, "a", "2").await?, None)?;
+    same!("other item", get(aws, &table, "a", "2").await?, None)?;
     let transaction = aws
         .dynamodb
         .transact_write_items()
@@ -217,8 +217,8 @@ async fn a_transaction_is_all_or_nothing(aws: &Aws) -> Outcome {
             Some("attribute_exists(pk)"),
         )?);
     transaction.send().await?;
-    same("first", get(aws, &table, "a", "1").await?, Some(number(2)))?;
-    same("second", get(aws, &table, "a", "2").await?, Some(number(2)))
+    same!("first", get(aws, &table, "a", "1").await?, Some(number(2)))?;
+    same!("second", get(aws, &table, "a", "2").await?, Some(number(2)))
 }
 
 async fn reasons(
@@ -268,7 +268,7 @@ async fn cancellation_reasons_come_in_order(aws: &Aws) -> Outcome {
         .into_iter()
         .map(|(code, _)| code.unwrap_or_default())
         .collect();
-    same(
+    same!(
         "codes",
         codes,
         [
@@ -297,7 +297,7 @@ async fn a_cancelled_transaction_can_return_the_old_item(aws: &Aws) -> Outcome {
         .first()
         .and_then(|(_, item)| item.as_ref())
         .and_then(|item| item.get("n").cloned());
-    same("old item", old, Some(number(5)))
+    same!("old item", old, Some(number(5)))
 }
 
 fn add_one(table: &str, by: i32) -> Result<TransactWriteItem, Failure> {
@@ -323,7 +323,7 @@ async fn a_request_token_applies_a_transaction_once(aws: &Aws) -> Outcome {
             .send()
             .await?;
     }
-    same("count", get(aws, &table, "a", "1").await?, Some(number(1)))
+    same!("count", get(aws, &table, "a", "1").await?, Some(number(1)))
 }
 
 /// Guards: a `ClientRequestToken` belongs to its request.
@@ -336,8 +336,8 @@ async fn a_request_token_with_another_request_is_refused(aws: &Aws) -> Outcome {
             .client_request_token("two");
         Ok::<_, Failure>(transaction.transact_items(add_one(&table, by)?).send())
     };
-    same("first", code(send(1)?).await, "ok")?;
-    same(
+    same!("first", code(send(1)?).await, "ok")?;
+    same!(
         "other",
         code(send(2)?).await,
         "IdempotentParameterMismatchException",
@@ -352,7 +352,7 @@ async fn a_transaction_touches_an_item_once(aws: &Aws) -> Outcome {
         .transact_write_items()
         .transact_items(put(&table, item("a", "1", 1), None)?)
         .transact_items(add_one(&table, 1)?);
-    same("twice", code(twice.send()).await, "ValidationException")
+    same!("twice", code(twice.send()).await, "ValidationException")
 }
 
 /// Guards: "up to 100 distinct actions" (developer guide).
@@ -366,7 +366,7 @@ async fn a_transaction_has_at_most_100_actions(aws: &Aws) -> Outcome {
             .dynamodb
             .transact_write_items()
             .set_transact_items(Some(items?));
-        same(
+        same!(
             "actions",
             (count, code(transaction.send()).await.as_str()),
             (count, expected),
@@ -390,7 +390,7 @@ async fn an_item_has_at_most_400_kb(aws: &Aws) -> Outcome {
             .table_name(&table)
             .set_item(Some(item))
             .send();
-        same("size", (bytes, code(put).await.as_str()), (bytes, expected))?;
+        same!("size", (bytes, code(put).await.as_str()), (bytes, expected))?;
     }
     Ok(())
 }
@@ -445,7 +445,7 @@ async fn a_query_goes_by_sort_key_and_pages(aws: &Aws) -> Outcome {
         .limit(4)
         .consistent_read(true);
     let first = query.clone().send().await?;
-    same(
+    same!(
         "first page",
         sort_keys(first.items()),
         ["0002", "0003", "0004", "0005"],
@@ -454,7 +454,7 @@ async fn a_query_goes_by_sort_key_and_pages(aws: &Aws) -> Outcome {
         .set_exclusive_start_key(first.last_evaluated_key().cloned())
         .send()
         .await?;
-    same("second page", sort_keys(second.items()), ["0006", "0007"])?;
+    same!("second page", sort_keys(second.items()), ["0006", "0007"])?;
     holds(
         "the last page says so",
         second.last_evaluated_key().is_none(),
@@ -474,7 +474,7 @@ async fn a_query_goes_backwards(aws: &Aws) -> Outcome {
         .expression_attribute_values(":prefix", text("000"))
         .scan_index_forward(false)
         .set_exclusive_start_key(Some(key("a", "0003")));
-    same(
+    same!(
         "items",
         sort_keys(query.send().await?.items()),
         ["0002", "0001", "0000"],
@@ -523,7 +523,7 @@ async fn a_batch_get_finds_what_is_there(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     fill(aws, &table, 3, 1).await?;
     let keys = ["0000", "0002", "0009"].map(|sk| key("a", sk)).to_vec();
-    same(
+    same!(
         "found and left",
         batch_get(aws, &table, keys).await?,
         (2, 0),
@@ -538,7 +538,7 @@ async fn a_batch_get_takes_at_most_100_keys(aws: &Aws) -> Outcome {
             .map(|n| key("a", &format!("{n:04}")))
             .collect::<Vec<_>>()
     };
-    same(
+    same!(
         "a hundred",
         batch_get(aws, &table, keys(100)).await?,
         (0, 0),
@@ -551,7 +551,7 @@ async fn a_batch_get_takes_at_most_100_keys(aws: &Aws) -> Outcome {
         .batch_get_item()
         .request_items(&table, keys)
         .send();
-    same("one more", code(call).await, "ValidationException")
+    same!("one more", code(call).await, "ValidationException")
 }
 
 /// Guards: an answer ends at 16 MB and names the keys that are left.
@@ -560,7 +560,7 @@ async fn a_batch_get_answers_at_most_16_mb(aws: &Aws) -> Outcome {
     fill(aws, &table, 50, 390 * 1024).await?;
     let keys = (0..50).map(|n| key("a", &format!("{n:04}"))).collect();
     let (found, left) = batch_get(aws, &table, keys).await?;
-    same("together", found + left, 50)?;
+    same!("together", found + left, 50)?;
     holds("some are left", left > 0)
 }
 
@@ -572,7 +572,7 @@ async fn a_missing_table_is_named(aws: &Aws) -> Outcome {
         .table_name("no-such-table")
         .set_key(Some(key("a", "1")))
         .send();
-    same("code", code(get).await, "ResourceNotFoundException")
+    same!("code", code(get).await, "ResourceNotFoundException")
 }
 
 /// Guards: a key cannot be empty text.
@@ -584,29 +584,29 @@ async fn an_empty_key_is_refused(aws: &Aws) -> Outcome {
         .table_name(&table)
         .set_item(Some(item("", "1", 1)))
         .send();
-    same("code", code(put).await, "ValidationException")
+    same!("code", code(put).await, "ValidationException")
 }
 
 /// Guards: numbers keep 38 digits, and more are refused.
 async fn a_number_keeps_38_digits(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     let digits = "12345678901234567890123456789012345678";
-    let put = |n: String| {
+    let put = |n: &str| {
         aws.dynamodb
             .put_item()
             .table_name(&table)
             .set_item(Some(item("a", "1", n)))
             .send()
     };
-    same("38", code(put(digits.to_owned())).await, "ok")?;
-    same(
+    same!("38", code(put(digits)).await, "ok")?;
+    same!(
         "kept",
         get(aws, &table, "a", "1").await?,
         Some(number(digits)),
     )?;
-    same(
+    same!(
         "39",
-        code(put(format!("{digits}9"))).await,
+        code(put(&format!("{digits}9"))).await,
         "ValidationException",
     )
 }

@@ -31,13 +31,13 @@ async fn good_events_get_ids(aws: &Aws) -> Outcome {
         .entries(entry("a", "{}"))
         .entries(entry("b", r#"{"c":1}"#));
     let answer = put.send().await?;
-    same("failed", answer.failed_entry_count(), 0)?;
+    same!("failed", answer.failed_entry_count(), 0)?;
     let ids: std::collections::BTreeSet<_> = answer
         .entries()
         .iter()
         .filter_map(|entry| entry.event_id())
         .collect();
-    same("ids", ids.len(), 2)
+    same!("ids", ids.len(), 2)
 }
 
 /// Guards: a bad event has an error of its own in a good answer, at its place; the others go through.
@@ -49,13 +49,13 @@ async fn bad_events_fail_alone(aws: &Aws) -> Outcome {
         .entries(entry("a", "{"))
         .entries(entry("aws.s3", "{}"));
     let answer = put.send().await?;
-    same("failed", answer.failed_entry_count(), 2)?;
+    same!("failed", answer.failed_entry_count(), 2)?;
     let codes: Vec<_> = answer
         .entries()
         .iter()
         .map(|entry| entry.error_code())
         .collect();
-    same(
+    same!(
         "codes",
         codes,
         [
@@ -81,7 +81,7 @@ async fn an_event_needs_source_type_and_detail(aws: &Aws) -> Outcome {
         .iter()
         .filter_map(|entry| entry.error_code())
         .collect();
-    same("codes", codes, ["InvalidArgument"; 3])
+    same!("codes", codes, ["InvalidArgument"; 3])
 }
 
 /// Guards: `Entries` has 1 to 10 members (API reference).
@@ -92,14 +92,14 @@ async fn at_most_ten_events(aws: &Aws) -> Outcome {
             .set_entries(Some(vec![entry("a", "{}"); count]))
             .send()
     };
-    same("ten", code(put(10)).await, "ok")?;
-    same("eleven", code(put(11)).await, "ValidationException")
+    same!("ten", code(put(10)).await, "ok")?;
+    same!("eleven", code(put(11)).await, "ValidationException")
 }
 
 /// Guards: `Entries` has 1 to 10 members (API reference).
 async fn at_least_one_event(aws: &Aws) -> Outcome {
     let put = aws.events.put_events().set_entries(Some(Vec::new())).send();
-    same("none", code(put).await, "ValidationException")
+    same!("none", code(put).await, "ValidationException")
 }
 
 /// Guards: "The total entry size must be less than 256KB" (user guide).
@@ -108,8 +108,8 @@ async fn events_have_a_size_limit(aws: &Aws) -> Outcome {
         let detail = format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes));
         aws.events.put_events().entries(entry("a", &detail)).send()
     };
-    same("just under", code(put(256 * 1024 - 100)).await, "ok")?;
-    same("over", code(put(256 * 1024)).await, "ValidationException")
+    same!("just under", code(put(256 * 1024 - 100)).await, "ok")?;
+    same!("over", code(put(256 * 1024)).await, "ValidationException")
 }
 
 /// Guards: as AWS does, an event for a bus that does not exist is answered like any other.
@@ -125,5 +125,5 @@ async fn an_unknown_bus_takes_events_and_drops_them(aws: &Aws) -> Outcome {
         .entries(nowhere.build())
         .send()
         .await?;
-    same("failed", answer.failed_entry_count(), 0)
+    same!("failed", answer.failed_entry_count(), 0)
 }

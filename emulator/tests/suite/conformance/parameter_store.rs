@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use aws_sdk_ssm::types::{ParameterStringFilter, ParameterTier, ParameterType};
+use aws_sdk_ssm::types::{ParameterHistory, ParameterStringFilter, ParameterTier, ParameterType};
 use aws_smithy_types::date_time::DateTime;
 
 use super::{Aws, cases};
@@ -67,7 +67,7 @@ async fn put(
 async fn versions_count_from_one(aws: &Aws) -> Outcome {
     let name = aws.parameter("a");
     for expected in 1..=3 {
-        same(
+        same!(
             "version",
             aws.put_parameter(&name, &format!("v{expected}")).await?,
             expected,
@@ -77,8 +77,8 @@ async fn versions_count_from_one(aws: &Aws) -> Outcome {
     let parameter = answer
         .parameter()
         .ok_or_else(|| Failure("no parameter".to_owned()))?;
-    same("version", parameter.version(), 3)?;
-    same("value", parameter.value(), Some("v3"))?;
+    same!("version", parameter.version(), 3)?;
+    same!("value", parameter.value(), Some("v3"))?;
     let arn = parameter.arn().unwrap_or_default();
     holds(
         "the ARN ends with the name",
@@ -97,9 +97,9 @@ async fn a_parameter_is_not_overwritten_unasked(aws: &Aws) -> Outcome {
             .r#type(ParameterType::String)
             .send()
     };
-    same("first", code(put("1")).await, "ok")?;
-    same("second", code(put("2")).await, "ParameterAlreadyExists")?;
-    same("value", aws.value(&name).await?, "1")
+    same!("first", code(put("1")).await, "ok")?;
+    same!("second", code(put("2")).await, "ParameterAlreadyExists")?;
+    same!("value", aws.value(&name).await?, "1")
 }
 
 /// Guards: "You must specify a parameter type when creating a parameter"; not when updating (API reference).
@@ -110,9 +110,9 @@ async fn a_new_parameter_needs_a_type(aws: &Aws) -> Outcome {
         // A parameter without a type would break the lists of other cases on that server.
         aws.ssm.delete_parameter().name(&name).send().await?;
     }
-    same("new", new.as_str(), "ValidationException")?;
+    same!("new", new.as_str(), "ValidationException")?;
     aws.put_parameter(&name, "v").await?;
-    same("update", put(aws, &name, "w", None, None).await, "ok")
+    same!("update", put(aws, &name, "w", None, None).await, "ok")
 }
 
 /// Guards: a `String` cannot become a `SecureString`.
@@ -120,12 +120,12 @@ async fn a_type_never_changes(aws: &Aws) -> Outcome {
     let name = aws.parameter("a");
     aws.put_parameter(&name, "v").await?;
     let changed = put(aws, &name, "w", Some(ParameterType::SecureString), None).await;
-    same("code", changed, "HierarchyTypeMismatchException")
+    same!("code", changed, "HierarchyTypeMismatchException")
 }
 
 /// Guards: an empty value is refused.
 async fn a_value_is_not_empty(aws: &Aws) -> Outcome {
-    same(
+    same!(
         "code",
         put(
             aws,
@@ -143,7 +143,7 @@ async fn a_value_is_not_empty(aws: &Aws) -> Outcome {
 async fn outer_white_space_of_a_value_is_trimmed(aws: &Aws) -> Outcome {
     let name = aws.parameter("a");
     aws.put_parameter(&name, "  in side \n").await?;
-    same("value", aws.value(&name).await?, "in side")
+    same!("value", aws.value(&name).await?, "in side")
 }
 
 /// Guards: "You can't include values wrapped in double brackets" (API reference).
@@ -156,8 +156,8 @@ async fn a_value_holds_no_reference(aws: &Aws) -> Outcome {
         None,
     )
     .await;
-    same("reference", refused, "ValidationException")?;
-    same(
+    same!("reference", refused, "ValidationException")?;
+    same!(
         "braces alone",
         put(
             aws,
@@ -182,7 +182,7 @@ async fn sizes(aws: &Aws, tier: ParameterTier, most: usize) -> Outcome {
             Some(tier.clone()),
         )
         .await;
-        same("size", (bytes, actual.as_str()), (bytes, expected))?;
+        same!("size", (bytes, actual.as_str()), (bytes, expected))?;
     }
     Ok(())
 }
@@ -212,7 +212,7 @@ async fn intelligent_tiering_goes_by_size(aws: &Aws) -> Outcome {
             .tier(ParameterTier::IntelligentTiering)
             .send()
             .await?;
-        same("tier", answer.tier(), Some(&expected))?;
+        same!("tier", answer.tier(), Some(&expected))?;
     }
     Ok(())
 }
@@ -226,7 +226,7 @@ async fn an_advanced_parameter_stays_advanced(aws: &Aws) -> Outcome {
         (ParameterTier::Standard, "ValidationException"),
     ];
     for (tier, expected) in tiers {
-        same(
+        same!(
             "tier",
             put(aws, &name, "v", Some(ParameterType::String), Some(tier)).await,
             expected,
@@ -243,7 +243,7 @@ async fn a_name_is_checked(aws: &Aws) -> Outcome {
     ];
     for name in bad {
         let actual = put(aws, name, "v", Some(ParameterType::String), None).await;
-        same(
+        same!(
             "name",
             (name, actual.as_str()),
             (name, "ValidationException"),
@@ -251,7 +251,7 @@ async fn a_name_is_checked(aws: &Aws) -> Outcome {
     }
     let good = [aws.parameter("A.b-c_9/aws"), aws.unique.replace('/', "")];
     for name in &good {
-        same(
+        same!(
             "name",
             (
                 name,
@@ -270,7 +270,7 @@ async fn a_name_has_at_most_15_levels(aws: &Aws) -> Outcome {
     for (levels, expected) in [(15, "ok"), (16, "HierarchyLevelLimitExceededException")] {
         let name = format!("/{}{}", aws.unique, "/x".repeat(levels - 1));
         let actual = put(aws, &name, "v", Some(ParameterType::String), None).await;
-        same("levels", (levels, actual.as_str()), (levels, expected))?;
+        same!("levels", (levels, actual.as_str()), (levels, expected))?;
     }
     Ok(())
 }
@@ -294,7 +294,7 @@ async fn a_missing_parameter_is_not_found(aws: &Aws) -> Outcome {
     // Moto remembers a name that it was asked to label, and then cannot list it.
     aws.put_parameter(&name, "v").await?;
     aws.ssm.delete_parameter().name(&name).send().await?;
-    same("codes", codes, ["ParameterNotFound"; 4])
+    same!("codes", codes, ["ParameterNotFound"; 4])
 }
 
 /// Guards: `name:version`, `name:label` and ARNs stand for a name.
@@ -318,7 +318,7 @@ async fn selectors_and_arns_select(aws: &Aws) -> Outcome {
         .to_owned();
     for (selector, value) in [("", "three"), (":1", "one"), (":stable", "two")] {
         for base in [&name, &arn] {
-            same(
+            same!(
                 "selected",
                 (
                     base,
@@ -338,8 +338,8 @@ async fn selectors_and_arns_select(aws: &Aws) -> Outcome {
     let parameter = answer
         .parameter()
         .ok_or_else(|| Failure("no parameter".to_owned()))?;
-    same("name", parameter.name(), Some(name.as_str()))?;
-    same("selector", parameter.selector(), Some(":1"))
+    same!("name", parameter.name(), Some(name.as_str()))?;
+    same!("selector", parameter.selector(), Some(":1"))
 }
 
 /// Guards: the error for a version or label that is not there.
@@ -352,7 +352,7 @@ async fn a_missing_version_is_not_found(aws: &Aws) -> Outcome {
             .get_parameter()
             .name(format!("{name}{selector}"))
             .send();
-        same("code", code(get).await, "ParameterVersionNotFound")?;
+        same!("code", code(get).await, "ParameterVersionNotFound")?;
     }
     Ok(())
 }
@@ -381,8 +381,8 @@ async fn get_parameters_names_what_is_missing(aws: &Aws) -> Outcome {
         .iter()
         .filter_map(|parameter| parameter.value())
         .collect();
-    same("found", found, BTreeSet::from(["1", "3"]))?;
-    same("missing", answer.invalid_parameters(), [gone])
+    same!("found", found, BTreeSet::from(["1", "3"]))?;
+    same!("missing", answer.invalid_parameters(), [gone])
 }
 
 /// Guards: 10 names a call.
@@ -391,8 +391,8 @@ async fn get_parameters_takes_at_most_ten(aws: &Aws) -> Outcome {
         let names = (0..count).map(|n| aws.parameter(&n.to_string())).collect();
         aws.ssm.get_parameters().set_names(Some(names)).send()
     };
-    same("ten", code(get(10)).await, "ok")?;
-    same("eleven", code(get(11)).await, "ValidationException")
+    same!("ten", code(get(10)).await, "ok")?;
+    same!("eleven", code(get(11)).await, "ValidationException")
 }
 
 async fn by_path(aws: &Aws, path: &str, recursive: bool) -> Result<Vec<String>, Failure> {
@@ -430,14 +430,14 @@ async fn a_path_lists_what_is_under_it(aws: &Aws) -> Outcome {
         aws.put_parameter(name, "v").await?;
     }
     let path = aws.parameter("p");
-    same("one level", by_path(aws, &path, false).await?, &names[..1])?;
-    same("all", by_path(aws, &path, true).await?, &names[..2])?;
-    same(
+    same!("one level", by_path(aws, &path, false).await?, &names[..1])?;
+    same!("all", by_path(aws, &path, true).await?, &names[..2])?;
+    same!(
         "slash at the end",
         by_path(aws, &format!("{path}/"), true).await?,
         &names[..2],
     )?;
-    same(
+    same!(
         "nothing",
         by_path(aws, &aws.parameter("nothing"), true).await?,
         &[] as &[String],
@@ -452,15 +452,15 @@ async fn a_path_pages_by_ten(aws: &Aws) -> Outcome {
     }
     let path = format!("/{}", aws.unique);
     let first = aws.ssm.get_parameters_by_path().path(&path).send().await?;
-    same("first page", first.parameters().len(), 10)?;
-    same("all", by_path(aws, &path, false).await?.len(), 23)?;
+    same!("first page", first.parameters().len(), 10)?;
+    same!("all", by_path(aws, &path, false).await?.len(), 23)?;
     let too_many = aws
         .ssm
         .get_parameters_by_path()
         .path(&path)
         .max_results(11)
         .send();
-    same("eleven a page", code(too_many).await, "ValidationException")
+    same!("eleven a page", code(too_many).await, "ValidationException")
 }
 
 /// Guards: a token that was never given is refused.
@@ -471,7 +471,7 @@ async fn a_bad_token_is_refused(aws: &Aws) -> Outcome {
         .path("/a")
         .next_token("never-given")
         .send();
-    same("code", code(call).await, "InvalidNextToken")
+    same!("code", code(call).await, "InvalidNextToken")
 }
 
 async fn described(aws: &Aws, filter: ParameterStringFilter) -> Result<Vec<String>, Failure> {
@@ -520,7 +520,7 @@ async fn describe_filters_by_name_and_path(aws: &Aws) -> Outcome {
             .option(option)
             .values(value)
             .build()?;
-        same(option, described(aws, filter).await?, expected)?;
+        same!(option, described(aws, filter).await?, expected)?;
     }
     Ok(())
 }
@@ -551,10 +551,10 @@ async fn describe_finds_names_versions_and_times(aws: &Aws) -> Outcome {
         .parameters()
         .first()
         .ok_or_else(|| Failure("nothing described".to_owned()))?;
-    same("version", described.version(), 2)?;
-    same("type", described.r#type(), Some(&ParameterType::String))?;
-    same("tier", described.tier(), Some(&ParameterTier::Standard))?;
-    same("description", described.description(), Some("why"))?;
+    same!("version", described.version(), 2)?;
+    same!("type", described.r#type(), Some(&ParameterType::String))?;
+    same!("tier", described.tier(), Some(&ParameterTier::Standard))?;
+    same!("description", described.description(), Some("why"))?;
     holds("time", described.last_modified_date().is_some())
 }
 
@@ -570,7 +570,7 @@ async fn history(aws: &Aws, name: &str) -> Result<Vec<i64>, Failure> {
             .send()
             .await?;
         holds("at most 50 a page", page.parameters().len() <= 50)?;
-        versions.extend(page.parameters().iter().map(|entry| entry.version()));
+        versions.extend(page.parameters().iter().map(ParameterHistory::version));
         token = page
             .next_token()
             .filter(|token| !token.is_empty())
@@ -614,7 +614,7 @@ async fn history_goes_from_old_to_new(aws: &Aws) -> Outcome {
             )
         })
         .collect();
-    same(
+    same!(
         "entries",
         entries,
         [
@@ -630,7 +630,7 @@ async fn history_pages(aws: &Aws) -> Outcome {
     for version in 1..=60 {
         aws.put_parameter(&name, &version.to_string()).await?;
     }
-    same(
+    same!(
         "versions",
         history(aws, &name).await?,
         (1..=60).collect::<Vec<_>>(),
@@ -641,26 +641,26 @@ async fn history_pages(aws: &Aws) -> Outcome {
         .name(&name)
         .max_results(51)
         .send();
-    same("51 a page", code(too_many).await, "ValidationException")
+    same!("51 a page", code(too_many).await, "ValidationException")
 }
 
 /// Guards: 100 versions are kept, the oldest goes.
 async fn a_hundred_versions_are_kept(aws: &Aws) -> Outcome {
     let name = aws.parameter("a");
     for version in 1..=101 {
-        same(
+        same!(
             "version",
             aws.put_parameter(&name, &version.to_string()).await?,
             version,
         )?;
     }
-    same(
+    same!(
         "versions",
         history(aws, &name).await?,
         (2..=101).collect::<Vec<_>>(),
     )?;
     let oldest = aws.ssm.get_parameter().name(format!("{name}:1")).send();
-    same("the first", code(oldest).await, "ParameterVersionNotFound")
+    same!("the first", code(oldest).await, "ParameterVersionNotFound")
 }
 
 /// Guards: a label on the oldest of 100 versions makes the next write fail, and moving it lets it through.
@@ -677,7 +677,7 @@ async fn a_label_on_the_oldest_version_stops_writes(aws: &Aws) -> Outcome {
         .send()
         .await?;
     let next = put(aws, &name, "101", None, None).await;
-    same("with the label", next, "ParameterMaxVersionLimitExceeded")?;
+    same!("with the label", next, "ParameterMaxVersionLimitExceeded")?;
     aws.ssm
         .label_parameter_version()
         .name(&name)
@@ -685,7 +685,7 @@ async fn a_label_on_the_oldest_version_stops_writes(aws: &Aws) -> Outcome {
         .labels("keep")
         .send()
         .await?;
-    same("moved", put(aws, &name, "101", None, None).await, "ok")
+    same!("moved", put(aws, &name, "101", None, None).await, "ok")
 }
 
 /// Guards: a label is on one version at a time, without a version on the newest.
@@ -702,9 +702,9 @@ async fn a_label_moves(aws: &Aws) -> Outcome {
             .send()
     };
     label(Some(1)).await?;
-    same("before", aws.value(&format!("{name}:live")).await?, "one")?;
-    same("labelled", label(None).await?.parameter_version(), 2)?;
-    same("after", aws.value(&format!("{name}:live")).await?, "two")
+    same!("before", aws.value(&format!("{name}:live")).await?, "one")?;
+    same!("labelled", label(None).await?.parameter_version(), 2)?;
+    same!("after", aws.value(&format!("{name}:live")).await?, "two")
 }
 
 /// Guards: labels that break the rules are named, the good ones are put.
@@ -720,8 +720,8 @@ async fn bad_labels_are_named(aws: &Aws) -> Outcome {
         .send()
         .await?;
     let invalid: BTreeSet<_> = answer.invalid_labels().iter().map(String::as_str).collect();
-    same("invalid", invalid, BTreeSet::from(["1st", "a b", "aws-x"]))?;
-    same("good", aws.value(&format!("{name}:good")).await?, "one")
+    same!("invalid", invalid, BTreeSet::from(["1st", "a b", "aws-x"]))?;
+    same!("good", aws.value(&format!("{name}:good")).await?, "one")
 }
 
 /// Guards: 10 labels a version.
@@ -741,7 +741,7 @@ async fn a_version_has_at_most_ten_labels(aws: &Aws) -> Outcome {
         .name(&name)
         .labels("l10")
         .send();
-    same(
+    same!(
         "one more",
         code(one_more).await,
         "ParameterVersionLabelLimitExceeded",
@@ -752,7 +752,7 @@ async fn a_version_has_at_most_ten_labels(aws: &Aws) -> Outcome {
 async fn a_secret_is_shown_when_asked_for(aws: &Aws) -> Outcome {
     let name = aws.parameter("a");
     let secret = "correct horse";
-    same(
+    same!(
         "put",
         put(aws, &name, secret, Some(ParameterType::SecureString), None).await,
         "ok",
@@ -766,7 +766,7 @@ async fn a_secret_is_shown_when_asked_for(aws: &Aws) -> Outcome {
         .with_decryption(true)
         .send()
         .await?;
-    same(
+    same!(
         "shown",
         shown.parameter().and_then(|parameter| parameter.value()),
         Some(secret),
@@ -804,8 +804,8 @@ async fn a_deleted_parameter_starts_again_at_one(aws: &Aws) -> Outcome {
     };
     let before = time().await?;
     aws.ssm.delete_parameter().name(&name).send().await?;
-    same("version", aws.put_parameter(&name, "new").await?, 1)?;
-    same("history", history(aws, &name).await?, [1])?;
+    same!("version", aws.put_parameter(&name, "new").await?, 1)?;
+    same!("history", history(aws, &name).await?, [1])?;
     holds(
         "the time is later",
         before.is_some() && time().await? > before,
@@ -823,13 +823,13 @@ async fn delete_parameters_names_what_is_missing(aws: &Aws) -> Outcome {
         .names(&gone)
         .send()
         .await?;
-    same(
+    same!(
         "deleted",
         answer.deleted_parameters(),
         std::slice::from_ref(&a),
     )?;
-    same("missing", answer.invalid_parameters(), [gone])?;
-    same(
+    same!("missing", answer.invalid_parameters(), [gone])?;
+    same!(
         "gone",
         code(aws.ssm.get_parameter().name(&a).send()).await,
         "ParameterNotFound",
@@ -864,7 +864,7 @@ async fn tags_are_put_and_listed(aws: &Aws) -> Outcome {
         .iter()
         .map(|tag| (tag.key(), tag.value()))
         .collect();
-    same("tags", tags, [("team", "blue")])
+    same!("tags", tags, [("team", "blue")])
 }
 
 /// Guards: a value has to match the pattern it comes with.
@@ -879,10 +879,10 @@ async fn a_pattern_has_to_match(aws: &Aws) -> Outcome {
             .r#type(ParameterType::String);
         put.allowed_pattern("^[0-9]+$").send()
     };
-    same(
+    same!(
         "no match",
         code(put("x1")).await,
         "ParameterPatternMismatchException",
     )?;
-    same("match", code(put("11")).await, "ok")
+    same!("match", code(put("11")).await, "ok")
 }
