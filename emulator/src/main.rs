@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use emulator::{Emulator, Options};
+use tracing_subscriber::EnvFilter;
 
 /// The AWS services that Tenantry calls, on one port of the loopback interface.
 #[derive(Parser)]
