@@ -32,7 +32,7 @@ const TOUR: &[(&str, &str)] = &[
     ("", r#"acme "$API/v1/config/tenant_config_limits""#),
     (
         "its ETag saves the next reader the body: 304",
-        r#"ETAG=$(acme "$API/v1/config/tenant_config_limits" | sed -n 's/^etag: *\(.*[^[:cntrl:]]\).*$/\1/Ip')"#,
+        r#"ETAG=$(acme "$API/v1/config/tenant_config_limits" | tr -d '\r' | awk 'tolower($1) == "etag:" {print $2}')"#,
     ),
     (
         "",
