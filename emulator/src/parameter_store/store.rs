@@ -383,3 +383,18 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Version> {
         modified: row.get(10)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards: times differ and grow even within one millisecond: they tell a parameter's lives apart.
+    #[test]
+    fn times_never_repeat() {
+        let store = Store::open(None).expect("in memory");
+        let times: Vec<i64> = (0..1_000)
+            .map(|_| store.transaction(Tables::next_time).expect("a time"))
+            .collect();
+        assert!(times.is_sorted_by(|earlier, later| earlier < later));
+    }
+}

@@ -101,6 +101,12 @@ async fn malformed_calls_are_answered() -> Outcome {
         "OPTIONS / HTTP/1.1\r\nOrigin: http://evil.example".to_owned(),
         Vec::new(),
     ));
+    // A web page's script, which must not be let in by the engine's friendliness.
+    let page = format!(
+        "{}\r\nOrigin: http://evil.example",
+        target("DynamoDB_20120810.GetItem")
+    );
+    calls.push((page, b"{}".to_vec()));
     for (head, body) in calls {
         let answer = send(&emulator, &head, &body).await?;
         let start: String = String::from_utf8_lossy(&body).chars().take(40).collect();
