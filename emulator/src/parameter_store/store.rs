@@ -393,7 +393,11 @@ mod tests {
     fn times_never_repeat() {
         let store = Store::open(None).expect("in memory");
         let times: Vec<i64> = (0..1_000)
-            .map(|_| store.transaction(Tables::next_time).expect("a time"))
+            .map(|_| {
+                store
+                    .transaction(|tables| tables.next_time())
+                    .expect("a time")
+            })
             .collect();
         assert!(times.is_sorted_by(|earlier, later| earlier < later));
     }
