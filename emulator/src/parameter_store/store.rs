@@ -392,13 +392,13 @@ mod tests {
     #[test]
     fn times_never_repeat() {
         let store = Store::open(None).expect("in memory");
-        let times: Vec<i64> = (0..1_000)
-            .map(|_| {
-                store
-                    .transaction(|tables| tables.next_time())
-                    .expect("a time")
+        let times = store
+            .transaction(|tables| {
+                (0..1_000)
+                    .map(|_| tables.next_time())
+                    .collect::<Result<Vec<_>, _>>()
             })
-            .collect();
+            .expect("times");
         assert!(times.is_sorted_by(|earlier, later| earlier < later));
     }
 }
