@@ -1,14 +1,209 @@
-//! stub
-/// Everything that is configured.
-#[derive(Debug, Clone)]
-pub struct Settings {}
+//! Everything that can be configured, read once at start from an injectable source (in Lambda: the environment).
+
+use crate::{
+    clock::Clock,
+    routing::{DEFAULT_ROUTES, InvalidRoutes, TagRoutes},
+};
+
+/// The suite's settings. Each is one environment variable, named at its field.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Settings {
+    /// `TABLE_NAME`: the DynamoDB table of the ledger.
+    pub table: String,
+    /// `EVENT_BUS_NAME`: the EventBridge bus that `Config Changed` goes to.
+    pub event_bus: String,
+    /// `PARAMETER_ROOT`: the path above all tenants' parameters; `/tenantry` by default.
+    pub parameter_root: String,
+    /// `PARAMETER_KMS_KEY_ID`: the KMS key for SecureString parameters; by default the account's `aws/ssm`, which every
+    /// principal of the account may use.
+    pub parameter_kms_key: Option<String>,
+    /// `TAG_ROUTES`: JSON, tag → route.
+    pub routes: TagRoutes,
+    /// Whose tokens are accepted.
+    pub tokens: TokenSettings,
+    /// `CACHE_MAX_BYTES`: how much memory the entries of a warm environment may take; 32 MiB by default.
+    pub cache_max_bytes: u64,
+    /// How AWS is reached.
+    pub aws: AwsSettings,
+    /// Tells the time.
+    pub clock: Clock,
+}
+
+/// Whose tokens are accepted.
+#[derive(Clone, Debug)]
+pub struct TokenSettings {
+    /// `TOKEN_ISSUER`: must equal `iss`.
+    pub issuer: String,
+    /// `TOKEN_AUDIENCE`, comma separated: one of them must be in `aud`, or equal `client_id` where there is no `aud`.
+    pub audience: Vec<String>,
+    /// `JWKS_URL`: where the issuer's keys are; by default `<issuer>/.well-known/jwks.json`.
+    pub jwks_url: String,
+    /// `TENANT_CLAIM`: the claim that names the tenant; `custom:tenantId` by default.
+    pub tenant_claim: String,
+}
+
+/// How AWS is reached: the variables that the Lambda service sets, and the SDKs' standard one for another endpoint.
+#[derive(Clone)]
+pub struct AwsSettings {
+    /// `AWS_REGION`.
+    pub region: String,
+    /// `AWS_ENDPOINT_URL`: another endpoint for all services, as the SDKs understand it.
+    pub endpoint: Option<String>,
+    /// `AWS_ACCESS_KEY_ID`.
+    pub access_key_id: String,
+    /// `AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: String,
+    /// `AWS_SESSION_TOKEN`.
+    pub session_token: Option<String>,
+}
+
+impl std::fmt::Debug for AwsSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AwsSettings")
+            .field("region", &self.region)
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("settings")]
-pub struct SettingsError;
+#[non_exhaustive]
+pub enum InvalidSettings {
+    /// One that has no default is not set.
+    #[error("the setting {0} is missing")]
+    Missing(&'static str),
+    /// One whose text means nothing.
+    #[error("the setting {name} is {value:?}; it must be {expected}")]
+    Unusable {
+        /// The setting.
+        name: &'static str,
+        /// What it is.
+        value: String,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// Unusable routes.
+    #[error("the setting TAG_ROUTES: {0}")]
+    Routes(#[from] InvalidRoutes),
+}
+
 impl Settings {
-    /// Reads the settings from `source`.
-    pub fn load(_source: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
-        Ok(Self {})
+    /// Reads all settings from `source`: name → value. An empty value counts as none.
+    pub fn load(source: &dyn Fn(&str) -> Option<String>) -> Result<Self, InvalidSettings> {
+        let optional = |name: &'static str| source(name).filter(|value| !value.is_empty());
+        let required = |name: &'static str| optional(name).ok_or(InvalidSettings::Missing(name));
+
+        let issuer = required("TOKEN_ISSUER")?;
+        let jwks_url =
+            optional("JWKS_URL").unwrap_or_else(|| format!("{}/.well-known/jwks.json", issuer.trim_end_matches('/')));
+        let audience = required("TOKEN_AUDIENCE")?.split(',').map(|one| one.trim().to_owned()).collect();
+        let cache_max_bytes = match optional("CACHE_MAX_BYTES") {
+            None => 32 * 1024 * 1024,
+            Some(value) => value.parse().map_err(|_| InvalidSettings::Unusable {
+                name: "CACHE_MAX_BYTES",
+                value,
+                expected: "a number of bytes",
+            })?,
+        };
+        Ok(Self {
+            table: required("TABLE_NAME")?,
+            event_bus: required("EVENT_BUS_NAME")?,
+            parameter_root: parameter_root(optional("PARAMETER_ROOT").unwrap_or_else(|| "/tenantry".to_owned()))?,
+            parameter_kms_key: optional("PARAMETER_KMS_KEY_ID"),
+            routes: TagRoutes::parse(optional("TAG_ROUTES").as_deref().unwrap_or(DEFAULT_ROUTES))?,
+            tokens: TokenSettings {
+                issuer,
+                audience,
+                jwks_url,
+                tenant_claim: optional("TENANT_CLAIM").unwrap_or_else(|| "custom:tenantId".to_owned()),
+            },
+            cache_max_bytes,
+            aws: AwsSettings {
+                region: required("AWS_REGION")?,
+                endpoint: optional("AWS_ENDPOINT_URL"),
+                access_key_id: required("AWS_ACCESS_KEY_ID")?,
+                secret_access_key: required("AWS_SECRET_ACCESS_KEY")?,
+                session_token: optional("AWS_SESSION_TOKEN"),
+            },
+            clock: Clock::system(),
+        })
+    }
+
+    /// The settings in the process's environment.
+    pub fn from_environment() -> Result<Self, InvalidSettings> {
+        Self::load(&|name| std::env::var(name).ok())
+    }
+}
+
+/// Parameter Store's rules for the beginning of a name: a path, at most two levels here (so that tenant, tag and ten segments
+/// stay within its 15), and neither `aws` nor `ssm` in front.
+fn parameter_root(value: String) -> Result<String, InvalidSettings> {
+    let segments: Vec<_> = value.strip_prefix('/').unwrap_or_default().split('/').collect();
+    let fits = segments.len() <= 2
+        && segments.iter().all(|segment| {
+            (1..=64).contains(&segment.len())
+                && segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        })
+        && !["aws", "ssm"].iter().any(|reserved| segments[0].to_ascii_lowercase().starts_with(reserved));
+    if fits {
+        return Ok(value);
+    }
+    Err(InvalidSettings::Unusable {
+        name: "PARAMETER_ROOT",
+        value,
+        expected: "a path of one or two segments of A-Z, a-z, 0-9, '_', '.', '-', not beginning with aws or ssm, such as /tenantry",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(changes: &[(&str, &str)]) -> Result<Settings, String> {
+        Settings::load(&|name| {
+            if let Some((_, value)) = changes.iter().find(|(changed, _)| *changed == name) {
+                return Some((*value).to_owned());
+            }
+            match name {
+                "TABLE_NAME"
+                | "EVENT_BUS_NAME"
+                | "TOKEN_AUDIENCE"
+                | "AWS_REGION"
+                | "AWS_ACCESS_KEY_ID"
+                | "AWS_SECRET_ACCESS_KEY" => Some(name.to_lowercase()),
+                "TOKEN_ISSUER" => Some("https://issuer/".to_owned()),
+                _ => None,
+            }
+        })
+        .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_apply_where_nothing_is_set() {
+        let settings = load(&[]).unwrap();
+        assert_eq!(settings.parameter_root, "/tenantry");
+        assert_eq!(settings.tokens.jwks_url, "https://issuer/.well-known/jwks.json");
+        assert_eq!(settings.routes.tags().count(), 3);
+    }
+
+    /// What cannot be used is refused at start, with its name and what it must be; secrets stay out of debug output.
+    #[test]
+    fn unusable_settings_are_refused_by_name() {
+        for (name, value, message) in [
+            ("TABLE_NAME", "", "TABLE_NAME is missing"),
+            ("CACHE_MAX_BYTES", "lots", "must be a number of bytes"),
+            ("PARAMETER_ROOT", "tenantry", "PARAMETER_ROOT"),
+            ("PARAMETER_ROOT", "/", "PARAMETER_ROOT"),
+            ("PARAMETER_ROOT", "/a/b/c", "PARAMETER_ROOT"),
+            ("PARAMETER_ROOT", "/AWS-x", "PARAMETER_ROOT"),
+            ("TAG_ROUTES", "[]", "TAG_ROUTES"),
+        ] {
+            let error = load(&[(name, value)]).expect_err(value);
+            assert!(error.contains(message), "{error}");
+        }
+        let settings = load(&[("AWS_SECRET_ACCESS_KEY", "hush")]).unwrap();
+        assert!(!format!("{settings:?}").contains("hush"));
     }
 }

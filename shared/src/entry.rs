@@ -1,0 +1,375 @@
+//! A key's value at one version, and the counters that order everything: versions, revisions, epochs.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{clock::Timestamp, key::ConfigKey, value::ConfigValue};
+
+/// Counts the writes of one key: 1, 2, 3, … never reused, not after a delete either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Version(u64);
+
+/// Counts the commits of one tenant, without gaps. [`Revision::ZERO`] is before the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Revision(u64);
+
+/// Names one life of a tenant's ledger: a restored table gets a new one, so that what was known about the old is not believed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Epoch(Box<str>);
+
+macro_rules! counter {
+    ($name:ident) => {
+        impl $name {
+            /// The counter at `n`.
+            pub const fn new(n: u64) -> Self {
+                Self(n)
+            }
+
+            /// The count.
+            pub const fn get(self) -> u64 {
+                self.0
+            }
+
+            /// The next one.
+            #[must_use]
+            pub const fn next(self) -> Self {
+                Self(self.0 + 1)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+counter!(Version);
+counter!(Revision);
+
+impl Version {
+    /// A key's first version.
+    pub const FIRST: Self = Self(1);
+}
+
+impl Revision {
+    /// Before the first commit.
+    pub const ZERO: Self = Self(0);
+}
+
+/// Names one commit: 128 random bits in hexadecimal, so that a writer can tell its own commit from another's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CommitId(Box<str>);
+
+/// Names one put to a store outside the ledger: the time it was given out, and 64 random bits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PutId(Box<str>);
+
+macro_rules! identifier {
+    ($name:ident) => {
+        impl $name {
+            /// As it was stored.
+            pub fn from_stored(text: &str) -> Self {
+                Self(text.into())
+            }
+
+            /// As text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+identifier!(Epoch);
+identifier!(CommitId);
+identifier!(PutId);
+
+impl Epoch {
+    /// The epoch that a tenant has before its first commit.
+    pub fn unborn() -> Self {
+        Self("0".into())
+    }
+
+    /// A new epoch.
+    pub fn random() -> Self {
+        Self(random_hex::<6>().into())
+    }
+}
+
+impl CommitId {
+    /// A new commit id.
+    pub fn random() -> Self {
+        Self(random_hex::<16>().into())
+    }
+}
+
+impl PutId {
+    /// A new put id, given out at `now`.
+    pub fn new(now: Timestamp) -> Self {
+        Self(format!("{:011x}-{}", now.millis(), random_hex::<8>()).into())
+    }
+
+    /// When the id was given out.
+    pub fn given_out_at(&self) -> Timestamp {
+        let millis = self.0.split('-').next().and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        Timestamp::from_millis(millis.unwrap_or_default())
+    }
+}
+
+/// `BYTES` random bytes from the operating system: other environments, started in the same instant, must not draw the same.
+fn random_hex<const BYTES: usize>() -> String {
+    let mut bytes = [0; BYTES];
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        // No entropy from the system: the process's own generator still tells our ids apart.
+        fastrand::fill(&mut bytes);
+    }
+    bytes.iter().fold(String::with_capacity(2 * BYTES), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+/// Who wrote: the token's subject, or [`Author::EXTERNAL`] for what was written behind our back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Author(Box<str>);
+
+impl Author {
+    /// The longest author that is kept, in characters; what is longer is cut.
+    const MAX_CHARS: usize = 128;
+
+    /// An author by name.
+    pub fn new(name: &str) -> Self {
+        Self(name.chars().take(Self::MAX_CHARS).collect())
+    }
+
+    /// The author as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Where a value lies in its store. For Parameter Store: the parameter's version and its last-modified time; a deleted and
+/// recreated parameter starts again at version 1, and only the time tells the two lives apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Locator {
+    /// The store's own version of the value.
+    pub version: u64,
+    /// When the store says that version was written.
+    pub modified_at: Timestamp,
+}
+
+/// How a value is written in a store that holds plain text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextKind {
+    /// A JSON string, raw.
+    Text,
+    /// JSON text.
+    Json,
+}
+
+/// Where an entry's value is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Here.
+    Value(ConfigValue),
+    /// In the tag's store.
+    Elsewhere(Locator, TextKind),
+}
+
+/// What an entry says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The key has a value.
+    Live(Held),
+    /// The key was deleted; its versions go on counting from here.
+    Deleted,
+}
+
+/// One version of a key, as the ledger keeps it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The key.
+    pub key: ConfigKey,
+    /// Which write of the key this is.
+    pub version: Version,
+    /// The commit that wrote it.
+    pub revision: Revision,
+    /// Who wrote it.
+    pub author: Author,
+    /// When.
+    pub modified_at: Timestamp,
+    /// The id of the commit that wrote it.
+    pub commit: CommitId,
+    /// Value or tombstone.
+    pub state: State,
+}
+
+impl Entry {
+    /// Whether the key has a value.
+    pub fn is_live(&self) -> bool {
+        matches!(self.state, State::Live(_))
+    }
+
+    /// The value, if the ledger holds it itself.
+    pub fn value(&self) -> Option<&ConfigValue> {
+        match &self.state {
+            State::Live(Held::Value(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The version's entity tag.
+    pub fn etag(&self) -> ETag {
+        ETag::new(self.version, &self.commit)
+    }
+}
+
+/// A strong entity tag (RFC 9110, 8.8.3) of one version of one key: `"<version>-<beginning of the commit id>"`.
+///
+/// The version alone would do but for restored tables, where a version can come again with another value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct ETag(String);
+
+impl ETag {
+    /// The tag of `version`, written by `commit`.
+    pub fn new(version: Version, commit: &CommitId) -> Self {
+        Self(format!("\"{version}-{:.12}\"", commit.as_str()))
+    }
+
+    /// As it was stored, with its quotes.
+    pub fn from_stored(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The tag with its quotes.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ETag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The list of entity tags in an `If-Match` or `If-None-Match` header (RFC 9110, 13.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TagList {
+    /// `*`: any current version.
+    Any,
+    /// One of these; the flag says whether the tag is weak.
+    Tags(Vec<(ETag, bool)>),
+}
+
+/// A header that is no list of entity tags.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected * or a comma-separated list of quoted entity tags such as \"3-0123456789ab\", as the ETag header gave them"
+)]
+pub struct InvalidTagList;
+
+impl TagList {
+    /// Strong comparison: a weak tag never matches.
+    pub fn matches_strongly(&self, current: Option<&ETag>) -> bool {
+        self.matches(current, false)
+    }
+
+    /// Weak comparison.
+    pub fn matches_weakly(&self, current: Option<&ETag>) -> bool {
+        self.matches(current, true)
+    }
+
+    fn matches(&self, current: Option<&ETag>, weakly: bool) -> bool {
+        match (self, current) {
+            (_, None) => false,
+            (Self::Any, Some(_)) => true,
+            (Self::Tags(tags), Some(current)) => tags.iter().any(|(tag, weak)| tag == current && (weakly || !weak)),
+        }
+    }
+}
+
+impl FromStr for TagList {
+    type Err = InvalidTagList;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let mut tags = Vec::new();
+        let mut rest = text;
+        loop {
+            let (weak, quoted) = rest.strip_prefix("W/").map_or((false, rest), |tail| (true, tail));
+            let body = quoted.strip_prefix('"').ok_or(InvalidTagList)?;
+            let end = body.find('"').ok_or(InvalidTagList)?;
+            if body[..end].chars().any(|c| c.is_ascii_control() || c == ' ') {
+                return Err(InvalidTagList);
+            }
+            tags.push((ETag(format!("\"{}\"", &body[..end])), weak));
+            rest = body[end + 1..].trim_start();
+            if rest.is_empty() {
+                return Ok(Self::Tags(tags));
+            }
+            rest = rest.strip_prefix(',').ok_or(InvalidTagList)?.trim_start();
+        }
+    }
+}
+
+/// What must be true of a key's current version for a write to take place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Precondition {
+    /// The current version must be one of these.
+    pub if_match: Option<TagList>,
+    /// The current version must be none of these.
+    pub if_none_match: Option<TagList>,
+}
+
+impl Precondition {
+    /// Whether the condition holds for a key whose live version has the tag `current`.
+    pub fn holds(&self, current: Option<&ETag>) -> bool {
+        self.if_match.as_ref().is_none_or(|tags| tags.matches_strongly(current))
+            && self.if_none_match.as_ref().is_none_or(|tags| !tags.matches_weakly(current))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 9110, 13.1.1 and 13.1.2: If-Match compares strongly, If-None-Match weakly, `*` means any live version.
+    #[test]
+    fn preconditions_follow_the_rfc() {
+        let current = ETag::new(Version::new(3), &CommitId::from_stored("e"));
+        for (if_match, if_none_match, live, absent) in [
+            (None, None, true, true),
+            (Some("*"), None, true, false),
+            (Some("\"3-e\""), None, true, false),
+            (Some("\"2-e\", \"3-e\""), None, true, false),
+            (Some("\"2-e\""), None, false, false),
+            (Some("W/\"3-e\""), None, false, false),
+            (None, Some("*"), false, true),
+            (None, Some("\"3-e\""), false, true),
+            (None, Some("W/\"3-e\""), false, true),
+            (None, Some("\"2-e\""), true, true),
+        ] {
+            let parse = |text: Option<&str>| text.map(|t| t.parse::<TagList>().unwrap());
+            let condition = Precondition { if_match: parse(if_match), if_none_match: parse(if_none_match) };
+            assert_eq!(condition.holds(Some(&current)), live, "{condition:?}");
+            assert_eq!(condition.holds(None), absent, "{condition:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_entity_tag_is_refused() {
+        for bad in ["", "3-e", "\"3-e", "\"a\" \"b\"", "\"a\",", "w/\"a\"", "*, \"a\"", "\"a b\"", "\"a\tb\""] {
+            assert_eq!(bad.parse::<TagList>(), Err(InvalidTagList), "{bad}");
+        }
+    }
+}

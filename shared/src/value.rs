@@ -1,0 +1,293 @@
+//! What a setting holds: any JSON value, kept digit for digit.
+
+use std::{collections::HashSet, fmt, sync::Arc};
+
+use serde::{
+    Serialize, Serializer,
+    de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+/// How deep arrays and objects may be nested: DynamoDB's limit, kept for every store so that a key can change its store.
+pub const MAX_DEPTH: usize = 32;
+
+/// A JSON value as the client wrote it, in one canonical spelling: no white space between tokens, no needless escapes in strings.
+///
+/// Keeping the text rather than a parsed tree keeps the order of members and every digit of every number. The one spelling of
+/// strings makes the escapes that a store needs ([`crate::store`]) vanish again on the way back. `Debug` shows the size only, so
+/// that no value reaches a log by accident.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ConfigValue(Arc<str>);
+
+/// Why a text is no value.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidValue {
+    /// Not JSON, or JSON with a member name twice, or nested too deeply.
+    #[error("the value is not acceptable JSON: {0}")]
+    Json(#[source] serde_json::Error),
+    /// A number that no common JSON reader would give back as it was written.
+    #[error(
+        "the value holds the number {0}, which loses digits in 64-bit arithmetic; write it as a string, or within the precision of a 64-bit integer or double"
+    )]
+    Number(String),
+}
+
+impl ConfigValue {
+    /// Checks a JSON text and takes it as a value.
+    pub fn parse(json: &str) -> Result<Self, InvalidValue> {
+        let mut deserializer = serde_json::Deserializer::from_str(json);
+        Strict { depth: 0 }
+            .deserialize(&mut deserializer)
+            .and_then(|()| deserializer.end())
+            .map_err(InvalidValue::Json)?;
+        let mut compact = String::with_capacity(json.len());
+        for token in tokens(json) {
+            if token.starts_with('"') && token.contains('\\') {
+                let text: String = serde_json::from_str(token).map_err(InvalidValue::Json)?;
+                compact.push_str(Self::from_text(&text).as_json());
+                continue;
+            }
+            if token.starts_with(|c: char| c == '-' || c.is_ascii_digit()) && !keeps_its_digits(token) {
+                return Err(InvalidValue::Number(token.chars().take(40).collect()));
+            }
+            compact.push_str(token);
+        }
+        Ok(Self(compact.into()))
+    }
+
+    /// A JSON string.
+    pub fn from_text(text: &str) -> Self {
+        Self(serde_json::Value::from(text).to_string().into())
+    }
+
+    /// The value as JSON text without white space between tokens.
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+
+    /// The text, if the value is a JSON string.
+    pub fn to_text(&self) -> Option<String> {
+        if self.0.starts_with('"') { serde_json::from_str(&self.0).ok() } else { None }
+    }
+}
+
+impl fmt::Debug for ConfigValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConfigValue({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for ConfigValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+/// The tokens of a valid JSON text, white space left out.
+fn tokens(json: &str) -> impl Iterator<Item = &str> {
+    let mut rest = json;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start_matches([' ', '\t', '\n', '\r']);
+        let bytes = rest.as_bytes();
+        let length = match bytes.first()? {
+            b'"' => {
+                let mut end = 1;
+                while bytes.get(end).is_some_and(|b| *b != b'"') {
+                    end += if bytes[end] == b'\\' { 2 } else { 1 };
+                }
+                end + 1
+            }
+            b'{' | b'}' | b'[' | b']' | b':' | b',' => 1,
+            _ => bytes.iter().position(|b| b",:]} \t\n\r".contains(b)).unwrap_or(bytes.len()),
+        };
+        let (token, tail) = rest.split_at(length);
+        rest = tail;
+        Some(token)
+    })
+}
+
+/// Whether a number comes back with the same digits after a trip through 64-bit integers and doubles.
+fn keeps_its_digits(number: &str) -> bool {
+    // JSON's integers have no leading zeros and no plus sign, so those that fit are spelled as Rust spells them.
+    if number.parse::<u64>().is_ok() || number.parse::<i64>().is_ok_and(|n| n != 0) {
+        return true;
+    }
+    // The standard library's parser rounds correctly, and its shortest spelling is the one that reads back as the same double.
+    let shortest = number.parse::<f64>().map(|double| format!("{double:e}"));
+    shortest.is_ok_and(|shortest| Decimal::parse(number).is_some_and(|exact| Decimal::parse(&shortest) == Some(exact)))
+}
+
+/// A JSON number's exact value: sign, significant digits, and the power of ten behind the last of them.
+#[derive(PartialEq)]
+struct Decimal {
+    negative: bool,
+    digits: String,
+    exponent: i64,
+}
+
+impl Decimal {
+    fn parse(number: &str) -> Option<Self> {
+        let negative = number.starts_with('-');
+        let magnitude = number.trim_start_matches('-');
+        let (mantissa, exponent) = magnitude.split_once(['e', 'E']).unwrap_or((magnitude, "0"));
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let digits = [whole, fraction].concat();
+        let significant = digits.trim_start_matches('0').trim_end_matches('0');
+        if significant.is_empty() {
+            return Some(Self { negative, digits: String::new(), exponent: 0 });
+        }
+        let trailing_zeros = digits.len() - digits.trim_end_matches('0').len();
+        let shift = i64::try_from(trailing_zeros).ok()?.checked_sub(i64::try_from(fraction.len()).ok()?)?;
+        let exponent = exponent.parse::<i64>().ok()?.checked_add(shift)?;
+        Some(Self { negative, digits: significant.to_owned(), exponent })
+    }
+}
+
+/// Reads any JSON value and refuses what parsers disagree about: a member name that stands twice, and deep nesting.
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn deeper<E: serde::de::Error>(&self) -> Result<Self, E> {
+        if self.depth == MAX_DEPTH {
+            return Err(E::custom(format_args!("it is nested more than {MAX_DEPTH} levels deep")));
+        }
+        Ok(Self { depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<(), A::Error> {
+        let depth = self.deeper::<A::Error>()?.depth;
+        while sequence.next_element_seed(Self { depth })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let depth = self.deeper::<A::Error>()?.depth;
+        let mut names = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            map.next_value_seed(Self { depth })?;
+            if let Some(double) = names.replace(name) {
+                let shown: String = double.chars().take(40).collect();
+                return Err(A::Error::custom(format_args!("the member {shown:?} stands twice in one object")));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Every JSON value comes back with its order and digits; only white space between tokens and needless escapes go.
+    #[test]
+    fn values_are_kept_to_the_letter() {
+        for (given, kept) in [
+            ("null", "null"),
+            (" { \"b\" : 1 , \"a\" : [ true , \" x \\\" , \" ] } ", r#"{"b":1,"a":[true," x \" , "]}"#),
+            (r#""\u0041\\\/\u007b\u0000""#, r#""A\\/{\u0000""#),
+            ("18446744073709551615", "18446744073709551615"),
+            ("-9223372036854775808", "-9223372036854775808"),
+            ("1.50", "1.50"),
+            ("1e2", "1e2"),
+            ("-0", "-0"),
+            ("0.1", "0.1"),
+            ("[]", "[]"),
+        ] {
+            assert_eq!(ConfigValue::parse(given).expect(given).as_json(), kept);
+        }
+        assert!(ConfigValue::parse(&format!("{}{}", "[".repeat(32), "]".repeat(32))).is_ok());
+    }
+
+    /// What two readers could read in two ways is refused with what to change.
+    #[test]
+    fn ambiguous_values_are_refused() {
+        let deep = format!("{}{}", "[".repeat(33), "]".repeat(33));
+        let bottomless = "[".repeat(100_000);
+        for (given, message) in [
+            ("", "EOF"),
+            ("{} {}", "trailing characters"),
+            ("NaN", "expected value"),
+            (r#"{"a":1,"a":2}"#, "\"a\" stands twice"),
+            (r#"{"a":1,"\u0061":2}"#, "\"a\" stands twice"),
+            (r#"[{"x":{"a":1,"b":1,"a":1}}]"#, "stands twice"),
+            (r#""\ud800""#, "hex escape"),
+            (deep.as_str(), "more than 32 levels"),
+            (bottomless.as_str(), "more than 32 levels"),
+            ("18446744073709551616", "loses digits"),
+            ("0.10000000000000000555", "loses digits"),
+            ("1e400", "out of range"),
+            ("1e-400", "loses digits"),
+            ("[3.14159265358979323846]", "loses digits"),
+        ] {
+            let error = ConfigValue::parse(given).expect_err(given).to_string();
+            assert!(error.contains(message), "{given:.60}: {error}");
+        }
+    }
+
+    #[test]
+    fn debug_output_shows_no_value() {
+        assert_eq!(format!("{:?}", ConfigValue::from_text("hush")), "ConfigValue(6 bytes)");
+    }
+
+    proptest! {
+        /// Text survives the trip whatever it holds.
+        #[test]
+        fn text_round_trips(text in "\\PC*|[\\x00-\\x7f]*") {
+            let value = ConfigValue::parse(ConfigValue::from_text(&text).as_json()).unwrap();
+            prop_assert_eq!(value.to_text(), Some(text));
+        }
+
+        /// Doubles as Rust writes them are within the accepted precision, and no input makes the parser panic.
+        #[test]
+        fn doubles_are_accepted_and_noise_is_survived(number in any::<f64>().prop_filter("JSON has no others", |n| n.is_finite()), noise in ".*") {
+            prop_assert!(ConfigValue::parse(&serde_json::json!(number).to_string()).is_ok());
+            let _ = ConfigValue::parse(&noise);
+        }
+    }
+}
