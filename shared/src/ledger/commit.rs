@@ -1,0 +1,422 @@
+//! A commit: one `TransactWriteItems` that moves the head by one and writes entries, versions, the change and the request's result.
+
+use std::{collections::HashMap, time::Duration};
+
+use aws_sdk_dynamodb::{
+    error::SdkError,
+    operation::transact_write_items::TransactWriteItemsError,
+    types::{AttributeValue, Put, TransactWriteItem, Update},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Change, ChangeOperation, ChangedKey, Head, Ledger, LedgerError,
+    follow::GRACE,
+    item::{self, FORMAT, Item, Reader, n, s},
+    primary_key,
+};
+use crate::{
+    auth::TenantScope,
+    aws::{AwsFailure, FailureKind, Service},
+    clock::Timestamp,
+    entry::{CommitId, Entry, Epoch, PutId, Revision, State, Version},
+    key::ConfigKey,
+    tenant::TenantId,
+};
+
+/// How long changes are kept for readers to follow.
+const CHANGES_KEPT: Duration = Duration::from_hours(7 * 24);
+/// How long the result of a request with an idempotency key is kept.
+const RESULTS_KEPT: Duration = Duration::from_hours(24);
+/// How often a commit whose answer was lost is sent again, unchanged.
+const MAX_SENDS: usize = 4;
+
+/// A commit as it is meant to be.
+#[derive(Debug)]
+pub struct Plan {
+    /// The head that the commit follows.
+    pub head: Head,
+    /// The commit's id, the same for every attempt of one request.
+    pub commit: CommitId,
+    /// When the commit takes place.
+    pub at: Timestamp,
+    /// What is written; no key twice.
+    pub writes: Vec<PlannedWrite>,
+    /// The request that the commit fulfils, if it carries an idempotency key.
+    pub idempotency: Option<IdempotencyClaim>,
+}
+
+/// One write of a commit.
+#[derive(Debug)]
+pub struct PlannedWrite {
+    /// The key.
+    pub key: ConfigKey,
+    /// The version that the write follows; none for a key that never existed.
+    pub previous: Option<Version>,
+    /// Whether the key has no value before the write.
+    pub creates: bool,
+    /// What the key says from now on.
+    pub state: State,
+    /// What the write means for the tag's store.
+    pub store: StoreWork,
+}
+
+/// What a write means for the store outside the ledger.
+#[derive(Debug)]
+pub enum StoreWork {
+    /// There is none.
+    None,
+    /// A call to it follows at once, announced under this id.
+    Announced(PutId),
+    /// config-refresh calls it.
+    Later,
+    /// It has the value already, put under this id at this version of its own.
+    Done(PutId, u64),
+}
+
+/// A request's idempotency key and content, as hashes.
+#[derive(Clone, Debug)]
+pub struct IdempotencyClaim {
+    /// The hash of the key.
+    pub key_hash: String,
+    /// The hash of everything that the request asks for.
+    pub request_hash: String,
+}
+
+/// What a commit did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The commit's revision.
+    pub revision: Revision,
+    /// When it took place, in milliseconds since the epoch.
+    pub at_millis: u64,
+    /// Who committed.
+    pub author: String,
+    /// What was written, in the order of the request.
+    pub writes: Vec<WrittenKey>,
+}
+
+/// What a commit did to one key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WrittenKey {
+    /// The key.
+    pub key: String,
+    /// The version that was written.
+    pub version: Version,
+    /// Its entity tag.
+    pub etag: String,
+    /// Whether the key was deleted.
+    pub deleted: bool,
+    /// Whether the key had no value before.
+    pub created: bool,
+}
+
+/// How an attempt to commit ended.
+#[derive(Debug)]
+pub enum CommitOutcome {
+    /// It took place.
+    Committed(Receipt, Change),
+    /// Something it was planned upon has changed. Nothing was written.
+    Lost,
+}
+
+impl Plan {
+    fn revision(&self) -> Revision {
+        self.head.revision.next()
+    }
+
+    fn entry(&self, scope: &TenantScope, write: &PlannedWrite) -> Entry {
+        Entry {
+            key: write.key.clone(),
+            version: write.previous.map_or(Version::FIRST, Version::next),
+            revision: self.revision(),
+            author: scope.author().clone(),
+            modified_at: self.at,
+            commit: self.commit.clone(),
+            state: write.state.clone(),
+        }
+    }
+
+    fn receipt(&self, scope: &TenantScope) -> Receipt {
+        let writes = self.writes.iter().map(|write| {
+            let entry = self.entry(scope, write);
+            WrittenKey {
+                key: entry.key.to_string(),
+                version: entry.version,
+                etag: entry.etag().to_string(),
+                deleted: !entry.is_live(),
+                created: write.creates,
+            }
+        });
+        Receipt {
+            revision: self.revision(),
+            at_millis: self.at.millis(),
+            author: scope.author().as_str().to_owned(),
+            writes: writes.collect(),
+        }
+    }
+
+    fn change(&self, scope: &TenantScope) -> Change {
+        let keys = self.writes.iter().map(|write| {
+            let entry = self.entry(scope, write);
+            ChangedKey {
+                key: entry.key.to_string(),
+                version: entry.version,
+                operation: if entry.is_live() { ChangeOperation::Put } else { ChangeOperation::Delete },
+            }
+        });
+        Change {
+            revision: self.revision(),
+            author: scope.author().clone(),
+            at: self.at,
+            commit: self.commit.clone(),
+            expires_at: self.at.plus(CHANGES_KEPT),
+            keys: keys.collect(),
+        }
+    }
+}
+
+impl Ledger {
+    /// Attempts a commit.
+    ///
+    /// Where the answer is lost, the same transaction is sent again at the same head: whichever of the two arrives first moves the
+    /// head, so the other cannot take effect. The change at the next revision then tells by its commit id whose it was.
+    pub async fn commit(&self, scope: &TenantScope, plan: &Plan) -> Result<CommitOutcome, LedgerError> {
+        let receipt = plan.receipt(scope);
+        let items = self.transaction(scope, plan, &receipt)?;
+        let mut sends = 0;
+        loop {
+            sends += 1;
+            let request = self.clients.dynamodb(scope).transact_write_items().set_transact_items(Some(items.clone()));
+            let Err(error) = request.send().await else {
+                return Ok(CommitOutcome::Committed(receipt, plan.change(scope)));
+            };
+            let failure = AwsFailure::of(Service::DynamoDb, "TransactWriteItems", &error);
+            let head_moved = match judge(&error, &failure) {
+                Judgement::Unknown => false,
+                Judgement::Lost if sends == 1 => return Ok(CommitOutcome::Lost),
+                // This send or an earlier one may have taken place; only the change log knows.
+                Judgement::HeadMoved | Judgement::Lost => true,
+                Judgement::Failed => return Err(failure.into()),
+            };
+            match self.change(scope, plan.revision()).await {
+                Ok(Some(change)) if change.commit == plan.commit => {
+                    return Ok(CommitOutcome::Committed(receipt, change));
+                }
+                Ok(Some(_)) => return Ok(CommitOutcome::Lost),
+                Ok(None) if head_moved => return Ok(CommitOutcome::Lost),
+                Ok(None) if sends < MAX_SENDS => {}
+                Ok(None) | Err(_) => return Err(LedgerError::OutcomeUnknown(failure)),
+            }
+        }
+    }
+
+    fn transaction(
+        &self,
+        scope: &TenantScope,
+        plan: &Plan,
+        receipt: &Receipt,
+    ) -> Result<Vec<TransactWriteItem>, LedgerError> {
+        let tenant = scope.tenant();
+        let build_error = |error: aws_sdk_dynamodb::error::BuildError| {
+            AwsFailure::unexpected(Service::DynamoDb, "TransactWriteItems", error.to_string())
+        };
+        let put = |item: Item, condition: &str, values: Option<Item>| {
+            let put = Put::builder()
+                .table_name(&self.table)
+                .set_item(Some(item))
+                .condition_expression(condition)
+                .set_expression_attribute_values(values);
+            put.build().map(|put| TransactWriteItem::builder().put(put).build()).map_err(build_error)
+        };
+        let update = |expression: Expression, sort_key: String| {
+            let update = Update::builder()
+                .table_name(&self.table)
+                .set_key(Some(primary_key(scope, sort_key)))
+                .update_expression(expression.update())
+                .condition_expression(expression.condition)
+                .set_expression_attribute_names(Some(expression.names))
+                .set_expression_attribute_values(Some(expression.values));
+            update.build().map(|update| TransactWriteItem::builder().update(update).build()).map_err(build_error)
+        };
+
+        let mut items = vec![update(head_update(plan, tenant), item::HEAD.to_owned())?];
+        for write in &plan.writes {
+            let entry = plan.entry(scope, write);
+            items.push(update(entry_update(plan, write, &entry, tenant), item::entry_key(write.key.as_str()))?);
+            let mut version = primary_key(scope, item::version_key(&write.key, entry.version));
+            version.extend(item::entry_attributes(&entry).into_iter().map(|(name, value)| (name.to_owned(), value)));
+            if let StoreWork::Announced(id) | StoreWork::Done(id, _) = &write.store {
+                // The ids that were given out for a version stay with it: that is how its puts are known as ours later.
+                version.insert("putIds".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
+            }
+            items.push(put(version, "attribute_not_exists(pk)", None)?);
+        }
+        items.push(put(plan.change(scope).item(tenant, plan.at.plus(GRACE)), "attribute_not_exists(pk)", None)?);
+        if let Some(claim) = &plan.idempotency {
+            let now = HashMap::from([(":now".to_owned(), n(plan.at.seconds()))]);
+            items.push(put(
+                idempotency_item(scope, claim, plan, receipt),
+                "attribute_not_exists(pk) OR expiresAt < :now",
+                Some(now),
+            )?);
+        }
+        Ok(items)
+    }
+}
+
+/// What a failed send means.
+#[derive(Debug, PartialEq, Eq)]
+enum Judgement {
+    /// Another commit came first, perhaps an earlier send of this very one.
+    HeadMoved,
+    /// Something else stood in the way; nothing was written by this send.
+    Lost,
+    /// It may or may not have taken place.
+    Unknown,
+    /// It did not, and would not the next time.
+    Failed,
+}
+
+fn judge<R: std::fmt::Debug>(error: &SdkError<TransactWriteItemsError, R>, failure: &AwsFailure) -> Judgement {
+    let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) = error.as_service_error() else {
+        return match failure.kind {
+            FailureKind::Unavailable => Judgement::Unknown,
+            FailureKind::Throttled | FailureKind::Refused => Judgement::Failed,
+        };
+    };
+    // The reasons come in the order of the items; the head is the first. Where nothing was wrong with an item, the code is "None".
+    let codes: Vec<_> = cancelled.cancellation_reasons().iter().map(|reason| reason.code().unwrap_or("None")).collect();
+    if codes.first() == Some(&"ConditionalCheckFailed") {
+        return Judgement::HeadMoved;
+    }
+    let passes_with_time = |code: &&str| {
+        matches!(
+            *code,
+            "ConditionalCheckFailed" | "TransactionConflict" | "ThrottlingError" | "ProvisionedThroughputExceeded"
+        )
+    };
+    let all_pass = codes.iter().filter(|code| **code != "None").all(passes_with_time);
+    if all_pass && codes.iter().any(passes_with_time) { Judgement::Lost } else { Judgement::Failed }
+}
+
+/// The parts of an update expression. Every attribute is aliased, so that none can be a reserved word.
+struct Expression {
+    set: Vec<String>,
+    remove: Vec<String>,
+    other: Vec<String>,
+    condition: String,
+    names: HashMap<String, String>,
+    values: HashMap<String, AttributeValue>,
+}
+
+impl Expression {
+    fn new(condition: String) -> Self {
+        Self {
+            set: Vec::new(),
+            remove: Vec::new(),
+            other: Vec::new(),
+            condition,
+            names: HashMap::new(),
+            values: HashMap::new(),
+        }
+    }
+
+    fn set(&mut self, name: &str, value: AttributeValue) {
+        self.set.push(format!("#{name} = :{name}"));
+        self.names.insert(format!("#{name}"), name.to_owned());
+        self.values.insert(format!(":{name}"), value);
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.remove.push(format!("#{name}"));
+        self.names.insert(format!("#{name}"), name.to_owned());
+    }
+
+    fn update(&self) -> String {
+        let mut parts = vec![format!("SET {}", self.set.join(", "))];
+        if !self.remove.is_empty() {
+            parts.push(format!("REMOVE {}", self.remove.join(", ")));
+        }
+        parts.extend(self.other.iter().cloned());
+        parts.join(" ")
+    }
+}
+
+fn head_update(plan: &Plan, tenant: &TenantId) -> Expression {
+    let first = plan.head.revision == Revision::ZERO;
+    let mut expression =
+        Expression::new(if first { "attribute_not_exists(pk)" } else { "revision = :expected" }.to_owned());
+    expression.set("format", n(FORMAT));
+    expression.set("revision", n(plan.revision().get()));
+    expression.set("commitId", s(plan.commit.as_str()));
+    if first {
+        expression.set("epoch", s(Epoch::random().as_str()));
+        expression.set("timeShard", s(item::directory_shard(tenant)));
+        expression.set("timeKey", s(tenant.as_str()));
+    } else {
+        expression.values.insert(":expected".to_owned(), n(plan.head.revision.get()));
+    }
+    expression
+}
+
+fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &TenantId) -> Expression {
+    let condition = if write.previous.is_some() { "version = :expected" } else { "attribute_not_exists(version)" };
+    let mut expression = Expression::new(condition.to_owned());
+    if let Some(previous) = write.previous {
+        expression.values.insert(":expected".to_owned(), n(previous.get()));
+    }
+    for (name, value) in item::entry_attributes(entry) {
+        expression.set(name, value);
+    }
+    for stale in ["value", "locatorVersion", "locatorModifiedAt", "textKind"] {
+        if !expression.names.contains_key(&format!("#{stale}")) {
+            expression.remove(stale);
+        }
+    }
+    let mut due = |from: Timestamp| {
+        expression.set("workShard", s(item::work_shard(item::shard(tenant))));
+        expression.set("workKey", s(item::work_key(from, tenant)));
+    };
+    match &write.store {
+        StoreWork::None => {}
+        StoreWork::Later => due(plan.at),
+        StoreWork::Announced(id) => {
+            due(plan.at.plus(GRACE));
+            expression.other.push("ADD announced :announced".to_owned());
+            expression.values.insert(":announced".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
+        }
+        StoreWork::Done(id, store_version) => {
+            expression.set("followedVersion", n(entry.version.get()));
+            expression.set("storeVersion", n(*store_version));
+            // Where somebody else has taken the put for abandoned and put another value after it, its locator is no longer the newest.
+            expression.condition.push_str(" AND contains(announced, :id)");
+            expression.values.insert(":id".to_owned(), s(id.as_str()));
+            expression.other.push("DELETE announced :announced".to_owned());
+            expression.values.insert(":announced".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
+        }
+    }
+    expression
+}
+
+fn idempotency_item(scope: &TenantScope, claim: &IdempotencyClaim, plan: &Plan, receipt: &Receipt) -> Item {
+    let mut stored = primary_key(scope, item::idempotency_key(&claim.key_hash));
+    let text = serde_json::to_string(receipt).unwrap_or_default();
+    stored.extend([
+        ("format".to_owned(), n(FORMAT)),
+        ("requestHash".to_owned(), s(&claim.request_hash)),
+        ("result".to_owned(), s(text)),
+        ("expiresAt".to_owned(), n(plan.at.plus(RESULTS_KEPT).seconds())),
+    ]);
+    stored
+}
+
+/// A stored result with its request's hash, unless it has expired.
+pub(super) fn read_receipt(found: &Item, now: Timestamp) -> Result<Option<(String, Receipt)>, LedgerError> {
+    let read = Reader(found);
+    if read.number("expiresAt")? < now.seconds() {
+        return Ok(None);
+    }
+    let receipt = serde_json::from_str(read.text("result")?).map_err(|_| read.damaged("result"))?;
+    Ok(Some((read.text("requestHash")?.to_owned(), receipt)))
+}

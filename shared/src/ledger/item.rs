@@ -1,0 +1,354 @@
+//! How the ledger's records lie in the table: item keys and attributes, and nothing of when they are written.
+//!
+//! Each item carries `format`, today 1. A reader takes any item whose attributes it finds, so that a newer writer may add some.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use crate::{
+    clock::Timestamp,
+    entry::{Author, CommitId, Entry, Epoch, Held, Locator, PutId, Revision, State, TextKind, Version},
+    key::ConfigKey,
+    tenant::TenantId,
+    value::ConfigValue,
+};
+
+/// An item as the SDK gives and takes it.
+pub(super) type Item = HashMap<String, AttributeValue>;
+
+/// The format that this code writes.
+pub(super) const FORMAT: u64 = 1;
+/// The shards of the indexes across tenants. A tenant's shard is fixed by its id, so this number is for ever.
+pub(super) const SHARDS: u32 = 4;
+
+pub(super) const HEAD: &str = "HEAD";
+const ENTRY: &str = "ENTRY#";
+const CHANGE: &str = "CHANGE#";
+const PARTITION: &str = "TENANT#";
+
+/// An item that cannot be understood: damaged, or written by somebody else.
+#[derive(Debug, thiserror::Error)]
+#[error("the ledger's item {sort_key} has no usable attribute {attribute}")]
+pub struct DamagedItem {
+    sort_key: String,
+    attribute: &'static str,
+}
+
+pub(super) fn partition(tenant: &TenantId) -> String {
+    format!("{PARTITION}{tenant}")
+}
+
+pub(super) fn tenant_of_partition(partition: &str) -> Option<TenantId> {
+    partition.strip_prefix(PARTITION)?.parse().ok()
+}
+
+pub(super) fn entry_key(key: &str) -> String {
+    format!("{ENTRY}{key}")
+}
+
+pub(super) fn version_prefix(key: &ConfigKey) -> String {
+    format!("VERSION#{key}#")
+}
+
+pub(super) fn version_key(key: &ConfigKey, version: Version) -> String {
+    format!("VERSION#{key}#{:020}", version.get())
+}
+
+pub(super) fn change_key(revision: Revision) -> String {
+    format!("{CHANGE}{:020}", revision.get())
+}
+
+pub(super) fn idempotency_key(hash: &str) -> String {
+    format!("IDEMPOTENCY#{hash}")
+}
+
+/// What a sort key found on the index of owed work stands for.
+pub(super) enum OwedKey<'a> {
+    Change(Revision),
+    Entry(&'a str),
+}
+
+pub(super) fn owed_key(sort_key: &str) -> Option<OwedKey<'_>> {
+    if let Some(digits) = sort_key.strip_prefix(CHANGE) {
+        return digits.parse().ok().map(|n| OwedKey::Change(Revision::new(n)));
+    }
+    sort_key.strip_prefix(ENTRY).map(OwedKey::Entry)
+}
+
+/// A tenant's shard in the indexes across tenants: FNV-1a, because it must never change with a compiler or library.
+pub(super) fn shard(tenant: &TenantId) -> u32 {
+    let hash =
+        tenant.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash % SHARDS
+}
+
+pub(super) fn work_shard(shard: u32) -> String {
+    format!("WORK#{shard}")
+}
+
+pub(super) fn time_shard(tenant: &TenantId) -> String {
+    format!("CHANGES#{}", shard(tenant))
+}
+
+pub(super) fn directory_shard(tenant: &TenantId) -> String {
+    format!("TENANTS#{}", shard(tenant))
+}
+
+/// Where an item stands in the order of owed work: by the time from which it may be done.
+pub(super) fn work_key(due: Timestamp, tenant: &TenantId) -> String {
+    format!("{:015}#{tenant}", due.millis())
+}
+
+pub(super) fn s(text: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(text.into())
+}
+
+pub(super) fn n(number: u64) -> AttributeValue {
+    AttributeValue::N(number.to_string())
+}
+
+/// Reads attributes and says which one was missing.
+pub(super) struct Reader<'a>(pub(super) &'a Item);
+
+impl<'a> Reader<'a> {
+    pub(super) fn text(&self, name: &'static str) -> Result<&'a str, DamagedItem> {
+        self.optional_text(name).ok_or_else(|| self.damaged(name))
+    }
+
+    pub(super) fn optional_text(&self, name: &str) -> Option<&'a str> {
+        self.0.get(name).and_then(|value| value.as_s().ok()).map(String::as_str)
+    }
+
+    pub(super) fn number(&self, name: &'static str) -> Result<u64, DamagedItem> {
+        self.optional_number(name).ok_or_else(|| self.damaged(name))
+    }
+
+    pub(super) fn optional_number(&self, name: &str) -> Option<u64> {
+        self.0.get(name)?.as_n().ok()?.parse().ok()
+    }
+
+    pub(super) fn damaged(&self, attribute: &'static str) -> DamagedItem {
+        DamagedItem { sort_key: self.optional_text("sk").unwrap_or("?").to_owned(), attribute }
+    }
+}
+
+/// The head of a tenant's ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The newest commit.
+    pub revision: Revision,
+    /// The ledger's life.
+    pub epoch: Epoch,
+    /// The newest commit's id.
+    pub commit: CommitId,
+}
+
+impl Head {
+    /// The head of a tenant that never committed.
+    pub fn unborn() -> Self {
+        Self { revision: Revision::ZERO, epoch: Epoch::unborn(), commit: CommitId::from_stored("0") }
+    }
+
+    pub(super) fn read(item: &Item) -> Result<Self, DamagedItem> {
+        let read = Reader(item);
+        Ok(Self {
+            revision: Revision::new(read.number("revision")?),
+            epoch: Epoch::from_stored(read.text("epoch")?),
+            commit: CommitId::from_stored(read.text("commitId")?),
+        })
+    }
+}
+
+/// An `ENTRY#` item: the key's current version, and how far its store has followed.
+#[derive(Clone, Debug)]
+pub struct Current {
+    /// The current version; none while the key's very first write is under way.
+    pub entry: Option<Entry>,
+    /// How far the store has followed.
+    pub follow: FollowState,
+}
+
+/// How far a tag's store has followed a key's entry.
+#[derive(Clone, Debug, Default)]
+pub struct FollowState {
+    /// The newest version known to be in the store.
+    pub followed: Option<Version>,
+    /// The store's own version of it.
+    pub store_version: Option<u64>,
+    /// Calls to the store that were announced and not yet seen to have ended.
+    pub announced: Vec<PutId>,
+    /// Until when the value is being removed from the store; nobody puts before that.
+    pub removing_until: Option<Timestamp>,
+    /// Whether something is owed.
+    pub owed: bool,
+}
+
+impl Current {
+    pub(super) fn read(item: &Item, key: ConfigKey) -> Result<Self, DamagedItem> {
+        let read = Reader(item);
+        let announced = item.get("announced").and_then(|set| set.as_ss().ok());
+        Ok(Self {
+            entry: if item.contains_key("version") { Some(read_entry(item, key)?) } else { None },
+            follow: FollowState {
+                followed: read.optional_number("followedVersion").map(Version::new),
+                store_version: read.optional_number("storeVersion"),
+                announced: announced.into_iter().flatten().map(|id| PutId::from_stored(id)).collect(),
+                removing_until: read.optional_number("removingUntil").map(Timestamp::from_millis),
+                owed: item.contains_key("workShard"),
+            },
+        })
+    }
+}
+
+/// Reads the entry of an `ENTRY#` or `VERSION#` item.
+pub(super) fn read_entry(item: &Item, key: ConfigKey) -> Result<Entry, DamagedItem> {
+    let read = Reader(item);
+    let state = match read.text("state")? {
+        "deleted" => State::Deleted,
+        "live" => State::Live(read_held(&read)?),
+        _ => return Err(read.damaged("state")),
+    };
+    Ok(Entry {
+        key,
+        version: Version::new(read.number("version")?),
+        revision: Revision::new(read.number("revision")?),
+        author: Author::new(read.text("author")?),
+        modified_at: Timestamp::from_millis(read.number("modifiedAt")?),
+        commit: CommitId::from_stored(read.text("commitId")?),
+        state,
+    })
+}
+
+fn read_held(read: &Reader<'_>) -> Result<Held, DamagedItem> {
+    if let Some(json) = read.optional_text("value") {
+        return ConfigValue::parse(json).map(Held::Value).map_err(|_| read.damaged("value"));
+    }
+    let locator = Locator {
+        version: read.number("locatorVersion")?,
+        modified_at: Timestamp::from_millis(read.number("locatorModifiedAt")?),
+    };
+    let kind = match read.text("textKind")? {
+        "text" => TextKind::Text,
+        "json" => TextKind::Json,
+        _ => return Err(read.damaged("textKind")),
+    };
+    Ok(Held::Elsewhere(locator, kind))
+}
+
+/// The attributes that an entry has in both of its items.
+pub(super) fn entry_attributes(entry: &Entry) -> Vec<(&'static str, AttributeValue)> {
+    let mut attributes = vec![
+        ("format", n(FORMAT)),
+        ("version", n(entry.version.get())),
+        ("revision", n(entry.revision.get())),
+        ("author", s(entry.author.as_str())),
+        ("modifiedAt", n(entry.modified_at.millis())),
+        ("commitId", s(entry.commit.as_str())),
+    ];
+    match &entry.state {
+        State::Deleted => attributes.push(("state", s("deleted"))),
+        State::Live(held) => {
+            attributes.push(("state", s("live")));
+            match held {
+                Held::Value(value) => attributes.push(("value", s(value.as_json()))),
+                Held::Elsewhere(locator, kind) => attributes.extend([
+                    ("locatorVersion", n(locator.version)),
+                    ("locatorModifiedAt", n(locator.modified_at.millis())),
+                    ("textKind", s(if *kind == TextKind::Text { "text" } else { "json" })),
+                ]),
+            }
+        }
+    }
+    attributes
+}
+
+/// What one commit did to one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedKey {
+    /// The key, as text: the log outlives the routes, and a tag may have lost its route since.
+    pub key: String,
+    /// The version that was written.
+    pub version: Version,
+    /// What was done.
+    pub operation: ChangeOperation,
+}
+
+/// What was done to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeOperation {
+    /// It got a value.
+    Put,
+    /// It was deleted.
+    Delete,
+}
+
+/// One commit, as the change log keeps it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The commit's revision.
+    pub revision: Revision,
+    /// Who committed.
+    pub author: Author,
+    /// When.
+    pub at: Timestamp,
+    /// The commit's id.
+    pub commit: CommitId,
+    /// Until when the change is kept.
+    pub expires_at: Timestamp,
+    /// What was written.
+    pub keys: Vec<ChangedKey>,
+}
+
+impl Change {
+    pub(super) fn item(&self, tenant: &TenantId, publish_from: Timestamp) -> Item {
+        let keys = self.keys.iter().map(|changed| {
+            AttributeValue::M(HashMap::from([
+                ("key".to_owned(), s(&changed.key)),
+                ("version".to_owned(), n(changed.version.get())),
+                ("operation".to_owned(), s(if changed.operation == ChangeOperation::Put { "put" } else { "delete" })),
+            ]))
+        });
+        [
+            ("pk", s(partition(tenant))),
+            ("sk", s(change_key(self.revision))),
+            ("format", n(FORMAT)),
+            ("revision", n(self.revision.get())),
+            ("author", s(self.author.as_str())),
+            ("at", n(self.at.millis())),
+            ("commitId", s(self.commit.as_str())),
+            ("expiresAt", n(self.expires_at.seconds())),
+            ("keys", AttributeValue::L(keys.collect())),
+            ("timeShard", s(time_shard(tenant))),
+            ("timeKey", s(format!("{:015}#{tenant}#{:020}", self.at.millis(), self.revision.get()))),
+            ("workShard", s(work_shard(shard(tenant)))),
+            ("workKey", s(work_key(publish_from, tenant))),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    pub(super) fn read(item: &Item) -> Result<Self, DamagedItem> {
+        let read = Reader(item);
+        let list = item.get("keys").and_then(|list| list.as_l().ok()).ok_or_else(|| read.damaged("keys"))?;
+        let keys = list.iter().map(|one| {
+            let inner = Reader(one.as_m().map_err(|_| read.damaged("keys"))?);
+            let operation = match inner.text("operation")? {
+                "put" => ChangeOperation::Put,
+                "delete" => ChangeOperation::Delete,
+                _ => return Err(inner.damaged("operation")),
+            };
+            let key = inner.text("key")?.to_owned();
+            Ok(ChangedKey { key, version: Version::new(inner.number("version")?), operation })
+        });
+        Ok(Self {
+            revision: Revision::new(read.number("revision")?),
+            author: Author::new(read.text("author")?),
+            at: Timestamp::from_millis(read.number("at")?),
+            commit: CommitId::from_stored(read.text("commitId")?),
+            expires_at: Timestamp::from_millis(read.number("expiresAt")?.saturating_mul(1000)),
+            keys: keys.collect::<Result<_, _>>()?,
+        })
+    }
+}

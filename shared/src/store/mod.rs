@@ -1,0 +1,220 @@
+//! The stores that values live in: the strategy of each tag, and the one place where stores are registered.
+//!
+//! A new store is one file here that implements [`ValueStore`], and one line in [`STORES`].
+
+mod dynamodb;
+mod parameter_store;
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::{
+    auth::TenantScope,
+    aws::{AwsClients, AwsFailure},
+    entry::{Locator, PutId, TextKind, Version},
+    key::{ConfigKey, Tag},
+    routing::{Route, Strategy, TagRoutes},
+    settings::Settings,
+    value::{ConfigValue, InvalidValue},
+};
+
+/// Every store there is, by the name that routes use.
+const STORES: &[(&str, OpenStore)] = &[("dynamodb", dynamodb::open), ("parameter-store", parameter_store::open)];
+
+/// Makes the store of one route.
+type OpenStore = fn(&Surroundings<'_>, &mut RouteOptions) -> Result<Arc<dyn ValueStore>, UnusableRoute>;
+
+/// What a store is made from, besides its route.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// The AWS clients.
+    pub clients: &'a AwsClients,
+    /// All settings.
+    pub settings: &'a Settings,
+}
+
+/// What a store must say about values before it holds any.
+pub trait ValueStore: Send + Sync + fmt::Debug {
+    /// Whether the store can hold `value` under `key`, checked before anything is written.
+    fn check(&self, key: &ConfigKey, value: &ConfigValue) -> Result<(), ValueRefused>;
+
+    /// The store outside the ledger and how it is kept, or none where the ledger itself is the store.
+    fn external(&self) -> Option<(&dyn ExternalStore, Strategy)>;
+
+    /// Whether values are secrets: never cached outside this service, never in a log.
+    fn is_secret(&self) -> bool;
+}
+
+/// A store outside the ledger. It counts the versions of each value itself, and never takes one back.
+#[async_trait]
+pub trait ExternalStore: Send + Sync {
+    /// Puts a value as the newest, marked with `id` and our `version`. One call, never repeated under the same id unless it
+    /// certainly did not take effect.
+    async fn put(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        value: &ConfigValue,
+        id: &PutId,
+        version: Version,
+    ) -> Result<Placed, StoreError>;
+
+    /// The locator of what was put under `id` as `placed`; [`StoreError::Gone`] if it is not there any more.
+    async fn locate(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        id: &PutId,
+        placed: Placed,
+    ) -> Result<Locator, StoreError>;
+
+    /// The values at these places, in the same order; none where the store does not have that very version any more.
+    async fn get(
+        &self,
+        scope: &TenantScope,
+        places: &[(&ConfigKey, Locator, TextKind)],
+    ) -> Result<Vec<Option<ConfigValue>>, StoreError>;
+
+    /// Earlier values of one key, in the order of `places`; none where the store does not have that very version any more.
+    async fn get_history(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        places: &[(Locator, TextKind)],
+    ) -> Result<Vec<Option<ConfigValue>>, StoreError>;
+
+    /// Removes the key's value with all its versions. Nothing to remove is fine.
+    async fn remove(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), StoreError>;
+}
+
+/// What a put came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Placed {
+    /// The store's own version of the value.
+    pub version: u64,
+    /// How the value is written there.
+    pub kind: TextKind,
+}
+
+/// Why a store does not take a value. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ValueRefused {
+    /// Too large.
+    #[error(
+        "the value takes {bytes} bytes as it would be stored; {store} keeps at most {limit} bytes a value under the tag {tag}"
+    )]
+    TooLarge {
+        /// The store, for people.
+        store: &'static str,
+        /// The tag.
+        tag: String,
+        /// The value's size in the store, in bytes.
+        bytes: usize,
+        /// The most that the store takes, in bytes.
+        limit: usize,
+    },
+    /// The key would be too long in the store.
+    #[error("the key makes a name of {bytes} bytes in {store}, which takes at most {limit}; use a shorter key")]
+    NameTooLong {
+        /// The store, for people.
+        store: &'static str,
+        /// The name's length in bytes.
+        bytes: usize,
+        /// The most that the store takes, in bytes.
+        limit: usize,
+    },
+}
+
+/// Why a store outside the ledger could not do something.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The service failed.
+    #[error(transparent)]
+    Aws(#[from] AwsFailure),
+    /// What was put is not there any more.
+    #[error("the store does not have the value any more")]
+    Gone,
+    /// What lies there is not what its record says.
+    #[error("the stored text is not of the recorded kind")]
+    Unreadable(#[source] InvalidValue),
+}
+
+/// Routes that make no usable store. Found at start.
+#[derive(Debug, thiserror::Error)]
+#[error("the route of the tag {tag}: {rule}")]
+pub struct UnusableRoute {
+    tag: Tag,
+    rule: String,
+}
+
+/// A route's own settings, taken one by one so that none is left over unread.
+#[derive(Debug)]
+pub struct RouteOptions {
+    tag: Tag,
+    strategy: Option<Strategy>,
+    rest: BTreeMap<String, Value>,
+}
+
+impl RouteOptions {
+    fn new(tag: &Tag, route: &Route) -> Self {
+        Self { tag: tag.clone(), strategy: route.strategy, rest: route.options.clone() }
+    }
+
+    fn unusable(&self, rule: impl Into<String>) -> UnusableRoute {
+        UnusableRoute { tag: self.tag.clone(), rule: rule.into() }
+    }
+
+    /// Takes an option that is one of `allowed`.
+    fn take(&mut self, name: &str, allowed: &[&'static str]) -> Result<Option<&'static str>, UnusableRoute> {
+        let Some(value) = self.rest.remove(name) else { return Ok(None) };
+        let found = value.as_str().and_then(|text| allowed.iter().find(|one| **one == text));
+        match found {
+            Some(found) => Ok(Some(found)),
+            None => Err(self.unusable(format!("{name} is {value}; it must be one of {}", allowed.join(", ")))),
+        }
+    }
+
+    /// Refuses options that nobody took.
+    fn finish(&self) -> Result<(), UnusableRoute> {
+        match self.rest.keys().next() {
+            Some(name) => Err(self.unusable(format!("the store knows no option {name:?}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The store of each tag.
+#[derive(Clone, Debug)]
+pub struct Stores(Arc<BTreeMap<String, Arc<dyn ValueStore>>>);
+
+impl Stores {
+    /// Opens the store of every route, or says which route is unusable.
+    pub fn open(routes: &TagRoutes, surroundings: &Surroundings<'_>) -> Result<Self, UnusableRoute> {
+        let opened = routes.iter().map(|(tag, route)| {
+            let mut options = RouteOptions::new(tag, route);
+            let Some((_, open)) = STORES.iter().find(|(name, _)| *name == route.store) else {
+                let known: Vec<_> = STORES.iter().map(|(name, _)| *name).collect();
+                return Err(options.unusable(format!(
+                    "there is no store {:?}; the stores are {}",
+                    route.store,
+                    known.join(", ")
+                )));
+            };
+            Ok((tag.to_string(), open(surroundings, &mut options)?))
+        });
+        Ok(Self(Arc::new(opened.collect::<Result<_, _>>()?)))
+    }
+
+    /// The store of a key's tag.
+    pub fn of(&self, key: &ConfigKey) -> &dyn ValueStore {
+        // Keys are parsed against the same routes that the stores were opened from.
+        &*self.0[key.tag()]
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,370 @@
+//! Systems Manager Parameter Store: each key a parameter `<root>/<tenant>/<tag>/<name>`.
+//!
+//! A JSON string lies there raw, so that direct readers find what they expect; any other value, and any string that Parameter
+//! Store would refuse or change, lies there as JSON text. Which of the two is kept in the ledger.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use aws_sdk_ssm::{
+    config::retry::RetryConfig,
+    types::{Parameter, ParameterStringFilter, ParameterTier, ParameterType},
+};
+
+use super::{ExternalStore, Placed, RouteOptions, StoreError, Surroundings, UnusableRoute, ValueRefused, ValueStore};
+use crate::{
+    auth::TenantScope,
+    aws::{AwsClients, AwsFailure, FailureKind, Service},
+    clock::Timestamp,
+    entry::{Locator, PutId, TextKind, Version},
+    key::ConfigKey,
+    routing::Strategy,
+    tenant::MAX_TENANT_ID_BYTES,
+    value::ConfigValue,
+};
+
+/// The largest value of a standard and of an advanced parameter, in bytes (Parameter Store's limits).
+const MAX_STANDARD_BYTES: usize = 4 * 1024;
+const MAX_ADVANCED_BYTES: usize = 8 * 1024;
+/// The longest name, with the ARN in front of it that Parameter Store counts too: 1,011 characters, of which the longest ARN prefix
+/// (`arn:aws-us-gov:ssm:us-gov-west-1:123456789012:parameter`) takes 56.
+const MAX_NAME_BYTES: usize = 1_011 - 56;
+/// The most names of one `GetParameters`.
+const MAX_NAMES: usize = 10;
+/// How often a throttled put is tried, and the longest wait between two tries.
+const MAX_PUTS: u32 = 3;
+const MAX_PUT_WAIT: Duration = Duration::from_millis(400);
+
+#[derive(Debug)]
+struct ParameterStore {
+    clients: AwsClients,
+    root: String,
+    strategy: Strategy,
+    secure: bool,
+    kms_key: Option<String>,
+    advanced: bool,
+}
+
+pub(super) fn open(
+    surroundings: &Surroundings<'_>,
+    options: &mut RouteOptions,
+) -> Result<Arc<dyn ValueStore>, UnusableRoute> {
+    let secure = options.take("type", &["String", "SecureString"])? == Some("SecureString");
+    let advanced = options.take("tier", &["standard", "advanced"])? == Some("advanced");
+    options.finish()?;
+    let strategy = match (secure, options.strategy) {
+        (false, chosen) => chosen.unwrap_or(Strategy::WriteThrough),
+        (true, None | Some(Strategy::WriteAround)) => Strategy::WriteAround,
+        (true, Some(other)) => {
+            return Err(options.unusable(format!(
+                "SecureString is always write-around, because {other} would keep the plaintext in the ledger; leave the strategy out"
+            )));
+        }
+    };
+    let settings = surroundings.settings;
+    Ok(Arc::new(ParameterStore {
+        clients: surroundings.clients.clone(),
+        root: settings.parameter_root.clone(),
+        strategy,
+        secure,
+        kms_key: settings.parameter_kms_key.clone(),
+        advanced,
+    }))
+}
+
+impl ParameterStore {
+    fn name(&self, scope: &TenantScope, key: &ConfigKey) -> String {
+        format!("{}/{}/{}/{}", self.root, scope.tenant(), key.tag(), key.name())
+    }
+
+    fn max_bytes(&self) -> usize {
+        if self.advanced { MAX_ADVANCED_BYTES } else { MAX_STANDARD_BYTES }
+    }
+}
+
+impl ValueStore for ParameterStore {
+    fn check(&self, key: &ConfigKey, value: &ConfigValue) -> Result<(), ValueRefused> {
+        let bytes = encode(value).0.len();
+        if bytes > self.max_bytes() {
+            let (tag, limit) = (key.tag().to_owned(), self.max_bytes());
+            return Err(ValueRefused::TooLarge { store: "Parameter Store", tag, bytes, limit });
+        }
+        // Whatever the tenant: what one may write, all may.
+        let bytes = self.root.len() + MAX_TENANT_ID_BYTES + key.as_str().len() + 3;
+        if bytes > MAX_NAME_BYTES {
+            return Err(ValueRefused::NameTooLong { store: "Parameter Store", bytes, limit: MAX_NAME_BYTES });
+        }
+        Ok(())
+    }
+
+    fn external(&self) -> Option<(&dyn ExternalStore, Strategy)> {
+        Some((self, self.strategy))
+    }
+
+    fn is_secret(&self) -> bool {
+        self.secure
+    }
+}
+
+#[async_trait]
+impl ExternalStore for ParameterStore {
+    async fn put(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        value: &ConfigValue,
+        id: &PutId,
+        version: Version,
+    ) -> Result<Placed, StoreError> {
+        let (text, kind) = encode(value);
+        // The SDK must not repeat a put whose answer was lost: a second version would bear the same id.
+        let once = aws_sdk_ssm::Config::builder().retry_config(RetryConfig::disabled());
+        let mut put = self
+            .clients
+            .parameter_store(scope)
+            .put_parameter()
+            .name(self.name(scope, key))
+            .value(text)
+            .overwrite(true)
+            .description(description(id, version))
+            .r#type(if self.secure { ParameterType::SecureString } else { ParameterType::String });
+        if self.secure {
+            put = put.set_key_id(self.kms_key.clone());
+        }
+        if self.advanced {
+            // Only ever asked for, never taken back: an advanced parameter cannot become a standard one.
+            put = put.tier(ParameterTier::Advanced);
+        }
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let failure = match put.clone().customize().config_override(once.clone()).send().await {
+                Ok(answer) => {
+                    let version = u64::try_from(answer.version).unwrap_or_default();
+                    return Ok(Placed { version, kind });
+                }
+                Err(error) => AwsFailure::of(Service::ParameterStore, "PutParameter", &error),
+            };
+            if failure.kind != FailureKind::Throttled || tries == MAX_PUTS {
+                return Err(failure.into());
+            }
+            tokio::time::sleep(MAX_PUT_WAIT.mul_f64(fastrand::f64())).await;
+        }
+    }
+
+    async fn locate(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        id: &PutId,
+        placed: Placed,
+    ) -> Result<Locator, StoreError> {
+        let name = self.name(scope, key);
+        let client = self.clients.parameter_store(scope);
+        let filter = ParameterStringFilter::builder().key("Name").option("Equals").values(&name).build();
+        let filter = filter.map_err(|error| {
+            AwsFailure::unexpected(Service::ParameterStore, "DescribeParameters", error.to_string())
+        })?;
+        let answer = client
+            .describe_parameters()
+            .parameter_filters(filter)
+            .send()
+            .await
+            .map_err(|error| AwsFailure::of(Service::ParameterStore, "DescribeParameters", &error))?;
+        let newest = answer.parameters().first();
+        let is_ours = |description: Option<&str>| description.is_some_and(|text| text.contains(id.as_str()));
+        if let Some(newest) = newest
+            && u64::try_from(newest.version()).ok() == Some(placed.version)
+            && is_ours(newest.description())
+        {
+            return locator(placed.version, newest.last_modified_date());
+        }
+        // Somebody has put another version since: ours is in the history.
+        let history = self.history(scope, &name, false).await?;
+        let ours = history
+            .iter()
+            .find(|one| u64::try_from(one.version()).ok() == Some(placed.version) && is_ours(one.description()));
+        locator(placed.version, ours.ok_or(StoreError::Gone)?.last_modified_date())
+    }
+
+    async fn get(
+        &self,
+        scope: &TenantScope,
+        places: &[(&ConfigKey, Locator, TextKind)],
+    ) -> Result<Vec<Option<ConfigValue>>, StoreError> {
+        let mut values = Vec::with_capacity(places.len());
+        for chunk in places.chunks(MAX_NAMES) {
+            let names: Vec<_> = chunk.iter().map(|(key, _, _)| self.name(scope, key)).collect();
+            let selectors =
+                names.iter().zip(chunk).map(|(name, (_, locator, _))| format!("{name}:{}", locator.version));
+            let answer = self
+                .clients
+                .parameter_store(scope)
+                .get_parameters()
+                .set_names(Some(selectors.collect()))
+                .with_decryption(true)
+                .send()
+                .await
+                .map_err(|error| AwsFailure::of(Service::ParameterStore, "GetParameters", &error))?;
+            for (name, (_, locator, kind)) in names.iter().zip(chunk) {
+                let found = answer.parameters().iter().find(|found| found.name() == Some(name));
+                values.push(
+                    found.and_then(|found| at_locator(found, *locator)).map(|text| decode(text, *kind)).transpose()?,
+                );
+            }
+        }
+        Ok(values)
+    }
+
+    async fn get_history(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        places: &[(Locator, TextKind)],
+    ) -> Result<Vec<Option<ConfigValue>>, StoreError> {
+        let history = self.history(scope, &self.name(scope, key), true).await?;
+        let values = places.iter().map(|(wanted, kind)| {
+            let found = history.iter().find(|one| {
+                u64::try_from(one.version()).ok() == Some(wanted.version)
+                    && timestamp(one.last_modified_date()) == Some(wanted.modified_at)
+            });
+            found.and_then(|one| one.value()).map(|text| decode(text, *kind)).transpose()
+        });
+        values.collect()
+    }
+
+    async fn remove(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), StoreError> {
+        let once = aws_sdk_ssm::Config::builder().retry_config(RetryConfig::disabled());
+        let delete = self.clients.parameter_store(scope).delete_parameter().name(self.name(scope, key));
+        match delete.customize().config_override(once).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let failure = AwsFailure::of(Service::ParameterStore, "DeleteParameter", &error);
+                if failure.is("ParameterNotFound") { Ok(()) } else { Err(failure.into()) }
+            }
+        }
+    }
+}
+
+impl ParameterStore {
+    /// All versions that Parameter Store keeps, the oldest first. A page may be empty and still not be the last.
+    async fn history(
+        &self,
+        scope: &TenantScope,
+        name: &str,
+        with_decryption: bool,
+    ) -> Result<Vec<aws_sdk_ssm::types::ParameterHistory>, StoreError> {
+        let mut versions = Vec::new();
+        let mut token = None;
+        loop {
+            let answer = self
+                .clients
+                .parameter_store(scope)
+                .get_parameter_history()
+                .name(name)
+                .with_decryption(with_decryption)
+                .set_next_token(token)
+                .send()
+                .await;
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(error) => {
+                    let failure = AwsFailure::of(Service::ParameterStore, "GetParameterHistory", &error);
+                    return if failure.is("ParameterNotFound") { Ok(Vec::new()) } else { Err(failure.into()) };
+                }
+            };
+            versions.extend(answer.parameters.unwrap_or_default());
+            token = answer.next_token;
+            if token.is_none() {
+                return Ok(versions);
+            }
+        }
+    }
+}
+
+/// The description that every put of ours carries: a mark, the id, and our version.
+fn description(id: &PutId, version: Version) -> String {
+    format!("tenantry/1 {id} v{version}")
+}
+
+/// The text of a found parameter, if it is the very version that the locator means and not one of another life of the name.
+fn at_locator(found: &Parameter, locator: Locator) -> Option<&str> {
+    let same = u64::try_from(found.version()).ok() == Some(locator.version)
+        && timestamp(found.last_modified_date()) == Some(locator.modified_at);
+    found.value().filter(|_| same)
+}
+
+fn locator(version: u64, modified_at: Option<&aws_smithy_types::DateTime>) -> Result<Locator, StoreError> {
+    let modified_at = timestamp(modified_at).ok_or_else(|| {
+        AwsFailure::unexpected(Service::ParameterStore, "DescribeParameters", "a parameter without a date")
+    })?;
+    Ok(Locator { version, modified_at })
+}
+
+fn timestamp(at: Option<&aws_smithy_types::DateTime>) -> Option<Timestamp> {
+    let millis = at?.to_millis().ok()?;
+    u64::try_from(millis).ok().map(Timestamp::from_millis)
+}
+
+/// A value as Parameter Store's text.
+fn encode(value: &ConfigValue) -> (String, TextKind) {
+    if let Some(text) = value.to_text().filter(|text| is_kept_raw(text)) {
+        return (text, TextKind::Text);
+    }
+    // In JSON text two braces can only meet inside a string, where an escape stands for the second one as well.
+    (value.as_json().replace("{{", "{\\u007b"), TextKind::Json)
+}
+
+/// Parameter Store trims outer white space, refuses empty values, and takes `{{` for a reference to another parameter.
+fn is_kept_raw(text: &str) -> bool {
+    let outer = |c: Option<char>| c.is_none_or(|c| c.is_whitespace() || c.is_control());
+    let control = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+    !outer(text.chars().next()) && !outer(text.chars().next_back()) && !text.contains("{{") && !text.contains(control)
+}
+
+fn decode(text: &str, kind: TextKind) -> Result<ConfigValue, StoreError> {
+    match kind {
+        TextKind::Text => Ok(ConfigValue::from_text(text)),
+        TextKind::Json => ConfigValue::parse(text).map_err(StoreError::Unreadable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Strings lie raw where Parameter Store keeps them as they are, and as JSON text where it would not.
+    #[test]
+    fn text_is_raw_where_it_survives() {
+        for (json, text, kind) in [
+            (r#""db.internal""#, "db.internal", TextKind::Text),
+            (r#""42""#, "42", TextKind::Text),
+            ("42", "42", TextKind::Json),
+            (r#""""#, r#""""#, TextKind::Json),
+            (r#"" x""#, r#"" x""#, TextKind::Json),
+            (r#""x\n""#, r#""x\n""#, TextKind::Json),
+            (r#""x\u0000y""#, r#""x\u0000y""#, TextKind::Json),
+            (r#""{{ssm:a}}""#, r#""{\u007bssm:a}}""#, TextKind::Json),
+            (r#""{{{{""#, r#""{\u007b{\u007b""#, TextKind::Json),
+            (r#""{{{""#, r#""{\u007b{""#, TextKind::Json),
+            (r#"{"a":{"b":"{{"}}"#, r#"{"a":{"b":"{\u007b"}}"#, TextKind::Json),
+        ] {
+            let value = ConfigValue::parse(json).unwrap();
+            assert_eq!(encode(&value), (text.to_owned(), kind), "{json}");
+        }
+    }
+
+    proptest! {
+        /// What is put comes back byte for byte, and never holds what Parameter Store would refuse or change.
+        #[test]
+        fn every_string_round_trips(text in "[{} \\t\\n\\x00a\\\\\"é]{0,12}") {
+            let value = ConfigValue::from_text(&text);
+            let (stored, kind) = encode(&value);
+            prop_assert!(!stored.is_empty() && !stored.contains("{{"));
+            prop_assert_eq!(stored.trim(), &stored);
+            prop_assert_eq!(decode(&stored, kind).unwrap(), value);
+        }
+    }
+}
