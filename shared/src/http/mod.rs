@@ -1,7 +1,310 @@
-//! stub
-/// The API Gateway v2 event.
-#[derive(Debug, serde::Deserialize)]
-pub struct Event {}
-/// The API Gateway v2 response.
-#[derive(Debug, serde::Serialize)]
-pub struct Answer {}
+//! HTTP as API Gateway passes it to a function (HTTP API, payload format 2.0), and as it takes the answer back.
+//!
+//! The event is read here rather than by `lambda_http`: that crate's conversion panics on query strings and `Host` headers that
+//! are no part of a valid URI, and a client could end a function's environment with one.
+
+mod body;
+mod cursor;
+mod problem;
+mod respond;
+
+use std::collections::HashMap;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Deserializer};
+
+pub use aws_lambda_events::apigw::ApiGatewayV2httpResponse as Answer;
+pub use body::{BatchGetBody, OperationBody, OperationName, PutBody, RollbackBody, TransactionBody};
+pub use cursor::{Cursor, CursorKind};
+pub use problem::{Problem, ProblemType};
+pub use respond::{EntryView, Respond, VersionView, WrittenView};
+
+use crate::{
+    auth::{Authenticator, Permission, Presented, TenantScope},
+    entry::{Precondition, Revision, TagList, Version},
+    key::ConfigKey,
+    ledger::IdempotencyClaim,
+    routing::TagRoutes,
+    service::Freshness,
+};
+
+/// The longest `Idempotency-Key`, in bytes.
+const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
+
+/// The largest version or revision that is looked for; none will ever be reached.
+const MAX_COUNTER: u64 = 1_000_000_000_000_000_000;
+
+/// An API Gateway HTTP API event, payload format 2.0: the parts that are used.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    #[serde(default)]
+    raw_path: String,
+    #[serde(default)]
+    raw_query_string: String,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    headers: HashMap<String, String>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    path_parameters: HashMap<String, String>,
+    request_context: RequestContext,
+    body: Option<String>,
+    #[serde(default)]
+    is_base64_encoded: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RequestContext {
+    #[serde(default)]
+    stage: Option<String>,
+    #[serde(default)]
+    request_id: Option<String>,
+    http: HttpDescription,
+    #[serde(default)]
+    authorizer: Option<Authorizer>,
+}
+
+#[derive(Debug, Deserialize)]
+struct HttpDescription {
+    method: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Authorizer {
+    #[serde(default)]
+    jwt: Option<JwtAuthorizer>,
+}
+
+#[derive(Debug, Deserialize)]
+struct JwtAuthorizer {
+    #[serde(default, deserialize_with = "texts_only")]
+    claims: HashMap<String, String>,
+}
+
+impl Event {
+    /// The request's method.
+    pub fn method(&self) -> &str {
+        &self.request_context.http.method
+    }
+
+    /// API Gateway's id of the request, for the log.
+    pub fn request_id(&self) -> &str {
+        self.request_context.request_id.as_deref().unwrap_or_default()
+    }
+
+    /// The path as it came, without the stage that stands in front of it unless it is `$default`.
+    pub fn path(&self) -> &str {
+        let stage = self.request_context.stage.as_deref().filter(|stage| *stage != "$default");
+        stage
+            .and_then(|stage| self.raw_path.strip_prefix('/')?.strip_prefix(stage))
+            .filter(|rest| rest.starts_with('/'))
+            .unwrap_or(&self.raw_path)
+    }
+
+    /// The key behind `prefix` in the path.
+    ///
+    /// API Gateway's documents disagree on whether it decodes the path and its parameter, so both are looked at after exactly one
+    /// decoding, and must agree. No character of a key needs encoding, so nobody who sends keys plainly is hurt.
+    pub fn key(&self, prefix: &str, routes: &TagRoutes) -> Result<ConfigKey, Problem> {
+        let raw = self.path().strip_prefix(prefix).unwrap_or_default();
+        let decoded = percent_decode_str(raw).decode_utf8().ok();
+        let key =
+            decoded.filter(|decoded| self.path_parameters.get("key").is_none_or(|parameter| parameter == decoded));
+        match key {
+            Some(key) => Ok(ConfigKey::parse(&key, routes)?),
+            None => Err(Problem::new(
+                ProblemType::InvalidKey,
+                "the key in the path is encoded ambiguously; send it as it is, no character of a key needs percent-encoding",
+            )),
+        }
+    }
+
+    /// A header's value; several of one name arrive joined by commas.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    /// The query's parameters; none but those in `known`, and each at most once.
+    pub fn query(&self, known: &'static [&'static str]) -> Result<Query, Problem> {
+        let mut values = HashMap::new();
+        for (name, value) in form_urlencoded::parse(self.raw_query_string.as_bytes()) {
+            let Some(known_name) = known.iter().find(|one| **one == name) else {
+                let accepted = if known.is_empty() {
+                    "none is accepted here".to_owned()
+                } else {
+                    format!("accepted here: {}", known.join(", "))
+                };
+                let shown: String = name.chars().take(40).collect();
+                return Err(Problem::new(
+                    ProblemType::InvalidParameter,
+                    format!("unknown query parameter {shown:?}; {accepted}"),
+                ));
+            };
+            if values.insert(*known_name, value.into_owned()).is_some() {
+                return Err(Problem::new(
+                    ProblemType::InvalidParameter,
+                    format!("the query parameter {known_name} stands twice; send it once"),
+                ));
+            }
+        }
+        Ok(Query(values))
+    }
+
+    /// The body as text.
+    pub fn body(&self) -> Result<String, Problem> {
+        let refused = |detail: &str| Problem::new(ProblemType::InvalidBody, detail);
+        let body = self.body.as_deref().unwrap_or_default();
+        if !self.is_base64_encoded {
+            return Ok(body.to_owned());
+        }
+        let bytes = BASE64_STANDARD.decode(body).map_err(|_| refused("the body is marked as base64 and is not"))?;
+        String::from_utf8(bytes).map_err(|_| refused("the body is not UTF-8; send JSON"))
+    }
+
+    /// `If-Match` and `If-None-Match`.
+    pub fn precondition(&self) -> Result<Precondition, Problem> {
+        Ok(Precondition { if_match: self.tag_list("if-match")?, if_none_match: self.tag_list("if-none-match")? })
+    }
+
+    /// A header that lists entity tags.
+    pub fn tag_list(&self, name: &str) -> Result<Option<TagList>, Problem> {
+        let parse = |text: &str| {
+            text.parse().map_err(|error| {
+                Problem::new(ProblemType::InvalidParameter, format!("the header {name} is malformed: {error}"))
+            })
+        };
+        self.header(name).map(parse).transpose()
+    }
+
+    /// How fresh the answer must be, by `Cache-Control` (RFC 9111, 5.2.1; RFC 5861, 4).
+    pub fn freshness(&self, min_revision: Option<Revision>) -> Freshness {
+        let mut freshness = Freshness { min_revision, ..Freshness::default() };
+        for directive in self.header("cache-control").unwrap_or_default().split(',') {
+            let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+            let digits = value.trim().trim_matches('"');
+            // Too long for a number is a long time; what is no number at all is the strictest reading.
+            let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            let seconds = if is_number { digits.parse().unwrap_or(u64::from(u32::MAX)) } else { 0 };
+            match name.trim().to_ascii_lowercase().as_str() {
+                "max-age" => freshness.max_age = std::time::Duration::from_secs(seconds.min(u64::from(u32::MAX))),
+                "stale-if-error" => {
+                    freshness.stale_if_error = std::time::Duration::from_secs(seconds.min(u64::from(u32::MAX)));
+                }
+                "no-cache" => return Freshness { max_age: std::time::Duration::ZERO, ..freshness },
+                _ => {}
+            }
+        }
+        freshness
+    }
+
+    /// The request's idempotency claim, if it carries an `Idempotency-Key`.
+    ///
+    /// Only hashes are kept. The request's is salted with the key, which is not kept, so that nobody who reads the table can
+    /// guess a short secret value from it.
+    pub fn idempotency(&self, body: &str) -> Result<Option<IdempotencyClaim>, Problem> {
+        let Some(key) = self.header("idempotency-key") else { return Ok(None) };
+        let key = key.trim().trim_matches('"');
+        let fits = (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len())
+            && key.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b',' | b'"'));
+        if !fits {
+            return Err(Problem::new(
+                ProblemType::InvalidParameter,
+                format!(
+                    "the header Idempotency-Key must be one key of 1 to {MAX_IDEMPOTENCY_KEY_BYTES} visible ASCII characters without commas and quotes, such as a UUID"
+                ),
+            ));
+        }
+        let condition = |name| self.header(name).unwrap_or_default();
+        let request = [key, self.method(), self.path(), condition("if-match"), condition("if-none-match"), body];
+        Ok(Some(IdempotencyClaim { key_hash: sha256_hex(&[key]), request_hash: sha256_hex(&request) }))
+    }
+
+    /// Who is calling, if they may do what takes `permission`.
+    pub async fn authorize(
+        &self,
+        authenticator: &Authenticator,
+        permission: Permission,
+    ) -> Result<TenantScope, Problem> {
+        let claims = self.request_context.authorizer.as_ref().and_then(|authorizer| authorizer.jwt.as_ref());
+        let presented = match (claims, self.header("authorization")) {
+            (Some(jwt), _) => Presented::Claims(&jwt.claims),
+            (None, Some(header)) => Presented::Authorization(header),
+            (None, None) => Presented::Nothing,
+        };
+        Ok(authenticator.authenticate(presented).await?.authorize(permission)?)
+    }
+}
+
+/// A query's parameters.
+#[derive(Debug)]
+pub struct Query(HashMap<&'static str, String>);
+
+impl Query {
+    /// A parameter's text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// A count within `1..=max`.
+    pub fn limit(&self, max: usize) -> Result<usize, Problem> {
+        match self.number("limit")? {
+            None => Ok(max),
+            Some(limit) => match usize::try_from(limit) {
+                Ok(limit) if (1..=max).contains(&limit) => Ok(limit),
+                _ => Err(Problem::new(ProblemType::InvalidParameter, format!("limit must be from 1 to {max}"))),
+            },
+        }
+    }
+
+    /// A version.
+    pub fn version(&self) -> Result<Option<Version>, Problem> {
+        match self.number("version")? {
+            Some(0) => Err(Problem::new(ProblemType::InvalidParameter, "versions count from 1")),
+            number => Ok(number.map(Version::new)),
+        }
+    }
+
+    /// A revision.
+    pub fn revision(&self, name: &'static str) -> Result<Option<Revision>, Problem> {
+        Ok(self.number(name)?.map(Revision::new))
+    }
+
+    /// A whole number in its one decimal spelling.
+    fn number(&self, name: &'static str) -> Result<Option<u64>, Problem> {
+        let parse = |text: &str| {
+            let number = text.parse::<u64>().ok().filter(|number| number.to_string() == text && *number <= MAX_COUNTER);
+            number.ok_or_else(|| {
+                Problem::new(ProblemType::InvalidParameter, format!("{name} must be a whole number, in digits only"))
+            })
+        };
+        self.text(name).map(parse).transpose()
+    }
+}
+
+/// SHA-256 over parts that cannot run into each other, in hexadecimal.
+fn sha256_hex(parts: &[&str]) -> String {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    context.finish().as_ref().iter().fold(String::with_capacity(64), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, String>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Claims arrive as text; what is not is no claim that anything here goes by.
+fn texts_only<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, String>, D::Error> {
+    let claims: Option<HashMap<String, serde_json::Value>> = Option::deserialize(deserializer)?;
+    let text = |(name, value)| match value {
+        serde_json::Value::String(text) => Some((name, text)),
+        _ => None,
+    };
+    Ok(claims.unwrap_or_default().into_iter().filter_map(text).collect())
+}
+
+#[cfg(test)]
+mod tests;

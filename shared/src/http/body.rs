@@ -1,0 +1,121 @@
+//! Request bodies: JSON objects whose members are all known.
+
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use super::{Problem, ProblemType};
+use crate::{entry::Version, value::ConfigValue};
+
+/// `PUT /v1/config/{key+}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PutBody {
+    value: Box<RawValue>,
+}
+
+/// `POST /v1/rollback/{key+}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackBody {
+    version: u64,
+}
+
+/// `POST /v1/batch-get`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchGetBody {
+    /// The keys.
+    pub keys: Vec<String>,
+}
+
+/// `POST /v1/transactions`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransactionBody {
+    /// Puts and deletes.
+    pub operations: Vec<OperationBody>,
+}
+
+/// One operation of a transaction.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct OperationBody {
+    /// What to do.
+    pub op: OperationName,
+    /// The key.
+    pub key: String,
+    /// The value of a put.
+    #[serde(default, deserialize_with = "null_is_a_value")]
+    value: Option<Box<RawValue>>,
+    /// As the header `If-Match`.
+    #[serde(default)]
+    pub if_match: Option<String>,
+    /// As the header `If-None-Match`.
+    #[serde(default)]
+    pub if_none_match: Option<String>,
+}
+
+/// The operations of transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OperationName {
+    /// Create or replace.
+    Put,
+    /// Delete.
+    Delete,
+}
+
+impl PutBody {
+    /// The value.
+    pub fn value(&self) -> Result<ConfigValue, Problem> {
+        Ok(ConfigValue::parse(self.value.get())?)
+    }
+}
+
+impl RollbackBody {
+    /// The version whose value the key gets.
+    pub fn version(&self) -> Result<Version, Problem> {
+        if (1..=super::MAX_COUNTER).contains(&self.version) {
+            Ok(Version::new(self.version))
+        } else {
+            Err(Problem::new(ProblemType::InvalidBody, "versions count from 1"))
+        }
+    }
+}
+
+impl OperationBody {
+    /// The value of a put; none for a delete.
+    pub fn value(&self) -> Result<Option<ConfigValue>, Problem> {
+        match (self.op, &self.value) {
+            (OperationName::Put, Some(value)) => Ok(Some(ConfigValue::parse(value.get())?)),
+            (OperationName::Delete, None) => Ok(None),
+            (OperationName::Put, None) => {
+                Err(Problem::new(ProblemType::InvalidBody, format!("the put of {:?} has no value", self.key)))
+            }
+            (OperationName::Delete, Some(_)) => Err(Problem::new(
+                ProblemType::InvalidBody,
+                format!("the delete of {:?} has a value; leave it out", self.key),
+            )),
+        }
+    }
+}
+
+/// Parses a body.
+pub(super) fn parse<T: DeserializeOwned>(body: &str, form: &str) -> Result<T, Problem> {
+    serde_json::from_str(body).map_err(|error| {
+        Problem::new(ProblemType::InvalidBody, format!("the body is not a JSON object of the form {form}: {error}"))
+    })
+}
+
+impl super::Event {
+    /// The body as an object of the given form; `form` shows it to people.
+    pub fn json<T: DeserializeOwned>(&self, form: &str) -> Result<(String, T), Problem> {
+        let text = self.body()?;
+        let parsed = parse(&text, form)?;
+        Ok((text, parsed))
+    }
+}
+
+fn null_is_a_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
+}

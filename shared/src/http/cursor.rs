@@ -1,0 +1,65 @@
+//! Cursors: where a page ended, as an opaque text that fits its own tenant, route and query only.
+//!
+//! A cursor grants nothing, since keys are derived from the caller's scope. The check in it keeps one from being used where it
+//! does not belong, by mistake or to probe, and needs no secret for that.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+
+use super::{Problem, ProblemType};
+use crate::tenant::TenantId;
+
+/// The form of today's cursors.
+const FORMAT: &str = "cursor/1";
+/// How many hexadecimal digits of the check are kept.
+const CHECK_DIGITS: usize = 16;
+
+/// What a cursor pages through.
+#[derive(Clone, Copy, Debug)]
+pub enum CursorKind<'a> {
+    /// The list of keys with a prefix.
+    List(&'a str),
+    /// The history of a key.
+    History(&'a str),
+}
+
+/// Makes and reads the cursors of one tenant and query.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor<'a> {
+    /// Whose.
+    pub tenant: &'a TenantId,
+    /// Of what.
+    pub kind: CursorKind<'a>,
+}
+
+impl Cursor<'_> {
+    /// The cursor at `position`.
+    pub fn at(&self, position: &str) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(format!("{}{position}", self.check(position)))
+    }
+
+    /// The position of a cursor.
+    pub fn position(&self, cursor: &str) -> Result<String, Problem> {
+        let decoded = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        decoded
+            .as_deref()
+            .and_then(|text| text.split_at_checked(CHECK_DIGITS))
+            .filter(|(check, position)| *check == self.check(position))
+            .map(|(_, position)| position.to_owned())
+            .ok_or_else(|| {
+                Problem::new(
+                    ProblemType::InvalidParameter,
+                    "the cursor does not belong to this query; send it back unchanged, with the parameters that it came with, or start without one",
+                )
+            })
+    }
+
+    fn check(&self, position: &str) -> String {
+        let (kind, of) = match self.kind {
+            CursorKind::List(prefix) => ("list", prefix),
+            CursorKind::History(key) => ("history", key),
+        };
+        let mut check = super::sha256_hex(&[FORMAT, kind, of, self.tenant.as_str(), position]);
+        check.truncate(CHECK_DIGITS);
+        check
+    }
+}

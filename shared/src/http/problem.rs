@@ -1,0 +1,309 @@
+//! Errors as callers see them: RFC 9457, a stable `type`, a `detail` that says what to do, nothing of our insides.
+
+use lambda_http::http::StatusCode;
+use serde_json::{Value, json};
+use tracing::{error, info, warn};
+
+use super::{Answer, Respond};
+use crate::{
+    auth::AuthError,
+    aws::{AwsFailure, FailureKind},
+    entry::{ETag, Revision},
+    key::InvalidKey,
+    ledger::LedgerError,
+    service::{ReadError, WriteError},
+    store::{StoreError, ValueRefused},
+    value::InvalidValue,
+};
+
+/// The kinds of problems. Their names are part of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProblemType {
+    /// A key breaks a rule.
+    InvalidKey,
+    /// A value breaks a rule.
+    InvalidValue,
+    /// A query parameter, header or cursor breaks a rule.
+    InvalidParameter,
+    /// A body is not of its form.
+    InvalidBody,
+    /// No token, or one that is not valid here.
+    Unauthenticated,
+    /// The token lacks a scope or names no tenant.
+    Forbidden,
+    /// There is no such key, version or route.
+    NotFound,
+    /// Too many write at once.
+    Contention,
+    /// It was there and is not kept any more.
+    Gone,
+    /// A precondition does not hold.
+    PreconditionFailed,
+    /// Something is larger than its limit.
+    TooLarge,
+    /// Understood, and cannot be done.
+    Unprocessable,
+    /// Too many requests.
+    Throttled,
+    /// A store is down.
+    Unavailable,
+}
+
+impl ProblemType {
+    const fn status_and_name(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::InvalidKey => (StatusCode::BAD_REQUEST, "invalid-key", "The key is not valid"),
+            Self::InvalidValue => (StatusCode::BAD_REQUEST, "invalid-value", "The value is not valid"),
+            Self::InvalidParameter => (StatusCode::BAD_REQUEST, "invalid-parameter", "A parameter is not valid"),
+            Self::InvalidBody => (StatusCode::BAD_REQUEST, "invalid-body", "The body is not valid"),
+            Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated", "A valid token is needed"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "The token does not allow this"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is nothing here"),
+            Self::Contention => (StatusCode::CONFLICT, "contention", "Too many write at the same time"),
+            Self::Gone => (StatusCode::GONE, "gone", "It is not kept any more"),
+            Self::PreconditionFailed => {
+                (StatusCode::PRECONDITION_FAILED, "precondition-failed", "The precondition does not hold")
+            }
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Something is too large"),
+            Self::Unprocessable => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", "It cannot be done as asked"),
+            Self::Throttled => (StatusCode::TOO_MANY_REQUESTS, "throttled", "Too many requests"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "A store is unavailable"),
+        }
+    }
+}
+
+/// A problem, on its way to the caller.
+#[derive(Debug)]
+pub struct Problem {
+    kind: ProblemType,
+    detail: String,
+    retry_after_seconds: Option<u32>,
+    revision: Option<Revision>,
+    etag: Option<ETag>,
+    members: Vec<(&'static str, Value)>,
+}
+
+impl Problem {
+    /// A problem with what to do about it.
+    pub fn new(kind: ProblemType, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), retry_after_seconds: None, revision: None, etag: None, members: Vec::new() }
+    }
+
+    /// That no route leads anywhere.
+    pub fn no_route() -> Self {
+        Self::new(ProblemType::NotFound, "there is no such method and path here; the paths are under /v1/")
+    }
+
+    /// That a key has no value, seen at a revision.
+    pub fn no_value(key: &crate::key::ConfigKey, revision: Revision) -> Self {
+        Self::new(ProblemType::NotFound, format!("{key} has no value")).at(revision)
+    }
+
+    /// The revision at which the problem was seen.
+    #[must_use]
+    pub fn at(mut self, revision: Revision) -> Self {
+        self.revision = Some(revision);
+        self
+    }
+
+    /// When it may be tried again.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_seconds = Some(seconds);
+        self
+    }
+
+    /// A further member of the problem.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.members.push((name, value.into()));
+        self
+    }
+
+    /// The answer.
+    pub fn answer(self) -> Answer {
+        let (status, name, title) = self.kind.status_and_name();
+        let mut body = json!({
+            "type": format!("urn:tenantry:problem:{name}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": self.detail,
+        });
+        for (member, value) in self.members {
+            body[member] = value;
+        }
+        let mut respond = Respond::new(status).header("content-type", "application/problem+json");
+        if let Some(seconds) = self.retry_after_seconds {
+            respond = respond.header("retry-after", &seconds.to_string());
+        }
+        if let Some(revision) = self.revision {
+            respond = respond.revision(revision);
+        }
+        if let Some(etag) = &self.etag {
+            respond = respond.header("etag", etag.as_str());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            respond = respond.header("www-authenticate", "Bearer");
+        }
+        respond.text(body.to_string())
+    }
+}
+
+impl From<InvalidKey> for Problem {
+    fn from(error: InvalidKey) -> Self {
+        Self::new(ProblemType::InvalidKey, error.to_string())
+    }
+}
+
+impl From<InvalidValue> for Problem {
+    fn from(error: InvalidValue) -> Self {
+        Self::new(ProblemType::InvalidValue, error.to_string())
+    }
+}
+
+impl From<ValueRefused> for Problem {
+    fn from(error: ValueRefused) -> Self {
+        match error {
+            ValueRefused::TooLarge { limit, bytes, .. } => {
+                Self::new(ProblemType::TooLarge, error.to_string()).with("limitBytes", limit).with("bytes", bytes)
+            }
+            ValueRefused::NameTooLong { .. } => Self::new(ProblemType::InvalidKey, error.to_string()),
+        }
+    }
+}
+
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        let detail = error.to_string();
+        match error {
+            AuthError::NoToken => Self::new(ProblemType::Unauthenticated, detail),
+            AuthError::InvalidToken(reason) => {
+                info!(%reason, "a token was refused");
+                Self::new(ProblemType::Unauthenticated, detail)
+            }
+            AuthError::NoTenant { .. } | AuthError::MissingScope(_) => Self::new(ProblemType::Forbidden, detail),
+            AuthError::KeysUnavailable(reason) => {
+                warn!(%reason, "the issuer's keys cannot be fetched");
+                Self::new(ProblemType::Unavailable, detail).retry_after(1)
+            }
+        }
+    }
+}
+
+impl From<AwsFailure> for Problem {
+    fn from(failure: AwsFailure) -> Self {
+        let service = failure.service;
+        error!(%failure, kind = ?failure.kind, "an AWS call failed");
+        match failure.kind {
+            FailureKind::Throttled => {
+                Self::new(ProblemType::Throttled, format!("{service} takes no more requests now; try again later"))
+                    .retry_after(1)
+            }
+            FailureKind::Unavailable => {
+                Self::new(ProblemType::Unavailable, format!("{service} does not answer now; try again later"))
+                    .retry_after(2)
+            }
+            // Refused for good, so that trying again the same way does not help: a limit of the account, a lacking permission.
+            FailureKind::Refused => Self::new(
+                ProblemType::Unavailable,
+                format!("{service} refuses the request; the operators of this service find the reason in its log"),
+            )
+            .retry_after(60),
+        }
+    }
+}
+
+impl From<LedgerError> for Problem {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Aws(failure) => failure.into(),
+            LedgerError::Damaged(damage) => {
+                error!(%damage, "the ledger is damaged");
+                Self::new(
+                    ProblemType::Unavailable,
+                    "a stored record cannot be read; the operators of this service find it in its log",
+                )
+                .retry_after(60)
+            }
+            LedgerError::OutcomeUnknown(failure) => {
+                error!(%failure, "the outcome of a commit is unknown");
+                Self::new(
+                    ProblemType::Unavailable,
+                    "whether the write took place could not be found out; read the key, or send the same request with the same Idempotency-Key",
+                )
+                .retry_after(2)
+            }
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Aws(failure) => failure.into(),
+            StoreError::Gone | StoreError::Unreadable(_) => {
+                error!(%error, "a store does not hold what was put");
+                Self::new(ProblemType::Unavailable, "the value was changed behind this service's back; try again later")
+                    .retry_after(5)
+            }
+        }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ReadError::Ledger(error) => error.into(),
+            ReadError::Store(error) => error.into(),
+            ReadError::ValueMissing(key) => {
+                error!(config.key = %key, "a committed value is not in its store");
+                Self::new(ProblemType::Unavailable, detail).retry_after(5)
+            }
+            ReadError::NotReached { head, .. } => {
+                Self::new(ProblemType::Unprocessable, detail).at(head).with("revision", head.get())
+            }
+            ReadError::Contention => Self::new(ProblemType::Contention, format!("{detail}; try again")).retry_after(1),
+            ReadError::Compacted(_) => {
+                Self::new(ProblemType::Gone, format!("{detail}; take a fresh list and follow from its revision"))
+            }
+        }
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Self {
+        let detail = error.to_string();
+        match error {
+            WriteError::Ledger(error) => error.into(),
+            WriteError::Store(error) => error.into(),
+            WriteError::Refused(error) => error.into(),
+            WriteError::Precondition { key, current, head } => {
+                let shown =
+                    current.as_ref().map_or_else(|| "it has no value".to_owned(), |etag| format!("its ETag is {etag}"));
+                let mut problem = Self::new(
+                    ProblemType::PreconditionFailed,
+                    format!("{detail}: {shown}; read it again and decide anew"),
+                )
+                .at(head)
+                .with("key", key.as_str());
+                problem.etag = current;
+                problem
+            }
+            WriteError::NotFound(_) | WriteError::NoSuchVersion(..) => Self::new(ProblemType::NotFound, detail),
+            WriteError::VersionGone(..) => Self::new(ProblemType::Gone, detail),
+            WriteError::VersionIsTombstone(..) | WriteError::CannotJoin { .. } => {
+                Self::new(ProblemType::Unprocessable, detail)
+            }
+            WriteError::IdempotencyMismatch => {
+                Self::new(ProblemType::Unprocessable, format!("{detail}; use a new key for a new request"))
+            }
+            WriteError::TransactionTooLarge(_) => Self::new(ProblemType::TooLarge, detail),
+            WriteError::Contention => Self::new(ProblemType::Contention, format!("{detail}; try again")).retry_after(1),
+            WriteError::Removing(_) => {
+                Self::new(ProblemType::Contention, format!("{detail}; try again")).retry_after(30)
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Answers: status, headers, and the JSON forms of what the services return.
+
+use lambda_http::{
+    Body,
+    http::{HeaderName, HeaderValue, StatusCode},
+};
+use serde::Serialize;
+
+use super::{Answer, Problem, ProblemType};
+use crate::{
+    cache::Resolved,
+    clock::Timestamp,
+    entry::{Author, ETag, Revision, Version},
+    ledger::WrittenKey,
+    service::{At, PastVersion},
+    value::ConfigValue,
+};
+
+/// The header that names a revision at which the answer is valid.
+const REVISION: &str = "tenantry-revision";
+/// The header that marks an answer as the last known one while a store is down.
+const STALE: &str = "tenantry-stale";
+
+/// An answer in the making.
+#[derive(Debug)]
+pub struct Respond(Answer);
+
+impl Respond {
+    /// An answer with a status. Nobody but the caller may keep it, and not without asking again.
+    pub fn new(status: StatusCode) -> Self {
+        let mut answer = Answer::default();
+        answer.status_code = i64::from(status.as_u16());
+        Self(answer).header("cache-control", "private, no-cache").header("content-type", "application/json")
+    }
+
+    /// Sets a header. A value that is no header's is left out; none here comes from a caller.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.0.headers.insert(HeaderName::from_static(name), value);
+        }
+        self
+    }
+
+    /// The revision at which the answer is valid.
+    #[must_use]
+    pub fn revision(self, revision: Revision) -> Self {
+        self.header(REVISION, &revision.to_string())
+    }
+
+    /// Revision and age of an answer.
+    #[must_use]
+    pub fn at<T>(self, at: &At<T>) -> Self {
+        let mut respond = self.revision(at.revision);
+        if let Some(age) = at.age {
+            respond = respond.header("age", &age.as_secs().to_string());
+        }
+        if at.stale { respond.header(STALE, "true") } else { respond }
+    }
+
+    /// The version that the answer shows.
+    #[must_use]
+    pub fn etag(self, etag: &ETag) -> Self {
+        self.header("etag", etag.as_str())
+    }
+
+    /// Nobody may keep it at all.
+    #[must_use]
+    pub fn secret(self, is_secret: bool) -> Self {
+        if is_secret { self.header("cache-control", "no-store") } else { self }
+    }
+
+    /// The finished answer, with JSON.
+    pub fn json(self, body: &impl Serialize) -> Answer {
+        match serde_json::to_string(body) {
+            Ok(text) => self.text(text),
+            // Only a stored value that is no JSON could do this.
+            Err(_) => Problem::new(ProblemType::Unavailable, "a stored value cannot be shown").answer(),
+        }
+    }
+
+    /// The finished answer, with text.
+    pub fn text(mut self, text: String) -> Answer {
+        self.0.body = Some(Body::Text(text));
+        self.0
+    }
+
+    /// The finished answer, without a body.
+    pub fn empty(mut self) -> Answer {
+        self.0.headers.remove("content-type");
+        self.0
+    }
+}
+
+/// An entry with its value.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EntryView<'a> {
+    key: &'a str,
+    value: &'a ConfigValue,
+    version: Version,
+    revision: Revision,
+    author: &'a Author,
+    modified_at: Timestamp,
+    etag: ETag,
+}
+
+impl<'a> From<&'a Resolved> for EntryView<'a> {
+    fn from(Resolved { entry, value }: &'a Resolved) -> Self {
+        Self {
+            key: entry.key.as_str(),
+            value,
+            version: entry.version,
+            revision: entry.revision,
+            author: &entry.author,
+            modified_at: entry.modified_at,
+            etag: entry.etag(),
+        }
+    }
+}
+
+/// A version in a key's history.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionView<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    version: Version,
+    revision: Revision,
+    operation: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a ConfigValue>,
+    /// The version had a value that its store does not keep any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    value_gone: bool,
+    author: &'a Author,
+    modified_at: Timestamp,
+    etag: ETag,
+}
+
+impl<'a> From<&'a PastVersion> for VersionView<'a> {
+    fn from(PastVersion { entry, value }: &'a PastVersion) -> Self {
+        Self {
+            key: None,
+            version: entry.version,
+            revision: entry.revision,
+            operation: if entry.is_live() { "put" } else { "delete" },
+            value: value.as_ref(),
+            value_gone: entry.is_live() && value.is_none(),
+            author: &entry.author,
+            modified_at: entry.modified_at,
+            etag: entry.etag(),
+        }
+    }
+}
+
+impl<'a> VersionView<'a> {
+    /// A version on its own, which names its key.
+    pub fn with_key(past: &'a PastVersion) -> Self {
+        Self { key: Some(past.entry.key.as_str()), ..Self::from(past) }
+    }
+
+    /// The version's entity tag.
+    pub fn etag(&self) -> &ETag {
+        &self.etag
+    }
+}
+
+/// What a write did to a key.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WrittenView<'a> {
+    key: &'a str,
+    version: Version,
+    revision: Revision,
+    author: &'a str,
+    modified_at: Timestamp,
+    etag: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+    /// The value is committed and what every reader gets; its store is still to be brought after.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pending: bool,
+}
+
+impl<'a> WrittenView<'a> {
+    /// The views of all writes of a request.
+    pub fn all(written: &'a crate::service::Written) -> Vec<Self> {
+        let receipt = &written.receipt;
+        let view = |(one, pending): (&'a WrittenKey, &bool)| Self {
+            key: &one.key,
+            version: one.version,
+            revision: receipt.revision,
+            author: &receipt.author,
+            modified_at: Timestamp::from_millis(receipt.at_millis),
+            etag: &one.etag,
+            deleted: one.deleted,
+            pending: *pending,
+        };
+        receipt.writes.iter().zip(&written.pending).map(view).collect()
+    }
+}

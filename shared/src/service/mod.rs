@@ -1,0 +1,48 @@
+//! The use cases: reading, writing, and working off what writes still owe.
+
+mod follow;
+mod read;
+mod refresh;
+mod write;
+
+use std::sync::Arc;
+
+pub use read::{At, BatchFound, Freshness, HistoryPage, ListPage, PastVersion, ReadError, ReadService};
+pub use refresh::{RefreshService, SweepReport};
+pub use write::{MAX_OPERATIONS, Operation, WriteError, WriteRequest, WriteService, Written};
+
+use crate::{
+    aws::AwsClients,
+    event::EventPublisher,
+    ledger::Ledger,
+    routing::TagRoutes,
+    settings::Settings,
+    store::{Stores, Surroundings, UnusableRoute},
+};
+
+/// What all use cases stand on, made once from the settings.
+#[derive(Clone, Debug)]
+pub struct Foundation {
+    /// The routes that keys are parsed against.
+    pub routes: Arc<TagRoutes>,
+    /// The ledgers.
+    pub ledger: Ledger,
+    /// The stores.
+    pub stores: Stores,
+    /// Where changes are published.
+    pub publisher: EventPublisher,
+}
+
+impl Foundation {
+    /// Makes the clients and opens the stores. Connects to nothing yet.
+    pub fn new(settings: &Settings) -> Result<Self, UnusableRoute> {
+        let clients = AwsClients::new(&settings.aws);
+        let routes = Arc::new(settings.routes.clone());
+        Ok(Self {
+            ledger: Ledger::new(clients.clone(), settings.table.clone(), Arc::clone(&routes), settings.clock.clone()),
+            stores: Stores::open(&routes, &Surroundings { clients: &clients, settings })?,
+            publisher: EventPublisher::new(clients, settings.event_bus.clone()),
+            routes,
+        })
+    }
+}

@@ -1,0 +1,427 @@
+//! Reading: from memory where it is valid, from the ledger where it is not, and never from the past.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use super::Foundation;
+use crate::{
+    auth::TenantScope,
+    aws::FailureKind,
+    cache::{Cache, Known, Observed, Resolved, Validity},
+    clock::Clock,
+    entry::{Entry, Epoch, Held, Locator, Revision, State, TextKind, Version},
+    key::ConfigKey,
+    ledger::{Change, LedgerError},
+    settings::Settings,
+    store::StoreError,
+    value::ConfigValue,
+};
+
+/// The most bytes of values in one answer. Lambda's limit is 6 MB with everything around and escaped.
+const MAX_ANSWER_BYTES: usize = 4_000_000;
+/// How many changes a warm environment catches up on; behind more than that, it forgets the tenant.
+const MAX_DELTA: u64 = 200;
+/// How often a read that was overtaken by writes begins anew.
+const MAX_ROUNDS: usize = 8;
+
+/// How fresh an answer must be. By default: as fresh as can be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Freshness {
+    /// An answer that was known to be valid at most this long ago will do.
+    pub max_age: Duration,
+    /// While the store is down, one that was known to be valid at most this long ago will do.
+    pub stale_if_error: Duration,
+    /// The answer must be valid at this revision or later.
+    pub min_revision: Option<Revision>,
+}
+
+/// An answer, and what is known of its age.
+#[derive(Clone, Debug)]
+pub struct At<T> {
+    /// A revision that the answer is valid at.
+    pub revision: Revision,
+    /// How long ago it was known to be valid, where that may be longer than now: from memory within `max-age`, or stale.
+    pub age: Option<Duration>,
+    /// Whether it is the last known one, because the store is down.
+    pub stale: bool,
+    /// The answer.
+    pub found: T,
+}
+
+/// What a batch found.
+#[derive(Debug)]
+pub struct BatchFound {
+    /// Entries, in the order of the request.
+    pub found: Vec<Arc<Resolved>>,
+    /// Keys that have no value.
+    pub missing: Vec<ConfigKey>,
+    /// Keys that did not fit into the answer.
+    pub unprocessed: Vec<ConfigKey>,
+}
+
+/// A page of entries.
+#[derive(Debug)]
+pub struct ListPage {
+    /// Entries in key order.
+    pub entries: Vec<Resolved>,
+    /// The key that the next page begins behind.
+    pub next: Option<String>,
+}
+
+/// One version of a key, from its history.
+#[derive(Debug)]
+pub struct PastVersion {
+    /// The version.
+    pub entry: Entry,
+    /// Its value; none for a tombstone, and for a version that the store does not keep any more.
+    pub value: Option<ConfigValue>,
+}
+
+/// A page of versions, newest first.
+#[derive(Debug)]
+pub struct HistoryPage {
+    /// The versions.
+    pub versions: Vec<PastVersion>,
+    /// The version that the next page begins below.
+    pub next: Option<Version>,
+}
+
+/// Why nothing could be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The ledger failed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A committed value is not where it was put.
+    #[error("the value of {0} is not in its store any more, and nothing newer is committed")]
+    ValueMissing(ConfigKey),
+    /// The tenant is not yet at the revision that was asked for.
+    #[error("the tenant's newest revision is {head}; {asked} was asked for")]
+    NotReached {
+        /// The newest revision.
+        head: Revision,
+        /// What was asked for.
+        asked: Revision,
+    },
+    /// Writes came faster than the read.
+    #[error("the keys changed faster than they could be read together")]
+    Contention,
+    /// The log does not reach back that far.
+    #[error("the changes after revision {0} are not all kept any more")]
+    Compacted(Revision),
+}
+
+impl ReadError {
+    /// Whether the store, or the way to it, is down: an earlier answer is then better than none.
+    fn is_outage(&self) -> bool {
+        let (Self::Ledger(LedgerError::Aws(failure)) | Self::Store(StoreError::Aws(failure))) = self else {
+            return false;
+        };
+        matches!(failure.kind, FailureKind::Unavailable | FailureKind::Throttled)
+    }
+}
+
+/// Reads entries.
+#[derive(Debug)]
+pub struct ReadService {
+    foundation: Foundation,
+    cache: Cache,
+    clock: Clock,
+}
+
+impl ReadService {
+    /// A reader with an empty memory.
+    pub fn new(foundation: Foundation, settings: &Settings) -> Self {
+        Self { foundation, cache: Cache::new(settings.cache_max_bytes), clock: settings.clock.clone() }
+    }
+
+    /// The current entry of a key.
+    pub async fn get(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        freshness: Freshness,
+    ) -> Result<At<Known>, ReadError> {
+        match self.get_fresh(scope, key, freshness).await {
+            Err(error) if error.is_outage() => self.last_known(scope, key, freshness).ok_or(error),
+            answer => answer,
+        }
+    }
+
+    async fn get_fresh(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        mut freshness: Freshness,
+    ) -> Result<At<Known>, ReadError> {
+        for _ in 0..MAX_ROUNDS {
+            let (valid, age) = self.validate(scope, freshness).await?;
+            if let Some(known) = self.cache.get(scope.tenant(), &valid, key) {
+                return Ok(At { revision: valid.head.revision, age, stale: false, found: known });
+            }
+            let entry = self.foundation.ledger.current(scope, key).await?.and_then(|current| current.entry);
+            let revision = entry.as_ref().map_or(valid.head.revision, |entry| entry.revision.max(valid.head.revision));
+            let live: Vec<_> = entry.into_iter().filter(Entry::is_live).collect();
+            let known: Known = match self.resolve(scope, live).await?.pop() {
+                None => None,
+                Some((_, Some(resolved))) => Some(Arc::new(resolved)),
+                // Its store has lost it: because a newer version is committed, if all is well.
+                Some((_, None)) => {
+                    freshness.max_age = Duration::ZERO;
+                    continue;
+                }
+            };
+            self.cache.insert(scope.tenant(), &valid, key, known.clone());
+            return Ok(At { revision, age: None, stale: false, found: known });
+        }
+        Err(ReadError::ValueMissing(key.clone()))
+    }
+
+    /// The current entries of some keys, all valid at one revision.
+    pub async fn batch_get(
+        &self,
+        scope: &TenantScope,
+        keys: &[ConfigKey],
+        mut freshness: Freshness,
+    ) -> Result<At<BatchFound>, ReadError> {
+        for _ in 0..MAX_ROUNDS {
+            let (valid, age) = self.validate(scope, freshness).await?;
+            freshness.max_age = Duration::ZERO;
+            let mut known: HashMap<&ConfigKey, Known> = HashMap::with_capacity(keys.len());
+            for key in keys {
+                if let Some(cached) = self.cache.get(scope.tenant(), &valid, key) {
+                    known.insert(key, cached);
+                }
+            }
+            let wanted: Vec<_> = keys.iter().filter(|key| !known.contains_key(key)).cloned().collect();
+            let (mut loaded, unread) = self.foundation.ledger.entries(scope, &wanted, MAX_ANSWER_BYTES).await?;
+            if loaded.values().any(|entry| entry.revision > valid.head.revision) {
+                // Some are from after the head that the others are valid at: together they might show half a transaction.
+                continue;
+            }
+            let live: Vec<_> = wanted.iter().filter_map(|key| loaded.remove(key)).filter(Entry::is_live).collect();
+            let resolved = self.resolve(scope, live).await?;
+            if resolved.iter().any(|(_, value)| value.is_none()) {
+                continue;
+            }
+            let mut resolved: HashMap<_, _> =
+                resolved.into_iter().filter_map(|(key, value)| Some((key, Arc::new(value?)))).collect();
+            for key in keys.iter().filter(|key| wanted.contains(key) && !unread.contains(key)) {
+                let one = resolved.remove(key);
+                self.cache.insert(scope.tenant(), &valid, key, one.clone());
+                known.insert(key, one);
+            }
+            return Ok(At { revision: valid.head.revision, age, stale: false, found: fit(keys, &known) });
+        }
+        Err(ReadError::Contention)
+    }
+
+    /// Live entries whose key begins with `prefix`, behind the key `after`. Each is at least as new as the answer's revision.
+    pub async fn list(
+        &self,
+        scope: &TenantScope,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<At<ListPage>, ReadError> {
+        for round in 1..=MAX_ROUNDS {
+            let head = self.foundation.ledger.head(scope).await?;
+            let page = self.foundation.ledger.list(scope, prefix, after, limit, MAX_ANSWER_BYTES).await?;
+            let torn = page.entries.iter().any(|entry| entry.revision > head.revision);
+            if torn && round < MAX_ROUNDS {
+                continue;
+            }
+            let resolved = self.resolve(scope, page.entries).await?;
+            if let Some((key, _)) = resolved.iter().find(|(_, value)| value.is_none()) {
+                if round < MAX_ROUNDS {
+                    continue;
+                }
+                return Err(ReadError::ValueMissing(key.clone()));
+            }
+            let entries = resolved.into_iter().filter_map(|(_, value)| value).collect();
+            let found = ListPage { entries, next: page.last };
+            return Ok(At { revision: head.revision, age: None, stale: false, found });
+        }
+        Err(ReadError::Contention)
+    }
+
+    /// One version of a key; none if there never was such a version.
+    pub async fn version(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        version: Version,
+        min_revision: Option<Revision>,
+    ) -> Result<At<Option<PastVersion>>, ReadError> {
+        let head = self.foundation.ledger.head(scope).await?;
+        if let Some(asked) = min_revision.filter(|asked| *asked > head.revision) {
+            return Err(ReadError::NotReached { head: head.revision, asked });
+        }
+        let found = match self.foundation.ledger.version(scope, key, version).await? {
+            Some(entry) => self.past_values(scope, key, vec![entry]).await?.pop(),
+            None => None,
+        };
+        Ok(At { revision: head.revision, age: None, stale: false, found })
+    }
+
+    /// A key's versions below `before`, newest first.
+    pub async fn history(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        before: Option<Version>,
+        limit: usize,
+    ) -> Result<At<HistoryPage>, ReadError> {
+        let head = self.foundation.ledger.head(scope).await?;
+        let (entries, more) = self.foundation.ledger.history(scope, key, before, limit, MAX_ANSWER_BYTES).await?;
+        let next = entries.last().filter(|_| more).map(|entry| entry.version);
+        let versions = self.past_values(scope, key, entries).await?;
+        Ok(At { revision: head.revision, age: None, stale: false, found: HistoryPage { versions, next } })
+    }
+
+    /// The changes after `since`, in order, with the ledger's epoch; empty if there are none yet.
+    pub async fn changes(
+        &self,
+        scope: &TenantScope,
+        since: Revision,
+        limit: usize,
+    ) -> Result<At<(Epoch, Vec<Change>)>, ReadError> {
+        let head = self.foundation.ledger.head(scope).await?;
+        let changes = match since.cmp(&head.revision) {
+            std::cmp::Ordering::Equal => Vec::new(),
+            // From another life of the table.
+            std::cmp::Ordering::Greater => return Err(ReadError::Compacted(since)),
+            std::cmp::Ordering::Less => self.foundation.ledger.changes(scope, since, limit).await?,
+        };
+        if changes.is_empty() && since < head.revision {
+            return Err(ReadError::Compacted(since));
+        }
+        Ok(At { revision: head.revision, age: None, stale: false, found: (head.epoch, changes) })
+    }
+
+    /// Makes sure at which revision the tenant's cached entries are valid, within what `freshness` allows.
+    async fn validate(
+        &self,
+        scope: &TenantScope,
+        freshness: Freshness,
+    ) -> Result<(Validity, Option<Duration>), ReadError> {
+        let tenant = scope.tenant();
+        let reached = |head: Revision| freshness.min_revision.is_none_or(|asked| asked <= head);
+        let asked = self.cache.ask(self.clock.now());
+        if let Some(valid) = self.cache.validity(tenant) {
+            let age = valid.age(self.clock.now());
+            if !freshness.max_age.is_zero() && age <= freshness.max_age && reached(valid.head.revision) {
+                return Ok((valid, Some(age)));
+            }
+        }
+        let head = self.foundation.ledger.head(scope).await?;
+        let valid = match self.cache.observe(tenant, asked, &head) {
+            Observed::Valid(valid) => valid,
+            Observed::Behind(from) => {
+                // From its own revision on, so that the change there shows whether it is still the same history.
+                let since = Revision::new(from.head.revision.get().saturating_sub(1));
+                let wanted = head.revision.get() - since.get();
+                let changes = if wanted > MAX_DELTA {
+                    Vec::new()
+                } else {
+                    self.foundation.ledger.changes(scope, since, usize::try_from(wanted).unwrap_or(usize::MAX)).await?
+                };
+                self.cache.advance(tenant, &from, asked, &head, &changes)
+            }
+        };
+        match freshness.min_revision {
+            Some(asked) if asked > valid.head.revision => {
+                Err(ReadError::NotReached { head: valid.head.revision, asked })
+            }
+            _ => Ok((valid, None)),
+        }
+    }
+
+    /// What was last known of a key, if that is recent enough to stand in while the store is down.
+    fn last_known(&self, scope: &TenantScope, key: &ConfigKey, freshness: Freshness) -> Option<At<Known>> {
+        let valid = self.cache.validity(scope.tenant())?;
+        let age = valid.age(self.clock.now());
+        let reached = freshness.min_revision.is_none_or(|asked| asked <= valid.head.revision);
+        if freshness.stale_if_error.is_zero() || age > freshness.stale_if_error || !reached {
+            return None;
+        }
+        let known = self.cache.get(scope.tenant(), &valid, key)?;
+        Some(At { revision: valid.head.revision, age: Some(age), stale: true, found: known })
+    }
+
+    /// The values of live entries, in the same order; none where the store does not have one any more.
+    async fn resolve(
+        &self,
+        scope: &TenantScope,
+        entries: Vec<Entry>,
+    ) -> Result<Vec<(ConfigKey, Option<Resolved>)>, ReadError> {
+        let mut elsewhere: HashMap<&str, Vec<(&ConfigKey, Locator, TextKind)>> = HashMap::new();
+        for entry in &entries {
+            if let State::Live(Held::Elsewhere(locator, kind)) = &entry.state {
+                elsewhere.entry(entry.key.tag()).or_default().push((&entry.key, *locator, *kind));
+            }
+        }
+        let mut fetched: HashMap<ConfigKey, ConfigValue> = HashMap::new();
+        for places in elsewhere.into_values() {
+            let Some((first, ..)) = places.first() else { continue };
+            let Some((external, _)) = self.foundation.stores.of(first).external() else { continue };
+            let values = external.get(scope, &places).await?;
+            fetched.extend(places.iter().zip(values).filter_map(|((key, ..), value)| Some(((*key).clone(), value?))));
+        }
+        let resolved = entries.into_iter().map(|entry| {
+            let key = entry.key.clone();
+            let value = entry.value().cloned().or_else(|| fetched.remove(&key));
+            (key, value.map(|value| Resolved { entry, value }))
+        });
+        Ok(resolved.collect())
+    }
+
+    async fn past_values(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        entries: Vec<Entry>,
+    ) -> Result<Vec<PastVersion>, ReadError> {
+        let place = |entry: &Entry| match &entry.state {
+            State::Live(Held::Elsewhere(locator, kind)) => Some((*locator, *kind)),
+            _ => None,
+        };
+        let places: Vec<_> = entries.iter().filter_map(place).collect();
+        let mut elsewhere = match self.foundation.stores.of(key).external() {
+            Some((external, _)) if !places.is_empty() => external.get_history(scope, key, &places).await?.into_iter(),
+            _ => Vec::new().into_iter(),
+        };
+        let versions = entries.into_iter().map(|entry| {
+            let value = match place(&entry) {
+                Some(_) => elsewhere.next().flatten(),
+                None => entry.value().cloned(),
+            };
+            PastVersion { entry, value }
+        });
+        Ok(versions.collect())
+    }
+}
+
+/// As many of the known entries as fit into an answer, in the order of the request; at least one.
+fn fit(keys: &[ConfigKey], known: &HashMap<&ConfigKey, Known>) -> BatchFound {
+    let mut batch = BatchFound { found: Vec::new(), missing: Vec::new(), unprocessed: Vec::new() };
+    let mut bytes = 0;
+    for key in keys {
+        match known.get(key) {
+            Some(Some(resolved)) => {
+                bytes += resolved.value.as_json().len();
+                if bytes > MAX_ANSWER_BYTES && !batch.found.is_empty() {
+                    batch.unprocessed.push(key.clone());
+                } else {
+                    batch.found.push(Arc::clone(resolved));
+                }
+            }
+            Some(None) => batch.missing.push(key.clone()),
+            None => batch.unprocessed.push(key.clone()),
+        }
+    }
+    batch
+}
