@@ -1,18 +1,243 @@
-//! stub
+//! Answers everything that reads: entries, lists, batches, history, changes, and whether the service is there.
+
+use lambda_http::http::{StatusCode, Uri};
+use serde::Serialize;
 use tenantry::{
-    http::{Answer, Event},
-    settings::{Settings, SettingsError},
+    auth::{Authenticator, HttpKeys, Permission, TenantScope},
+    clock::Timestamp,
+    entry::{Author, Epoch, Revision, Version},
+    http::{Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, Problem, ProblemType, Respond, VersionView},
+    key::{ConfigKey, is_key_prefix},
+    ledger::{Change, ChangeOperation},
+    service::{At, Foundation, PastVersion, ReadService},
+    settings::Settings,
 };
+
+/// The most entries, versions or changes of one page.
+const MAX_PAGE: usize = 100;
+/// The most keys of one batch.
+const MAX_BATCH_KEYS: usize = 100;
+
+const CONFIG: &str = "/v1/config/";
+const HISTORY: &str = "/v1/history/";
+
 /// The running function.
 #[derive(Debug)]
-pub struct App {}
+pub struct App {
+    authenticator: Authenticator,
+    foundation: Foundation,
+    reader: ReadService,
+}
+
+/// Answers one request.
+pub async fn handle(app: &App, event: Event) -> Answer {
+    // Boxed, so that the future of every route does not lie in the stack of the runtime.
+    Box::pin(app.route(&event)).await.unwrap_or_else(Problem::answer)
+}
+
 impl App {
-    /// Starts it.
-    pub async fn start(_settings: Settings) -> Result<Self, SettingsError> {
-        Ok(Self {})
+    /// Makes the function from its settings. Connects to nothing yet.
+    pub fn start(settings: &Settings) -> Result<Self, lambda_runtime::Error> {
+        let keys = HttpKeys::new(settings.tokens.jwks_url.parse::<Uri>()?)?;
+        let foundation = Foundation::new(settings)?;
+        Ok(Self {
+            authenticator: Authenticator::new(&settings.tokens, Box::new(keys), settings.clock.clone()),
+            reader: ReadService::new(foundation.clone(), settings),
+            foundation,
+        })
+    }
+
+    async fn route(&self, event: &Event) -> Result<Answer, Problem> {
+        match (event.method(), event.path()) {
+            ("GET", "/healthz") => Ok(Respond::new(StatusCode::OK).text(r#"{"status":"ok"}"#.to_owned())),
+            ("GET", "/v1/config") => self.list(&self.scope(event).await?, event).await,
+            ("GET", "/v1/changes") => self.changes(&self.scope(event).await?, event).await,
+            ("POST", "/v1/batch-get") => self.batch_get(&self.scope(event).await?, event).await,
+            ("GET", path) if path.starts_with(CONFIG) => self.entry(&self.scope(event).await?, event).await,
+            ("GET", path) if path.starts_with(HISTORY) => self.history(&self.scope(event).await?, event).await,
+            _ => Err(Problem::no_route()),
+        }
+    }
+
+    async fn scope(&self, event: &Event) -> Result<TenantScope, Problem> {
+        event.authorize(&self.authenticator, Permission::Read).await
+    }
+
+    fn is_secret(&self, key: &ConfigKey) -> bool {
+        self.foundation.stores.of(key).is_secret()
+    }
+
+    async fn entry(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
+        let key = event.key(CONFIG, &self.foundation.routes)?;
+        let query = event.query(&["version", "minRevision"])?;
+        let known_tags = event.tag_list("if-none-match")?;
+        let (version, min_revision) = (query.version()?, query.revision("minRevision")?);
+        if let Some(version) = version {
+            let at = self.reader.version(scope, &key, version, min_revision).await?;
+            let past = past_entry(&key, version, &at)?;
+            return Ok(Respond::new(StatusCode::OK).at(&at).etag(past.etag()).secret(self.is_secret(&key)).json(&past));
+        }
+        let at = self.reader.get(scope, &key, event.freshness(min_revision)).await?;
+        let Some(resolved) = &at.found else { return Err(Problem::no_value(&key, at.revision)) };
+        let etag = resolved.entry.etag();
+        let is_known = known_tags.is_some_and(|tags| tags.matches_weakly(Some(&etag)));
+        let status = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
+        let respond = Respond::new(status).at(&at).etag(&etag).secret(self.is_secret(&key));
+        Ok(if is_known { respond.empty() } else { respond.json(&EntryView::from(&**resolved)) })
+    }
+
+    async fn list(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
+        let query = event.query(&["prefix", "limit", "cursor"])?;
+        let prefix = query.text("prefix").unwrap_or_default();
+        if !is_key_prefix(prefix) {
+            let rule = "prefix must be the beginning of a key, of A-Z, a-z, 0-9, '_', '.', '-', '/'";
+            return Err(Problem::new(ProblemType::InvalidParameter, rule));
+        }
+        let cursor = Cursor { tenant: scope.tenant(), kind: CursorKind::List(prefix) };
+        let after = query.text("cursor").map(|text| cursor.position(text)).transpose()?;
+        let at = self.reader.list(scope, prefix, after.as_deref(), query.limit(MAX_PAGE)?).await?;
+        let has_secret = at.found.entries.iter().any(|one| self.is_secret(&one.entry.key));
+        let view = ListView {
+            revision: at.revision,
+            entries: at.found.entries.iter().map(EntryView::from).collect(),
+            cursor: at.found.next.as_deref().map(|last| cursor.at(last)),
+        };
+        Ok(Respond::new(StatusCode::OK).at(&at).secret(has_secret).json(&view))
+    }
+
+    async fn batch_get(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
+        let query = event.query(&["minRevision"])?;
+        let (_, body): (_, BatchGetBody) = event.json(r#"{"keys": ["tenant_config_limits"]}"#)?;
+        if body.keys.is_empty() || body.keys.len() > MAX_BATCH_KEYS {
+            let rule = format!("a batch takes 1 to {MAX_BATCH_KEYS} keys; this one has {}", body.keys.len());
+            return Err(Problem::new(ProblemType::InvalidBody, rule));
+        }
+        let mut keys: Vec<ConfigKey> = Vec::with_capacity(body.keys.len());
+        for text in &body.keys {
+            let key = ConfigKey::parse(text, &self.foundation.routes)?;
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        let at = self.reader.batch_get(scope, &keys, event.freshness(query.revision("minRevision")?)).await?;
+        let view = BatchView {
+            revision: at.revision,
+            found: at.found.found.iter().map(|resolved| EntryView::from(&**resolved)).collect(),
+            missing: at.found.missing.iter().map(ConfigKey::as_str).collect(),
+            unprocessed: at.found.unprocessed.iter().map(ConfigKey::as_str).collect(),
+        };
+        let has_secret = keys.iter().any(|key| self.is_secret(key));
+        Ok(Respond::new(StatusCode::OK).at(&at).secret(has_secret).json(&view))
+    }
+
+    async fn history(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
+        let key = event.key(HISTORY, &self.foundation.routes)?;
+        let query = event.query(&["limit", "cursor"])?;
+        let cursor = Cursor { tenant: scope.tenant(), kind: CursorKind::History(key.as_str()) };
+        let position = query.text("cursor").map(|text| cursor.position(text)).transpose()?;
+        let before = position.and_then(|digits| digits.parse().ok()).map(Version::new);
+        let at = self.reader.history(scope, &key, before, query.limit(MAX_PAGE)?).await?;
+        if at.found.versions.is_empty() && before.is_none() {
+            return Err(Problem::new(ProblemType::NotFound, format!("{key} was never written")).at(at.revision));
+        }
+        let view = HistoryView {
+            revision: at.revision,
+            key: key.as_str(),
+            versions: at.found.versions.iter().map(VersionView::from).collect(),
+            cursor: at.found.next.map(|version| cursor.at(&version.to_string())),
+        };
+        Ok(Respond::new(StatusCode::OK).at(&at).secret(self.is_secret(&key)).json(&view))
+    }
+
+    async fn changes(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
+        let query = event.query(&["since", "limit"])?;
+        let Some(since) = query.revision("since")? else {
+            let rule = "since is missing: the revision after which changes are wanted, 0 for all that are kept";
+            return Err(Problem::new(ProblemType::InvalidParameter, rule));
+        };
+        let at = self.reader.changes(scope, since, query.limit(MAX_PAGE)?).await?;
+        let (epoch, changes) = &at.found;
+        let view =
+            ChangesView { revision: at.revision, epoch, changes: changes.iter().map(ChangeView::from).collect() };
+        Ok(Respond::new(StatusCode::OK).at(&at).json(&view))
     }
 }
-/// Answers one request.
-pub async fn handle(_app: &App, _event: Event) -> Answer {
-    Answer {}
+
+/// A past version as an entry, or why there is none to show.
+fn past_entry<'a>(
+    key: &ConfigKey,
+    version: Version,
+    at: &'a At<Option<PastVersion>>,
+) -> Result<VersionView<'a>, Problem> {
+    match &at.found {
+        None => Err(Problem::new(ProblemType::NotFound, format!("{key} has no version {version}")).at(at.revision)),
+        Some(past) if !past.entry.is_live() => {
+            Err(Problem::new(ProblemType::NotFound, format!("version {version} of {key} is a deletion"))
+                .at(at.revision))
+        }
+        Some(past) if past.value.is_none() => Err(Problem::new(
+            ProblemType::Gone,
+            format!("the value of version {version} of {key} is not kept any more"),
+        )
+        .at(at.revision)),
+        Some(past) => Ok(VersionView::with_key(past)),
+    }
+}
+
+#[derive(Serialize)]
+struct ListView<'a> {
+    revision: Revision,
+    entries: Vec<EntryView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<String>,
+}
+
+#[derive(Serialize)]
+struct BatchView<'a> {
+    revision: Revision,
+    found: Vec<EntryView<'a>>,
+    missing: Vec<&'a str>,
+    unprocessed: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct HistoryView<'a> {
+    revision: Revision,
+    key: &'a str,
+    versions: Vec<VersionView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ChangesView<'a> {
+    revision: Revision,
+    epoch: &'a Epoch,
+    changes: Vec<ChangeView<'a>>,
+}
+
+#[derive(Serialize)]
+struct ChangeView<'a> {
+    revision: Revision,
+    at: Timestamp,
+    author: &'a Author,
+    keys: Vec<ChangedKeyView<'a>>,
+}
+
+#[derive(Serialize)]
+struct ChangedKeyView<'a> {
+    key: &'a str,
+    version: Version,
+    operation: ChangeOperation,
+}
+
+impl<'a> From<&'a Change> for ChangeView<'a> {
+    fn from(change: &'a Change) -> Self {
+        let keys = change.keys.iter().map(|one| ChangedKeyView {
+            key: &one.key,
+            version: one.version,
+            operation: one.operation,
+        });
+        Self { revision: change.revision, at: change.at, author: &change.author, keys: keys.collect() }
+    }
 }

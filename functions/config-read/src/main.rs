@@ -1,1 +1,18 @@
-fn main() {}
+//! The Lambda function `config-read`.
+
+use std::sync::Arc;
+
+use config_read::{App, handle};
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+use tenantry::{http::Event, settings::Settings, telemetry};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    telemetry::init();
+    let app = Arc::new(App::start(&Settings::from_environment()?)?);
+    run(service_fn(move |event: LambdaEvent<Event>| {
+        let app = Arc::clone(&app);
+        async move { Ok::<_, Error>(handle(&app, event.payload).await) }
+    }))
+    .await
+}

@@ -1,18 +1,159 @@
-//! stub
+//! Carries out everything that writes: puts, deletes, rollbacks, transactions.
+
+use lambda_http::http::{StatusCode, Uri};
+use serde::Serialize;
 use tenantry::{
-    http::{Answer, Event},
-    settings::{Settings, SettingsError},
+    auth::{Authenticator, HttpKeys, Permission, TenantScope},
+    entry::{ETag, Precondition, Revision, TagList},
+    http::{
+        Answer, Event, OperationBody, Problem, ProblemType, PutBody, Respond, RollbackBody, TransactionBody,
+        WrittenView,
+    },
+    key::ConfigKey,
+    service::{Foundation, MAX_OPERATIONS, Operation, WriteRequest, WriteService, Written},
+    settings::Settings,
 };
+
+const CONFIG: &str = "/v1/config/";
+const ROLLBACK: &str = "/v1/rollback/";
+
 /// The running function.
 #[derive(Debug)]
-pub struct App {}
+pub struct App {
+    authenticator: Authenticator,
+    foundation: Foundation,
+    writer: WriteService,
+}
+
+/// Answers one request.
+pub async fn handle(app: &App, event: Event) -> Answer {
+    // Boxed, so that the future of every route does not lie in the stack of the runtime.
+    Box::pin(app.route(&event)).await.unwrap_or_else(Problem::answer)
+}
+
 impl App {
-    /// Starts it.
-    pub async fn start(_settings: Settings) -> Result<Self, SettingsError> {
-        Ok(Self {})
+    /// Makes the function from its settings. Connects to nothing yet.
+    pub fn start(settings: &Settings) -> Result<Self, lambda_runtime::Error> {
+        let keys = HttpKeys::new(settings.tokens.jwks_url.parse::<Uri>()?)?;
+        let foundation = Foundation::new(settings)?;
+        Ok(Self {
+            authenticator: Authenticator::new(&settings.tokens, Box::new(keys), settings.clock.clone()),
+            writer: WriteService::new(foundation.clone(), settings),
+            foundation,
+        })
+    }
+
+    async fn route(&self, event: &Event) -> Result<Answer, Problem> {
+        match (event.method(), event.path()) {
+            ("PUT", path) if path.starts_with(CONFIG) => self.put(&self.scope(event).await?, event).await,
+            ("DELETE", path) if path.starts_with(CONFIG) => self.delete(&self.scope(event).await?, event).await,
+            ("POST", path) if path.starts_with(ROLLBACK) => self.rollback(&self.scope(event).await?, event).await,
+            ("POST", "/v1/transactions") => self.transaction(&self.scope(event).await?, event).await,
+            _ => Err(Problem::no_route()),
+        }
+    }
+
+    async fn scope(&self, event: &Event) -> Result<TenantScope, Problem> {
+        event.authorize(&self.authenticator, Permission::Write).await
+    }
+
+    async fn put(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
+        let key = event.key(CONFIG, &self.foundation.routes)?;
+        event.query(&[])?;
+        let (text, body): (_, PutBody) = event.json(r#"{"value": …}"#)?;
+        self.write_one(scope, event, &text, key, Operation::Put(body.value()?)).await
+    }
+
+    async fn delete(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
+        let key = event.key(CONFIG, &self.foundation.routes)?;
+        event.query(&[])?;
+        if !event.body()?.is_empty() {
+            return Err(Problem::new(ProblemType::InvalidBody, "a DELETE takes no body"));
+        }
+        self.write_one(scope, event, "", key, Operation::Delete).await
+    }
+
+    async fn rollback(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
+        let key = event.key(ROLLBACK, &self.foundation.routes)?;
+        event.query(&[])?;
+        let (text, body): (_, RollbackBody) = event.json(r#"{"version": 3}"#)?;
+        self.write_one(scope, event, &text, key, Operation::Rollback(body.version()?)).await
+    }
+
+    async fn write_one(
+        &self,
+        scope: &TenantScope,
+        event: &Event,
+        body: &str,
+        key: ConfigKey,
+        operation: Operation,
+    ) -> Result<Answer, Problem> {
+        let request = WriteRequest { key, precondition: event.precondition()?, operation };
+        let written = self.writer.write(scope, &[request], event.idempotency(body)?).await?;
+        let created = written.receipt.writes.iter().any(|one| one.created && !one.deleted);
+        let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+        let mut respond = written_headers(Respond::new(status), &written);
+        let views = WrittenView::all(&written);
+        let Some((view, one)) = views.first().zip(written.receipt.writes.first()) else { return Ok(respond.empty()) };
+        if !one.deleted {
+            respond = respond.etag(&ETag::from_stored(&one.etag));
+        }
+        Ok(respond.json(view))
+    }
+
+    async fn transaction(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
+        event.query(&[])?;
+        if event.header("if-match").or(event.header("if-none-match")).is_some() {
+            let rule = "the preconditions of a transaction stand in its operations, as ifMatch and ifNoneMatch";
+            return Err(Problem::new(ProblemType::InvalidParameter, rule));
+        }
+        let (text, body): (_, TransactionBody) =
+            event.json(r#"{"operations": [{"op": "put", "key": "…", "value": …}]}"#)?;
+        if body.operations.is_empty() || body.operations.len() > MAX_OPERATIONS {
+            let rule =
+                format!("a transaction takes 1 to {MAX_OPERATIONS} operations; this one has {}", body.operations.len());
+            return Err(Problem::new(ProblemType::InvalidBody, rule));
+        }
+        let mut requests: Vec<WriteRequest> = Vec::with_capacity(body.operations.len());
+        for operation in &body.operations {
+            let request = self.operation(operation)?;
+            if requests.iter().any(|other| other.key == request.key) {
+                let rule = format!("{} stands in two operations; a transaction writes each key once", request.key);
+                return Err(Problem::new(ProblemType::InvalidBody, rule));
+            }
+            requests.push(request);
+        }
+        let written = self.writer.write(scope, &requests, event.idempotency(&text)?).await?;
+        let view = TransactionView { revision: written.receipt.revision, results: WrittenView::all(&written) };
+        Ok(written_headers(Respond::new(StatusCode::OK), &written).json(&view))
+    }
+
+    fn operation(&self, body: &OperationBody) -> Result<WriteRequest, Problem> {
+        let key = ConfigKey::parse(&body.key, &self.foundation.routes)?;
+        let tags = |name: &str, text: &Option<String>| -> Result<Option<TagList>, Problem> {
+            let parse = |text: &String| {
+                text.parse().map_err(|error| {
+                    Problem::new(ProblemType::InvalidBody, format!("{name} of {key} is malformed: {error}"))
+                })
+            };
+            text.as_ref().map(parse).transpose()
+        };
+        let precondition = Precondition {
+            if_match: tags("ifMatch", &body.if_match)?,
+            if_none_match: tags("ifNoneMatch", &body.if_none_match)?,
+        };
+        let operation = body.value()?.map_or(Operation::Delete, Operation::Put);
+        Ok(WriteRequest { key, precondition, operation })
     }
 }
-/// Answers one request.
-pub async fn handle(_app: &App, _event: Event) -> Answer {
-    Answer {}
+
+fn written_headers(respond: Respond, written: &Written) -> Respond {
+    let respond = respond.revision(written.receipt.revision);
+    if written.replayed { respond.header("idempotency-replayed", "true") } else { respond }
+}
+
+#[derive(Serialize)]
+struct TransactionView<'a> {
+    revision: Revision,
+    results: Vec<WrittenView<'a>>,
 }
