@@ -15,11 +15,7 @@ pub struct CallLog {
 impl CallLog {
     /// Calls of `operation` (for example `GetItem`) since the start or the last reset, over all services.
     pub fn count(&self, operation: &str) -> u64 {
-        self.lock()
-            .iter()
-            .filter(|((_, name), _)| name == operation)
-            .map(|(_, count)| count)
-            .sum()
+        self.lock().iter().filter(|((_, name), _)| name == operation).map(|(_, count)| count).sum()
     }
 
     /// Calls of every service together.
@@ -29,11 +25,7 @@ impl CallLog {
 
     /// Calls of one service.
     pub fn service_total(&self, service: Service) -> u64 {
-        self.lock()
-            .iter()
-            .filter(|((of, _), _)| *of == service)
-            .map(|(_, count)| count)
-            .sum()
+        self.lock().iter().filter(|((of, _), _)| *of == service).map(|(_, count)| count).sum()
     }
 
     /// Operation → calls.
@@ -51,10 +43,7 @@ impl CallLog {
     }
 
     pub(crate) fn record(&self, service: Service, operation: &str) {
-        *self
-            .lock()
-            .entry((service, operation.to_owned()))
-            .or_default() += 1;
+        *self.lock().entry((service, operation.to_owned())).or_default() += 1;
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(Service, String), u64>> {

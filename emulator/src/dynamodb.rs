@@ -47,21 +47,14 @@ impl DynamoDb {
             Some(file) => Database::new(&file.to_string_lossy()),
         }
         .map_err(|error| StartError::DynamoDb(error.to_string()))?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .map_err(StartError::Listen)?;
-        let url = format!(
-            "http://{}/",
-            listener.local_addr().map_err(StartError::Listen)?
-        );
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(StartError::Listen)?;
+        let url = format!("http://{}/", listener.local_addr().map_err(StartError::Listen)?);
 
         let sweeping = tokio::spawn(sweep(database.clone(), shutdown.clone()));
         let shutdown = shutdown.clone();
         let serving = tokio::spawn(async move {
             let stopped = async move { shutdown.requested().await };
-            if let Err(error) =
-                dynoxide::server::serve_with_shutdown(listener, database, stopped).await
-            {
+            if let Err(error) = dynoxide::server::serve_with_shutdown(listener, database, stopped).await {
                 tracing::error!(error, "DynamoDB ended");
             }
         });
@@ -72,40 +65,18 @@ impl DynamoDb {
     /// Passes a call on and hands back the engine's answer.
     pub(crate) async fn call(&self, headers: &HeaderMap, body: Bytes) -> Result<Reply, AwsError> {
         let failed = |error: &dyn std::error::Error| {
-            AwsError::internal(
-                "InternalServerError",
-                format!("The embedded DynamoDB did not answer: {error}"),
-            )
+            AwsError::internal("InternalServerError", format!("The embedded DynamoDB did not answer: {error}"))
         };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self
-            .url
-            .parse()
-            .map_err(|error: http::uri::InvalidUri| failed(&error))?;
+        *request.uri_mut() = self.url.parse().map_err(|error: http::uri::InvalidUri| failed(&error))?;
         *request.headers_mut() = headers.clone();
         // `Origin` goes too: the engine would answer it with leave for every web page to read its data.
-        for name in [
-            CONNECTION,
-            CONTENT_LENGTH,
-            EXPECT,
-            HOST,
-            ORIGIN,
-            TRANSFER_ENCODING,
-        ] {
+        for name in [CONNECTION, CONTENT_LENGTH, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING] {
             request.headers_mut().remove(name);
         }
-        let (parts, body) = self
-            .client
-            .request(request)
-            .await
-            .map_err(|error| failed(&error))?
-            .into_parts();
-        let body = body
-            .collect()
-            .await
-            .map_err(|error| failed(&error))?
-            .to_bytes();
+        let (parts, body) = self.client.request(request).await.map_err(|error| failed(&error))?.into_parts();
+        let body = body.collect().await.map_err(|error| failed(&error))?.to_bytes();
         let mut reply = Response::from_parts(parts, Full::new(body));
         reply.headers_mut().remove(CONNECTION);
         reply.headers_mut().remove(TRANSFER_ENCODING);
@@ -126,15 +97,8 @@ pub(crate) fn failure(fault: Fault, operation: &str, body: &[u8]) -> AwsError {
                 .ok()
                 .and_then(|request| request["TransactItems"].as_array().map(Vec::len))
                 .unwrap_or(1);
-            let codes: Vec<&str> = (0..items)
-                .map(|item| {
-                    if item == 0 {
-                        "TransactionConflict"
-                    } else {
-                        "None"
-                    }
-                })
-                .collect();
+            let codes: Vec<&str> =
+                (0..items).map(|item| if item == 0 { "TransactionConflict" } else { "None" }).collect();
             let reasons: Vec<Value> = codes
                 .iter()
                 .map(|code| match *code {
@@ -153,10 +117,9 @@ pub(crate) fn failure(fault: Fault, operation: &str, body: &[u8]) -> AwsError {
             )
             .with_member("CancellationReasons", Value::Array(reasons))
         }
-        Fault::TransactionConflict => AwsError::new(
-            format!("{PREFIX}TransactionConflictException"),
-            "Transaction is ongoing for the item",
-        ),
+        Fault::TransactionConflict => {
+            AwsError::new(format!("{PREFIX}TransactionConflictException"), "Transaction is ongoing for the item")
+        }
         Fault::InternalError | Fault::ReplyLost | Fault::NoReply => {
             AwsError::internal("InternalServerError", "Internal server error")
         }

@@ -74,21 +74,14 @@ impl Faults {
                 .unwrap_or_else(PoisonError::into_inner)
                 .entry(operation.to_owned())
                 .or_default()
-                .push_back(Waiting {
-                    fault,
-                    left: times,
-                    hits,
-                });
+                .push_back(Waiting { fault, left: times, hits });
         }
         Injected { hits: seen }
     }
 
     /// Takes back every fault that was not hit yet.
     pub fn clear(&self) {
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Takes the fault for a call of `operation` that has just come in.
@@ -97,10 +90,7 @@ impl Faults {
         let queue = waiting.get_mut(operation)?;
         let first = queue.front_mut()?;
         first.left -= 1;
-        let hit = Hit {
-            fault: first.fault,
-            hits: first.hits.clone(),
-        };
+        let hit = Hit { fault: first.fault, hits: first.hits.clone() };
         if first.left == 0 {
             queue.pop_front();
         }

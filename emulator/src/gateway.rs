@@ -51,10 +51,7 @@ struct Call {
 
 impl Gateway {
     /// Answers one HTTP request.
-    pub(crate) async fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-    ) -> Result<Reply, Unanswered> {
+    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Reply, Unanswered> {
         let mut answer = self.route(request).await?;
         if !answer.headers().contains_key("x-amzn-requestid")
             && let Ok(id) = HeaderValue::try_from(request_id())
@@ -67,20 +64,11 @@ impl Gateway {
     async fn route(self: Arc<Self>, request: Request<Incoming>) -> Result<Reply, Unanswered> {
         let (head, body) = request.into_parts();
         if head.method == Method::GET && head.uri.path() == "/" && head.uri.query().is_none() {
-            return Ok(reply(
-                StatusCode::OK,
-                "text/plain",
-                Bytes::from_static(b"ready\n"),
-            ));
+            return Ok(reply(StatusCode::OK, "text/plain", Bytes::from_static(b"ready\n")));
         }
         if head.method != Method::POST || head.uri.path() != "/" {
-            let error = AwsError::new(
-                "UnknownOperationException",
-                "AWS services are called by POST on /.",
-            );
-            return Ok(error
-                .with_status(StatusCode::NOT_FOUND)
-                .into_reply(Protocol::Json10));
+            let error = AwsError::new("UnknownOperationException", "AWS services are called by POST on /.");
+            return Ok(error.with_status(StatusCode::NOT_FOUND).into_reply(Protocol::Json10));
         }
         let body = match read(body).await {
             Ok(body) => body,
@@ -141,9 +129,7 @@ impl Gateway {
             Service::DynamoDb => dynamodb::failure(hit.fault, &call.operation, &call.body),
             Service::ParameterStore => parameter_store::failure(hit.fault),
             Service::EventBridge => eventbridge::failure(hit.fault),
-            Service::Sts if hit.fault == Fault::Throttle => {
-                AwsError::new("Throttling", "Rate exceeded")
-            }
+            Service::Sts if hit.fault == Fault::Throttle => AwsError::new("Throttling", "Rate exceeded"),
             Service::Sts => AwsError::internal("InternalFailure", "Internal server error"),
         };
         Ok(error.into_reply(call.service.protocol()))
@@ -162,55 +148,33 @@ impl Call {
                 "AmazonSSM" => Service::ParameterStore,
                 "AWSEvents" => Service::EventBridge,
                 _ => {
-                    return Err(unknown(format!(
-                        "The emulator does not know the target {target:?}."
-                    )));
+                    return Err(unknown(format!("The emulator does not know the target {target:?}.")));
                 }
             };
             // The engine refuses such a body without saying so in AWS's way.
             if std::str::from_utf8(&body).is_err() {
-                return Err(AwsError::new(
-                    "SerializationException",
-                    "The body is not UTF-8.",
-                ));
+                return Err(AwsError::new("SerializationException", "The body is not UTF-8."));
             }
             let operation = operation_name(operation);
-            return Ok(Self {
-                service,
-                operation,
-                headers,
-                body,
-            });
+            return Ok(Self { service, operation, headers, body });
         }
-        let form = headers.get(CONTENT_TYPE).is_some_and(|kind| {
-            kind.as_bytes()
-                .starts_with(b"application/x-www-form-urlencoded")
-        });
+        let form = headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
         let action = form.then(|| {
             let body = String::from_utf8_lossy(&body);
-            body.split('&')
-                .find_map(|pair| pair.strip_prefix("Action="))
-                .map(operation_name)
+            body.split('&').find_map(|pair| pair.strip_prefix("Action=")).map(operation_name)
         });
         match action.flatten() {
-            Some(operation) => Ok(Self {
-                service: Service::Sts,
-                operation,
-                headers,
-                body,
-            }),
-            None => Err(unknown(
-                "A call needs an x-amz-target header, or an Action in a form.".to_owned(),
-            )),
+            Some(operation) => Ok(Self { service: Service::Sts, operation, headers, body }),
+            None => Err(unknown("A call needs an x-amz-target header, or an Action in a form.".to_owned())),
         }
     }
 }
 
 /// Operation names are words; anything else is none, and is not worth remembering.
 fn operation_name(text: &str) -> String {
-    let word = !text.is_empty()
-        && text.len() <= 64
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let word = !text.is_empty() && text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
     if word { text } else { "Unknown" }.to_owned()
 }
 
@@ -220,8 +184,7 @@ async fn read(mut body: Incoming) -> Result<Bytes, AwsError> {
         let mut bytes = BytesMut::new();
         let mut total = 0_usize;
         while let Some(frame) = body.frame().await {
-            let frame = frame
-                .map_err(|error| AwsError::new("SerializationException", error.to_string()))?;
+            let frame = frame.map_err(|error| AwsError::new("SerializationException", error.to_string()))?;
             if let Some(data) = frame.data_ref() {
                 total = total.saturating_add(data.len());
                 if total <= MAX_BODY {
@@ -231,17 +194,15 @@ async fn read(mut body: Incoming) -> Result<Bytes, AwsError> {
         }
         if total > MAX_BODY {
             let message = format!("The request has {total} bytes; at most {MAX_BODY} are taken.");
-            return Err(AwsError::new("RequestEntityTooLargeException", message)
-                .with_status(StatusCode::PAYLOAD_TOO_LARGE));
+            return Err(
+                AwsError::new("RequestEntityTooLargeException", message).with_status(StatusCode::PAYLOAD_TOO_LARGE)
+            );
         }
         Ok(bytes.freeze())
     };
     match tokio::time::timeout(BODY_TIMEOUT, all).await {
         Ok(read) => read,
-        Err(_) => Err(AwsError::new(
-            "RequestTimeoutException",
-            "The body did not arrive in time.",
-        )
-        .with_status(StatusCode::REQUEST_TIMEOUT)),
+        Err(_) => Err(AwsError::new("RequestTimeoutException", "The body did not arrive in time.")
+            .with_status(StatusCode::REQUEST_TIMEOUT)),
     }
 }

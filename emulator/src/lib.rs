@@ -135,24 +135,13 @@ pub struct Emulator {
 impl Emulator {
     /// Starts it within the current Tokio runtime. Once this returns, calls are answered.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let Options {
-            listen,
-            data,
-            region,
-            account,
-            empty_pages,
-        } = options;
+        let Options { listen, data, region, account, empty_pages } = options;
         if let Some(data) = &data {
             std::fs::create_dir_all(data).map_err(StartError::Data)?;
         }
         let file = |name: &str| data.as_ref().map(|data| data.join(name));
-        let listener = TcpListener::bind(listen)
-            .await
-            .map_err(StartError::Listen)?;
-        let url = format!(
-            "http://{}",
-            listener.local_addr().map_err(StartError::Listen)?
-        );
+        let listener = TcpListener::bind(listen).await.map_err(StartError::Listen)?;
+        let url = format!("http://{}", listener.local_addr().map_err(StartError::Listen)?);
 
         let (shutdown, stopped) = Shutdown::channel();
         let events = Arc::new(EventBridge::new(&region, &account, stopped.clone()));
@@ -163,8 +152,7 @@ impl Emulator {
             empty_pages,
             Arc::clone(&events),
         )?;
-        let (dynamodb, mut tasks) =
-            DynamoDb::start(file("dynamodb.sqlite").as_deref(), &stopped).await?;
+        let (dynamodb, mut tasks) = DynamoDb::start(file("dynamodb.sqlite").as_deref(), &stopped).await?;
         let gateway = Arc::new(Gateway {
             account,
             calls: CallLog::default(),
@@ -174,17 +162,8 @@ impl Emulator {
             events,
             shutdown: stopped.clone(),
         });
-        tasks.push(tokio::spawn(server::serve(
-            listener,
-            Arc::clone(&gateway),
-            stopped,
-        )));
-        Ok(Self {
-            url,
-            gateway,
-            shutdown,
-            tasks,
-        })
+        tasks.push(tokio::spawn(server::serve(listener, Arc::clone(&gateway), stopped)));
+        Ok(Self { url, gateway, shutdown, tasks })
     }
 
     /// The address, for example `http://127.0.0.1:4566`, without a slash at its end.

@@ -9,9 +9,7 @@ pub(crate) fn call(operation: &str, account: &str) -> Result<Reply, AwsError> {
     if operation != "GetCallerIdentity" {
         return Err(AwsError::new(
             "InvalidAction",
-            format!(
-                "The emulator does not know the operation {operation:?}; of STS it knows GetCallerIdentity."
-            ),
+            format!("The emulator does not know the operation {operation:?}; of STS it knows GetCallerIdentity."),
         ));
     }
     let account = escape_xml(account);

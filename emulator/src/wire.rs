@@ -35,12 +35,7 @@ pub(crate) struct AwsError {
 impl AwsError {
     /// A client error (400).
     pub(crate) fn new(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::BAD_REQUEST,
-            code: code.into(),
-            message: message.into(),
-            members: Map::new(),
-        }
+        Self { status: StatusCode::BAD_REQUEST, code: code.into(), message: message.into(), members: Map::new() }
     }
 
     pub(crate) fn validation(message: impl Into<String>) -> Self {
@@ -87,11 +82,7 @@ impl AwsError {
     pub(crate) fn into_reply(self, protocol: Protocol) -> Reply {
         match protocol {
             Protocol::Query => {
-                let kind = if self.status.is_server_error() {
-                    "Receiver"
-                } else {
-                    "Sender"
-                };
+                let kind = if self.status.is_server_error() { "Receiver" } else { "Sender" };
                 let body = format!(
                     "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>{kind}</Type>\
                      <Code>{}</Code><Message>{}</Message></Error><RequestId>{}</RequestId></ErrorResponse>",
@@ -105,10 +96,7 @@ impl AwsError {
                 let mut body = self.members;
                 body.insert("__type".to_owned(), json!(self.code));
                 // DynamoDB spells it with a capital where the error has further members.
-                body.insert(
-                    if body.len() > 1 { "Message" } else { "message" }.to_owned(),
-                    json!(self.message),
-                );
+                body.insert(if body.len() > 1 { "Message" } else { "message" }.to_owned(), json!(self.message));
                 json_reply(self.status, protocol, &Value::Object(body))
             }
         }
@@ -129,9 +117,7 @@ pub(crate) fn json_reply(status: StatusCode, protocol: Protocol, body: &Value) -
 pub(crate) fn reply(status: StatusCode, content_type: &'static str, body: Bytes) -> Reply {
     let mut reply = Response::new(Full::new(body));
     *reply.status_mut() = status;
-    reply
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply
 }
 
@@ -142,8 +128,7 @@ pub(crate) fn request_id() -> String {
 
 /// Reads a JSON request; members that are not known are passed over, as AWS does.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, AwsError> {
-    serde_json::from_slice(body)
-        .map_err(|error| AwsError::new("SerializationException", error.to_string()))
+    serde_json::from_slice(body).map_err(|error| AwsError::new("SerializationException", error.to_string()))
 }
 
 /// A member that the request must have.
@@ -153,7 +138,5 @@ pub(crate) fn required<T>(member: Option<T>, name: &str) -> Result<T, AwsError> 
 
 /// Text made safe for XML.
 pub(crate) fn escape_xml(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -103,35 +103,16 @@ mod tests {
     fn defaults_are_a_run_on_the_usual_ports() {
         let arguments = check("").unwrap();
         assert!(arguments.command.is_none());
-        assert_eq!(
-            (
-                arguments.run.http_port,
-                arguments.run.aws_port,
-                arguments.run.grpc_port
-            ),
-            (8080, 4566, 50051)
-        );
+        assert_eq!((arguments.run.http_port, arguments.run.aws_port, arguments.run.grpc_port), (8080, 4566, 50051));
         assert_eq!(arguments.run.data, PathBuf::from(".tenantry"));
     }
 
     #[test]
     fn a_token_takes_claims_and_a_lifetime() {
-        let arguments =
-            check("token --tenant acme --claim a=b=c --claim d= --expires-in -5").unwrap();
-        let Some(Command::Token(token)) = arguments.command else {
-            panic!("{arguments:?}")
-        };
-        assert_eq!(
-            token.claims,
-            [
-                ("a".to_owned(), "b=c".to_owned()),
-                ("d".to_owned(), String::new())
-            ]
-        );
-        assert_eq!(
-            (token.scope.as_str(), token.expires_in),
-            ("config/read config/write", -5)
-        );
+        let arguments = check("token --tenant acme --claim a=b=c --claim d= --expires-in -5").unwrap();
+        let Some(Command::Token(token)) = arguments.command else { panic!("{arguments:?}") };
+        assert_eq!(token.claims, [("a".to_owned(), "b=c".to_owned()), ("d".to_owned(), String::new())]);
+        assert_eq!((token.scope.as_str(), token.expires_in), ("config/read config/write", -5));
     }
 
     /// Promise: a wrong call says what is wrong with it.
@@ -146,10 +127,7 @@ mod tests {
             ("token", "--tenant <TENANT>"),
             ("token --tenant a --claim =b", "expected NAME=VALUE"),
             ("token --tenant a --claim b", "expected NAME=VALUE"),
-            (
-                "token --tenant a --expires-in soon",
-                "--expires-in <SECONDS>",
-            ),
+            ("token --tenant a --expires-in soon", "--expires-in <SECONDS>"),
             ("token --tenant a --tenant b", "--tenant <TENANT>"),
             ("tokens", "tokens"),
         ] {

@@ -52,10 +52,7 @@ impl DataFolder {
             .recursive(true)
             .mode(0o700)
             .create(folder)
-            .map_err(|source| DataError::Folder {
-                folder: folder.to_owned(),
-                source,
-            })?;
+            .map_err(|source| DataError::Folder { folder: folder.to_owned(), source })?;
         Ok(Self(folder.to_owned()))
     }
 
@@ -73,10 +70,7 @@ impl DataFolder {
             .truncate(false)
             .mode(0o600)
             .open(&path)
-            .map_err(|source| DataError::Folder {
-                folder: self.0.clone(),
-                source,
-            })?;
+            .map_err(|source| DataError::Folder { folder: self.0.clone(), source })?;
         match file.try_lock() {
             Ok(()) => Ok(DataLock(file)),
             Err(TryLockError::WouldBlock) => Err(DataError::InUse(self.0.clone())),
@@ -88,10 +82,7 @@ impl DataFolder {
     /// all get that one.
     pub fn issuer_key(&self) -> Result<String, DataError> {
         let path = self.0.join("issuer-key.pem");
-        let failed = |source| DataError::File {
-            file: path.clone(),
-            source,
-        };
+        let failed = |source| DataError::File { file: path.clone(), source };
         match fs::read_to_string(&path) {
             Ok(key) => return Ok(key),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -99,10 +90,7 @@ impl DataFolder {
         }
         let key = generate_key()?;
         // Temporary files are made with mode 0600, and a file that is already there is not replaced.
-        match whole_file(&path, key.as_bytes())
-            .map_err(failed)?
-            .persist_noclobber(&path)
-        {
+        match whole_file(&path, key.as_bytes()).map_err(failed)?.persist_noclobber(&path) {
             Ok(_) => Ok(key),
             Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
                 fs::read_to_string(&path).map_err(failed)
@@ -129,23 +117,14 @@ impl DataFolder {
 
 /// Writes a file so that nobody ever sees a part of it.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), DataError> {
-    let failed = |source| DataError::File {
-        file: path.to_owned(),
-        source,
-    };
-    whole_file(path, content)
-        .map_err(failed)?
-        .persist(path)
-        .map_err(|error| failed(error.error))?;
+    let failed = |source| DataError::File { file: path.to_owned(), source };
+    whole_file(path, content).map_err(failed)?.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
 }
 
 fn whole_file(path: &Path, content: &[u8]) -> io::Result<tempfile::NamedTempFile> {
     // In the same folder: a rename does not cross file systems.
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(content)?;
     Ok(file)
@@ -163,22 +142,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = DataFolder::open(&folder.path().join("new")).unwrap();
         let keys: BTreeSet<String> = thread::scope(|scope| {
-            let callers: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| data.issuer_key().unwrap()))
-                .collect();
-            callers
-                .into_iter()
-                .map(|caller| caller.join().unwrap())
-                .collect()
+            let callers: Vec<_> = (0..4).map(|_| scope.spawn(|| data.issuer_key().unwrap())).collect();
+            callers.into_iter().map(|caller| caller.join().unwrap()).collect()
         });
         assert_eq!(keys.len(), 1);
         let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(data.0.join("issuer-key.pem")), 0o600);
         assert_eq!(mode(data.0.clone()), 0o700);
-        let names: Vec<_> = fs::read_dir(&data.0)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let names: Vec<_> = fs::read_dir(&data.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["issuer-key.pem"], "no temporary file is left");
     }
 
@@ -188,12 +159,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = DataFolder::open(folder.path()).unwrap();
         let first = data.lock().unwrap();
-        assert!(
-            data.lock()
-                .unwrap_err()
-                .to_string()
-                .contains("another instance")
-        );
+        assert!(data.lock().unwrap_err().to_string().contains("another instance"));
         drop(first);
         data.lock().unwrap();
     }

@@ -26,21 +26,15 @@ pub enum FunctionError {
     #[error(transparent)]
     Template(#[from] StackError),
     /// The template sends requests or events to a function that is not among the suite's.
-    #[error(
-        "the template's function {0} is not part of the local suite, or not for this kind of event"
-    )]
+    #[error("the template's function {0} is not part of the local suite, or not for this kind of event")]
     Unknown(String),
     /// Its settings or its start failed.
     #[error("cannot start {0}")]
-    Start(
-        &'static str,
-        #[source] Box<dyn std::error::Error + Send + Sync>,
-    ),
+    Start(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// A function for events: nothing but success or failure comes back.
-pub(crate) type EventFunction =
-    Arc<dyn Fn(Value) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+pub(crate) type EventFunction = Arc<dyn Fn(Value) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// The functions, running.
 pub(crate) struct Functions {
@@ -50,59 +44,35 @@ pub(crate) struct Functions {
 
 impl std::fmt::Debug for Functions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set()
-            .entries(self.http.keys().chain(self.events.keys()))
-            .finish()
+        f.debug_set().entries(self.http.keys().chain(self.events.keys())).finish()
     }
 }
 
 impl Functions {
     /// Starts all functions with the settings of the template. `lambda` are the environment variables that the Lambda
     /// service would add.
-    pub(crate) fn start(
-        stack: &Stack,
-        lambda: &BTreeMap<String, String>,
-    ) -> Result<Self, FunctionError> {
-        let started = |name| {
-            move |error: Box<dyn std::error::Error + Send + Sync>| FunctionError::Start(name, error)
-        };
+    pub(crate) fn start(stack: &Stack, lambda: &BTreeMap<String, String>) -> Result<Self, FunctionError> {
+        let started = |name| move |error: Box<dyn std::error::Error + Send + Sync>| FunctionError::Start(name, error);
 
-        let app =
-            config_read::App::start(&settings(READ, stack, lambda)?).map_err(started(READ))?;
-        let read = http_function(app, |app, event| {
-            async move { config_read::handle(&app, event).await }.boxed()
-        });
+        let app = config_read::App::start(&settings(READ, stack, lambda)?).map_err(started(READ))?;
+        let read = http_function(app, |app, event| async move { config_read::handle(&app, event).await }.boxed());
 
-        let app =
-            config_write::App::start(&settings(WRITE, stack, lambda)?).map_err(started(WRITE))?;
-        let write = http_function(app, |app, event| {
-            async move { config_write::handle(&app, event).await }.boxed()
-        });
+        let app = config_write::App::start(&settings(WRITE, stack, lambda)?).map_err(started(WRITE))?;
+        let write = http_function(app, |app, event| async move { config_write::handle(&app, event).await }.boxed());
 
-        let app = config_refresh::App::start(&settings(REFRESH, stack, lambda)?)
-            .map_err(started(REFRESH))?;
+        let app = config_refresh::App::start(&settings(REFRESH, stack, lambda)?).map_err(started(REFRESH))?;
         let app = Arc::new(app);
         let refresh: EventFunction = Arc::new(move |event| {
             let app = Arc::clone(&app);
-            async move {
-                config_refresh::handle(&app, event)
-                    .await
-                    .map(drop)
-                    .map_err(|error| error.to_string())
-            }
-            .boxed()
+            async move { config_refresh::handle(&app, event).await.map(drop).map_err(|error| error.to_string()) }
+                .boxed()
         });
 
         let functions = Self {
             http: BTreeMap::from([(READ.to_owned(), read), (WRITE.to_owned(), write)]),
             events: BTreeMap::from([(REFRESH.to_owned(), refresh)]),
         };
-        match stack
-            .api
-            .routes
-            .iter()
-            .find(|route| !functions.http.contains_key(&route.function))
-        {
+        match stack.api.routes.iter().find(|route| !functions.http.contains_key(&route.function)) {
             Some(route) => Err(FunctionError::Unknown(route.function.clone())),
             None => Ok(functions),
         }
@@ -118,36 +88,20 @@ impl Functions {
         if let Some(function) = self.events.get(name) {
             return function(event).await.map(|()| Value::Null);
         }
-        let function = self
-            .http
-            .get(name)
-            .ok_or_else(|| format!("there is no function {name}"))?;
+        let function = self.http.get(name).ok_or_else(|| format!("there is no function {name}"))?;
         let answer = function(event.to_string().into_bytes()).await?;
         serde_json::from_slice(&answer).map_err(|error| error.to_string())
     }
 
     /// The function for the events of a rule or a schedule.
     pub(crate) fn event(&self, name: &str) -> Result<EventFunction, FunctionError> {
-        self.events
-            .get(name)
-            .cloned()
-            .ok_or_else(|| FunctionError::Unknown(name.to_owned()))
+        self.events.get(name).cloned().ok_or_else(|| FunctionError::Unknown(name.to_owned()))
     }
 }
 
-fn settings(
-    name: &'static str,
-    stack: &Stack,
-    lambda: &BTreeMap<String, String>,
-) -> Result<Settings, FunctionError> {
+fn settings(name: &'static str, stack: &Stack, lambda: &BTreeMap<String, String>) -> Result<Settings, FunctionError> {
     let function = stack.function(name)?;
-    let source = |variable: &str| {
-        function
-            .environment
-            .get(variable)
-            .or_else(|| lambda.get(variable))
-            .cloned()
-    };
+    let source = |variable: &str| function.environment.get(variable).or_else(|| lambda.get(variable)).cloned();
     Settings::load(&source).map_err(|error| FunctionError::Start(name, error.into()))
 }
 
@@ -155,17 +109,13 @@ fn settings(
 fn http_function<A, F>(app: A, handle: F) -> gateway::Function
 where
     A: Send + Sync + 'static,
-    F: Fn(Arc<A>, tenantry::http::Event) -> BoxFuture<'static, tenantry::http::Answer>
-        + Send
-        + Sync
-        + 'static,
+    F: Fn(Arc<A>, tenantry::http::Event) -> BoxFuture<'static, tenantry::http::Answer> + Send + Sync + 'static,
 {
     let (app, handle) = (Arc::new(app), Arc::new(handle));
     Arc::new(move |event: Vec<u8>| {
         let (app, handle) = (Arc::clone(&app), Arc::clone(&handle));
         async move {
-            let event = serde_json::from_slice(&event)
-                .map_err(|error| format!("unreadable event: {error}"))?;
+            let event = serde_json::from_slice(&event).map_err(|error| format!("unreadable event: {error}"))?;
             let answer = handle(app, event).await;
             serde_json::to_vec(&answer).map_err(|error| format!("unwritable answer: {error}"))
         }

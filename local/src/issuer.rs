@@ -59,10 +59,7 @@ pub struct Issuer {
 
 impl std::fmt::Debug for Issuer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Issuer")
-            .field("url", &self.url)
-            .field("key_id", &self.key_id)
-            .finish_non_exhaustive()
+        f.debug_struct("Issuer").field("url", &self.url).field("key_id", &self.key_id).finish_non_exhaustive()
     }
 }
 
@@ -86,17 +83,10 @@ impl Issuer {
     pub fn new(url: String, key: &str) -> Result<Self, IssuerError> {
         let key = EncodingKey::from_rsa_pem(key.as_bytes()).map_err(IssuerError::Key)?;
         let mut jwk = Jwk::from_encoding_key(&key, Algorithm::RS256).map_err(IssuerError::Key)?;
-        let key_id = jwk
-            .thumbprint(ThumbprintHash::SHA256)
-            .map_err(IssuerError::Key)?;
+        let key_id = jwk.thumbprint(ThumbprintHash::SHA256).map_err(IssuerError::Key)?;
         jwk.common.key_id = Some(key_id.clone());
         jwk.common.public_key_use = Some(PublicKeyUse::Signature);
-        Ok(Self {
-            url,
-            key,
-            key_id,
-            jwk,
-        })
+        Ok(Self { url, key, key_id, jwk })
     }
 
     /// The issuer's address on the loopback port `port`: its `iss`.
@@ -106,11 +96,8 @@ impl Issuer {
 
     /// Whether `url` is an address that a local issuer has on some port.
     pub fn is_local(url: &str) -> bool {
-        let port = url
-            .strip_prefix("http://127.0.0.1:")
-            .and_then(|rest| rest.strip_suffix(PATH));
-        port.and_then(|port| port.parse().ok())
-            .is_some_and(|port: u16| Self::url_at(port) == url)
+        let port = url.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.strip_suffix(PATH));
+        port.and_then(|port| port.parse().ok()).is_some_and(|port: u16| Self::url_at(port) == url)
     }
 
     /// The issuer's address: the `iss` of its tokens.
@@ -131,10 +118,7 @@ impl Issuer {
     /// What a GET below [`PATH`] is answered with.
     pub fn document(&self, path: &str) -> Option<Value> {
         match path.strip_prefix(PATH)? {
-            JWKS_PATH => serde_json::to_value(JwkSet {
-                keys: vec![self.jwk.clone()],
-            })
-            .ok(),
+            JWKS_PATH => serde_json::to_value(JwkSet { keys: vec![self.jwk.clone()] }).ok(),
             DISCOVERY_PATH => Some(json!({
                 "issuer": self.url,
                 "jwks_uri": self.jwks_url(),
@@ -151,10 +135,7 @@ impl Issuer {
     pub fn token(&self, request: &TokenRequest<'_>) -> Result<String, IssuerError> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let mut claims = Map::from_iter([
-            (
-                "sub".to_owned(),
-                json!(format!("{}-developer", request.tenant)),
-            ),
+            ("sub".to_owned(), json!(format!("{}-developer", request.tenant))),
             ("iss".to_owned(), json!(self.url)),
             ("version".to_owned(), json!(2)),
             ("client_id".to_owned(), json!(CLIENT_ID)),
@@ -162,24 +143,15 @@ impl Issuer {
             ("scope".to_owned(), json!(request.scope)),
             ("auth_time".to_owned(), json!(now)),
             ("iat".to_owned(), json!(now)),
-            (
-                "exp".to_owned(),
-                json!(now.saturating_add(request.expires_in)),
-            ),
+            ("exp".to_owned(), json!(now.saturating_add(request.expires_in))),
             ("jti".to_owned(), json!(uuid::Uuid::new_v4().to_string())),
-            (
-                "username".to_owned(),
-                json!(format!("{}-developer", request.tenant)),
-            ),
+            ("username".to_owned(), json!(format!("{}-developer", request.tenant))),
             (request.tenant_claim.to_owned(), json!(request.tenant)),
         ]);
         for (name, value) in request.claims {
             claims.insert(name.clone(), claim(name, value));
         }
-        let header = Header {
-            kid: Some(self.key_id.clone()),
-            ..Header::new(Algorithm::RS256)
-        };
+        let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::RS256) };
         encode(&header, &claims, &self.key).map_err(IssuerError::Sign)
     }
 }

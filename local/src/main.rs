@@ -52,14 +52,8 @@ fn print_token(arguments: &Token) -> Result<(), Box<dyn Error>> {
 
 fn run(arguments: Run) -> Result<(), Box<dyn Error>> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(QUIET));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .init();
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?
-        .block_on(serve(arguments))
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(arguments))
 }
 
 async fn serve(arguments: Run) -> Result<(), Box<dyn Error>> {

@@ -25,10 +25,7 @@ pub struct Ready<'a> {
 impl Ready<'_> {
     /// Writes the file; it appears with its whole content.
     pub fn write(&self, path: &Path) -> Result<(), DataError> {
-        let failed = |error: serde_json::Error| DataError::File {
-            file: path.to_owned(),
-            source: error.into(),
-        };
+        let failed = |error: serde_json::Error| DataError::File { file: path.to_owned(), source: error.into() };
         let mut content = serde_json::to_vec_pretty(self).map_err(failed)?;
         content.push(b'\n');
         write_whole(path, &content)
@@ -38,10 +35,9 @@ impl Ready<'_> {
 /// Removes the file of an earlier run, which would speak of addresses that are gone.
 pub fn remove(path: &Path) -> Result<(), DataError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DataError::File {
-            file: path.to_owned(),
-            source: error,
-        }),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DataError::File { file: path.to_owned(), source: error })
+        }
         _ => Ok(()),
     }
 }
@@ -74,11 +70,7 @@ mod tests {
                 "tokens": {"acme": "t"},
             })
         );
-        assert_eq!(
-            fs::read_dir(folder.path()).unwrap().count(),
-            1,
-            "no temporary file is left"
-        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert!(!path.exists());

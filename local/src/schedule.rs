@@ -16,9 +16,7 @@ pub(crate) struct Schedules {
 
 impl std::fmt::Debug for Schedules {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list()
-            .entries(self.schedules.iter().map(|(schedule, _)| schedule))
-            .finish()
+        f.debug_list().entries(self.schedules.iter().map(|(schedule, _)| schedule)).finish()
     }
 }
 

@@ -37,19 +37,12 @@ pub(crate) async fn bind(port: u16) -> io::Result<TcpListener> {
 }
 
 /// Serves until `stop` is done, then lets open requests finish.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    issuer: Arc<Issuer>,
-    gateway: Gateway,
-    stop: watch::Receiver<bool>,
-) {
+pub(crate) async fn serve(listener: TcpListener, issuer: Arc<Issuer>, gateway: Gateway, stop: watch::Receiver<bool>) {
     // The other end is dropped, or says so: both mean stop.
     let stopped = |mut stop: watch::Receiver<bool>| async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    let router = Router::new()
-        .fallback(answer)
-        .with_state(Arc::new(Shared { issuer, gateway }));
+    let router = Router::new().fallback(answer).with_state(Arc::new(Shared { issuer, gateway }));
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let serving = axum::serve(listener, service).with_graceful_shutdown(stopped(stop.clone()));
     let overdue = async {
@@ -81,16 +74,10 @@ async fn answer(
 fn document(issuer: &Issuer, path: &str) -> Response {
     let (status, body) = match issuer.document(path) {
         Some(document) => (StatusCode::OK, document.to_string()),
-        None => (
-            StatusCode::NOT_FOUND,
-            r#"{"message":"Not Found"}"#.to_owned(),
-        ),
+        None => (StatusCode::NOT_FOUND, r#"{"message":"Not Found"}"#.to_owned()),
     };
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -20,8 +20,7 @@ use crate::{
     functions::{FunctionError, Functions},
     gateway::{ApiIdentity, Gateway, JwtAuthorizer, Routes},
     issuer::{
-        CLIENT_ID, DEFAULT_LIFETIME, DEFAULT_SCOPE, Issuer, IssuerError, TENANT_CLAIM,
-        TokenRequest, generate_key,
+        CLIENT_ID, DEFAULT_LIFETIME, DEFAULT_SCOPE, Issuer, IssuerError, TENANT_CLAIM, TokenRequest, generate_key,
     },
     ready::{self, Ready},
     schedule::Schedules,
@@ -67,9 +66,7 @@ pub enum StartError {
     #[error(transparent)]
     Data(#[from] DataError),
     /// The port of the HTTP API cannot be had.
-    #[error(
-        "cannot listen on 127.0.0.1:{port} for HTTP; is another program using it? Choose another with --http-port"
-    )]
+    #[error("cannot listen on 127.0.0.1:{port} for HTTP; is another program using it? Choose another with --http-port")]
     HttpPort {
         /// The port asked for.
         port: u16,
@@ -77,9 +74,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The emulator did not start.
-    #[error(
-        "cannot start the AWS services on 127.0.0.1:{port}; another port can be chosen with --aws-port"
-    )]
+    #[error("cannot start the AWS services on 127.0.0.1:{port}; another port can be chosen with --aws-port")]
     Emulator {
         /// The port asked for.
         port: u16,
@@ -135,10 +130,7 @@ impl Suite {
             None => generate_key()?,
         };
 
-        let http_port = |source| StartError::HttpPort {
-            port: options.http_port,
-            source,
-        };
+        let http_port = |source| StartError::HttpPort { port: options.http_port, source };
         let listener = server::bind(options.http_port).await.map_err(http_port)?;
         let port = listener.local_addr().map_err(http_port)?.port();
         let issuer = Arc::new(Issuer::new(Issuer::url_at(port), &key)?);
@@ -152,10 +144,7 @@ impl Suite {
             empty_pages: options.empty_pages,
         })
         .await
-        .map_err(|source| StartError::Emulator {
-            port: options.aws_port,
-            source,
-        })?;
+        .map_err(|source| StartError::Emulator { port: options.aws_port, source })?;
         let dynamodb = dynamodb(emulator.url());
         for table in &stack.tables {
             table::ensure(&dynamodb, table).await?;
@@ -170,39 +159,19 @@ impl Suite {
                 target: functions.event(&rule.function)?,
             };
             let name = rule.name.clone();
-            emulator
-                .add_rule(rule)
-                .map_err(|error| StartError::Rule(name, error))?;
+            emulator.add_rule(rule).map_err(|error| StartError::Rule(name, error))?;
         }
         let mut schedules = Schedules::default();
         for schedule in &stack.schedules {
-            schedules.add(
-                schedule.clone(),
-                functions.event(&schedule.function)?,
-                options.run_schedules,
-            );
+            schedules.add(schedule.clone(), functions.event(&schedule.function)?, options.run_schedules);
         }
 
-        let api = ApiIdentity {
-            account: ACCOUNT.to_owned(),
-            api: "local".to_owned(),
-        };
+        let api = ApiIdentity { account: ACCOUNT.to_owned(), api: "local".to_owned() };
         let authorizers = authorizers(&stack, &issuer)?;
         let tenant_claim = tenant_claim(&stack);
-        let gateway = Gateway::new(
-            api,
-            port,
-            Routes::new(stack.api.routes),
-            authorizers,
-            functions.http(),
-        );
+        let gateway = Gateway::new(api, port, Routes::new(stack.api.routes), authorizers, functions.http());
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(server::serve(
-            listener,
-            Arc::clone(&issuer),
-            gateway,
-            stopped,
-        ));
+        let server = tokio::spawn(server::serve(listener, Arc::clone(&issuer), gateway, stopped));
         if let Some(data) = &data {
             data.set_issuer_url(issuer.url())?;
         }
@@ -268,10 +237,7 @@ impl Suite {
 
     /// A token with all scopes for each of the [`SAMPLE_TENANTS`].
     pub fn sample_tokens(&self) -> Result<BTreeMap<String, String>, IssuerError> {
-        SAMPLE_TENANTS
-            .into_iter()
-            .map(|tenant| Ok((tenant.to_owned(), self.token(tenant, DEFAULT_SCOPE)?)))
-            .collect()
+        SAMPLE_TENANTS.into_iter().map(|tenant| Ok((tenant.to_owned(), self.token(tenant, DEFAULT_SCOPE)?))).collect()
     }
 
     /// Calls the function `name` with an event, past the gateway and the event buses, as `cargo lambda invoke` would.
@@ -287,15 +253,7 @@ impl Suite {
 
     /// Stops: no new requests, open ones are answered.
     pub async fn stop(self) {
-        let Self {
-            emulator,
-            schedules,
-            stop,
-            server,
-            ready_file,
-            _lock,
-            ..
-        } = self;
+        let Self { emulator, schedules, stop, server, ready_file, _lock, .. } = self;
         if let Some(Err(error)) = ready_file.as_deref().map(ready::remove) {
             tracing::warn!(%error, "the ready file is still there");
         }
@@ -334,44 +292,30 @@ fn lambda_environment(aws_url: &str) -> BTreeMap<String, String> {
     .into()
 }
 
-fn authorizers(
-    stack: &Stack,
-    issuer: &Issuer,
-) -> Result<BTreeMap<String, JwtAuthorizer>, StartError> {
+fn authorizers(stack: &Stack, issuer: &Issuer) -> Result<BTreeMap<String, JwtAuthorizer>, StartError> {
     let mut authorizers = BTreeMap::new();
     for (name, authorizer) in &stack.api.authorizers {
         let expected = authorizer.issuer.clone();
         // The issuer's address changes with the port, its key does not. So tokens of an earlier run on another port, or
         // signed before the first run, remain good, as they would with an identity provider that stays where it is.
         let accepts = move |issuer: &str| issuer == expected || Issuer::is_local(issuer);
-        let authorizer = JwtAuthorizer::new(accepts, authorizer.audience.clone(), issuer.jwk())
-            .map_err(StartError::Key)?;
+        let authorizer =
+            JwtAuthorizer::new(accepts, authorizer.audience.clone(), issuer.jwk()).map_err(StartError::Key)?;
         authorizers.insert(name.clone(), authorizer);
     }
     Ok(authorizers)
 }
 
 fn tenant_claim(stack: &Stack) -> String {
-    let mut settings = stack
-        .functions
-        .values()
-        .map(|function| function.environment.get("TENANT_CLAIM"));
-    settings
-        .find_map(Option::<&String>::cloned)
-        .unwrap_or_else(|| TENANT_CLAIM.to_owned())
+    let mut settings = stack.functions.values().map(|function| function.environment.get("TENANT_CLAIM"));
+    settings.find_map(Option::<&String>::cloned).unwrap_or_else(|| TENANT_CLAIM.to_owned())
 }
 
 fn dynamodb(endpoint: &str) -> aws_sdk_dynamodb::Client {
     let config = aws_sdk_dynamodb::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::from_static(REGION))
-        .credentials_provider(Credentials::new(
-            CREDENTIALS,
-            CREDENTIALS,
-            None,
-            None,
-            "local",
-        ))
+        .credentials_provider(Credentials::new(CREDENTIALS, CREDENTIALS, None, None, "local"))
         .endpoint_url(endpoint)
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();

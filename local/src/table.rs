@@ -5,9 +5,8 @@ use aws_sdk_dynamodb::{
     error::{BuildError, DisplayErrorContext, SdkError},
     operation::{create_table::CreateTableInput, describe_table::DescribeTableError},
     types::{
-        AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType,
-        Projection, ProjectionType, ScalarAttributeType, TableDescription, TimeToLiveSpecification,
-        TimeToLiveStatus,
+        AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection, ProjectionType,
+        ScalarAttributeType, TableDescription, TimeToLiveSpecification, TimeToLiveStatus,
     },
 };
 use serde::Deserialize;
@@ -96,9 +95,7 @@ struct TimeToLive {
 }
 
 fn absent<'de, D: serde::Deserializer<'de>>(_: D) -> Result<(), D::Error> {
-    Err(serde::de::Error::custom(
-        "streams and local secondary indexes are not run locally",
-    ))
+    Err(serde::de::Error::custom("streams and local secondary indexes are not run locally"))
 }
 
 /// Makes the table if it is not there, and sees to it that items expire.
@@ -106,25 +103,15 @@ pub async fn ensure(client: &Client, table: &Table) -> Result<(), TableError> {
     let name = &table.name;
     let definition: Definition = serde_json::from_value(table.properties.clone())
         .map_err(|error| TableError::Definition(name.clone(), error))?;
-    let wanted =
-        input(name, &definition).map_err(|error| TableError::Incomplete(name.clone(), error))?;
+    let wanted = input(name, &definition).map_err(|error| TableError::Incomplete(name.clone(), error))?;
     match client.describe_table().table_name(name).send().await {
         Ok(described) => {
-            if !described
-                .table()
-                .is_some_and(|found| same_shape(found, &wanted))
-            {
+            if !described.table().is_some_and(|found| same_shape(found, &wanted)) {
                 return Err(TableError::Differs(name.clone()));
             }
         }
-        Err(error)
-            if error
-                .as_service_error()
-                .is_some_and(DescribeTableError::is_resource_not_found_exception) =>
-        {
-            create(client, wanted)
-                .await
-                .map_err(|error| refused(name, "CreateTable", error))?;
+        Err(error) if error.as_service_error().is_some_and(DescribeTableError::is_resource_not_found_exception) => {
+            create(client, wanted).await.map_err(|error| refused(name, "CreateTable", error))?;
         }
         Err(error) => return Err(refused(name, "DescribeTable", error)),
     }
@@ -159,10 +146,7 @@ async fn expire(client: &Client, name: &str, attribute: String) -> Result<(), Ta
         .map_err(|error| refused(name, "DescribeTimeToLive", error))?;
     let on = described.time_to_live_description().is_some_and(|found| {
         found.attribute_name() == Some(&attribute)
-            && matches!(
-                found.time_to_live_status(),
-                Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)
-            )
+            && matches!(found.time_to_live_status(), Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling))
     });
     if on {
         return Ok(());
@@ -191,9 +175,7 @@ fn input(name: &str, definition: &Definition) -> Result<CreateTableInput, BuildE
     });
     let indexes = definition.global_secondary_indexes.iter().map(|index| {
         let projection = Projection::builder()
-            .projection_type(ProjectionType::from(
-                index.projection.projection_type.as_str(),
-            ))
+            .projection_type(ProjectionType::from(index.projection.projection_type.as_str()))
             .set_non_key_attributes(index.projection.non_key_attributes.clone())
             .build();
         GlobalSecondaryIndex::builder()
@@ -228,11 +210,8 @@ fn same_shape(found: &TableDescription, wanted: &CreateTableInput) -> bool {
         .iter()
         .map(|index| (index.index_name().unwrap_or_default(), index.key_schema()))
         .collect();
-    let mut wanted_indexes: Vec<_> = wanted
-        .global_secondary_indexes()
-        .iter()
-        .map(|index| (index.index_name(), index.key_schema()))
-        .collect();
+    let mut wanted_indexes: Vec<_> =
+        wanted.global_secondary_indexes().iter().map(|index| (index.index_name(), index.key_schema())).collect();
     found_indexes.sort_by_key(|(name, _)| *name);
     wanted_indexes.sort_by_key(|(name, _)| *name);
     found.key_schema() == wanted.key_schema() && found_indexes == wanted_indexes
@@ -242,9 +221,5 @@ fn refused<E>(table: &str, operation: &'static str, error: SdkError<E>) -> Table
 where
     SdkError<E>: std::error::Error,
 {
-    TableError::Refused {
-        table: table.to_owned(),
-        operation,
-        reason: DisplayErrorContext(&error).to_string(),
-    }
+    TableError::Refused { table: table.to_owned(), operation, reason: DisplayErrorContext(&error).to_string() }
 }

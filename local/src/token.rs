@@ -21,14 +21,8 @@ pub enum TokenError {
 
 /// Signs `request` with the key in `folder`, which is made if need be. The token names the issuer of the running suite, or
 /// of the latest run; before the first one, the issuer that a run on `default_port` would have.
-pub fn sign(
-    folder: &Path,
-    default_port: u16,
-    request: &TokenRequest<'_>,
-) -> Result<String, TokenError> {
+pub fn sign(folder: &Path, default_port: u16, request: &TokenRequest<'_>) -> Result<String, TokenError> {
     let data = DataFolder::open(folder)?;
-    let url = data
-        .issuer_url()?
-        .unwrap_or_else(|| Issuer::url_at(default_port));
+    let url = data.issuer_url()?.unwrap_or_else(|| Issuer::url_at(default_port));
     Ok(Issuer::new(url, &data.issuer_key()?)?.token(request)?)
 }

@@ -34,10 +34,7 @@ const TOUR: &[(&str, &str)] = &[
         "its ETag saves the next reader the body: 304",
         r#"ETAG=$(acme "$API/v1/config/tenant_config_limits" | tr -d '\r' | awk 'tolower($1) == "etag:" {print $2}')"#,
     ),
-    (
-        "",
-        r#"acme "$API/v1/config/tenant_config_limits" -H "If-None-Match: $ETAG""#,
-    ),
+    ("", r#"acme "$API/v1/config/tenant_config_limits" -H "If-None-Match: $ETAG""#),
     (
         "two writers who saw the same version: one wins, the other gets 412",
         r#"acme -X PUT "$API/v1/config/tenant_config_limits" -H "If-Match: $ETAG" -d '{"value": {"requestsPerSecond": 80}}'"#,
@@ -52,46 +49,24 @@ const TOUR: &[(&str, &str)] = &[
     ),
     ("", r#"acme "$API/v1/config/param_config_db/primary/host""#),
     ("(with the AWS CLI, if there is one)", "@aws"),
-    (
-        "list by prefix",
-        r#"acme "$API/v1/config?prefix=param_config_db/""#,
-    ),
-    (
-        "the history, and back to version 1",
-        r#"acme "$API/v1/history/tenant_config_limits""#,
-    ),
-    (
-        "",
-        r#"acme -X POST "$API/v1/rollback/tenant_config_limits" -d '{"version": 1}'"#,
-    ),
-    (
-        "delete: gone for readers, still in the history",
-        r#"acme -X DELETE "$API/v1/config/tenant_config_limits""#,
-    ),
+    ("list by prefix", r#"acme "$API/v1/config?prefix=param_config_db/""#),
+    ("the history, and back to version 1", r#"acme "$API/v1/history/tenant_config_limits""#),
+    ("", r#"acme -X POST "$API/v1/rollback/tenant_config_limits" -d '{"version": 1}'"#),
+    ("delete: gone for readers, still in the history", r#"acme -X DELETE "$API/v1/config/tenant_config_limits""#),
     ("", r#"acme "$API/v1/config/tenant_config_limits""#),
     ("", r#"acme "$API/v1/history/tenant_config_limits""#),
-    (
-        "the other tenant sees nothing of all this",
-        r#"globex "$API/v1/config/param_config_db/primary/host""#,
-    ),
+    ("the other tenant sees nothing of all this", r#"globex "$API/v1/config/param_config_db/primary/host""#),
     ("", r#"globex "$API/v1/config""#),
 ];
 
 impl Welcome<'_> {
     /// Writes the text.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(
-            out,
-            "Tenantry is running; Ctrl-C stops it. Its data is in {}.\n",
-            self.data.display()
-        )?;
+        writeln!(out, "Tenantry is running; Ctrl-C stops it. Its data is in {}.\n", self.data.display())?;
         writeln!(out, "  HTTP API      {}", self.http_url)?;
         writeln!(out, "  AWS services  {}", self.aws_url)?;
         writeln!(out, "  token issuer  {}\n", self.issuer)?;
-        writeln!(
-            out,
-            "Paste these lines into another shell, all at once or one by one:\n"
-        )?;
+        writeln!(out, "Paste these lines into another shell, all at once or one by one:\n")?;
         writeln!(out, "export API={}", self.http_url)?;
         writeln!(out, "export AWS={}", self.aws_url)?;
         for (tenant, token) in self.tokens {

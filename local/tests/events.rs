@@ -15,13 +15,8 @@ fn events() -> Result<BTreeMap<String, Value>, Box<dyn std::error::Error>> {
     let mut events = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let name = path
-            .file_stem()
-            .map(|name| name.to_string_lossy().into_owned());
-        events.insert(
-            name.ok_or("a file without a name")?,
-            serde_json::from_slice(&fs::read(&path)?)?,
-        );
+        let name = path.file_stem().map(|name| name.to_string_lossy().into_owned());
+        events.insert(name.ok_or("a file without a name")?, serde_json::from_slice(&fs::read(&path)?)?);
     }
     Ok(events)
 }
@@ -32,9 +27,7 @@ fn stack() -> Result<Stack, local::template::StackError> {
         region: "eu-central-1".into(),
         account: "123456789012".into(),
         stack: "tenantry".into(),
-        parameters: given
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into(),
+        parameters: given.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
     };
     Stack::read(TEMPLATE, &surroundings)
 }
@@ -42,12 +35,8 @@ fn stack() -> Result<Stack, local::template::StackError> {
 /// Promise: every route of the template has a payload, and every payload of the API is for a route.
 #[test]
 fn payloads_and_routes_belong_together() -> TestResult {
-    let keys: std::collections::BTreeSet<_> = stack()?
-        .api
-        .routes
-        .iter()
-        .map(|route| format!("{} {}", route.method, route.path))
-        .collect();
+    let keys: std::collections::BTreeSet<_> =
+        stack()?.api.routes.iter().map(|route| format!("{} {}", route.method, route.path)).collect();
     let mut found = std::collections::BTreeSet::new();
     for (name, event) in events()? {
         let Some(key) = event["routeKey"].as_str() else {
@@ -55,10 +44,7 @@ fn payloads_and_routes_belong_together() -> TestResult {
         };
         assert!(keys.contains(key), "{name}: {key}");
         assert_eq!(event["requestContext"]["routeKey"], key, "{name}");
-        assert_eq!(
-            event["requestContext"]["http"]["path"], event["rawPath"],
-            "{name}"
-        );
+        assert_eq!(event["requestContext"]["http"]["path"], event["rawPath"], "{name}");
         found.insert(key.to_owned());
     }
     assert_eq!(found, keys);
@@ -90,11 +76,8 @@ async fn functions_take_their_payloads() -> TestResult {
         ("delete-entry", 200),
     ] {
         let event = events.get(name).ok_or(name)?.clone();
-        let route = stack
-            .api
-            .routes
-            .iter()
-            .find(|route| event["routeKey"] == format!("{} {}", route.method, route.path));
+        let route =
+            stack.api.routes.iter().find(|route| event["routeKey"] == format!("{} {}", route.method, route.path));
         let answer = suite.invoke(&route.ok_or(name)?.function, event).await?;
         assert_eq!(answer["statusCode"], status, "{name}: {answer}");
     }
@@ -113,10 +96,7 @@ async fn functions_take_their_payloads() -> TestResult {
         ]
     );
     for (name, event) in events {
-        suite
-            .invoke("config-refresh", event)
-            .await
-            .map_err(|error| format!("{name}: {error}"))?;
+        suite.invoke("config-refresh", event).await.map_err(|error| format!("{name}: {error}"))?;
     }
     suite.stop().await;
     Ok(())

@@ -45,10 +45,7 @@ fn dynamodb(suite: &Suite) -> Client {
 }
 
 fn on(data: &Path) -> Options {
-    Options {
-        data: Some(data.to_owned()),
-        ..Options::default()
-    }
+    Options { data: Some(data.to_owned()), ..Options::default() }
 }
 
 /// Promise: once started, the issuer, the API and the AWS services answer, and unrouted paths do not.
@@ -58,22 +55,14 @@ async fn everything_answers_once_it_has_started() -> TestResult {
     let issuer = suite.issuer().url().to_owned();
     assert_eq!(issuer, format!("{}/_local/issuer", suite.http_url()));
 
-    let (status, discovery) =
-        get(&format!("{issuer}/.well-known/openid-configuration"), None).await?;
+    let (status, discovery) = get(&format!("{issuer}/.well-known/openid-configuration"), None).await?;
     assert_eq!((status, &discovery["issuer"]), (200, &json!(issuer)));
     let (status, keys) = get(discovery["jwks_uri"].as_str().unwrap_or_default(), None).await?;
     let key = &keys["keys"][0];
     assert_eq!(status, 200);
-    assert_eq!(
-        (&key["kty"], &key["alg"], &key["use"]),
-        (&json!("RSA"), &json!("RS256"), &json!("sig"))
-    );
+    assert_eq!((&key["kty"], &key["alg"], &key["use"]), (&json!("RSA"), &json!("RS256"), &json!("sig")));
     for secret in ["d", "p", "q"] {
-        assert_eq!(
-            key.get(secret),
-            None,
-            "no part of the private key is published"
-        );
+        assert_eq!(key.get(secret), None, "no part of the private key is published");
     }
 
     let url = format!("{}/v1/config", suite.http_url());
@@ -94,35 +83,17 @@ async fn everything_answers_once_it_has_started() -> TestResult {
 async fn the_table_is_that_of_the_template() -> TestResult {
     let suite = Suite::start(Options::default()).await?;
     let client = dynamodb(&suite);
-    let described = client
-        .describe_table()
-        .table_name("tenantry-ConfigTable")
-        .send()
-        .await?;
+    let described = client.describe_table().table_name("tenantry-ConfigTable").send().await?;
     let table = described.table().ok_or("no table")?;
-    let keys: Vec<_> = table
-        .key_schema()
-        .iter()
-        .map(KeySchemaElement::attribute_name)
-        .collect();
+    let keys: Vec<_> = table.key_schema().iter().map(KeySchemaElement::attribute_name).collect();
     assert_eq!(keys, ["pk", "sk"]);
     let mut indexes: Vec<_> = table
         .global_secondary_indexes()
         .iter()
         .map(|index| {
-            let keys: Vec<_> = index
-                .key_schema()
-                .iter()
-                .map(KeySchemaElement::attribute_name)
-                .collect();
-            let projection = index
-                .projection()
-                .and_then(|projection| projection.projection_type());
-            format!(
-                "{:?} {keys:?} {:?}",
-                index.index_name(),
-                projection.map(ProjectionType::as_str)
-            )
+            let keys: Vec<_> = index.key_schema().iter().map(KeySchemaElement::attribute_name).collect();
+            let projection = index.projection().and_then(|projection| projection.projection_type());
+            format!("{:?} {keys:?} {:?}", index.index_name(), projection.map(ProjectionType::as_str))
         })
         .collect();
     indexes.sort();
@@ -133,11 +104,7 @@ async fn the_table_is_that_of_the_template() -> TestResult {
             r#"Some("work") ["workShard", "workKey"] Some("KEYS_ONLY")"#,
         ]
     );
-    let expiry = client
-        .describe_time_to_live()
-        .table_name("tenantry-ConfigTable")
-        .send()
-        .await?;
+    let expiry = client.describe_time_to_live().table_name("tenantry-ConfigTable").send().await?;
     let expiry = expiry.time_to_live_description().ok_or("no time to live")?;
     assert_eq!(expiry.attribute_name(), Some("expiresAt"));
     suite.stop().await;
@@ -164,18 +131,8 @@ async fn data_and_tokens_outlive_the_suite() -> TestResult {
 
     let second = Suite::start(on(folder.path())).await?;
     // 403, not 401: it is known and lacks the scope to read.
-    assert_eq!(
-        get(&format!("{}/v1/config", second.http_url()), Some(&token))
-            .await?
-            .0,
-        403,
-        "{earlier}"
-    );
-    let found = dynamodb(&second)
-        .scan()
-        .table_name("tenantry-ConfigTable")
-        .send()
-        .await?;
+    assert_eq!(get(&format!("{}/v1/config", second.http_url()), Some(&token)).await?.0, 403, "{earlier}");
+    let found = dynamodb(&second).scan().table_name("tenantry-ConfigTable").send().await?;
     assert_eq!(found.items().len(), 1);
     second.stop().await;
     Ok(())
@@ -185,36 +142,14 @@ async fn data_and_tokens_outlive_the_suite() -> TestResult {
 #[tokio::test]
 async fn tokens_signed_beside_the_suite_are_good() -> TestResult {
     let folder = tempfile::tempdir()?;
-    let request = TokenRequest {
-        tenant: "t",
-        tenant_claim: "custom:tenantId",
-        scope: "none",
-        expires_in: 60,
-        claims: &[],
-    };
+    let request =
+        TokenRequest { tenant: "t", tenant_claim: "custom:tenantId", scope: "none", expires_in: 60, claims: &[] };
     let before = token::sign(folder.path(), 8080, &request)?;
     let suite = Suite::start(on(folder.path())).await?;
     let beside = token::sign(folder.path(), 8080, &request)?;
-    let expired = token::sign(
-        folder.path(),
-        8080,
-        &TokenRequest {
-            expires_in: -1,
-            ..request
-        },
-    )?;
-    for (case, token, status) in [
-        ("before", before, 403),
-        ("beside", beside, 403),
-        ("expired", expired, 401),
-    ] {
-        assert_eq!(
-            get(&format!("{}/v1/config", suite.http_url()), Some(&token))
-                .await?
-                .0,
-            status,
-            "{case}"
-        );
+    let expired = token::sign(folder.path(), 8080, &TokenRequest { expires_in: -1, ..request })?;
+    for (case, token, status) in [("before", before, 403), ("beside", beside, 403), ("expired", expired, 401)] {
+        assert_eq!(get(&format!("{}/v1/config", suite.http_url()), Some(&token)).await?.0, status, "{case}");
     }
     suite.stop().await;
     Ok(())
@@ -226,29 +161,17 @@ async fn the_ready_file_comes_and_goes_with_the_suite() -> TestResult {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("ready.json");
     fs::write(&file, "of an earlier run")?;
-    let suite = Suite::start(Options {
-        ready_file: Some(file.clone()),
-        ..on(&folder.path().join("data"))
-    })
-    .await?;
+    let suite = Suite::start(Options { ready_file: Some(file.clone()), ..on(&folder.path().join("data")) }).await?;
     let ready: Value = serde_json::from_slice(&fs::read(&file)?)?;
     assert_eq!(ready["httpUrl"], suite.http_url());
     assert_eq!(ready["awsUrl"], suite.aws_url());
     assert_eq!(ready["issuer"], suite.issuer().url());
-    assert_eq!(
-        get(ready["jwksUrl"].as_str().unwrap_or_default(), None)
-            .await?
-            .0,
-        200
-    );
+    assert_eq!(get(ready["jwksUrl"].as_str().unwrap_or_default(), None).await?.0, 200);
     let tokens = ready["tokens"].as_object().ok_or("no tokens")?;
     assert_eq!(tokens.keys().collect::<Vec<_>>(), ["acme", "globex"]);
 
     // A second instance is refused and leaves the first one's file alone.
-    let second = Options {
-        ready_file: Some(file.clone()),
-        ..on(&folder.path().join("data"))
-    };
+    let second = Options { ready_file: Some(file.clone()), ..on(&folder.path().join("data")) };
     let error = Suite::start(second).await.map(drop);
     assert!(matches!(error, Err(StartError::Data(_))), "{error:?}");
     assert!(file.exists());
@@ -261,35 +184,15 @@ async fn the_ready_file_comes_and_goes_with_the_suite() -> TestResult {
 #[tokio::test]
 async fn a_start_that_fails_says_why() -> TestResult {
     let suite = Suite::start(Options::default()).await?;
-    let port = |url: &str| {
-        url.rsplit(':')
-            .next()
-            .and_then(|port| port.parse().ok())
-            .unwrap_or_default()
-    };
+    let port = |url: &str| url.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or_default();
     let (http_port, aws_port) = (port(suite.http_url()), port(suite.aws_url()));
     let file = tempfile::NamedTempFile::new()?;
     for (options, message) in [
-        (
-            Options {
-                http_port,
-                ..Options::default()
-            },
-            "--http-port",
-        ),
-        (
-            Options {
-                aws_port,
-                ..Options::default()
-            },
-            "--aws-port",
-        ),
+        (Options { http_port, ..Options::default() }, "--http-port"),
+        (Options { aws_port, ..Options::default() }, "--aws-port"),
         (on(file.path()), "cannot use the data folder"),
         (
-            Options {
-                parameters: [("Nothing".to_owned(), String::new())].into(),
-                ..Options::default()
-            },
+            Options { parameters: [("Nothing".to_owned(), String::new())].into(), ..Options::default() },
             "template.yaml cannot be run locally",
         ),
     ] {

@@ -26,11 +26,7 @@ fn routes_and_scopes() {
         .routes
         .iter()
         .map(|route| {
-            let scope = if route.authorizer.is_some() {
-                route.scopes.join(" ")
-            } else {
-                "open".into()
-            };
+            let scope = if route.authorizer.is_some() { route.scopes.join(" ") } else { "open".into() };
             format!("{} {} {} {scope}", route.method, route.path, route.function)
         })
         .collect();
@@ -50,14 +46,8 @@ fn routes_and_scopes() {
             "PUT /v1/config/{key+} config-write config/write",
         ]
     );
-    let tokens = Authorizer {
-        issuer: "http://issuer".into(),
-        audience: vec!["a".into(), "b".into()],
-    };
-    assert_eq!(
-        stack.api.authorizers,
-        BTreeMap::from([("Tokens".to_owned(), tokens)])
-    );
+    let tokens = Authorizer { issuer: "http://issuer".into(), audience: vec!["a".into(), "b".into()] };
+    assert_eq!(stack.api.authorizers, BTreeMap::from([("Tokens".to_owned(), tokens)]));
 }
 
 /// Promise: each function is told the same, in texts, with nothing left unresolved.
@@ -86,12 +76,8 @@ fn environments() {
 #[test]
 fn optional_settings_follow_their_parameters() {
     let mut surroundings = surroundings();
-    surroundings
-        .parameters
-        .insert("TagRoutes".into(), "{}".into());
-    surroundings
-        .parameters
-        .insert("ParameterKmsKeyArn".into(), "arn:aws:kms:x".into());
+    surroundings.parameters.insert("TagRoutes".into(), "{}".into());
+    surroundings.parameters.insert("ParameterKmsKeyArn".into(), "arn:aws:kms:x".into());
     let stack = Stack::read(TEMPLATE, &surroundings).unwrap();
     let environment = &stack.functions["config-write"].environment;
     assert_eq!(environment["TAG_ROUTES"], "{}");
@@ -101,9 +87,7 @@ fn optional_settings_follow_their_parameters() {
 #[test]
 fn table_rules_and_schedule() {
     let stack = Stack::read(TEMPLATE, &surroundings()).unwrap();
-    let [table] = stack.tables.as_slice() else {
-        panic!("{:?}", stack.tables)
-    };
+    let [table] = stack.tables.as_slice() else { panic!("{:?}", stack.tables) };
     assert_eq!(table.name, "tenantry-ConfigTable");
     assert_eq!(
         table.properties["KeySchema"],
@@ -116,23 +100,12 @@ fn table_rules_and_schedule() {
         .map(|index| {
             format!(
                 "{} {} {}",
-                index["IndexName"],
-                index["KeySchema"][0]["AttributeName"],
-                index["Projection"]["ProjectionType"]
+                index["IndexName"], index["KeySchema"][0]["AttributeName"], index["Projection"]["ProjectionType"]
             )
         })
         .collect();
-    assert_eq!(
-        indexes,
-        [
-            r#""changes-by-time" "timeShard" "KEYS_ONLY""#,
-            r#""work" "workShard" "KEYS_ONLY""#
-        ]
-    );
-    assert_eq!(
-        table.properties["TimeToLiveSpecification"],
-        json!({"AttributeName": "expiresAt", "Enabled": true})
-    );
+    assert_eq!(indexes, [r#""changes-by-time" "timeShard" "KEYS_ONLY""#, r#""work" "workShard" "KEYS_ONLY""#]);
+    assert_eq!(table.properties["TimeToLiveSpecification"], json!({"AttributeName": "expiresAt", "Enabled": true}));
 
     let function = "config-refresh".to_owned();
     assert_eq!(
@@ -156,11 +129,7 @@ fn table_rules_and_schedule() {
             },
         ]
     );
-    let schedule = Schedule {
-        name: "ConfigRefreshOwedWork".into(),
-        every: Duration::from_mins(1),
-        function,
-    };
+    let schedule = Schedule { name: "ConfigRefreshOwedWork".into(), every: Duration::from_mins(1), function };
     assert_eq!(stack.schedules, [schedule]);
 }
 
@@ -168,62 +137,18 @@ fn table_rules_and_schedule() {
 #[test]
 fn what_cannot_be_run_is_refused_by_name() {
     for (found, replacement, message) in [
-        (
-            "AWS::Events::EventBus",
-            "AWS::Events::Rule",
-            "ConfigBus: AWS::Events::Rule is not run locally",
-        ),
-        (
-            "rate(1 minute)",
-            "cron(0 * * * ? *)",
-            "Events.OwedWork: cron(0 * * * ? *) is not run locally",
-        ),
-        (
-            "Type: Schedule\n",
-            "Type: SQS\n",
-            "Events.OwedWork: an event of type \"SQS\" is not run locally",
-        ),
-        (
-            "Authorizer: NONE",
-            "Authorizer: Other",
-            "Events.GetHealth: the API has no authorizer Other",
-        ),
-        (
-            "Authorizer: NONE",
-            "{Authorizer: NONE, AuthorizationScopes: [a]}",
-            "scopes without an authorizer",
-        ),
-        (
-            "Path: /healthz",
-            "Path: healthz",
-            "Events.GetHealth: the path healthz must begin with a slash",
-        ),
-        (
-            "Path: /healthz",
-            "Path: /v1/changes",
-            "a second route GET /v1/changes",
-        ),
+        ("AWS::Events::EventBus", "AWS::Events::Rule", "ConfigBus: AWS::Events::Rule is not run locally"),
+        ("rate(1 minute)", "cron(0 * * * ? *)", "Events.OwedWork: cron(0 * * * ? *) is not run locally"),
+        ("Type: Schedule\n", "Type: SQS\n", "Events.OwedWork: an event of type \"SQS\" is not run locally"),
+        ("Authorizer: NONE", "Authorizer: Other", "Events.GetHealth: the API has no authorizer Other"),
+        ("Authorizer: NONE", "{Authorizer: NONE, AuthorizationScopes: [a]}", "scopes without an authorizer"),
+        ("Path: /healthz", "Path: healthz", "Events.GetHealth: the path healthz must begin with a slash"),
+        ("Path: /healthz", "Path: /v1/changes", "a second route GET /v1/changes"),
         ("Path: /healthz", "", "missing field `Path`"),
-        (
-            "ApiId: !Ref Api\n",
-            "ApiId: other\n",
-            "ApiId must refer to the template's HTTP API",
-        ),
-        (
-            "$request.header.Authorization",
-            "$request.querystring.t",
-            "is not read locally",
-        ),
-        (
-            "TABLE_NAME: !Ref ConfigTable",
-            "TABLE_NAME: !ImportValue x",
-            "Environment.Variables",
-        ),
-        (
-            "Binary: config-write",
-            "Binary: config-read",
-            "a second function with the binary config-read",
-        ),
+        ("ApiId: !Ref Api\n", "ApiId: other\n", "ApiId must refer to the template's HTTP API"),
+        ("$request.header.Authorization", "$request.querystring.t", "is not read locally"),
+        ("TABLE_NAME: !Ref ConfigTable", "TABLE_NAME: !ImportValue x", "Environment.Variables"),
+        ("Binary: config-write", "Binary: config-read", "a second function with the binary config-read"),
         (
             "TenantClaim:\n    Type: String\n    Default: custom:tenantId",
             "TenantClaim:\n    Type: String",
@@ -231,9 +156,7 @@ fn what_cannot_be_run_is_refused_by_name() {
         ),
     ] {
         assert!(TEMPLATE.contains(found), "{found}");
-        let error = Stack::read(&TEMPLATE.replace(found, replacement), &surroundings())
-            .unwrap_err()
-            .to_string();
+        let error = Stack::read(&TEMPLATE.replace(found, replacement), &surroundings()).unwrap_err().to_string();
         assert!(error.contains(message), "{replacement}: {error}");
     }
     let mut other = surroundings();

@@ -9,11 +9,7 @@ use super::Rule;
 use crate::shutdown::Shutdown;
 
 /// How long to wait before delivering again. AWS goes on for 24 hours; while developing, giving up soon is more use.
-const BACKOFF: [Duration; 3] = [
-    Duration::from_millis(50),
-    Duration::from_millis(200),
-    Duration::from_millis(800),
-];
+const BACKOFF: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800)];
 
 /// The deliveries under way.
 #[derive(Debug)]
@@ -24,10 +20,7 @@ pub(super) struct Deliveries {
 
 impl Deliveries {
     pub(super) fn new(shutdown: Shutdown) -> Self {
-        Self {
-            under_way: watch::Sender::new(0),
-            shutdown,
-        }
+        Self { under_way: watch::Sender::new(0), shutdown }
     }
 
     /// Sets `event` on its way.
@@ -48,11 +41,7 @@ impl Deliveries {
     /// Resolves when nothing is under way.
     pub(super) async fn settled(&self) {
         // The sender lives as long as `self`, so this cannot fail.
-        let _ = self
-            .under_way
-            .subscribe()
-            .wait_for(|count| *count == 0)
-            .await;
+        let _ = self.under_way.subscribe().wait_for(|count| *count == 0).await;
     }
 }
 

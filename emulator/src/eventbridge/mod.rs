@@ -145,13 +145,9 @@ impl EventBridge {
         let mut matcher = Quamina::new();
         matcher
             .add_pattern((), &rule.pattern.to_string())
-            .map_err(|error| RuleError::Pattern {
-                name: rule.name.clone(),
-                reason: error.to_string(),
-            })?;
+            .map_err(|error| RuleError::Pattern { name: rule.name.clone(), reason: error.to_string() })?;
         let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
-        rules
-            .retain(|installed| installed.rule.bus != rule.bus || installed.rule.name != rule.name);
+        rules.retain(|installed| installed.rule.bus != rule.bus || installed.rule.name != rule.name);
         rules.push(Installed { rule, matcher });
         Ok(())
     }
@@ -178,12 +174,7 @@ impl EventBridge {
             "detail": event.detail,
         });
         let text = envelope.to_string();
-        for installed in self
-            .rules
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-        {
+        for installed in self.rules.read().unwrap_or_else(PoisonError::into_inner).iter() {
             if installed.rule.bus != bus {
                 continue;
             }
@@ -215,11 +206,7 @@ impl EventBridge {
     fn put_events(&self, request: PutEvents) -> Result<Value, AwsError> {
         let entries = required(request.entries, "entries")?;
         if entries.is_empty() {
-            return Err(AwsError::constraint(
-                "[]",
-                "entries",
-                "have length greater than or equal to 1",
-            ));
+            return Err(AwsError::constraint("[]", "entries", "have length greater than or equal to 1"));
         }
         if entries.len() > MAX_ENTRIES {
             return Err(AwsError::constraint(
@@ -229,9 +216,7 @@ impl EventBridge {
             ));
         }
         if entries.iter().map(Entry::bytes).sum::<usize>() >= MAX_BYTES {
-            return Err(AwsError::validation(
-                "Total size of the entries in the request is over the limit.",
-            ));
+            return Err(AwsError::validation("Total size of the entries in the request is over the limit."));
         }
         let mut failed = 0;
         let results: Vec<Value> = entries
@@ -252,56 +237,33 @@ impl EventBridge {
             member.filter(|text| !text.is_empty()).ok_or_else(|| {
                 AwsError::new(
                     "InvalidArgument",
-                    format!(
-                        "Parameter {name} is not valid. Reason: {name} is a required argument."
-                    ),
+                    format!("Parameter {name} is not valid. Reason: {name} is a required argument."),
                 )
             })
         };
         let time = match entry.time {
             None => OffsetDateTime::now_utc(),
             Some(seconds) => timestamp(seconds).ok_or_else(|| {
-                AwsError::new(
-                    "InvalidArgument",
-                    "Parameter Time is not valid. Reason: out of range.",
-                )
+                AwsError::new("InvalidArgument", "Parameter Time is not valid. Reason: out of range.")
             })?,
         };
         let source = argument(entry.source, "Source")?;
         let detail_type = argument(entry.detail_type, "DetailType")?;
         let detail = argument(entry.detail, "Detail")?;
         if source.starts_with("aws.") {
-            return Err(AwsError::new(
-                "NotAuthorizedForSourceException",
-                "Not authorized for the source.",
-            ));
+            return Err(AwsError::new("NotAuthorizedForSourceException", "Not authorized for the source."));
         }
         let detail = serde_json::from_str(&detail)
             .ok()
             .filter(Value::is_object)
             .ok_or_else(|| AwsError::new("MalformedDetail", "Detail is malformed."))?;
-        let bus = entry
-            .event_bus_name
-            .unwrap_or_else(|| DEFAULT_BUS.to_owned());
+        let bus = entry.event_bus_name.unwrap_or_else(|| DEFAULT_BUS.to_owned());
         let bus = bus_name(&bus);
         if bus != DEFAULT_BUS && !self.has_bus(bus) {
             // AWS takes such an event and drops it, without an error.
-            tracing::warn!(
-                bus,
-                source,
-                "an event was put on a bus that no rule names: nobody gets it"
-            );
+            tracing::warn!(bus, source, "an event was put on a bus that no rule names: nobody gets it");
         }
-        Ok(self.emit(
-            bus,
-            &Event {
-                source,
-                detail_type,
-                resources: entry.resources.unwrap_or_default(),
-                detail,
-                time,
-            },
-        ))
+        Ok(self.emit(bus, &Event { source, detail_type, resources: entry.resources.unwrap_or_default(), detail, time }))
     }
 
     fn list_rules(&self, request: &List) -> Value {
@@ -317,11 +279,7 @@ impl EventBridge {
         let rules: Vec<Value> = rules
             .into_iter()
             .map(|rule| {
-                let path = if bus == DEFAULT_BUS {
-                    rule.name.clone()
-                } else {
-                    format!("{bus}/{}", rule.name)
-                };
+                let path = if bus == DEFAULT_BUS { rule.name.clone() } else { format!("{bus}/{}", rule.name) };
                 json!({
                     "Name": rule.name,
                     "Arn": format!("arn:aws:events:{}:{}:rule/{path}", self.region, self.account),
@@ -337,18 +295,12 @@ impl EventBridge {
     fn list_buses(&self, request: &List) -> Value {
         let prefix = request.name_prefix.as_deref().unwrap_or_default();
         let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
-        let mut names: Vec<&str> = rules
-            .iter()
-            .map(|installed| installed.rule.bus.as_str())
-            .collect();
+        let mut names: Vec<&str> = rules.iter().map(|installed| installed.rule.bus.as_str()).collect();
         names.push(DEFAULT_BUS);
         names.sort_unstable();
         names.dedup();
-        let buses: Vec<Value> = names
-            .into_iter()
-            .filter(|name| name.starts_with(prefix))
-            .map(|name| self.bus(name))
-            .collect();
+        let buses: Vec<Value> =
+            names.into_iter().filter(|name| name.starts_with(prefix)).map(|name| self.bus(name)).collect();
         json!({ "EventBuses": buses })
     }
 
@@ -356,10 +308,7 @@ impl EventBridge {
         let name = request.name.unwrap_or_else(|| DEFAULT_BUS.to_owned());
         let name = bus_name(&name);
         if name != DEFAULT_BUS && !self.has_bus(name) {
-            return Err(AwsError::new(
-                "ResourceNotFoundException",
-                format!("Event bus {name} does not exist."),
-            ));
+            return Err(AwsError::new("ResourceNotFoundException", format!("Event bus {name} does not exist.")));
         }
         Ok(self.bus(name))
     }
@@ -396,11 +345,7 @@ pub(crate) fn failure(fault: Fault) -> AwsError {
 
 /// A bus is named by its name or its ARN.
 fn bus_name(bus: &str) -> &str {
-    if bus.starts_with("arn:") {
-        bus.rsplit_once(":event-bus/").map_or(bus, |(_, name)| name)
-    } else {
-        bus
-    }
+    if bus.starts_with("arn:") { bus.rsplit_once(":event-bus/").map_or(bus, |(_, name)| name) } else { bus }
 }
 
 /// Seconds since 1970 as the JSON protocols write them.

@@ -46,19 +46,11 @@ struct Resource {
 }
 
 /// `LabelParameterVersion`; labels that break the rules are named in the answer, the others are put on the version.
-pub(super) fn label(
-    store: &Store,
-    place: &Place,
-    body: &[u8],
-) -> Result<(Value, Option<Change>), AwsError> {
+pub(super) fn label(store: &Store, place: &Place, body: &[u8]) -> Result<(Value, Option<Change>), AwsError> {
     let request: Label = parse(body)?;
     let labels = required(request.labels.as_ref(), "labels")?;
     if labels.is_empty() || labels.len() > MAX_LABELS {
-        return Err(AwsError::constraint(
-            "[labels]",
-            "labels",
-            &format!("have length between 1 and {MAX_LABELS}"),
-        ));
+        return Err(AwsError::constraint("[labels]", "labels", &format!("have length between 1 and {MAX_LABELS}")));
     }
     store.transaction(|tables| {
         let version = labelled_version(tables, place, &request)?;
@@ -91,12 +83,7 @@ pub(super) fn unlabel(store: &Store, place: &Place, body: &[u8]) -> Result<Value
         let (mut removed, mut invalid) = (Vec::new(), Vec::new());
         for label in labels {
             let was_there = tables.remove_label(&version.name, label, version.number)?;
-            if was_there {
-                &mut removed
-            } else {
-                &mut invalid
-            }
-            .push(label);
+            if was_there { &mut removed } else { &mut invalid }.push(label);
         }
         Ok(json!({ "RemovedLabels": removed, "InvalidLabels": invalid }))
     })
@@ -113,10 +100,7 @@ pub(super) fn add(store: &Store, place: &Place, body: &[u8]) -> Result<Value, Aw
             tables.put_tag(&name, &tag.key, &tag.value)?;
         }
         if tables.tags(&name)?.len() > MAX_TAGS {
-            return Err(AwsError::new(
-                "TooManyTagsError",
-                format!("A resource can have at most {MAX_TAGS} tags."),
-            ));
+            return Err(AwsError::new("TooManyTagsError", format!("A resource can have at most {MAX_TAGS} tags.")));
         }
         Ok(json!({}))
     })
@@ -140,11 +124,8 @@ pub(super) fn list(store: &Store, place: &Place, body: &[u8]) -> Result<Value, A
     let request: Resource = parse(body)?;
     store.transaction(|tables| {
         let name = resource(tables, place, &request)?;
-        let tags: Vec<Value> = tables
-            .tags(&name)?
-            .into_iter()
-            .map(|(key, value)| json!({ "Key": key, "Value": value }))
-            .collect();
+        let tags: Vec<Value> =
+            tables.tags(&name)?.into_iter().map(|(key, value)| json!({ "Key": key, "Value": value })).collect();
         Ok(json!({ "TagList": tags }))
     })
 }
@@ -152,10 +133,7 @@ pub(super) fn list(store: &Store, place: &Place, body: &[u8]) -> Result<Value, A
 /// Whether tags are within their limits.
 pub(super) fn check(tags: &[Tag]) -> Result<(), AwsError> {
     if tags.len() > MAX_TAGS {
-        return Err(AwsError::new(
-            "TooManyTagsError",
-            format!("A resource can have at most {MAX_TAGS} tags."),
-        ));
+        return Err(AwsError::new("TooManyTagsError", format!("A resource can have at most {MAX_TAGS} tags.")));
     }
     for tag in tags {
         let key = tag.key.chars().count();
@@ -168,37 +146,30 @@ pub(super) fn check(tags: &[Tag]) -> Result<(), AwsError> {
     Ok(())
 }
 
-fn labelled_version(
-    tables: &Tables<'_>,
-    place: &Place,
-    request: &Label,
-) -> Result<Version, AwsError> {
-    let name = place
-        .asked(required(request.name.as_deref(), "name")?)?
-        .name;
+fn labelled_version(tables: &Tables<'_>, place: &Place, request: &Label) -> Result<Version, AwsError> {
+    let name = place.asked(required(request.name.as_deref(), "name")?)?.name;
     let latest = tables.latest(&name)?.ok_or_else(|| not_found(&name))?;
     match request.parameter_version {
         None => Ok(latest),
         Some(version) => tables.version(&name, version)?.ok_or_else(|| {
             AwsError::new(
                 "ParameterVersionNotFound",
-                format!("Systems Manager could not find version {version} of {name}. Verify the version and try again."),
+                format!(
+                    "Systems Manager could not find version {version} of {name}. Verify the version and try again."
+                ),
             )
         }),
     }
 }
 
 fn is_label(label: &str) -> bool {
-    let start_reserved = label.get(..3).is_some_and(|start| {
-        start.eq_ignore_ascii_case("aws") || start.eq_ignore_ascii_case("ssm")
-    });
+    let start_reserved =
+        label.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("aws") || start.eq_ignore_ascii_case("ssm"));
     !label.is_empty()
         && label.len() <= MAX_LABEL
         && !start_reserved
         && !label.starts_with(|first: char| first.is_ascii_digit())
-        && label
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
 
 fn resource(tables: &Tables<'_>, place: &Place, request: &Resource) -> Result<String, AwsError> {
@@ -209,9 +180,7 @@ fn resource(tables: &Tables<'_>, place: &Place, request: &Resource) -> Result<St
             format!("The emulator has no resources of type {kind:?}, only Parameter."),
         ));
     }
-    let name = place
-        .asked(required(request.id.as_deref(), "resourceId")?)?
-        .name;
+    let name = place.asked(required(request.id.as_deref(), "resourceId")?)?.name;
     if tables.exists(&name)? {
         return Ok(name);
     }

@@ -70,10 +70,7 @@ impl ParameterStore {
     ) -> Result<Self, StartError> {
         Ok(Self {
             store: Arc::new(Store::open(file)?),
-            place: Place {
-                region: region.to_owned(),
-                account: account.to_owned(),
-            },
+            place: Place { region: region.to_owned(), account: account.to_owned() },
             empty_pages,
             events,
         })
@@ -87,10 +84,7 @@ impl ParameterStore {
         let done = tokio::task::spawn_blocking(move || service.execute(&operation, &body)).await;
         let (answer, changes) = done.map_err(|error| {
             tracing::error!(%error, "a Parameter Store call failed");
-            AwsError::internal(
-                "InternalServerError",
-                "The emulator failed; its log says why.",
-            )
+            AwsError::internal("InternalServerError", "The emulator failed; its log says why.")
         })??;
         for change in changes {
             self.tell(change);
@@ -102,22 +96,17 @@ impl ParameterStore {
         let (store, place) = (&*self.store, &self.place);
         let unchanged = |answer: Value| (answer, Vec::new());
         match operation {
-            "PutParameter" => {
-                put::put(store, place, body).map(|(answer, change)| (answer, vec![change]))
-            }
+            "PutParameter" => put::put(store, place, body).map(|(answer, change)| (answer, vec![change])),
             "GetParameter" => read::one(store, place, body).map(unchanged),
             "GetParameters" => read::some(store, place, body).map(unchanged),
-            "GetParametersByPath" => {
-                read::by_path(store, place, self.empty_pages, body).map(unchanged)
-            }
+            "GetParametersByPath" => read::by_path(store, place, self.empty_pages, body).map(unchanged),
             "GetParameterHistory" => read::history(store, place, body).map(unchanged),
-            "DescribeParameters" => {
-                read::describe(store, place, self.empty_pages, body).map(unchanged)
-            }
+            "DescribeParameters" => read::describe(store, place, self.empty_pages, body).map(unchanged),
             "DeleteParameter" => self.delete_one(body),
             "DeleteParameters" => self.delete_some(body),
-            "LabelParameterVersion" => metadata::label(store, place, body)
-                .map(|(answer, change)| (answer, change.into_iter().collect())),
+            "LabelParameterVersion" => {
+                metadata::label(store, place, body).map(|(answer, change)| (answer, change.into_iter().collect()))
+            }
             "UnlabelParameterVersion" => metadata::unlabel(store, place, body).map(unchanged),
             "AddTagsToResource" => metadata::add(store, place, body).map(unchanged),
             "RemoveTagsFromResource" => metadata::remove(store, place, body).map(unchanged),
@@ -131,10 +120,7 @@ impl ParameterStore {
 
     fn delete_one(&self, body: &[u8]) -> Result<(Value, Vec<Change>), AwsError> {
         let request: Delete = parse(body)?;
-        let name = self
-            .place
-            .asked(required(request.name.as_deref(), "name")?)?
-            .name;
+        let name = self.place.asked(required(request.name.as_deref(), "name")?)?.name;
         self.store.transaction(|tables| {
             let version = tables.latest(&name)?.ok_or_else(|| not_found(&name))?;
             tables.delete(&name)?;
@@ -164,10 +150,7 @@ impl ParameterStore {
                     None => invalid.push(name),
                 }
             }
-            Ok((
-                json!({ "DeletedParameters": deleted, "InvalidParameters": invalid }),
-                changes,
-            ))
+            Ok((json!({ "DeletedParameters": deleted, "InvalidParameters": invalid }), changes))
         })
     }
 

@@ -50,30 +50,19 @@ pub(super) struct Asked {
 impl Place {
     /// `arn:aws:ssm:<region>:<account>:parameter/<name>`, whether the name begins with a slash or not.
     pub(super) fn arn(&self, name: &str) -> String {
-        format!(
-            "arn:aws:ssm:{}:{}:parameter/{}",
-            self.region,
-            self.account,
-            name.strip_prefix('/').unwrap_or(name)
-        )
+        format!("arn:aws:ssm:{}:{}:parameter/{}", self.region, self.account, name.strip_prefix('/').unwrap_or(name))
     }
 
     /// The name for a new version. Spaces around it are taken away, as `PutParameter` documents.
     pub(super) fn new_name(&self, text: &str) -> Result<String, AwsError> {
         check_member(text, "name")?;
         let name = text.trim();
-        if name.is_empty()
-            || name.contains("//")
-            || name.ends_with('/')
-            || !name.bytes().all(is_name_byte)
-        {
+        if name.is_empty() || name.contains("//") || name.ends_with('/') || !name.bytes().all(is_name_byte) {
             return Err(AwsError::validation(RULES));
         }
         let bare = name.strip_prefix('/').unwrap_or(name);
         if bare.contains('/') && !name.starts_with('/') {
-            return Err(AwsError::validation(
-                "Parameter name must be a fully qualified name.",
-            ));
+            return Err(AwsError::validation("Parameter name must be a fully qualified name."));
         }
         if is_reserved(bare) {
             return Err(AwsError::validation(RULES));
@@ -111,32 +100,21 @@ impl Place {
         };
         let selector = match selector_text.as_deref().map(|text| &text[1..]) {
             None => Selector::Latest,
-            Some(text) => text
-                .parse()
-                .map_or_else(|_| Selector::Label(text.to_owned()), Selector::Version),
+            Some(text) => text.parse().map_or_else(|_| Selector::Label(text.to_owned()), Selector::Version),
         };
-        Ok(Asked {
-            name: name.to_owned(),
-            selector,
-            selector_text,
-            by_arn: is_arn,
-        })
+        Ok(Asked { name: name.to_owned(), selector, selector_text, by_arn: is_arn })
     }
 }
 
 /// A path to list under, without the slash at its end.
 pub(super) fn path(text: &str) -> Result<String, AwsError> {
     check_member(text, "path")?;
-    let bare = text
-        .strip_prefix('/')
-        .ok_or_else(|| AwsError::validation(PATH_RULES))?;
+    let bare = text.strip_prefix('/').ok_or_else(|| AwsError::validation(PATH_RULES))?;
     if text.contains("//") || !text.bytes().all(is_name_byte) || is_reserved(bare) {
         return Err(AwsError::validation(PATH_RULES));
     }
     if bare.split('/').filter(|level| !level.is_empty()).count() > MAX_LEVELS {
-        return Err(AwsError::validation(format!(
-            "A hierarchy can have a maximum of {MAX_LEVELS} levels."
-        )));
+        return Err(AwsError::validation(format!("A hierarchy can have a maximum of {MAX_LEVELS} levels.")));
     }
     Ok(text.trim_end_matches('/').to_owned())
 }
@@ -151,18 +129,10 @@ pub(super) fn other_spelling(name: &str) -> Option<String> {
 
 fn check_member(text: &str, member: &str) -> Result<(), AwsError> {
     if text.is_empty() {
-        return Err(AwsError::constraint(
-            "",
-            member,
-            "have length greater than or equal to 1",
-        ));
+        return Err(AwsError::constraint("", member, "have length greater than or equal to 1"));
     }
     if text.len() > MAX_MEMBER {
-        return Err(AwsError::constraint(
-            text,
-            member,
-            &format!("have length less than or equal to {MAX_MEMBER}"),
-        ));
+        return Err(AwsError::constraint(text, member, &format!("have length less than or equal to {MAX_MEMBER}")));
     }
     Ok(())
 }
@@ -172,8 +142,7 @@ fn is_name_byte(byte: u8) -> bool {
 }
 
 fn is_reserved(bare: &str) -> bool {
-    bare.get(..3)
-        .is_some_and(|start| start.eq_ignore_ascii_case("aws") || start.eq_ignore_ascii_case("ssm"))
+    bare.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("aws") || start.eq_ignore_ascii_case("ssm"))
 }
 
 #[cfg(test)]
@@ -181,10 +150,7 @@ mod tests {
     use super::*;
 
     fn place() -> Place {
-        Place {
-            region: "us-east-2".to_owned(),
-            account: "111122223333".to_owned(),
-        }
+        Place { region: "us-east-2".to_owned(), account: "111122223333".to_owned() }
     }
 
     /// Guards: names are taken and refused as the API reference says.
@@ -230,29 +196,13 @@ mod tests {
             ("/a", "/a", Selector::Latest),
             ("/a:3", "/a", Selector::Version(3)),
             ("/a:prod", "/a", Selector::Label("prod".to_owned())),
-            (
-                "arn:aws:ssm:us-east-2:111122223333:parameter/a/b",
-                "/a/b",
-                Selector::Latest,
-            ),
-            (
-                "arn:aws:ssm:us-east-2:111122223333:parameter/a:7",
-                "/a",
-                Selector::Version(7),
-            ),
-            (
-                "arn:aws:ssm:us-east-1:1:parameter/a:7",
-                "arn:aws:ssm:us-east-1:1:parameter/a:7",
-                Selector::Latest,
-            ),
+            ("arn:aws:ssm:us-east-2:111122223333:parameter/a/b", "/a/b", Selector::Latest),
+            ("arn:aws:ssm:us-east-2:111122223333:parameter/a:7", "/a", Selector::Version(7)),
+            ("arn:aws:ssm:us-east-1:1:parameter/a:7", "arn:aws:ssm:us-east-1:1:parameter/a:7", Selector::Latest),
         ];
         for (text, name, selector) in cases {
             let asked = place().asked(text).expect(text);
-            assert_eq!(
-                (asked.name.as_str(), &asked.selector),
-                (name, &selector),
-                "{text}"
-            );
+            assert_eq!((asked.name.as_str(), &asked.selector), (name, &selector), "{text}");
         }
     }
 }

@@ -21,10 +21,7 @@ impl Position {
     /// Reads the token of a request, or starts at the beginning.
     pub(super) fn of(listing: &str, token: Option<&str>) -> Result<Self, AwsError> {
         let Some(token) = token.filter(|token| !token.is_empty()) else {
-            return Ok(Self {
-                of: listing.to_owned(),
-                ..Self::default()
-            });
+            return Ok(Self { of: listing.to_owned(), ..Self::default() });
         };
         BASE64
             .decode(token)
@@ -41,11 +38,7 @@ impl Position {
 
     /// The token of the next page, which begins after `after`.
     pub(super) fn next(&self, after: &str) -> String {
-        let next = Self {
-            of: self.of.clone(),
-            after: after.to_owned(),
-            page: self.page + 1,
-        };
+        let next = Self { of: self.of.clone(), after: after.to_owned(), page: self.page + 1 };
         BASE64.encode(serde_json::to_vec(&next).unwrap_or_default())
     }
 
@@ -60,8 +53,7 @@ pub(super) fn size(asked: Option<i64>, default: usize, most: usize) -> Result<us
     let Some(asked) = asked else {
         return Ok(default);
     };
-    let refused =
-        |constraint: String| AwsError::constraint(&asked.to_string(), "maxResults", &constraint);
+    let refused = |constraint: String| AwsError::constraint(&asked.to_string(), "maxResults", &constraint);
     match usize::try_from(asked) {
         Ok(size) if (1..=most).contains(&size) => Ok(size),
         Ok(size) if size > most => Err(refused(format!("have value less than or equal to {most}"))),

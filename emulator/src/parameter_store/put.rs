@@ -58,19 +58,10 @@ pub(super) fn put(store: &Store, place: &Place, body: &[u8]) -> Result<(Value, C
     // AWS trims what is around a value and does not say so.
     let value = required(request.value.as_deref(), "value")?.trim();
     if value.is_empty() {
-        return Err(AwsError::constraint(
-            "",
-            "value",
-            "have length greater than or equal to 1",
-        ));
+        return Err(AwsError::constraint("", "value", "have length greater than or equal to 1"));
     }
-    if value
-        .find("{{")
-        .is_some_and(|open| value[open..].contains("}}"))
-    {
-        return Err(AwsError::validation(
-            "Parameter value: can't nest parameters. Remove {{...}} from the value.",
-        ));
+    if value.find("{{").is_some_and(|open| value[open..].contains("}}")) {
+        return Err(AwsError::validation("Parameter value: can't nest parameters. Remove {{...}} from the value."));
     }
     store.transaction(|tables| {
         let old = tables.latest(&name)?;
@@ -83,11 +74,7 @@ pub(super) fn put(store: &Store, place: &Place, body: &[u8]) -> Result<(Value, C
             tables.put_tag(&name, &tag.key, &tag.value)?;
         }
         let answer = json!({ "Version": new.number, "Tier": new.tier });
-        let operation = if old.is_some() {
-            Operation::Update
-        } else {
-            Operation::Create
-        };
+        let operation = if old.is_some() { Operation::Update } else { Operation::Create };
         Ok((answer, Change::of(operation, &new)))
     })
 }
@@ -95,46 +82,25 @@ pub(super) fn put(store: &Store, place: &Place, body: &[u8]) -> Result<(Value, C
 /// What can be said against a request without looking at what is stored.
 fn check(request: &PutParameter) -> Result<(), AwsError> {
     let one_of = |text: &Option<String>, member: &str, known: &[&str]| match text {
-        Some(text) if !known.contains(&text.as_str()) => Err(AwsError::constraint(
-            text,
-            member,
-            &format!("satisfy enum value set: [{}]", known.join(", ")),
-        )),
+        Some(text) if !known.contains(&text.as_str()) => {
+            Err(AwsError::constraint(text, member, &format!("satisfy enum value set: [{}]", known.join(", "))))
+        }
         _ => Ok(()),
     };
     one_of(&request.r#type, "type", &TYPES)?;
     one_of(&request.tier, "tier", &[STANDARD, ADVANCED, INTELLIGENT])?;
-    for (text, member) in [
-        (&request.description, "description"),
-        (&request.allowed_pattern, "allowedPattern"),
-    ] {
-        if text
-            .as_ref()
-            .is_some_and(|text| text.chars().count() > MAX_TEXT)
-        {
-            return Err(AwsError::constraint(
-                "...",
-                member,
-                &format!("have length less than or equal to {MAX_TEXT}"),
-            ));
+    for (text, member) in [(&request.description, "description"), (&request.allowed_pattern, "allowedPattern")] {
+        if text.as_ref().is_some_and(|text| text.chars().count() > MAX_TEXT) {
+            return Err(AwsError::constraint("...", member, &format!("have length less than or equal to {MAX_TEXT}")));
         }
     }
-    if !matches!(
-        request.data_type.as_deref(),
-        None | Some("text" | "aws:ec2:image" | "aws:ssm:integration")
-    ) {
+    if !matches!(request.data_type.as_deref(), None | Some("text" | "aws:ec2:image" | "aws:ssm:integration")) {
         return Err(AwsError::validation(
             "The following data type is not supported: (Data type names are all lowercase.)",
         ));
     }
-    if request
-        .policies
-        .as_ref()
-        .is_some_and(|policies| !matches!(policies.trim(), "" | "[]" | "[{}]"))
-    {
-        return Err(AwsError::validation(
-            "The emulator does not know parameter policies.",
-        ));
+    if request.policies.as_ref().is_some_and(|policies| !matches!(policies.trim(), "" | "[]" | "[{}]")) {
+        return Err(AwsError::validation("The emulator does not know parameter policies."));
     }
     let tags = request.tags.as_deref().unwrap_or_default();
     if !tags.is_empty() && request.overwrite == Some(true) {
@@ -154,10 +120,7 @@ fn next_version(
     request: &PutParameter,
     old: Option<&Version>,
 ) -> Result<Version, AwsError> {
-    let other = name::other_spelling(name)
-        .map(|other| tables.exists(&other))
-        .transpose()?
-        .unwrap_or(false);
+    let other = name::other_spelling(name).map(|other| tables.exists(&other)).transpose()?.unwrap_or(false);
     if other || (old.is_some() && request.overwrite != Some(true)) {
         return Err(AwsError::new(
             "ParameterAlreadyExists",
@@ -166,9 +129,7 @@ fn next_version(
     }
     let kind = match (&request.r#type, old) {
         (None, None) => {
-            return Err(AwsError::validation(
-                "A parameter type is required when you create a parameter.",
-            ));
+            return Err(AwsError::validation("A parameter type is required when you create a parameter."));
         }
         (Some(kind), Some(old)) if *kind != old.kind => {
             return Err(AwsError::new(
@@ -188,33 +149,20 @@ fn next_version(
     }
     let tier = tier(tables, request.tier.as_deref(), value.len(), old)?;
     if request.key_id.is_some() && kind != SECURE {
-        return Err(AwsError::validation(format!(
-            "KeyId is for parameters of type SecureString; {name} is a {kind}."
-        )));
+        return Err(AwsError::validation(format!("KeyId is for parameters of type SecureString; {name} is a {kind}.")));
     }
-    let key_id = (kind == SECURE).then(|| {
-        request
-            .key_id
-            .clone()
-            .unwrap_or_else(|| DEFAULT_KEY.to_owned())
-    });
+    let key_id = (kind == SECURE).then(|| request.key_id.clone().unwrap_or_else(|| DEFAULT_KEY.to_owned()));
     Ok(Version {
         name: name.to_owned(),
         number: old.map_or(1, |old| old.number + 1),
         kind,
         value: value.to_owned(),
         ciphertext: ciphertext(value.len()),
-        description: request
-            .description
-            .clone()
-            .or_else(|| old.and_then(|old| old.description.clone())),
+        description: request.description.clone().or_else(|| old.and_then(|old| old.description.clone())),
         tier: tier.to_owned(),
         key_id,
         allowed_pattern: request.allowed_pattern.clone(),
-        data_type: request
-            .data_type
-            .clone()
-            .unwrap_or_else(|| "text".to_owned()),
+        data_type: request.data_type.clone().unwrap_or_else(|| "text".to_owned()),
         modified: tables.next_time()?,
     })
 }
@@ -240,16 +188,10 @@ fn tier(
 ) -> Result<&'static str, AwsError> {
     let was_advanced = old.is_some_and(|old| old.tier == ADVANCED);
     let is_new = |tier: &str| old.is_none_or(|old| old.tier != tier);
-    let full = |tier: &str, most: i64| {
-        Ok::<_, AwsError>(is_new(tier) && tables.count_in_tier(tier)? >= most)
-    };
+    let full = |tier: &str, most: i64| Ok::<_, AwsError>(is_new(tier) && tables.count_in_tier(tier)? >= most);
     let tier = match asked {
         Some(ADVANCED) => ADVANCED,
-        Some(INTELLIGENT)
-            if was_advanced || bytes > MAX_STANDARD_VALUE || full(STANDARD, MAX_STANDARD)? =>
-        {
-            ADVANCED
-        }
+        Some(INTELLIGENT) if was_advanced || bytes > MAX_STANDARD_VALUE || full(STANDARD, MAX_STANDARD)? => ADVANCED,
         Some(STANDARD) if was_advanced => {
             return Err(AwsError::validation(
                 "This parameter uses the advanced-parameter tier. You can't downgrade a parameter from the \
@@ -260,11 +202,8 @@ fn tier(
         None if was_advanced => ADVANCED,
         _ => STANDARD,
     };
-    let (most_bytes, most) = if tier == ADVANCED {
-        (MAX_ADVANCED_VALUE, MAX_ADVANCED)
-    } else {
-        (MAX_STANDARD_VALUE, MAX_STANDARD)
-    };
+    let (most_bytes, most) =
+        if tier == ADVANCED { (MAX_ADVANCED_VALUE, MAX_ADVANCED) } else { (MAX_STANDARD_VALUE, MAX_STANDARD) };
     if bytes > most_bytes {
         let hint = if tier == STANDARD {
             " To create a larger parameter value, upgrade the parameter to use the advanced-parameter tier."
@@ -279,9 +218,7 @@ fn tier(
     if full(tier, most)? {
         return Err(AwsError::new(
             "ParameterLimitExceeded",
-            format!(
-                "You have exceeded the number of parameters of the {tier} tier for this AWS account: {most}."
-            ),
+            format!("You have exceeded the number of parameters of the {tier} tier for this AWS account: {most}."),
         ));
     }
     Ok(tier)
@@ -318,16 +255,11 @@ mod tests {
     use super::*;
 
     fn place() -> Place {
-        Place {
-            region: "us-east-1".to_owned(),
-            account: "000000000000".to_owned(),
-        }
+        Place { region: "us-east-1".to_owned(), account: "000000000000".to_owned() }
     }
 
     fn request(name: &str, tier: &str) -> Vec<u8> {
-        json!({ "Name": name, "Value": "v", "Type": "String", "Tier": tier })
-            .to_string()
-            .into_bytes()
+        json!({ "Name": name, "Value": "v", "Type": "String", "Tier": tier }).to_string().into_bytes()
     }
 
     /// Guards: 10,000 standard parameters, 100,000 advanced ones, and intelligent tiering going on beyond the first.
@@ -347,17 +279,8 @@ mod tests {
                 .map(|(answer, _)| answer["Tier"].clone())
                 .map_err(|error| error.code().to_owned())
         };
-        assert_eq!(
-            code("one-more", "Standard"),
-            Err("ParameterLimitExceeded".to_owned())
-        );
-        assert_eq!(
-            code("one-more", "Intelligent-Tiering"),
-            Ok(json!("Advanced"))
-        );
-        assert_eq!(
-            code("and-one", "Advanced"),
-            Err("ParameterLimitExceeded".to_owned())
-        );
+        assert_eq!(code("one-more", "Standard"), Err("ParameterLimitExceeded".to_owned()));
+        assert_eq!(code("one-more", "Intelligent-Tiering"), Ok(json!("Advanced")));
+        assert_eq!(code("and-one", "Advanced"), Err("ParameterLimitExceeded".to_owned()));
     }
 }

@@ -55,11 +55,7 @@ pub(super) fn some(store: &Store, place: &Place, body: &[u8]) -> Result<Value, A
     let request: Get = parse(body)?;
     let mut names = required(request.names, "names")?;
     if names.is_empty() {
-        return Err(AwsError::constraint(
-            "[]",
-            "names",
-            "have length greater than or equal to 1",
-        ));
+        return Err(AwsError::constraint("[]", "names", "have length greater than or equal to 1"));
     }
     if names.len() > MAX_PARAMETERS {
         return Err(AwsError::constraint(
@@ -87,29 +83,15 @@ pub(super) fn some(store: &Store, place: &Place, body: &[u8]) -> Result<Value, A
 }
 
 /// `GetParametersByPath`; with `empty_pages` some pages are empty and lead on all the same, as AWS's may be.
-pub(super) fn by_path(
-    store: &Store,
-    place: &Place,
-    empty_pages: bool,
-    body: &[u8],
-) -> Result<Value, AwsError> {
+pub(super) fn by_path(store: &Store, place: &Place, empty_pages: bool, body: &[u8]) -> Result<Value, AwsError> {
     let request: Get = parse(body)?;
     let path = name::path(required(request.path.as_deref(), "path")?)?;
-    if request
-        .parameter_filters
-        .is_some_and(|filters| !filters.is_empty())
-    {
-        return Err(AwsError::new(
-            "InvalidFilterKey",
-            "The emulator does not know filters for GetParametersByPath.",
-        ));
+    if request.parameter_filters.is_some_and(|filters| !filters.is_empty()) {
+        return Err(AwsError::new("InvalidFilterKey", "The emulator does not know filters for GetParametersByPath."));
     }
     let size = page::size(request.max_results, MAX_PARAMETERS, MAX_PARAMETERS)?;
     let recursive = request.recursive == Some(true);
-    let position = Position::of(
-        &format!("path {recursive} {path}"),
-        request.next_token.as_deref(),
-    )?;
+    let position = Position::of(&format!("path {recursive} {path}"), request.next_token.as_deref())?;
     if empty_pages && position.is_empty_page() {
         return Ok(json!({ "Parameters": [], "NextToken": position.after_empty_page() }));
     }
@@ -117,12 +99,7 @@ pub(super) fn by_path(
         let mut found = if path.is_empty() {
             // Names without a slash lie under the root, too.
             tables.list(&position.after, size + 1, |version| {
-                recursive
-                    || !version
-                        .name
-                        .strip_prefix('/')
-                        .unwrap_or(&version.name)
-                        .contains('/')
+                recursive || !version.name.strip_prefix('/').unwrap_or(&version.name).contains('/')
             })?
         } else {
             tables.under(&format!("{path}/"), !recursive, &position.after, size + 1)?
@@ -145,46 +122,30 @@ pub(super) fn by_path(
 }
 
 /// `DescribeParameters`
-pub(super) fn describe(
-    store: &Store,
-    place: &Place,
-    empty_pages: bool,
-    body: &[u8],
-) -> Result<Value, AwsError> {
+pub(super) fn describe(store: &Store, place: &Place, empty_pages: bool, body: &[u8]) -> Result<Value, AwsError> {
     let request: Get = parse(body)?;
     let modern = request.parameter_filters.unwrap_or_default();
     // The older form knows no options: a name is filtered by its beginning.
-    let older = request
-        .filters
-        .unwrap_or_default()
-        .into_iter()
-        .map(|mut filter| {
-            if filter.key == "Name" {
-                filter.option = Some("BeginsWith".to_owned());
-            }
-            filter
-        });
+    let older = request.filters.unwrap_or_default().into_iter().map(|mut filter| {
+        if filter.key == "Name" {
+            filter.option = Some("BeginsWith".to_owned());
+        }
+        filter
+    });
     let filters: Vec<Filter> = modern.into_iter().chain(older).collect();
     for filter in &filters {
         filter.check()?;
     }
     let size = page::size(request.max_results, MAX_PARAMETERS, MAX_DESCRIBED)?;
-    let position = Position::of(
-        &format!("describe {filters:?}"),
-        request.next_token.as_deref(),
-    )?;
+    let position = Position::of(&format!("describe {filters:?}"), request.next_token.as_deref())?;
     if empty_pages && position.is_empty_page() {
         return Ok(json!({ "Parameters": [], "NextToken": position.after_empty_page() }));
     }
     store.transaction(|tables| {
-        let mut found = tables.list(&position.after, size + 1, |version| {
-            filters.iter().all(|filter| filter.takes(version))
-        })?;
+        let mut found =
+            tables.list(&position.after, size + 1, |version| filters.iter().all(|filter| filter.takes(version)))?;
         let next = next_token(&mut found, size, &position);
-        let parameters: Vec<Value> = found
-            .iter()
-            .map(|version| Value::Object(metadata(place, version)))
-            .collect();
+        let parameters: Vec<Value> = found.iter().map(|version| Value::Object(metadata(place, version))).collect();
         Ok(with_token(json!({ "Parameters": parameters }), next))
     })
 }
@@ -192,9 +153,7 @@ pub(super) fn describe(
 /// `GetParameterHistory`, oldest first
 pub(super) fn history(store: &Store, place: &Place, body: &[u8]) -> Result<Value, AwsError> {
     let request: Get = parse(body)?;
-    let name = place
-        .asked(required(request.name.as_deref(), "name")?)?
-        .name;
+    let name = place.asked(required(request.name.as_deref(), "name")?)?.name;
     let size = page::size(request.max_results, MAX_DESCRIBED, MAX_DESCRIBED)?;
     let position = Position::of(&format!("history {name}"), request.next_token.as_deref())?;
     let after = position.after.parse().unwrap_or(0);
@@ -205,22 +164,13 @@ pub(super) fn history(store: &Store, place: &Place, body: &[u8]) -> Result<Value
         let mut versions = tables.history(&name, after, size + 1)?;
         let more = versions.len() > size;
         versions.truncate(size);
-        let next = versions
-            .last()
-            .filter(|_| more)
-            .map(|last| position.next(&last.number.to_string()));
+        let next = versions.last().filter(|_| more).map(|last| position.next(&last.number.to_string()));
         let mut entries = Vec::new();
         for version in &versions {
             let mut entry = metadata(place, version);
             entry.remove("ARN");
-            entry.insert(
-                "Value".to_owned(),
-                json!(shown_value(version, request.with_decryption)),
-            );
-            entry.insert(
-                "Labels".to_owned(),
-                json!(tables.labels(&name, version.number)?),
-            );
+            entry.insert("Value".to_owned(), json!(shown_value(version, request.with_decryption)));
+            entry.insert("Labels".to_owned(), json!(tables.labels(&name, version.number)?));
             entries.push(Value::Object(entry));
         }
         Ok(with_token(json!({ "Parameters": entries }), next))
@@ -250,18 +200,10 @@ fn version_not_found(asked: &Asked) -> AwsError {
         Selector::Version(version) => format!("version {version} of {name}. Verify the version"),
         Selector::Latest => format!("a version of {name}. Verify the name"),
     };
-    AwsError::new(
-        "ParameterVersionNotFound",
-        format!("Systems Manager could not find {what} and try again."),
-    )
+    AwsError::new("ParameterVersionNotFound", format!("Systems Manager could not find {what} and try again."))
 }
 
-fn parameter(
-    place: &Place,
-    version: &Version,
-    asked: &Asked,
-    with_decryption: Option<bool>,
-) -> Value {
+fn parameter(place: &Place, version: &Version, asked: &Asked, with_decryption: Option<bool>) -> Value {
     let mut parameter = json!({
         "Name": version.name,
         "Type": version.kind,
@@ -284,46 +226,27 @@ fn metadata(place: &Place, version: &Version) -> Map<String, Value> {
         ("Type", Some(json!(version.kind))),
         ("KeyId", version.key_id.as_ref().map(|key| json!(key))),
         ("LastModifiedDate", Some(milliseconds(version.modified))),
-        (
-            "LastModifiedUser",
-            Some(json!(format!("arn:aws:iam::{}:user/local", place.account))),
-        ),
-        (
-            "Description",
-            version.description.as_ref().map(|text| json!(text)),
-        ),
-        (
-            "AllowedPattern",
-            version.allowed_pattern.as_ref().map(|text| json!(text)),
-        ),
+        ("LastModifiedUser", Some(json!(format!("arn:aws:iam::{}:user/local", place.account)))),
+        ("Description", version.description.as_ref().map(|text| json!(text))),
+        ("AllowedPattern", version.allowed_pattern.as_ref().map(|text| json!(text))),
         ("Version", Some(json!(version.number))),
         ("Tier", Some(json!(version.tier))),
         ("Policies", Some(json!([]))),
         ("DataType", Some(json!(version.data_type))),
     ];
-    members
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-        .collect()
+    members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 /// The value, or what stands for it: a secret is shown only to those who ask for decryption.
 fn shown_value(version: &Version, with_decryption: Option<bool>) -> &str {
-    if version.kind == "SecureString" && with_decryption != Some(true) {
-        &version.ciphertext
-    } else {
-        &version.value
-    }
+    if version.kind == "SecureString" && with_decryption != Some(true) { &version.ciphertext } else { &version.value }
 }
 
 /// Cuts what was read to the page, and says how to go on if more was there.
 fn next_token(found: &mut Vec<Version>, size: usize, position: &Position) -> Option<String> {
     let more = found.len() > size;
     found.truncate(size);
-    found
-        .last()
-        .filter(|_| more)
-        .map(|last| position.next(&last.name))
+    found.last().filter(|_| more).map(|last| position.next(&last.name))
 }
 
 fn with_token(mut answer: Value, token: Option<String>) -> Value {
@@ -348,28 +271,14 @@ impl Filter {
                 ));
             }
         };
-        if self
-            .option
-            .as_ref()
-            .is_some_and(|option| !options.contains(&option.as_str()))
-        {
+        if self.option.as_ref().is_some_and(|option| !options.contains(&option.as_str())) {
             return Err(AwsError::new(
                 "InvalidFilterOption",
-                format!(
-                    "The filter option for {} must be one of {}.",
-                    self.key,
-                    options.join(", ")
-                ),
+                format!("The filter option for {} must be one of {}.", self.key, options.join(", ")),
             ));
         }
-        if self.values.is_empty()
-            || self.values.len() > 50
-            || self.values.iter().any(String::is_empty)
-        {
-            return Err(AwsError::new(
-                "InvalidFilterValue",
-                "A filter needs 1 to 50 values, none of them empty.",
-            ));
+        if self.values.is_empty() || self.values.len() > 50 || self.values.iter().any(String::is_empty) {
+            return Err(AwsError::new("InvalidFilterValue", "A filter needs 1 to 50 values, none of them empty."));
         }
         if self.key == "Path" {
             for value in &self.values {
@@ -391,18 +300,14 @@ impl Filter {
         if self.key == "KeyId" && version.key_id.is_none() {
             return false;
         }
-        self.values
-            .iter()
-            .any(|value| match (self.key.as_str(), self.option.as_deref()) {
-                ("Path", option) => {
-                    let under = text
-                        .strip_prefix(value.trim_end_matches('/'))
-                        .and_then(|rest| rest.strip_prefix('/'));
-                    under.is_some_and(|rest| option == Some("Recursive") || !rest.contains('/'))
-                }
-                (_, Some("BeginsWith")) => text.starts_with(value.as_str()),
-                (_, Some("Contains")) => text.contains(value.as_str()),
-                _ => text == value,
-            })
+        self.values.iter().any(|value| match (self.key.as_str(), self.option.as_deref()) {
+            ("Path", option) => {
+                let under = text.strip_prefix(value.trim_end_matches('/')).and_then(|rest| rest.strip_prefix('/'));
+                under.is_some_and(|rest| option == Some("Recursive") || !rest.contains('/'))
+            }
+            (_, Some("BeginsWith")) => text.starts_with(value.as_str()),
+            (_, Some("Contains")) => text.contains(value.as_str()),
+            _ => text == value,
+        })
     }
 }

@@ -68,10 +68,7 @@ pub(super) struct Tables<'a>(Transaction<'a>);
 impl From<rusqlite::Error> for AwsError {
     fn from(error: rusqlite::Error) -> Self {
         tracing::error!(%error, "the parameters' database failed");
-        AwsError::internal(
-            "InternalServerError",
-            "The emulator's database failed; its log says why.",
-        )
+        AwsError::internal("InternalServerError", "The emulator's database failed; its log says why.")
     }
 }
 
@@ -85,21 +82,13 @@ impl Store {
         }
         .map_err(failed)?;
         // Each commit reaches the disk before it is answered.
-        connection
-            .pragma_update(None, "journal_mode", "WAL")
-            .map_err(failed)?;
-        connection
-            .pragma_update(None, "synchronous", "FULL")
-            .map_err(failed)?;
-        let layout: i64 = connection
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .map_err(failed)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+        let layout: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
         match layout {
             LAYOUT => {}
             0 => connection
-                .execute_batch(&format!(
-                    "BEGIN; {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;"
-                ))
+                .execute_batch(&format!("BEGIN; {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;"))
                 .map_err(failed)?,
             newer => {
                 return Err(StartError::ParameterStore(format!(
@@ -107,20 +96,12 @@ impl Store {
                 )));
             }
         }
-        Ok(Self {
-            connection: Mutex::new(connection),
-        })
+        Ok(Self { connection: Mutex::new(connection) })
     }
 
     /// Does `work` as one transaction; an error undoes all of it.
-    pub(super) fn transaction<T>(
-        &self,
-        work: impl FnOnce(&Tables<'_>) -> Result<T, AwsError>,
-    ) -> Result<T, AwsError> {
-        let mut connection = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn transaction<T>(&self, work: impl FnOnce(&Tables<'_>) -> Result<T, AwsError>) -> Result<T, AwsError> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let tables = Tables(connection.transaction_with_behavior(TransactionBehavior::Immediate)?);
         let done = work(&tables)?;
         tables.0.commit()?;
@@ -132,63 +113,36 @@ impl Tables<'_> {
     /// A time that no earlier write had, not even one that was deleted since: a parameter that is deleted and created
     /// again starts again at version 1, and is told from its former life by its time.
     pub(super) fn next_time(&self) -> Result<i64, AwsError> {
-        let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000)
-            .unwrap_or(i64::MAX);
-        Ok(self.0.query_row(
-            "UPDATE clock SET last = max(last + 1, ?1) RETURNING last",
-            [now],
-            |row| row.get(0),
-        )?)
+        let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        Ok(self.0.query_row("UPDATE clock SET last = max(last + 1, ?1) RETURNING last", [now], |row| row.get(0))?)
     }
 
     pub(super) fn exists(&self, name: &str) -> Result<bool, AwsError> {
-        let mut statement = self
-            .0
-            .prepare_cached("SELECT 1 FROM parameters WHERE name = ?1")?;
+        let mut statement = self.0.prepare_cached("SELECT 1 FROM parameters WHERE name = ?1")?;
         Ok(statement.exists([name])?)
     }
 
     pub(super) fn latest(&self, name: &str) -> Result<Option<Version>, AwsError> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM versions v JOIN parameters p USING (name, version) WHERE name = ?1"
-        );
-        Ok(self
-            .0
-            .prepare_cached(&sql)?
-            .query_row([name], read)
-            .optional()?)
+        let sql = format!("SELECT {COLUMNS} FROM versions v JOIN parameters p USING (name, version) WHERE name = ?1");
+        Ok(self.0.prepare_cached(&sql)?.query_row([name], read).optional()?)
     }
 
     pub(super) fn version(&self, name: &str, version: i64) -> Result<Option<Version>, AwsError> {
         let sql = format!("SELECT {COLUMNS} FROM versions v WHERE name = ?1 AND version = ?2");
-        Ok(self
-            .0
-            .prepare_cached(&sql)?
-            .query_row(params![name, version], read)
-            .optional()?)
+        Ok(self.0.prepare_cached(&sql)?.query_row(params![name, version], read).optional()?)
     }
 
     pub(super) fn labelled(&self, name: &str, label: &str) -> Result<Option<Version>, AwsError> {
         let sql = format!(
             "SELECT {COLUMNS} FROM versions v JOIN labels l USING (name, version) WHERE name = ?1 AND label = ?2"
         );
-        Ok(self
-            .0
-            .prepare_cached(&sql)?
-            .query_row([name, label], read)
-            .optional()?)
+        Ok(self.0.prepare_cached(&sql)?.query_row([name, label], read).optional()?)
     }
 
     /// The versions after `after`, oldest first.
-    pub(super) fn history(
-        &self,
-        name: &str,
-        after: i64,
-        limit: usize,
-    ) -> Result<Vec<Version>, AwsError> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM versions v WHERE name = ?1 AND version > ?2 ORDER BY version LIMIT ?3"
-        );
+    pub(super) fn history(&self, name: &str, after: i64, limit: usize) -> Result<Vec<Version>, AwsError> {
+        let sql =
+            format!("SELECT {COLUMNS} FROM versions v WHERE name = ?1 AND version > ?2 ORDER BY version LIMIT ?3");
         let mut statement = self.0.prepare_cached(&sql)?;
         let rows = statement.query_map(params![name, after, sql_limit(limit)], read)?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -241,19 +195,13 @@ impl Tables<'_> {
     }
 
     pub(super) fn count_in_tier(&self, tier: &str) -> Result<i64, AwsError> {
-        Ok(self.0.query_row(
-            "SELECT count(*) FROM parameters WHERE tier = ?1",
-            [tier],
-            |row| row.get(0),
-        )?)
+        Ok(self.0.query_row("SELECT count(*) FROM parameters WHERE tier = ?1", [tier], |row| row.get(0))?)
     }
 
     /// Number of versions kept, and the oldest of them.
     pub(super) fn kept(&self, name: &str) -> Result<(i64, i64), AwsError> {
         let sql = "SELECT count(*), coalesce(min(version), 0) FROM versions WHERE name = ?1";
-        Ok(self
-            .0
-            .query_row(sql, [name], |row| Ok((row.get(0)?, row.get(1)?)))?)
+        Ok(self.0.query_row(sql, [name], |row| Ok((row.get(0)?, row.get(1)?)))?)
     }
 
     pub(super) fn put(&self, new: &Version) -> Result<(), AwsError> {
@@ -284,18 +232,14 @@ impl Tables<'_> {
     }
 
     pub(super) fn drop_version(&self, name: &str, version: i64) -> Result<(), AwsError> {
-        self.0.execute(
-            "DELETE FROM versions WHERE name = ?1 AND version = ?2",
-            params![name, version],
-        )?;
+        self.0.execute("DELETE FROM versions WHERE name = ?1 AND version = ?2", params![name, version])?;
         Ok(())
     }
 
     /// Removes the parameter with all that belongs to it.
     pub(super) fn delete(&self, name: &str) -> Result<(), AwsError> {
         for table in ["parameters", "versions", "labels", "tags"] {
-            self.0
-                .execute(&format!("DELETE FROM {table} WHERE name = ?1"), [name])?;
+            self.0.execute(&format!("DELETE FROM {table} WHERE name = ?1"), [name])?;
         }
         Ok(())
     }
@@ -318,35 +262,24 @@ impl Tables<'_> {
     }
 
     /// Says whether there was such a label on that version.
-    pub(super) fn remove_label(
-        &self,
-        name: &str,
-        label: &str,
-        version: i64,
-    ) -> Result<bool, AwsError> {
+    pub(super) fn remove_label(&self, name: &str, label: &str, version: i64) -> Result<bool, AwsError> {
         let sql = "DELETE FROM labels WHERE name = ?1 AND label = ?2 AND version = ?3";
         Ok(self.0.execute(sql, params![name, label, version])? > 0)
     }
 
     pub(super) fn tags(&self, name: &str) -> Result<Vec<(String, String)>, AwsError> {
-        let mut statement = self
-            .0
-            .prepare_cached("SELECT key, value FROM tags WHERE name = ?1 ORDER BY key")?;
+        let mut statement = self.0.prepare_cached("SELECT key, value FROM tags WHERE name = ?1 ORDER BY key")?;
         let rows = statement.query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
     pub(super) fn put_tag(&self, name: &str, key: &str, value: &str) -> Result<(), AwsError> {
-        self.0.execute(
-            "INSERT OR REPLACE INTO tags (name, key, value) VALUES (?1, ?2, ?3)",
-            [name, key, value],
-        )?;
+        self.0.execute("INSERT OR REPLACE INTO tags (name, key, value) VALUES (?1, ?2, ?3)", [name, key, value])?;
         Ok(())
     }
 
     pub(super) fn remove_tag(&self, name: &str, key: &str) -> Result<(), AwsError> {
-        self.0
-            .execute("DELETE FROM tags WHERE name = ?1 AND key = ?2", [name, key])?;
+        self.0.execute("DELETE FROM tags WHERE name = ?1 AND key = ?2", [name, key])?;
         Ok(())
     }
 }
@@ -393,11 +326,7 @@ mod tests {
     fn times_never_repeat() {
         let store = Store::open(None).expect("in memory");
         let times = store
-            .transaction(|tables| {
-                (0..1_000)
-                    .map(|_| tables.next_time())
-                    .collect::<Result<Vec<_>, _>>()
-            })
+            .transaction(|tables| (0..1_000).map(|_| tables.next_time()).collect::<Result<Vec<_>, _>>())
             .expect("times");
         assert!(times.is_sorted_by(|earlier, later| earlier < later));
     }

@@ -8,8 +8,7 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Region, SharedCredentialsProvider};
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata};
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType,
-    ScalarAttributeType,
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
 };
 use aws_sdk_ssm::types::ParameterType;
 use aws_smithy_http_client::Builder;
@@ -42,8 +41,7 @@ impl Debug for Failure {
 
 impl Clients {
     pub(crate) fn new(url: &str) -> Self {
-        let credentials =
-            SharedCredentialsProvider::new(Credentials::from_keys("test", "test", None));
+        let credentials = SharedCredentialsProvider::new(Credentials::from_keys("test", "test", None));
         let region = Region::new("us-east-1");
         let http = Builder::new().build_http();
         Self {
@@ -82,11 +80,7 @@ impl Clients {
 
     /// A table with the keys `pk` and `sk`, both text.
     pub(crate) async fn table(&self, name: &str) -> Outcome {
-        let mut create = self
-            .dynamodb
-            .create_table()
-            .table_name(name)
-            .billing_mode(BillingMode::PayPerRequest);
+        let mut create = self.dynamodb.create_table().table_name(name).billing_mode(BillingMode::PayPerRequest);
         for (key, kind) in [("pk", KeyType::Hash), ("sk", KeyType::Range)] {
             create = create
                 .attribute_definitions(
@@ -95,12 +89,7 @@ impl Clients {
                         .attribute_type(ScalarAttributeType::S)
                         .build()?,
                 )
-                .key_schema(
-                    KeySchemaElement::builder()
-                        .attribute_name(key)
-                        .key_type(kind)
-                        .build()?,
-                );
+                .key_schema(KeySchemaElement::builder().attribute_name(key).key_type(kind).build()?);
         }
         create.send().await?;
         Ok(())
@@ -108,13 +97,7 @@ impl Clients {
 
     /// `PutParameter` of a `String`, new or not. Returns the version.
     pub(crate) async fn put_parameter(&self, name: &str, value: &str) -> Result<i64, Failure> {
-        let put = self
-            .ssm
-            .put_parameter()
-            .name(name)
-            .value(value)
-            .r#type(ParameterType::String)
-            .overwrite(true);
+        let put = self.ssm.put_parameter().name(name).value(value).r#type(ParameterType::String).overwrite(true);
         Ok(put.send().await?.version())
     }
 
@@ -162,10 +145,9 @@ macro_rules! same {
     ($what:expr, $actual:expr, $expected:expr $(,)?) => {
         match (&$actual, &$expected) {
             (actual, expected) if *actual == *expected => Ok::<(), $crate::clients::Failure>(()),
-            (actual, expected) => Err($crate::clients::Failure(format!(
-                "{}: {actual:?}, expected {expected:?}",
-                $what
-            ))),
+            (actual, expected) => {
+                Err($crate::clients::Failure(format!("{}: {actual:?}, expected {expected:?}", $what)))
+            }
         }
     };
 }
@@ -173,9 +155,5 @@ pub(crate) use same;
 
 /// Something holds.
 pub(crate) fn holds(what: &str, condition: bool) -> Outcome {
-    if condition {
-        Ok(())
-    } else {
-        Err(Failure(what.to_owned()))
-    }
+    if condition { Ok(()) } else { Err(Failure(what.to_owned())) }
 }

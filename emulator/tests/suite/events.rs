@@ -19,11 +19,7 @@ impl Inbox {
         Arc::new(move |event| {
             let inbox = inbox.clone();
             Box::pin(async move {
-                inbox
-                    .0
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(event);
+                inbox.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
                 Ok(())
             })
         })
@@ -32,20 +28,14 @@ impl Inbox {
     /// What came since the last look, sorted by operation or text, as no order is promised.
     async fn take(&self, emulator: &Emulator) -> Vec<Value> {
         emulator.settled().await;
-        let mut events =
-            std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut events = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         events.sort_by_key(|event| event["detail"].to_string());
         events
     }
 }
 
 fn rule(name: &str, bus: &str, pattern: Value, target: Target) -> Rule {
-    Rule {
-        name: name.to_owned(),
-        bus: bus.to_owned(),
-        pattern,
-        target,
-    }
+    Rule { name: name.to_owned(), bus: bus.to_owned(), pattern, target }
 }
 
 fn entry(bus: &str, source: &str, detail: &Value) -> PutEventsRequestEntry {
@@ -65,12 +55,7 @@ async fn a_rule_gets_what_matches_on_its_bus() -> Outcome {
     let (mine, all) = (Inbox::default(), Inbox::default());
     let pattern = json!({ "source": ["tenantry"], "detail": { "tenant": [{ "prefix": "a" }] } });
     emulator.add_rule(rule("mine", "suite", pattern, mine.target()))?;
-    emulator.add_rule(rule(
-        "all",
-        "suite",
-        json!({ "source": [{ "exists": true }] }),
-        all.target(),
-    ))?;
+    emulator.add_rule(rule("all", "suite", json!({ "source": [{ "exists": true }] }), all.target()))?;
     let sent = [
         ("suite", "tenantry", json!({ "tenant": "acme" })),
         ("suite", "tenantry", json!({ "tenant": "bolt" })),
@@ -92,24 +77,10 @@ async fn a_rule_gets_what_matches_on_its_bus() -> Outcome {
 /// Guards: an event arrives with the whole envelope that AWS gives it.
 #[tokio::test]
 async fn an_event_has_its_envelope() -> Outcome {
-    let (emulator, aws) = start(Options {
-        account: "111122223333".to_owned(),
-        ..Options::default()
-    })
-    .await;
+    let (emulator, aws) = start(Options { account: "111122223333".to_owned(), ..Options::default() }).await;
     let inbox = Inbox::default();
-    emulator.add_rule(rule(
-        "r",
-        "default",
-        json!({ "source": ["s"] }),
-        inbox.target(),
-    ))?;
-    let answer = aws
-        .events
-        .put_events()
-        .entries(entry("default", "s", &json!({ "k": [1, null] })))
-        .send()
-        .await?;
+    emulator.add_rule(rule("r", "default", json!({ "source": ["s"] }), inbox.target()))?;
+    let answer = aws.events.put_events().entries(entry("default", "s", &json!({ "k": [1, null] }))).send().await?;
     let id = answer.entries()[0].event_id().map(str::to_owned);
     let mut event = inbox.take(&emulator).await.remove(0);
     let time = event["time"].take();
@@ -130,58 +101,23 @@ async fn parameter_changes_are_told() -> Outcome {
     let inbox = Inbox::default();
     let pattern = json!({ "source": ["aws.ssm"], "detail-type": ["Parameter Store Change"] });
     emulator.add_rule(rule("changes", "default", pattern, inbox.target()))?;
-    let put = || {
-        aws.ssm
-            .put_parameter()
-            .name("/a/b")
-            .value("secret")
-            .r#type(ParameterType::String)
-            .overwrite(true)
-    };
+    let put = || aws.ssm.put_parameter().name("/a/b").value("secret").r#type(ParameterType::String).overwrite(true);
 
     put().send().await?;
     let event = inbox.take(&emulator).await.remove(0);
-    assert_eq!(
-        event["detail"],
-        json!({ "operation": "Create", "name": "/a/b", "type": "String" })
-    );
-    assert_eq!(
-        event["resources"],
-        json!(["arn:aws:ssm:us-east-1:000000000000:parameter/a/b"])
-    );
-    assert_eq!(
-        (&event["source"], &event["account"]),
-        (&json!("aws.ssm"), &json!("000000000000"))
-    );
+    assert_eq!(event["detail"], json!({ "operation": "Create", "name": "/a/b", "type": "String" }));
+    assert_eq!(event["resources"], json!(["arn:aws:ssm:us-east-1:000000000000:parameter/a/b"]));
+    assert_eq!((&event["source"], &event["account"]), (&json!("aws.ssm"), &json!("000000000000")));
     assert!(!event.to_string().contains("secret"));
 
     put().description("why").send().await?;
-    aws.ssm
-        .label_parameter_version()
-        .name("/a/b")
-        .labels("l")
-        .send()
-        .await?;
-    aws.ssm
-        .put_parameter()
-        .name("/a/b")
-        .value("x")
-        .r#type(ParameterType::String)
-        .send()
-        .await
-        .expect_err("exists");
+    aws.ssm.label_parameter_version().name("/a/b").labels("l").send().await?;
+    aws.ssm.put_parameter().name("/a/b").value("x").r#type(ParameterType::String).send().await.expect_err("exists");
     aws.ssm.delete_parameter().name("/a/b").send().await?;
-    let details: Vec<_> = inbox
-        .take(&emulator)
-        .await
-        .into_iter()
-        .map(|event| event["detail"].clone())
-        .collect();
-    let told = |operation: &str| json!({ "operation": operation, "name": "/a/b", "type": "String", "description": "why" });
-    assert_eq!(
-        details,
-        ["Delete", "LabelParameterVersion", "Update"].map(told)
-    );
+    let details: Vec<_> = inbox.take(&emulator).await.into_iter().map(|event| event["detail"].clone()).collect();
+    let told =
+        |operation: &str| json!({ "operation": operation, "name": "/a/b", "type": "String", "description": "why" });
+    assert_eq!(details, ["Delete", "LabelParameterVersion", "Update"].map(told));
     Ok(())
 }
 
@@ -197,28 +133,14 @@ async fn a_failing_target_gets_the_event_again() -> Outcome {
             Box::pin(async move {
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                 seen.push(event["id"].clone());
-                if seen.len() < 3 {
-                    Err("not yet".to_owned())
-                } else {
-                    Ok(())
-                }
+                if seen.len() < 3 { Err("not yet".to_owned()) } else { Ok(()) }
             })
         })
     };
-    let panics: Target =
-        Arc::new(|_| Box::pin(async { panic!("a target that panics, on purpose") }));
+    let panics: Target = Arc::new(|_| Box::pin(async { panic!("a target that panics, on purpose") }));
     emulator.add_rule(rule("flaky", "default", json!({ "source": ["s"] }), target))?;
-    emulator.add_rule(rule(
-        "panics",
-        "default",
-        json!({ "source": ["s"] }),
-        panics,
-    ))?;
-    aws.events
-        .put_events()
-        .entries(entry("default", "s", &json!({})))
-        .send()
-        .await?;
+    emulator.add_rule(rule("panics", "default", json!({ "source": ["s"] }), panics))?;
+    aws.events.put_events().entries(entry("default", "s", &json!({}))).send().await?;
     emulator.settled().await;
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
     assert_eq!(seen.len(), 3);
@@ -231,49 +153,16 @@ async fn a_failing_target_gets_the_event_again() -> Outcome {
 async fn rules_are_checked_and_replaced() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
     let (old, new) = (Inbox::default(), Inbox::default());
-    for pattern in [
-        json!("source"),
-        json!({ "source": "s" }),
-        json!({ "source": [{ "no-such-operator": 1 }] }),
-    ] {
+    for pattern in [json!("source"), json!({ "source": "s" }), json!({ "source": [{ "no-such-operator": 1 }] })] {
         let refused = emulator.add_rule(rule("r", "default", pattern.clone(), old.target()));
         assert!(refused.is_err(), "{pattern}");
     }
-    emulator
-        .add_rule(rule("", "default", json!({}), old.target()))
-        .expect_err("unnamed");
-    emulator.add_rule(rule(
-        "r",
-        "default",
-        json!({ "source": ["s"] }),
-        old.target(),
-    ))?;
-    emulator.add_rule(rule(
-        "r",
-        "default",
-        json!({ "source": ["s"] }),
-        new.target(),
-    ))?;
-    aws.events
-        .put_events()
-        .entries(entry("default", "s", &json!({})))
-        .send()
-        .await?;
-    assert_eq!(
-        (
-            old.take(&emulator).await.len(),
-            new.take(&emulator).await.len()
-        ),
-        (0, 1)
-    );
+    emulator.add_rule(rule("", "default", json!({}), old.target())).expect_err("unnamed");
+    emulator.add_rule(rule("r", "default", json!({ "source": ["s"] }), old.target()))?;
+    emulator.add_rule(rule("r", "default", json!({ "source": ["s"] }), new.target()))?;
+    aws.events.put_events().entries(entry("default", "s", &json!({}))).send().await?;
+    assert_eq!((old.take(&emulator).await.len(), new.take(&emulator).await.len()), (0, 1));
     let rules = aws.events.list_rules().send().await?;
-    assert_eq!(
-        rules
-            .rules()
-            .iter()
-            .filter_map(|rule| rule.name())
-            .collect::<Vec<_>>(),
-        ["r"]
-    );
+    assert_eq!(rules.rules().iter().filter_map(|rule| rule.name()).collect::<Vec<_>>(), ["r"]);
     Ok(())
 }

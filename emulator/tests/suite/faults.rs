@@ -8,25 +8,12 @@ use emulator::{Fault, Options};
 
 use crate::clients::{Clients, Failure, Outcome, code, number, start, text};
 
-fn put(
-    aws: &Clients,
-    sk: &str,
-) -> aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder {
-    aws.dynamodb
-        .put_item()
-        .table_name("table")
-        .item("pk", text("a"))
-        .item("sk", text(sk))
-        .item("n", number(1))
+fn put(aws: &Clients, sk: &str) -> aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder {
+    aws.dynamodb.put_item().table_name("table").item("pk", text("a")).item("sk", text(sk)).item("n", number(1))
 }
 
 async fn exists(aws: &Clients, sk: &str) -> Result<bool, Failure> {
-    let get = aws
-        .dynamodb
-        .get_item()
-        .table_name("table")
-        .key("pk", text("a"))
-        .key("sk", text(sk));
+    let get = aws.dynamodb.get_item().table_name("table").key("pk", text("a")).key("sk", text(sk));
     Ok(get.send().await?.item().is_some())
 }
 
@@ -50,14 +37,7 @@ async fn refusals_speak_the_services_language() -> Outcome {
     assert!(!exists(&aws, "1").await?);
     assert_eq!(code(put(&aws, "1").send()).await, "ok");
 
-    let parameter = || {
-        aws.ssm
-            .put_parameter()
-            .name("/p")
-            .value("v")
-            .r#type(ParameterType::String)
-            .send()
-    };
+    let parameter = || aws.ssm.put_parameter().name("/p").value("v").r#type(ParameterType::String).send();
     for (fault, expected) in [
         (Fault::Throttle, "ThrottlingException"),
         (Fault::InternalError, "InternalServerError"),
@@ -70,12 +50,8 @@ async fn refusals_speak_the_services_language() -> Outcome {
 
     faults.inject("PutEvents", Fault::Throttle, 1);
     faults.inject("PutEvents", Fault::InternalError, 1);
-    let event = || {
-        aws.events
-            .put_events()
-            .entries(aws_sdk_eventbridge::types::PutEventsRequestEntry::builder().build())
-            .send()
-    };
+    let event =
+        || aws.events.put_events().entries(aws_sdk_eventbridge::types::PutEventsRequestEntry::builder().build()).send();
     assert_eq!(code(event()).await, "ThrottlingException");
     assert_eq!(code(event()).await, "InternalException");
     Ok(())
@@ -86,34 +62,21 @@ async fn refusals_speak_the_services_language() -> Outcome {
 async fn a_conflict_cancels_a_transaction() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
     aws.table("table").await?;
-    emulator
-        .faults()
-        .inject("TransactWriteItems", Fault::TransactionConflict, 1);
+    emulator.faults().inject("TransactWriteItems", Fault::TransactionConflict, 1);
     let mut transaction = aws.dynamodb.transact_write_items();
     for sk in ["1", "2"] {
         let item = HashMap::from([("pk".to_owned(), text("a")), ("sk".to_owned(), text(sk))]);
-        let put = Put::builder()
-            .table_name("table")
-            .set_item(Some(item))
-            .build()?;
+        let put = Put::builder().table_name("table").set_item(Some(item)).build()?;
         transaction = transaction.transact_items(TransactWriteItem::builder().put(put).build());
     }
-    let error = transaction
-        .clone()
-        .send()
-        .await
-        .expect_err("conflict")
-        .into_service_error();
-    let aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError::TransactionCanceledException(cancelled) =
-        error
+    let error = transaction.clone().send().await.expect_err("conflict").into_service_error();
+    let aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError::TransactionCanceledException(
+        cancelled,
+    ) = error
     else {
         return Err(error.into());
     };
-    let codes: Vec<_> = cancelled
-        .cancellation_reasons()
-        .iter()
-        .map(|reason| reason.code())
-        .collect();
+    let codes: Vec<_> = cancelled.cancellation_reasons().iter().map(|reason| reason.code()).collect();
     assert_eq!(codes, [Some("TransactionConflict"), Some("None")]);
     assert!(!exists(&aws, "1").await?);
     transaction.send().await?;
@@ -132,16 +95,8 @@ async fn a_lost_reply_is_executed() -> Outcome {
     assert!(exists(&aws, "1").await?);
     assert_eq!(emulator.calls().count("PutItem"), 1);
 
-    emulator
-        .faults()
-        .inject("PutParameter", Fault::ReplyLost, 1);
-    let parameter = aws
-        .ssm
-        .put_parameter()
-        .name("/p")
-        .value("v")
-        .r#type(ParameterType::String)
-        .send();
+    emulator.faults().inject("PutParameter", Fault::ReplyLost, 1);
+    let parameter = aws.ssm.put_parameter().name("/p").value("v").r#type(ParameterType::String).send();
     assert_eq!(code(parameter).await, "no answer");
     assert_eq!(aws.value("/p").await?, "v");
     Ok(())
@@ -186,19 +141,8 @@ async fn faults_are_taken_back_and_calls_counted() -> Outcome {
     emulator.faults().clear();
     assert_eq!(code(put(&aws, "1").send()).await, "ok");
     let calls = emulator.calls();
-    assert_eq!(
-        (
-            calls.count("PutItem"),
-            calls.count("GetItem"),
-            calls.count("Query"),
-            calls.total()
-        ),
-        (2, 1, 0, 3)
-    );
-    assert_eq!(
-        calls.snapshot(),
-        [("GetItem".to_owned(), 1), ("PutItem".to_owned(), 2)].into()
-    );
+    assert_eq!((calls.count("PutItem"), calls.count("GetItem"), calls.count("Query"), calls.total()), (2, 1, 0, 3));
+    assert_eq!(calls.snapshot(), [("GetItem".to_owned(), 1), ("PutItem".to_owned(), 2)].into());
     assert_eq!(calls.service_total(emulator::Service::ParameterStore), 0);
     Ok(())
 }

@@ -10,57 +10,24 @@ use crate::clients::{Clients, Outcome, start, text};
 
 async fn write(aws: &Clients) -> Outcome {
     aws.table("table").await?;
-    let put = aws
-        .dynamodb
-        .put_item()
-        .table_name("table")
-        .item("pk", text("a"))
-        .item("sk", text("1"));
+    let put = aws.dynamodb.put_item().table_name("table").item("pk", text("a")).item("sk", text("1"));
     put.item("v", text("kept")).send().await?;
     aws.put_parameter("/a", "one").await?;
     aws.put_parameter("/a", "two").await?;
-    let secret = aws
-        .ssm
-        .put_parameter()
-        .name("/s")
-        .value("hush")
-        .r#type(ParameterType::SecureString);
+    let secret = aws.ssm.put_parameter().name("/s").value("hush").r#type(ParameterType::SecureString);
     secret.send().await?;
-    aws.ssm
-        .label_parameter_version()
-        .name("/a")
-        .parameter_version(1)
-        .labels("first")
-        .send()
-        .await?;
+    aws.ssm.label_parameter_version().name("/a").parameter_version(1).labels("first").send().await?;
     Ok(())
 }
 
 async fn check(aws: &Clients) -> Outcome {
-    let get = aws
-        .dynamodb
-        .get_item()
-        .table_name("table")
-        .key("pk", text("a"))
-        .key("sk", text("1"));
+    let get = aws.dynamodb.get_item().table_name("table").key("pk", text("a")).key("sk", text("1"));
     let item = get.send().await?;
-    assert_eq!(
-        item.item().and_then(|item| item.get("v")),
-        Some(&text("kept"))
-    );
+    assert_eq!(item.item().and_then(|item| item.get("v")), Some(&text("kept")));
     assert_eq!(aws.value("/a").await?, "two");
     assert_eq!(aws.value("/a:first").await?, "one");
-    let secret = aws
-        .ssm
-        .get_parameter()
-        .name("/s")
-        .with_decryption(true)
-        .send()
-        .await?;
-    assert_eq!(
-        secret.parameter().and_then(|parameter| parameter.value()),
-        Some("hush")
-    );
+    let secret = aws.ssm.get_parameter().name("/s").with_decryption(true).send().await?;
+    assert_eq!(secret.parameter().and_then(|parameter| parameter.value()), Some("hush"));
     assert_eq!(aws.put_parameter("/a", "three").await?, 3);
     Ok(())
 }
@@ -69,10 +36,7 @@ async fn check(aws: &Clients) -> Outcome {
 #[tokio::test]
 async fn data_survives_a_restart() -> Outcome {
     let data = tempfile::tempdir()?;
-    let options = Options {
-        data: Some(data.path().join("deeper")),
-        ..Options::default()
-    };
+    let options = Options { data: Some(data.path().join("deeper")), ..Options::default() };
     let (emulator, aws) = start(options.clone()).await;
     write(&aws).await?;
     emulator.stop().await;
@@ -97,11 +61,7 @@ async fn data_survives_being_killed() -> Outcome {
     child.kill()?;
     child.wait()?;
     written?;
-    let (_emulator, aws) = start(Options {
-        data: Some(data.path().to_owned()),
-        ..Options::default()
-    })
-    .await;
+    let (_emulator, aws) = start(Options { data: Some(data.path().to_owned()), ..Options::default() }).await;
     check(&aws).await
 }
 
@@ -113,16 +73,8 @@ async fn a_foreign_file_is_left_alone() -> Outcome {
         data.path().join("parameters.sqlite"),
         "this is no database, and long enough to be seen as none".repeat(20),
     )?;
-    let options = Options {
-        data: Some(data.path().to_owned()),
-        ..Options::default()
-    };
-    let error = emulator::Emulator::start(options)
-        .await
-        .expect_err("refused");
-    assert!(
-        error.to_string().starts_with("cannot open Parameter Store"),
-        "{error}"
-    );
+    let options = Options { data: Some(data.path().to_owned()), ..Options::default() };
+    let error = emulator::Emulator::start(options).await.expect_err("refused");
+    assert!(error.to_string().starts_with("cannot open Parameter Store"), "{error}");
     Ok(())
 }

@@ -9,10 +9,7 @@ use crate::clients::{Outcome, start};
 /// Sends a request as it is and reads the whole answer.
 async fn send(emulator: &Emulator, head: &str, body: &[u8]) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(emulator.url().trim_start_matches("http://")).await?;
-    let head = format!(
-        "{head}\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
+    let head = format!("{head}\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(body).await?;
     let mut answer = Vec::new();
@@ -21,11 +18,7 @@ async fn send(emulator: &Emulator, head: &str, body: &[u8]) -> std::io::Result<S
 }
 
 fn target(name: &str) -> String {
-    let version = if name.starts_with("DynamoDB") {
-        "1.0"
-    } else {
-        "1.1"
-    };
+    let version = if name.starts_with("DynamoDB") { "1.0" } else { "1.1" };
     format!(
         "POST / HTTP/1.1\r\nX-Amz-Target: {name}\r\nContent-Type: application/x-amz-json-{version}\r\n\
          Authorization: AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/any/aws4_request, SignedHeaders=host, \
@@ -38,16 +31,8 @@ fn target(name: &str) -> String {
 async fn malformed_calls_are_answered() -> Outcome {
     let (emulator, _aws) = start(Options::default()).await;
     let form = "POST / HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded".to_owned();
-    let not_json: Vec<&[u8]> = vec![
-        b"",
-        b"{",
-        b"[]",
-        b"null",
-        b"\"x\"",
-        b"\xff\xfe",
-        b"{\"Name\":1}",
-        b"{\"Names\":{}}",
-    ];
+    let not_json: Vec<&[u8]> =
+        vec![b"", b"{", b"[]", b"null", b"\"x\"", b"\xff\xfe", b"{\"Name\":1}", b"{\"Names\":{}}"];
     let mut calls: Vec<(String, Vec<u8>)> = Vec::new();
     for operation in [
         "AmazonSSM.PutParameter",
@@ -63,18 +48,10 @@ async fn malformed_calls_are_answered() -> Outcome {
         "DynamoDB_20120810.GetItem",
         "DynamoDB_20120810.TransactWriteItems",
     ] {
-        calls.extend(
-            not_json
-                .iter()
-                .map(|body| (target(operation), body.to_vec())),
-        );
+        calls.extend(not_json.iter().map(|body| (target(operation), body.to_vec())));
     }
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000)).into_bytes();
-    for operation in [
-        "AmazonSSM.PutParameter",
-        "AWSEvents.PutEvents",
-        "DynamoDB_20120810.PutItem",
-    ] {
+    for operation in ["AmazonSSM.PutParameter", "AWSEvents.PutEvents", "DynamoDB_20120810.PutItem"] {
         calls.push((target(operation), deep.clone()));
     }
     for odd in [
@@ -89,35 +66,20 @@ async fn malformed_calls_are_answered() -> Outcome {
         calls.push((target(odd), b"{}".to_vec()));
     }
     calls.push((form.clone(), b"Action=".to_vec()));
-    calls.push((
-        form.clone(),
-        b"Action=AssumeRole&Version=2011-06-15".to_vec(),
-    ));
+    calls.push((form.clone(), b"Action=AssumeRole&Version=2011-06-15".to_vec()));
     calls.push((form, b"\xff".to_vec()));
     calls.push(("POST / HTTP/1.1".to_owned(), b"{}".to_vec()));
     calls.push(("POST /elsewhere HTTP/1.1".to_owned(), b"{}".to_vec()));
     calls.push(("DELETE / HTTP/1.1".to_owned(), Vec::new()));
-    calls.push((
-        "OPTIONS / HTTP/1.1\r\nOrigin: http://evil.example".to_owned(),
-        Vec::new(),
-    ));
+    calls.push(("OPTIONS / HTTP/1.1\r\nOrigin: http://evil.example".to_owned(), Vec::new()));
     // A web page's script, which must not be let in by the engine's friendliness.
-    let page = format!(
-        "{}\r\nOrigin: http://evil.example",
-        target("DynamoDB_20120810.GetItem")
-    );
+    let page = format!("{}\r\nOrigin: http://evil.example", target("DynamoDB_20120810.GetItem"));
     calls.push((page, b"{}".to_vec()));
     for (head, body) in calls {
         let answer = send(&emulator, &head, &body).await?;
         let start: String = String::from_utf8_lossy(&body).chars().take(40).collect();
-        assert!(
-            answer.starts_with("HTTP/1.1 4"),
-            "{head} {start:?}: {answer}"
-        );
-        assert!(
-            answer.contains("__type") || answer.contains("<Code>"),
-            "{head} {start:?}: {answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 4"), "{head} {start:?}: {answer}");
+        assert!(answer.contains("__type") || answer.contains("<Code>"), "{head} {start:?}: {answer}");
         assert!(answer.contains("x-amzn-requestid: "), "{head}: {answer}");
         assert!(!answer.contains("access-control-allow"), "{head}: {answer}");
     }
@@ -141,27 +103,12 @@ async fn large_bodies_are_answered() -> Outcome {
 /// Guards: a tool that asks who it is gets an answer, and one that asks whether anyone is there, too.
 #[tokio::test]
 async fn identity_and_readiness_are_answered() -> Outcome {
-    let (emulator, _aws) = start(Options {
-        account: "111122223333".to_owned(),
-        ..Options::default()
-    })
-    .await;
+    let (emulator, _aws) = start(Options { account: "111122223333".to_owned(), ..Options::default() }).await;
     let form = "POST / HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded; charset=utf-8";
-    let answer = send(
-        &emulator,
-        form,
-        b"Action=GetCallerIdentity&Version=2011-06-15",
-    )
-    .await?;
-    assert!(
-        answer.contains("<Account>111122223333</Account>"),
-        "{answer}"
-    );
+    let answer = send(&emulator, form, b"Action=GetCallerIdentity&Version=2011-06-15").await?;
+    assert!(answer.contains("<Account>111122223333</Account>"), "{answer}");
     let answer = send(&emulator, "GET / HTTP/1.1", b"").await?;
-    assert!(
-        answer.starts_with("HTTP/1.1 200") && answer.ends_with("ready\n"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ready\n"), "{answer}");
     Ok(())
 }
 
@@ -170,12 +117,7 @@ async fn identity_and_readiness_are_answered() -> Outcome {
 async fn a_taken_port_is_an_error() -> Outcome {
     let (emulator, _aws) = start(Options::default()).await;
     let taken = emulator.url().trim_start_matches("http://").parse()?;
-    let error = Emulator::start(Options {
-        listen: taken,
-        ..Options::default()
-    })
-    .await
-    .expect_err("taken");
+    let error = Emulator::start(Options { listen: taken, ..Options::default() }).await.expect_err("taken");
     assert_eq!(error.to_string(), "cannot listen");
     Ok(())
 }

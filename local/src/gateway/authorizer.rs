@@ -1,8 +1,6 @@
 //! The JWT authorizer of an HTTP API: who gets in, and what the function is told about the token.
 
-use jsonwebtoken::{
-    Algorithm, DecodingKey, Validation, decode, decode_header, errors::ErrorKind, jwk::Jwk,
-};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, errors::ErrorKind, jwk::Jwk};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
@@ -17,9 +15,7 @@ pub struct JwtAuthorizer {
 
 impl std::fmt::Debug for JwtAuthorizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JwtAuthorizer")
-            .field("audience", &self.audience)
-            .finish_non_exhaustive()
+        f.debug_struct("JwtAuthorizer").field("audience", &self.audience).finish_non_exhaustive()
     }
 }
 
@@ -59,22 +55,13 @@ impl JwtAuthorizer {
 
     /// Checks the `Authorization` header for a route that asks for one of `scopes`. The answer is what the event holds in
     /// `requestContext.authorizer`.
-    pub fn authorize(
-        &self,
-        authorization: Option<&str>,
-        scopes: &[String],
-    ) -> Result<Value, Refusal> {
-        let header = authorization
-            .map(str::trim)
-            .filter(|header| !header.is_empty())
-            .ok_or(Refusal::Missing)?;
+    pub fn authorize(&self, authorization: Option<&str>, scopes: &[String]) -> Result<Value, Refusal> {
+        let header = authorization.map(str::trim).filter(|header| !header.is_empty()).ok_or(Refusal::Missing)?;
         // API Gateway takes the bare token as well.
         let token = match header.split_once(' ') {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
             Some(_) => {
-                return Err(Refusal::Invalid(
-                    "unable to decode \"Authorization\" into a JWT",
-                ));
+                return Err(Refusal::Invalid("unable to decode \"Authorization\" into a JWT"));
             }
             None => header,
         };
@@ -83,21 +70,14 @@ impl JwtAuthorizer {
         if !scopes.is_empty() && !scopes.iter().any(|scope| granted.contains(scope)) {
             return Err(Refusal::Scope);
         }
-        let texts: Map<String, Value> = claims
-            .iter()
-            .map(|(name, value)| (name.clone(), Value::String(claim_text(value))))
-            .collect();
-        let granted = if granted.is_empty() {
-            Value::Null
-        } else {
-            json!(granted)
-        };
+        let texts: Map<String, Value> =
+            claims.iter().map(|(name, value)| (name.clone(), Value::String(claim_text(value)))).collect();
+        let granted = if granted.is_empty() { Value::Null } else { json!(granted) };
         Ok(json!({"jwt": {"claims": texts, "scopes": granted}}))
     }
 
     fn verify(&self, token: &str) -> Result<Map<String, Value>, Refusal> {
-        let header =
-            decode_header(token).map_err(|_| Refusal::Invalid("the token is malformed"))?;
+        let header = decode_header(token).map_err(|_| Refusal::Invalid("the token is malformed"))?;
         if header.kid.as_deref() != Some(self.key_id.as_str()) {
             return Err(Refusal::Invalid("the token was signed with an unknown key"));
         }
@@ -113,14 +93,8 @@ impl JwtAuthorizer {
                 })
             })?
             .claims;
-        if !claims
-            .get("iss")
-            .and_then(Value::as_str)
-            .is_some_and(&self.accepts_issuer)
-        {
-            return Err(Refusal::Invalid(
-                "the token was not issued by the expected issuer",
-            ));
+        if !claims.get("iss").and_then(Value::as_str).is_some_and(&self.accepts_issuer) {
+            return Err(Refusal::Invalid("the token was not issued by the expected issuer"));
         }
         // `client_id` counts only where there is no `aud`.
         let audience = match (claims.get("aud"), claims.get("client_id")) {
@@ -128,19 +102,13 @@ impl JwtAuthorizer {
             (Some(audience), _) => Vec::from_iter(audience.as_str()),
             (None, client) => Vec::from_iter(client.and_then(Value::as_str)),
         };
-        if !audience
-            .iter()
-            .any(|audience| self.audience.iter().any(|accepted| accepted == audience))
-        {
+        if !audience.iter().any(|audience| self.audience.iter().any(|accepted| accepted == audience)) {
             return Err(Refusal::Invalid("the token does not have a valid audience"));
         }
         let now = OffsetDateTime::now_utc().unix_timestamp();
         match claims.get("iat").map(Value::as_f64) {
             None => {}
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "seconds since 1970 are exact in a double"
-            )]
+            #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact in a double")]
             Some(Some(issued)) if issued <= now as f64 => {}
             Some(_) => return Err(Refusal::Invalid("the token was issued in the future")),
         }
@@ -152,11 +120,7 @@ impl JwtAuthorizer {
 fn granted_scopes(claims: &Map<String, Value>) -> Vec<String> {
     match claims.get("scope").or_else(|| claims.get("scp")) {
         Some(Value::String(scopes)) => scopes.split_whitespace().map(str::to_owned).collect(),
-        Some(Value::Array(scopes)) => scopes
-            .iter()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect(),
+        Some(Value::Array(scopes)) => scopes.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
         _ => Vec::new(),
     }
 }
@@ -168,15 +132,9 @@ fn claim_text(value: &Value) -> String {
         Value::Null => "<nil>".to_owned(),
         Value::String(text) => text.clone(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
-        Value::Array(items) => format!(
-            "[{}]",
-            items.iter().map(claim_text).collect::<Vec<_>>().join(" ")
-        ),
+        Value::Array(items) => format!("[{}]", items.iter().map(claim_text).collect::<Vec<_>>().join(" ")),
         Value::Object(members) => {
-            let members: Vec<_> = members
-                .iter()
-                .map(|(name, value)| format!("{name}:{}", claim_text(value)))
-                .collect();
+            let members: Vec<_> = members.iter().map(|(name, value)| format!("{name}:{}", claim_text(value))).collect();
             format!("map[{}]", members.join(" "))
         }
     }

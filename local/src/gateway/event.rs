@@ -41,24 +41,11 @@ pub(super) struct RequestContext<'a> {
 
 /// The event for a request.
 pub(super) fn event(parts: &Parts, body: &[u8], context: RequestContext<'_>) -> Value {
-    let RequestContext {
-        api,
-        client,
-        port,
-        id,
-        time,
-        path,
-        matched,
-        authorizer,
-    } = context;
+    let RequestContext { api, client, port, id, time, path, matched, authorizer } = context;
     let route_key = format!("{} {}", matched.route.method, matched.route.path);
     let query = parts.uri.query().unwrap_or_default();
     let headers = headers(&parts.headers, body.len(), client, port, time);
-    let domain = parts
-        .headers
-        .get(header::HOST)
-        .map(text)
-        .unwrap_or_default();
+    let domain = parts.headers.get(header::HOST).map(text).unwrap_or_default();
 
     let mut request_context = json!({
         "accountId": api.account,
@@ -122,13 +109,7 @@ fn headers(
     let mut headers = Map::new();
     for name in given.keys() {
         // Cookies have a place of their own; the others speak of the connection, which ends at the gateway.
-        if [
-            header::COOKIE,
-            header::CONNECTION,
-            header::TRANSFER_ENCODING,
-        ]
-        .contains(name)
-        {
+        if [header::COOKIE, header::CONNECTION, header::TRANSFER_ENCODING].contains(name) {
             continue;
         }
         let values: Vec<_> = given.get_all(name).iter().map(text).collect();
@@ -161,12 +142,7 @@ fn cookies(headers: &HeaderMap) -> Vec<String> {
     headers
         .get_all(header::COOKIE)
         .iter()
-        .flat_map(|value| {
-            text(value)
-                .split(';')
-                .map(|cookie| cookie.trim().to_owned())
-                .collect::<Vec<_>>()
-        })
+        .flat_map(|value| text(value).split(';').map(|cookie| cookie.trim().to_owned()).collect::<Vec<_>>())
         .filter(|cookie| !cookie.is_empty())
         .collect()
 }
@@ -188,19 +164,10 @@ fn query_parameters(query: &str) -> Map<String, Value> {
 /// as they are; everything else, a missing content type too, is base64. What should be text and is not UTF-8 goes as
 /// base64 as well, so that the function sees the bytes that were sent.
 fn body_text(headers: &HeaderMap, body: &[u8]) -> (String, bool) {
-    let content_type = headers
-        .get(header::CONTENT_TYPE)
-        .map(text)
-        .unwrap_or_default()
-        .to_ascii_lowercase();
+    let content_type = headers.get(header::CONTENT_TYPE).map(text).unwrap_or_default().to_ascii_lowercase();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     let is_text = media_type.starts_with("text/")
-        || [
-            "application/json",
-            "application/javascript",
-            "application/xml",
-        ]
-        .contains(&media_type);
+        || ["application/json", "application/javascript", "application/xml"].contains(&media_type);
     match str::from_utf8(body) {
         Ok(body) if is_text => (body.to_owned(), false),
         _ => (STANDARD.encode(body), true),
@@ -243,10 +210,7 @@ mod tests {
             &parts,
             body,
             RequestContext {
-                api: &ApiIdentity {
-                    account: "123456789012".into(),
-                    api: "local".into(),
-                },
+                api: &ApiIdentity { account: "123456789012".into(), api: "local".into() },
                 client: "127.0.0.1:50000".parse().unwrap(),
                 port: 8080,
                 id: "id",
@@ -258,11 +222,7 @@ mod tests {
         )
     }
 
-    fn request(
-        headers: &[(&str, &[u8])],
-        uri: &str,
-        body: &'static [u8],
-    ) -> Request<&'static [u8]> {
+    fn request(headers: &[(&str, &[u8])], uri: &str, body: &'static [u8]) -> Request<&'static [u8]> {
         let mut request = Request::put(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -279,11 +239,7 @@ mod tests {
             ("Content-Type", b"application/json; charset=utf-8"),
             ("X-Amzn-Trace-Id", b"Root=1-0-0"),
         ];
-        let event = check(request(
-            &headers,
-            "/c/a%2Fb?x=1&y=%2F&x=2",
-            b"{\"value\":1}",
-        ));
+        let event = check(request(&headers, "/c/a%2Fb?x=1&y=%2F&x=2", b"{\"value\":1}"));
         assert_eq!(
             event,
             json!({
@@ -343,18 +299,9 @@ mod tests {
             ("Content-Length", b"99"),
         ];
         let event = check(request(&headers, "/c/k", b""));
-        let trace = event["headers"]["x-amzn-trace-id"]
-            .as_str()
-            .unwrap()
-            .to_owned();
-        assert!(
-            trace.starts_with("Root=1-691fd0c0-") || trace.starts_with("Root=1-"),
-            "{trace}"
-        );
-        assert_eq!(
-            trace.len(),
-            "Root=1-691fd0a0-5f3b2a4c6d7e8f9012345678".len()
-        );
+        let trace = event["headers"]["x-amzn-trace-id"].as_str().unwrap().to_owned();
+        assert!(trace.starts_with("Root=1-691fd0c0-") || trace.starts_with("Root=1-"), "{trace}");
+        assert_eq!(trace.len(), "Root=1-691fd0a0-5f3b2a4c6d7e8f9012345678".len());
         assert_eq!(
             event["headers"],
             json!({
@@ -414,11 +361,8 @@ mod tests {
             ("application/json", b"\xff", "/w==", true),
             ("", b"a", "YQ==", true),
         ] {
-            let headers: &[(&str, &[u8])] = if content_type.is_empty() {
-                &[]
-            } else {
-                &[("Content-Type", content_type.as_bytes())]
-            };
+            let headers: &[(&str, &[u8])] =
+                if content_type.is_empty() { &[] } else { &[("Content-Type", content_type.as_bytes())] };
             let event = check(request(headers, "/c/k", body));
             assert_eq!(
                 (&event["body"], &event["isBase64Encoded"]),

@@ -40,8 +40,7 @@ pub const MAX_PAYLOAD: usize = 6 * 1024 * 1024;
 const MAX_DISCARDED: usize = 64 * 1024 * 1024;
 
 /// A function as the gateway knows it: the event's JSON in, the answer's JSON out, or what went wrong.
-pub type Function =
-    Arc<dyn Fn(Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync>;
+pub type Function = Arc<dyn Fn(Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync>;
 
 /// The gateway.
 pub struct Gateway {
@@ -54,10 +53,7 @@ pub struct Gateway {
 
 impl std::fmt::Debug for Gateway {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gateway")
-            .field("api", &self.api)
-            .field("routes", &self.routes)
-            .finish_non_exhaustive()
+        f.debug_struct("Gateway").field("api", &self.api).field("routes", &self.routes).finish_non_exhaustive()
     }
 }
 
@@ -70,37 +66,21 @@ impl Gateway {
         authorizers: BTreeMap<String, JwtAuthorizer>,
         functions: BTreeMap<String, Function>,
     ) -> Self {
-        Self {
-            api,
-            port,
-            routes,
-            authorizers,
-            functions,
-        }
+        Self { api, port, routes, authorizers, functions }
     }
 
     /// Answers one request of `client`. A function that fails or panics costs this request only.
     pub async fn answer(&self, request: Request<Body>, client: SocketAddr) -> Response {
         // As long as API Gateway's ids: 16 characters, the last of them padding.
         let id = STANDARD.encode(&fastrand::u128(..).to_be_bytes()[..11]);
-        let mut response = self
-            .route(request, client, &id)
-            .await
-            .unwrap_or_else(Failure::into_response);
+        let mut response = self.route(request, client, &id).await.unwrap_or_else(Failure::into_response);
         if let Ok(id) = HeaderValue::try_from(id) {
-            response
-                .headers_mut()
-                .insert(HeaderName::from_static("apigw-requestid"), id);
+            response.headers_mut().insert(HeaderName::from_static("apigw-requestid"), id);
         }
         response
     }
 
-    async fn route(
-        &self,
-        request: Request<Body>,
-        client: SocketAddr,
-        id: &str,
-    ) -> Result<Response, Failure> {
+    async fn route(&self, request: Request<Body>, client: SocketAddr, id: &str) -> Result<Response, Failure> {
         let (parts, body) = request.into_parts();
         let head = head_length(&parts);
         let body = read(body).await?;
@@ -108,10 +88,7 @@ impl Gateway {
             return Err(Failure::HeadTooLong);
         }
         let path = decode_path(parts.uri.path());
-        let matched = self
-            .routes
-            .find(parts.method.as_str(), &path)
-            .ok_or(Failure::NoRoute)?;
+        let matched = self.routes.find(parts.method.as_str(), &path).ok_or(Failure::NoRoute)?;
         let route = matched.route;
         let authorizer = match &route.authorizer {
             None => None,
@@ -122,51 +99,27 @@ impl Gateway {
                     .ok_or_else(|| Failure::Internal(format!("there is no authorizer {name}")))?;
                 let given = authorization(&parts);
                 let refused = |refusal| Failure::Refused(refusal, route.scopes.join(" "));
-                Some(
-                    authorizer
-                        .authorize(given.as_deref(), &route.scopes)
-                        .map_err(refused)?,
-                )
+                Some(authorizer.authorize(given.as_deref(), &route.scopes).map_err(refused)?)
             }
         };
         let time = OffsetDateTime::now_utc();
-        let context = RequestContext {
-            api: &self.api,
-            client,
-            port: self.port,
-            id,
-            time,
-            path: &path,
-            matched,
-            authorizer,
-        };
+        let context =
+            RequestContext { api: &self.api, client, port: self.port, id, time, path: &path, matched, authorizer };
         let event = event(&parts, &body, context);
-        let event =
-            serde_json::to_vec(&event).map_err(|error| Failure::Internal(error.to_string()))?;
+        let event = serde_json::to_vec(&event).map_err(|error| Failure::Internal(error.to_string()))?;
         if event.len() > MAX_PAYLOAD {
             return Err(Failure::BodyTooLong);
         }
-        let answer = self
-            .invoke(&route.function, event)
-            .await
-            .map_err(Failure::Internal)?;
+        let answer = self.invoke(&route.function, event).await.map_err(Failure::Internal)?;
         response(&answer).map_err(|error| Failure::Internal(error.to_string()))
     }
 
     async fn invoke(&self, name: &str, event: Vec<u8>) -> Result<Vec<u8>, String> {
-        let function = self
-            .functions
-            .get(name)
-            .ok_or_else(|| format!("there is no function {name}"))?;
+        let function = self.functions.get(name).ok_or_else(|| format!("there is no function {name}"))?;
         // A task of its own: a panic ends there, and the function finishes even if the client goes away, as on AWS.
-        let answer = tokio::spawn(function(event))
-            .await
-            .map_err(|error| format!("{name}: {error}"))??;
+        let answer = tokio::spawn(function(event)).await.map_err(|error| format!("{name}: {error}"))??;
         if answer.len() > MAX_PAYLOAD {
-            return Err(format!(
-                "{name} answered with {} bytes; the limit is {MAX_PAYLOAD}",
-                answer.len()
-            ));
+            return Err(format!("{name} answered with {} bytes; the limit is {MAX_PAYLOAD}", answer.len()));
         }
         Ok(answer)
     }
@@ -186,10 +139,9 @@ enum Failure {
 impl Failure {
     fn into_response(self) -> Response {
         match self {
-            Self::HeadTooLong => message(
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "Request Header Fields Too Large",
-            ),
+            Self::HeadTooLong => {
+                message(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request Header Fields Too Large")
+            }
             Self::BodyTooLong => message(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large"),
             Self::BodyUnreadable => message(StatusCode::BAD_REQUEST, "Bad Request"),
             Self::NoRoute => message(StatusCode::NOT_FOUND, "Not Found"),
@@ -204,17 +156,12 @@ impl Failure {
 
 fn refused(refusal: &Refusal, scopes: &str) -> Response {
     let (mut response, challenge) = match refusal {
-        Refusal::Missing => (
-            message(StatusCode::UNAUTHORIZED, "Unauthorized"),
-            "Bearer".to_owned(),
-        ),
+        Refusal::Missing => (message(StatusCode::UNAUTHORIZED, "Unauthorized"), "Bearer".to_owned()),
         Refusal::Invalid(reason) => {
             let reason = reason.replace('"', "'");
             (
                 message(StatusCode::UNAUTHORIZED, "Unauthorized"),
-                format!(
-                    "Bearer scope=\"{scopes}\" error=\"invalid_token\" error_description=\"{reason}\""
-                ),
+                format!("Bearer scope=\"{scopes}\" error=\"invalid_token\" error_description=\"{reason}\""),
             )
         }
         Refusal::Scope => (
@@ -223,31 +170,22 @@ fn refused(refusal: &Refusal, scopes: &str) -> Response {
         ),
     };
     if let Ok(challenge) = HeaderValue::try_from(challenge) {
-        response
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, challenge);
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     }
     response
 }
 
 /// The `Authorization` header; two of them make one that is no token.
 fn authorization(parts: &Parts) -> Option<String> {
-    let values: Vec<_> = parts
-        .headers
-        .get_all(header::AUTHORIZATION)
-        .iter()
-        .map(|value| value.to_str().unwrap_or("?"))
-        .collect();
+    let values: Vec<_> =
+        parts.headers.get_all(header::AUTHORIZATION).iter().map(|value| value.to_str().unwrap_or("?")).collect();
     (!values.is_empty()).then(|| values.join(","))
 }
 
 /// Bytes of the request line and the headers as they came over the wire.
 fn head_length(parts: &Parts) -> usize {
     let line = parts.method.as_str().len() + parts.uri.to_string().len() + " HTTP/1.1\r\n ".len();
-    let headers = parts
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    let headers = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
     line + headers.sum::<usize>()
 }
 
@@ -267,9 +205,5 @@ async fn read(mut body: Body) -> Result<Bytes, Failure> {
             }
         }
     }
-    if discarded > 0 {
-        Err(Failure::BodyTooLong)
-    } else {
-        Ok(read.freeze())
-    }
+    if discarded > 0 { Err(Failure::BodyTooLong) } else { Ok(read.freeze()) }
 }

@@ -48,17 +48,12 @@ impl Routes {
     pub fn new(routes: Vec<Route>) -> Self {
         let mut entries: Vec<_> = routes
             .into_iter()
-            .map(|route| Entry {
-                segments: route.path.split('/').skip(1).map(segment).collect(),
-                route,
-            })
+            .map(|route| Entry { segments: route.path.split('/').skip(1).map(segment).collect(), route })
             .collect();
         // The first match is then the most specific: segment by segment a name before a parameter before a greedy one,
         // and a method before ANY.
         entries.sort_by(|a, b| {
-            a.segments
-                .cmp(&b.segments)
-                .then_with(|| (a.route.method == "ANY").cmp(&(b.route.method == "ANY")))
+            a.segments.cmp(&b.segments).then_with(|| (a.route.method == "ANY").cmp(&(b.route.method == "ANY")))
         });
         Self(entries)
     }
@@ -66,24 +61,15 @@ impl Routes {
     /// The route for `method` and the decoded `path`; none if API Gateway would answer 404 itself. That is also so for
     /// HEAD and OPTIONS, which no route stands for unless it says so.
     pub fn find(&self, method: &str, path: &str) -> Option<Match<'_>> {
-        self.0
-            .iter()
-            .filter(|entry| entry.route.method == method || entry.route.method == "ANY")
-            .find_map(|entry| {
-                let parameters = capture(&entry.segments, path.strip_prefix('/')?)?;
-                Some(Match {
-                    route: &entry.route,
-                    parameters,
-                })
-            })
+        self.0.iter().filter(|entry| entry.route.method == method || entry.route.method == "ANY").find_map(|entry| {
+            let parameters = capture(&entry.segments, path.strip_prefix('/')?)?;
+            Some(Match { route: &entry.route, parameters })
+        })
     }
 }
 
 fn segment(text: &str) -> Segment {
-    match text
-        .strip_prefix('{')
-        .and_then(|text| text.strip_suffix('}'))
-    {
+    match text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
         None => Segment::Literal(text.to_owned()),
         Some(name) => match name.strip_suffix('+') {
             None => Segment::Parameter(name.to_owned()),
@@ -99,9 +85,7 @@ fn capture(segments: &[Segment], path: &str) -> Option<Map<String, Value>> {
         let here = rest?;
         let (head, tail) = match segment {
             Segment::Greedy(_) => (here, None),
-            _ => here
-                .split_once('/')
-                .map_or((here, None), |(head, tail)| (head, Some(tail))),
+            _ => here.split_once('/').map_or((here, None), |(head, tail)| (head, Some(tail))),
         };
         match segment {
             Segment::Literal(name) if name == head => {}
@@ -146,15 +130,8 @@ mod tests {
     /// Promise: requests reach the function that they would reach on AWS, and none that the template does not route.
     #[test]
     fn chooses_the_most_specific_route() {
-        let routes = [
-            "GET /a/{key+}",
-            "GET /a",
-            "ANY /a/{key+}",
-            "GET /a/b",
-            "GET /a/{x}/c",
-            "PUT /a/{key+}",
-            "GET /h",
-        ];
+        let routes =
+            ["GET /a/{key+}", "GET /a", "ANY /a/{key+}", "GET /a/b", "GET /a/{x}/c", "PUT /a/{key+}", "GET /h"];
         for (request, expected) in [
             ("GET /a", "GET /a {}"),
             ("GET /a/", "404"),

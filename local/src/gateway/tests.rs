@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use crate::{
-    gateway::{
-        ApiIdentity, Function, Gateway, JwtAuthorizer, MAX_BODY, MAX_HEAD, MAX_PAYLOAD, Routes,
-    },
+    gateway::{ApiIdentity, Function, Gateway, JwtAuthorizer, MAX_BODY, MAX_HEAD, MAX_PAYLOAD, Routes},
     issuer::{Issuer, TokenRequest, generate_key},
     template::Route,
 };
@@ -38,14 +36,8 @@ fn echo() -> Function {
                 Some("status") => Ok(br#"{"statusCode": 1000}"#.to_vec()),
                 _ => {
                     let body = event.to_string();
-                    let body = if body.len() > 10_000 {
-                        "long".to_owned()
-                    } else {
-                        body
-                    };
-                    Ok(json!({"statusCode": 200, "body": body})
-                        .to_string()
-                        .into_bytes())
+                    let body = if body.len() > 10_000 { "long".to_owned() } else { body };
+                    Ok(json!({"statusCode": 200, "body": body}).to_string().into_bytes())
                 }
             }
         }
@@ -59,11 +51,7 @@ fn fixture() -> Fixture {
         path: path.into(),
         function: "echo".into(),
         authorizer: scope.map(|_| "Tokens".into()),
-        scopes: scope
-            .into_iter()
-            .filter(|scope| !scope.is_empty())
-            .map(str::to_owned)
-            .collect(),
+        scopes: scope.into_iter().filter(|scope| !scope.is_empty()).map(str::to_owned).collect(),
     };
     let routes = Routes::new(vec![
         route("GET", "/open/{key+}", None),
@@ -73,27 +61,16 @@ fn fixture() -> Fixture {
     ]);
     let key = generate_key().unwrap();
     let issuer = Issuer::new(ISSUER.into(), &key).unwrap();
-    let authorizer = JwtAuthorizer::new(
-        |issuer| issuer == ISSUER,
-        vec!["tenantry-local".into()],
-        issuer.jwk(),
-    )
-    .unwrap();
+    let authorizer =
+        JwtAuthorizer::new(|issuer| issuer == ISSUER, vec!["tenantry-local".into()], issuer.jwk()).unwrap();
     let gateway = Gateway::new(
-        ApiIdentity {
-            account: "123456789012".into(),
-            api: "local".into(),
-        },
+        ApiIdentity { account: "123456789012".into(), api: "local".into() },
         8080,
         routes,
         BTreeMap::from([("Tokens".into(), authorizer)]),
         BTreeMap::from([("echo".into(), echo())]),
     );
-    Fixture {
-        gateway,
-        issuer,
-        key,
-    }
+    Fixture { gateway, issuer, key }
 }
 
 impl Fixture {
@@ -101,16 +78,9 @@ impl Fixture {
         let client = SocketAddr::from(([127, 0, 0, 1], 50_000));
         let (parts, body) = self.gateway.answer(request, client).await.into_parts();
         assert_eq!(parts.headers["apigw-requestid"].len(), 16);
-        let challenge = parts
-            .headers
-            .get("www-authenticate")
-            .map(|value| value.to_str().unwrap().to_owned());
+        let challenge = parts.headers.get("www-authenticate").map(|value| value.to_str().unwrap().to_owned());
         let body = body.collect().await.unwrap().to_bytes();
-        (
-            parts.status.as_u16(),
-            challenge,
-            String::from_utf8(body.to_vec()).unwrap(),
-        )
+        (parts.status.as_u16(), challenge, String::from_utf8(body.to_vec()).unwrap())
     }
 
     async fn get(&self, path: &str, authorization: Option<&str>) -> (u16, Option<String>, String) {
@@ -122,10 +92,7 @@ impl Fixture {
     }
 
     fn token(&self, claims: &[(&str, &str)]) -> String {
-        let claims: Vec<_> = claims
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
+        let claims: Vec<_> = claims.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         self.issuer
             .token(&TokenRequest {
                 tenant: "acme",
@@ -152,19 +119,12 @@ impl Fixture {
 /// Tokens that the issuer did not sign, or not like this: case, token, reason.
 fn forged_tokens(fixture: &Fixture) -> Vec<(&'static str, String, &'static str)> {
     let good = fixture.token(&[]);
-    let [header, claims, signature] = good.split('.').collect::<Vec<_>>()[..] else {
-        panic!("{good}")
-    };
-    let changed = String::from_utf8(URL_SAFE_NO_PAD.decode(claims).unwrap())
-        .unwrap()
-        .replace("acme", "evil");
+    let [header, claims, signature] = good.split('.').collect::<Vec<_>>()[..] else { panic!("{good}") };
+    let changed = String::from_utf8(URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap().replace("acme", "evil");
     let altered = format!("{header}.{}.{signature}", URL_SAFE_NO_PAD.encode(changed));
     let none = URL_SAFE_NO_PAD.encode(json!({"alg": "none", "kid": fixture.key_id()}).to_string());
     let symmetric = {
-        let header = Header {
-            kid: Some(fixture.key_id()),
-            ..Header::new(Algorithm::HS256)
-        };
+        let header = Header { kid: Some(fixture.key_id()), ..Header::new(Algorithm::HS256) };
         let secret = serde_json::to_vec(fixture.issuer.jwk()).unwrap();
         jsonwebtoken::encode(&header, &valid_claims(), &EncodingKey::from_secret(&secret)).unwrap()
     };
@@ -176,26 +136,10 @@ fn forged_tokens(fixture: &Fixture) -> Vec<(&'static str, String, &'static str)>
         ("altered", altered, "signature is invalid"),
         ("cut", good[..good.len() - 4].to_owned(), "invalid_token"),
         ("not signed", format!("{none}.{claims}."), "malformed"),
-        (
-            "signed with the public key as a secret",
-            symmetric,
-            "not supported",
-        ),
-        (
-            "signed by another",
-            other.token(&request(&[])).unwrap(),
-            "unknown key",
-        ),
-        (
-            "no key id",
-            fixture.signed(&json!({"alg": "RS256"}), &valid_claims()),
-            "unknown key",
-        ),
-        (
-            "another RSA algorithm",
-            fixture.signed(&rs512, &valid_claims()),
-            "not supported",
-        ),
+        ("signed with the public key as a secret", symmetric, "not supported"),
+        ("signed by another", other.token(&request(&[])).unwrap(), "unknown key"),
+        ("no key id", fixture.signed(&json!({"alg": "RS256"}), &valid_claims()), "unknown key"),
+        ("another RSA algorithm", fixture.signed(&rs512, &valid_claims()), "not supported"),
     ]
 }
 
@@ -216,43 +160,15 @@ fn unfit_tokens(fixture: &Fixture) -> Vec<(&'static str, String, &'static str)> 
     vec![
         ("expired", with("exp", json!(1)), "has expired"),
         ("never expires", without("exp"), "does not expire"),
-        (
-            "expiry as text",
-            with("exp", json!("9999999999")),
-            "invalid_token",
-        ),
+        ("expiry as text", with("exp", json!("9999999999")), "invalid_token"),
         ("not yet valid", with("nbf", json!(late)), "not valid yet"),
-        (
-            "issued in the future",
-            with("iat", json!(late)),
-            "issued in the future",
-        ),
-        (
-            "issued as text",
-            with("iat", json!("1")),
-            "issued in the future",
-        ),
-        (
-            "another issuer",
-            with("iss", json!("http://127.0.0.1:2/_local/issuer")),
-            "expected issuer",
-        ),
+        ("issued in the future", with("iat", json!(late)), "issued in the future"),
+        ("issued as text", with("iat", json!("1")), "issued in the future"),
+        ("another issuer", with("iss", json!("http://127.0.0.1:2/_local/issuer")), "expected issuer"),
         ("no issuer", without("iss"), "expected issuer"),
-        (
-            "another audience",
-            with("aud", json!("other")),
-            "valid audience",
-        ),
-        (
-            "other audiences",
-            with("aud", json!(["other", 1])),
-            "valid audience",
-        ),
-        (
-            "another client",
-            with("client_id", json!("other")),
-            "valid audience",
-        ),
+        ("another audience", with("aud", json!("other")), "valid audience"),
+        ("other audiences", with("aud", json!(["other", 1])), "valid audience"),
+        ("another client", with("client_id", json!("other")), "valid audience"),
         ("no audience", without("client_id"), "valid audience"),
     ]
 }
@@ -265,39 +181,19 @@ fn valid_claims() -> Value {
 #[tokio::test]
 async fn tokens_that_are_not_to_be_trusted_get_401() {
     let fixture = fixture();
-    let good = fixture.signed(
-        &json!({"alg": "RS256", "kid": fixture.key_id()}),
-        &valid_claims(),
-    );
+    let good = fixture.signed(&json!({"alg": "RS256", "kid": fixture.key_id()}), &valid_claims());
     assert_eq!(fixture.get("/read", Some(&good)).await.0, 200);
-    for (case, token, reason) in forged_tokens(&fixture)
-        .into_iter()
-        .chain(unfit_tokens(&fixture))
-    {
-        let (status, challenge, body) =
-            fixture.get("/read", Some(&format!("Bearer {token}"))).await;
-        assert_eq!(
-            (status, body.as_str()),
-            (401, r#"{"message":"Unauthorized"}"#),
-            "{case}"
-        );
+    for (case, token, reason) in forged_tokens(&fixture).into_iter().chain(unfit_tokens(&fixture)) {
+        let (status, challenge, body) = fixture.get("/read", Some(&format!("Bearer {token}"))).await;
+        assert_eq!((status, body.as_str()), (401, r#"{"message":"Unauthorized"}"#), "{case}");
         let challenge = challenge.unwrap();
-        assert!(
-            challenge.starts_with(r#"Bearer scope="config/read" error="invalid_token""#),
-            "{case}: {challenge}"
-        );
+        assert!(challenge.starts_with(r#"Bearer scope="config/read" error="invalid_token""#), "{case}: {challenge}");
         assert!(challenge.contains(reason), "{case}: {challenge}");
     }
 }
 
 fn request(claims: &[(String, String)]) -> TokenRequest<'_> {
-    TokenRequest {
-        tenant: "acme",
-        tenant_claim: "custom:tenantId",
-        scope: "config/read",
-        expires_in: 60,
-        claims,
-    }
+    TokenRequest { tenant: "acme", tenant_claim: "custom:tenantId", scope: "config/read", expires_in: 60, claims }
 }
 
 #[tokio::test]
@@ -319,13 +215,8 @@ async fn the_authorization_header_is_read_as_api_gateway_does() {
         assert_eq!(challenge.is_some(), status == 401);
     }
     assert_eq!(fixture.get("/read", None).await.1.unwrap(), "Bearer");
-    let twice = Request::get("/read")
-        .header("Authorization", &token)
-        .header("Authorization", &token);
-    assert_eq!(
-        fixture.call(twice.body(Body::empty()).unwrap()).await.0,
-        401
-    );
+    let twice = Request::get("/read").header("Authorization", &token).header("Authorization", &token);
+    assert_eq!(fixture.call(twice.body(Body::empty()).unwrap()).await.0, 401);
 }
 
 /// Promise: one of the route's scopes is needed, and a scope is never a part of another.
@@ -346,10 +237,7 @@ async fn a_missing_scope_gets_403() {
         assert_eq!(found, status, "{path} {scope}: {body}");
         if status == 403 {
             assert_eq!(body, r#"{"message":"Forbidden"}"#);
-            assert_eq!(
-                challenge.unwrap(),
-                r#"Bearer scope="config/read" error="insufficient_scope""#
-            );
+            assert_eq!(challenge.unwrap(), r#"Bearer scope="config/read" error="insufficient_scope""#);
         }
     }
 }
@@ -379,11 +267,7 @@ async fn claims_arrive_as_texts() {
     );
     let (_, _, body) = fixture.get("/open/x", Some(&token)).await;
     let event: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(
-        event["requestContext"].get("authorizer"),
-        None,
-        "an open route checks nothing and says nothing"
-    );
+    assert_eq!(event["requestContext"].get("authorizer"), None, "an open route checks nothing and says nothing");
 }
 
 /// Promise: what the template does not route, no function sees.
@@ -398,17 +282,9 @@ async fn unrouted_requests_get_404() {
         ("HEAD", "/read"),
         ("OPTIONS", "/read"),
     ] {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .body(Body::empty())
-            .unwrap();
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
         let (status, _, body) = fixture.call(request).await;
-        assert_eq!(
-            (status, body.as_str()),
-            (404, r#"{"message":"Not Found"}"#),
-            "{method} {path}"
-        );
+        assert_eq!((status, body.as_str()), (404, r#"{"message":"Not Found"}"#), "{method} {path}");
     }
 }
 
@@ -418,23 +294,12 @@ async fn too_large_requests_are_refused() {
     let fixture = fixture();
     let put = |length: usize| {
         let body = Body::from(vec![b'a'; length]);
-        Request::put("/open/x")
-            .header("Content-Type", "text/plain")
-            .body(body)
-            .unwrap()
+        Request::put("/open/x").header("Content-Type", "text/plain").body(body).unwrap()
     };
-    let too_long = (
-        413,
-        None,
-        r#"{"message":"Request Entity Too Large"}"#.to_owned(),
-    );
-    for (length, fits) in [
-        (0, true),
-        (MAX_PAYLOAD - 2_000, true),
-        (MAX_PAYLOAD, false),
-        (MAX_BODY, false),
-        (MAX_BODY + 1, false),
-    ] {
+    let too_long = (413, None, r#"{"message":"Request Entity Too Large"}"#.to_owned());
+    for (length, fits) in
+        [(0, true), (MAX_PAYLOAD - 2_000, true), (MAX_PAYLOAD, false), (MAX_BODY, false), (MAX_BODY + 1, false)]
+    {
         let found = fixture.call(put(length)).await;
         if fits {
             assert_eq!(found.0, 200, "{length}");
@@ -445,10 +310,7 @@ async fn too_large_requests_are_refused() {
     // Request line "GET /open/x HTTP/1.1", header "a: …", each with its line end.
     let rest = MAX_HEAD - "GET /open/x HTTP/1.1\r\n".len() - "a: \r\n".len();
     for (length, status) in [(rest, 200), (rest + 1, 431)] {
-        let request = Request::get("/open/x")
-            .header("a", "x".repeat(length))
-            .body(Body::empty())
-            .unwrap();
+        let request = Request::get("/open/x").header("a", "x".repeat(length)).body(Body::empty()).unwrap();
         assert_eq!(fixture.call(request).await.0, status, "{length}");
     }
 }
@@ -459,11 +321,7 @@ async fn failing_functions_get_500() {
     let fixture = fixture();
     for key in ["panic", "fail", "large", "garbage", "status"] {
         let (status, _, body) = fixture.get(&format!("/open/{key}"), None).await;
-        assert_eq!(
-            (status, body.as_str()),
-            (500, r#"{"message":"Internal Server Error"}"#),
-            "{key}"
-        );
+        assert_eq!((status, body.as_str()), (500, r#"{"message":"Internal Server Error"}"#), "{key}");
     }
     assert_eq!(fixture.get("/open/x", None).await.0, 200);
 }

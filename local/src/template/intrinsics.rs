@@ -53,19 +53,13 @@ pub(super) struct Resolver<'a> {
 
 impl<'a> Resolver<'a> {
     /// A resolver for `template` in long form.
-    pub(super) fn new(
-        template: &'a Value,
-        surroundings: &'a Surroundings,
-    ) -> Result<Self, ResolveError> {
+    pub(super) fn new(template: &'a Value, surroundings: &'a Surroundings) -> Result<Self, ResolveError> {
         for name in surroundings.parameters.keys() {
             if template["Parameters"].get(name).is_none() {
                 return Err(ResolveError::UnknownParameter(name.clone()));
             }
         }
-        Ok(Self {
-            template,
-            surroundings,
-        })
+        Ok(Self { template, surroundings })
     }
 
     /// The value with everything computed; null where nothing is left of it (`AWS::NoValue`).
@@ -107,12 +101,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn call(
-        &self,
-        function: &str,
-        argument: &Value,
-        depth: usize,
-    ) -> Result<Option<Value>, ResolveError> {
+    fn call(&self, function: &str, argument: &Value, depth: usize) -> Result<Option<Value>, ResolveError> {
         let unsupported = || ResolveError::Unsupported(format!("{function} {argument}"));
         match (function, argument) {
             ("Ref", Value::String(name)) => self.name(name, depth),
@@ -124,9 +113,7 @@ impl<'a> Resolver<'a> {
             },
             ("Fn::Sub", Value::String(text)) => self.substitute(text, &Map::new(), depth).map(Some),
             ("Fn::Sub", Value::Array(parts)) => match parts.as_slice() {
-                [Value::String(text), Value::Object(names)] => {
-                    self.substitute(text, names, depth).map(Some)
-                }
+                [Value::String(text), Value::Object(names)] => self.substitute(text, names, depth).map(Some),
                 _ => Err(unsupported()),
             },
             ("Fn::Join", Value::Array(parts)) => match parts.as_slice() {
@@ -134,22 +121,14 @@ impl<'a> Resolver<'a> {
                     let Some(Value::Array(items)) = self.value(list, depth)? else {
                         return Err(unsupported());
                     };
-                    let texts = items
-                        .iter()
-                        .map(text)
-                        .collect::<Option<Vec<_>>>()
-                        .ok_or_else(unsupported)?;
+                    let texts = items.iter().map(text).collect::<Option<Vec<_>>>().ok_or_else(unsupported)?;
                     Ok(Some(Value::String(texts.join(delimiter))))
                 }
                 _ => Err(unsupported()),
             },
             ("Fn::If", Value::Array(parts)) => match parts.as_slice() {
                 [Value::String(condition), then, otherwise] => {
-                    let chosen = if self.condition(condition, depth)? {
-                        then
-                    } else {
-                        otherwise
-                    };
+                    let chosen = if self.condition(condition, depth)? { then } else { otherwise };
                     self.value(chosen, depth)
                 }
                 _ => Err(unsupported()),
@@ -159,9 +138,8 @@ impl<'a> Resolver<'a> {
     }
 
     fn condition(&self, name: &str, depth: usize) -> Result<bool, ResolveError> {
-        let expression = self.template["Conditions"]
-            .get(name)
-            .ok_or_else(|| ResolveError::UnknownName(name.to_owned()))?;
+        let expression =
+            self.template["Conditions"].get(name).ok_or_else(|| ResolveError::UnknownName(name.to_owned()))?;
         self.holds(expression, depth + 1)
     }
 
@@ -170,10 +148,7 @@ impl<'a> Resolver<'a> {
         if depth > MAX_DEPTH {
             return Err(ResolveError::Circle);
         }
-        let (function, argument) = expression
-            .as_object()
-            .and_then(intrinsic)
-            .ok_or_else(unsupported)?;
+        let (function, argument) = expression.as_object().and_then(intrinsic).ok_or_else(unsupported)?;
         if let ("Condition", Value::String(name)) = (function, argument) {
             return self.condition(name, depth + 1);
         }
@@ -185,12 +160,12 @@ impl<'a> Resolver<'a> {
                 Ok(left.as_ref().and_then(text) == right.as_ref().and_then(text))
             }
             ("Fn::Not", [operand]) => Ok(!self.holds(operand, depth + 1)?),
-            ("Fn::And", operands) => operands.iter().try_fold(true, |all, operand| {
-                Ok(all && self.holds(operand, depth + 1)?)
-            }),
-            ("Fn::Or", operands) => operands.iter().try_fold(false, |any, operand| {
-                Ok(any || self.holds(operand, depth + 1)?)
-            }),
+            ("Fn::And", operands) => {
+                operands.iter().try_fold(true, |all, operand| Ok(all && self.holds(operand, depth + 1)?))
+            }
+            ("Fn::Or", operands) => {
+                operands.iter().try_fold(false, |any, operand| Ok(any || self.holds(operand, depth + 1)?))
+            }
             _ => Err(unsupported()),
         }
     }
@@ -227,34 +202,19 @@ impl<'a> Resolver<'a> {
     fn parameter(&self, name: &str, declaration: &Value) -> Result<Value, ResolveError> {
         let value = match self.surroundings.parameters.get(name) {
             Some(given) => given.clone(),
-            None => text(&declaration["Default"])
-                .ok_or_else(|| ResolveError::NoValue(name.to_owned()))?,
+            None => text(&declaration["Default"]).ok_or_else(|| ResolveError::NoValue(name.to_owned()))?,
         };
         Ok(match declaration["Type"].as_str() {
-            Some("CommaDelimitedList") => {
-                value.split(',').map(str::trim).collect::<Vec<_>>().into()
-            }
+            Some("CommaDelimitedList") => value.split(',').map(str::trim).collect::<Vec<_>>().into(),
             _ => value.into(),
         })
     }
 
-    fn attribute(
-        &self,
-        resource: &str,
-        attribute: &str,
-        depth: usize,
-    ) -> Result<Value, ResolveError> {
-        let Surroundings {
-            region, account, ..
-        } = self.surroundings;
-        let definition = self.template["Resources"]
-            .get(resource)
-            .ok_or_else(|| ResolveError::UnknownName(resource.to_owned()))?;
-        let name = self
-            .name(resource, depth + 1)?
-            .as_ref()
-            .and_then(text)
-            .unwrap_or_default();
+    fn attribute(&self, resource: &str, attribute: &str, depth: usize) -> Result<Value, ResolveError> {
+        let Surroundings { region, account, .. } = self.surroundings;
+        let definition =
+            self.template["Resources"].get(resource).ok_or_else(|| ResolveError::UnknownName(resource.to_owned()))?;
+        let name = self.name(resource, depth + 1)?.as_ref().and_then(text).unwrap_or_default();
         let value = match (definition["Type"].as_str().unwrap_or_default(), attribute) {
             ("AWS::DynamoDB::Table", "Arn") => {
                 format!("arn:aws:dynamodb:{region}:{account}:table/{name}")
@@ -267,30 +227,19 @@ impl<'a> Resolver<'a> {
                 format!("arn:aws:lambda:{region}:{account}:function:{name}")
             }
             _ => {
-                return Err(ResolveError::UnknownAttribute(
-                    resource.to_owned(),
-                    attribute.to_owned(),
-                ));
+                return Err(ResolveError::UnknownAttribute(resource.to_owned(), attribute.to_owned()));
             }
         };
         Ok(value.into())
     }
 
-    fn substitute(
-        &self,
-        pattern: &str,
-        names: &Map<String, Value>,
-        depth: usize,
-    ) -> Result<Value, ResolveError> {
+    fn substitute(&self, pattern: &str, names: &Map<String, Value>, depth: usize) -> Result<Value, ResolveError> {
         let unsupported = || ResolveError::Unsupported(format!("Fn::Sub {pattern}"));
         let mut result = String::new();
         let mut rest = pattern;
         while let Some(start) = rest.find("${") {
             result.push_str(&rest[..start]);
-            let end = rest[start..]
-                .find('}')
-                .map(|end| start + end)
-                .ok_or_else(unsupported)?;
+            let end = rest[start..].find('}').map(|end| start + end).ok_or_else(unsupported)?;
             let name = &rest[start + 2..end];
             rest = &rest[end + 1..];
             if let Some(literal) = name.strip_prefix('!') {
@@ -301,9 +250,7 @@ impl<'a> Resolver<'a> {
             }
             let value = match (names.get(name), name.split_once('.')) {
                 (Some(given), _) => self.value(given, depth + 1)?,
-                (None, Some((resource, attribute))) => {
-                    Some(self.attribute(resource, attribute, depth + 1)?)
-                }
+                (None, Some((resource, attribute))) => Some(self.attribute(resource, attribute, depth + 1)?),
                 (None, None) => self.name(name, depth + 1)?,
             };
             result.push_str(&value.as_ref().and_then(text).ok_or_else(unsupported)?);
@@ -317,9 +264,7 @@ impl<'a> Resolver<'a> {
 fn intrinsic(object: &Map<String, Value>) -> Option<(&str, &Value)> {
     let mut members = object.iter();
     match (members.next(), members.next()) {
-        (Some((name, argument)), None)
-            if name == "Ref" || name == "Condition" || name.starts_with("Fn::") =>
-        {
+        (Some((name, argument)), None) if name == "Ref" || name == "Condition" || name.starts_with("Fn::") => {
             Some((name, argument))
         }
         _ => None,
@@ -374,9 +319,7 @@ Resources:
             parameters: BTreeMap::from([("Given".into(), "g".into())]),
         };
         let resolver = Resolver::new(&template, &surroundings).unwrap();
-        resolver
-            .resolve(&yaml::parse(expression).unwrap())
-            .map_err(|error| error.to_string())
+        resolver.resolve(&yaml::parse(expression).unwrap()).map_err(|error| error.to_string())
     }
 
     /// Promise: the functions get locally what `CloudFormation` would give them.
@@ -391,14 +334,8 @@ Resources:
             ("!Ref Bus", json!("s-x")),
             ("!Ref Alarm", json!("s-Alarm")),
             ("!Join [',', !Ref List]", json!("a,b")),
-            (
-                "!GetAtt Table.Arn",
-                json!("arn:aws:dynamodb:eu-central-1:123456789012:table/s-Table"),
-            ),
-            (
-                "!GetAtt Bus.Arn",
-                json!("arn:aws:events:eu-central-1:123456789012:event-bus/s-x"),
-            ),
+            ("!GetAtt Table.Arn", json!("arn:aws:dynamodb:eu-central-1:123456789012:table/s-Table")),
+            ("!GetAtt Bus.Arn", json!("arn:aws:events:eu-central-1:123456789012:event-bus/s-x")),
             (
                 "!Sub '${Root}/${Bus}/${Table.Arn}'",
                 json!("/t/s-x/arn:aws:dynamodb:eu-central-1:123456789012:table/s-Table"),
@@ -408,10 +345,7 @@ Resources:
             ("!If [No, 1, 2]", json!(2)),
             ("!If [Both, 1, 2]", json!(2)),
             ("!If [Either, 1, 2]", json!(1)),
-            (
-                "{a: !If [No, 1, !Ref 'AWS::NoValue'], b: [!Ref 'AWS::NoValue', 2]}",
-                json!({"b": [2]}),
-            ),
+            ("{a: !If [No, 1, !Ref 'AWS::NoValue'], b: [!Ref 'AWS::NoValue', 2]}", json!({"b": [2]})),
         ] {
             assert_eq!(check(expression).as_ref(), Ok(&expected), "{expression}");
         }
@@ -421,19 +355,10 @@ Resources:
     #[test]
     fn names_what_it_cannot_compute() {
         for (expression, message) in [
-            (
-                "!Ref Nowhere",
-                "Nowhere is neither a parameter nor a resource",
-            ),
-            (
-                "!Ref Missing",
-                "the parameter Missing has neither a default nor a local value",
-            ),
+            ("!Ref Nowhere", "Nowhere is neither a parameter nor a resource"),
+            ("!Ref Missing", "the parameter Missing has neither a default nor a local value"),
             ("!GetAtt Alarm.Arn", "Alarm.Arn has no local value"),
-            (
-                "!ImportValue x",
-                "Fn::ImportValue \"x\" is not supported locally",
-            ),
+            ("!ImportValue x", "Fn::ImportValue \"x\" is not supported locally"),
             ("!Sub '${Root'", "Fn::Sub ${Root is not supported"),
             ("!Ref Circle", "in a circle"),
             ("!If [Loop, 1, 2]", "in a circle"),

@@ -127,29 +127,22 @@ impl Stack {
     /// Reads `template` for a machine as described by `surroundings`.
     pub fn read(template: &str, surroundings: &Surroundings) -> Result<Self, StackError> {
         let template = yaml::parse(template)?;
-        let resolver =
-            Resolver::new(&template, surroundings).map_err(|source| StackError::Resolve {
-                place: "Parameters".into(),
-                source,
-            })?;
+        let resolver = Resolver::new(&template, surroundings)
+            .map_err(|source| StackError::Resolve { place: "Parameters".into(), source })?;
         let mut reader = Reader {
             resolver,
             globals: &template["Globals"],
             apis: BTreeMap::new(),
             stack: Self {
-                api: Api {
-                    routes: Vec::new(),
-                    authorizers: BTreeMap::new(),
-                },
+                api: Api { routes: Vec::new(), authorizers: BTreeMap::new() },
                 functions: BTreeMap::new(),
                 tables: Vec::new(),
                 rules: Vec::new(),
                 schedules: Vec::new(),
             },
         };
-        let resources = template["Resources"]
-            .as_object()
-            .ok_or_else(|| shape("Resources", "expected a map of resources"))?;
+        let resources =
+            template["Resources"].as_object().ok_or_else(|| shape("Resources", "expected a map of resources"))?;
         // The API first: routes take its default authorizer.
         for (name, resource) in resources {
             if kind(resource) == "AWS::Serverless::HttpApi" {
@@ -173,9 +166,7 @@ impl Stack {
     /// The rule or schedule targets and routes of all functions name functions that exist, by construction; this is the
     /// environment of one of them.
     pub fn function(&self, binary: &str) -> Result<&Function, StackError> {
-        self.functions
-            .get(binary)
-            .ok_or_else(|| shape(binary, "the template has no function with this binary"))
+        self.functions.get(binary).ok_or_else(|| shape(binary, "the template has no function with this binary"))
     }
 }
 
@@ -203,13 +194,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn typed<T: DeserializeOwned>(&self, place: &str, value: &Value) -> Result<T, StackError> {
-        let resolved = self
-            .resolver
-            .resolve(value)
-            .map_err(|source| StackError::Resolve {
-                place: place.to_owned(),
-                source,
-            })?;
+        let resolved =
+            self.resolver.resolve(value).map_err(|source| StackError::Resolve { place: place.to_owned(), source })?;
         serde_json::from_value(resolved).map_err(|error| shape(place, error.to_string()))
     }
 
@@ -242,17 +228,11 @@ impl Reader<'_> {
             if definition.identity_source != "$request.header.Authorization" {
                 return Err(shape(
                     &place,
-                    format!(
-                        "identity source {} is not read locally",
-                        definition.identity_source
-                    ),
+                    format!("identity source {} is not read locally", definition.identity_source),
                 ));
             }
             let JwtConfiguration { issuer, audience } = definition.jwt_configuration;
-            self.stack
-                .api
-                .authorizers
-                .insert(authorizer, Authorizer { issuer, audience });
+            self.stack.api.authorizers.insert(authorizer, Authorizer { issuer, audience });
         }
         self.apis.insert(name.to_owned(), auth.default_authorizer);
         Ok(())
@@ -260,48 +240,27 @@ impl Reader<'_> {
 
     fn function(&mut self, name: &str, resource: &Value) -> Result<(), StackError> {
         let place = format!("{name}.Metadata.BuildProperties.Binary");
-        let binary: String =
-            self.typed(&place, &resource["Metadata"]["BuildProperties"]["Binary"])?;
+        let binary: String = self.typed(&place, &resource["Metadata"]["BuildProperties"]["Binary"])?;
         let mut environment = BTreeMap::new();
         for source in [&self.globals["Function"], &resource["Properties"]] {
             let place = format!("{name}.Properties.Environment.Variables");
-            let variables: Option<BTreeMap<String, Value>> =
-                self.typed(&place, &source["Environment"]["Variables"])?;
+            let variables: Option<BTreeMap<String, Value>> = self.typed(&place, &source["Environment"]["Variables"])?;
             for (variable, value) in variables.unwrap_or_default() {
-                let value = text(&value).ok_or_else(|| {
-                    shape(&place, format!("{variable} is not a text but {value}"))
-                })?;
+                let value =
+                    text(&value).ok_or_else(|| shape(&place, format!("{variable} is not a text but {value}")))?;
                 environment.insert(variable, value);
             }
         }
-        for (event, definition) in resource["Properties"]["Events"]
-            .as_object()
-            .into_iter()
-            .flatten()
-        {
+        for (event, definition) in resource["Properties"]["Events"].as_object().into_iter().flatten() {
             self.event(name, &binary, event, definition)?;
         }
-        if self
-            .stack
-            .functions
-            .insert(binary.clone(), Function { environment })
-            .is_some()
-        {
-            return Err(shape(
-                name,
-                format!("a second function with the binary {binary}"),
-            ));
+        if self.stack.functions.insert(binary.clone(), Function { environment }).is_some() {
+            return Err(shape(name, format!("a second function with the binary {binary}")));
         }
         Ok(())
     }
 
-    fn event(
-        &mut self,
-        function: &str,
-        binary: &str,
-        event: &str,
-        definition: &Value,
-    ) -> Result<(), StackError> {
+    fn event(&mut self, function: &str, binary: &str, event: &str, definition: &Value) -> Result<(), StackError> {
         let place = format!("{function}.Properties.Events.{event}");
         let properties = &definition["Properties"];
         // SAM names the rules of a function this way.
@@ -309,17 +268,8 @@ impl Reader<'_> {
         match kind(definition) {
             "HttpApi" => {
                 let route = self.route(&place, binary, properties)?;
-                if self
-                    .stack
-                    .api
-                    .routes
-                    .iter()
-                    .any(|other| other.method == route.method && other.path == route.path)
-                {
-                    return Err(shape(
-                        &place,
-                        format!("a second route {} {}", route.method, route.path),
-                    ));
+                if self.stack.api.routes.iter().any(|other| other.method == route.method && other.path == route.path) {
+                    return Err(shape(&place, format!("a second route {} {}", route.method, route.path)));
                 }
                 self.stack.api.routes.push(route);
             }
@@ -330,32 +280,16 @@ impl Reader<'_> {
                     return Err(shape(&place, "expected a Pattern"));
                 }
                 let bus = bus.unwrap_or_else(|| "default".into());
-                self.stack.rules.push(Rule {
-                    name,
-                    bus,
-                    pattern,
-                    function: binary.to_owned(),
-                });
+                self.stack.rules.push(Rule { name, bus, pattern, function: binary.to_owned() });
             }
             "Schedule" => {
                 let expression: String = self.typed(&place, &properties["Schedule"])?;
-                let every = rate(&expression).ok_or_else(|| {
-                    shape(
-                        &place,
-                        format!("{expression} is not run locally, only rate(…)"),
-                    )
-                })?;
-                self.stack.schedules.push(Schedule {
-                    name,
-                    every,
-                    function: binary.to_owned(),
-                });
+                let every = rate(&expression)
+                    .ok_or_else(|| shape(&place, format!("{expression} is not run locally, only rate(…)")))?;
+                self.stack.schedules.push(Schedule { name, every, function: binary.to_owned() });
             }
             other => {
-                return Err(shape(
-                    &place,
-                    format!("an event of type {other:?} is not run locally"),
-                ));
+                return Err(shape(&place, format!("an event of type {other:?} is not run locally")));
             }
         }
         Ok(())
@@ -378,10 +312,8 @@ impl Reader<'_> {
         }
 
         let api = properties["ApiId"]["Ref"].as_str().unwrap_or_default();
-        let default_authorizer = self
-            .apis
-            .get(api)
-            .ok_or_else(|| shape(place, "ApiId must refer to the template's HTTP API"))?;
+        let default_authorizer =
+            self.apis.get(api).ok_or_else(|| shape(place, "ApiId must refer to the template's HTTP API"))?;
         let without_api = {
             let mut properties = properties.clone();
             properties["ApiId"] = json!(null);
@@ -389,10 +321,7 @@ impl Reader<'_> {
         };
         let Properties { method, path, auth } = self.typed(place, &without_api)?;
         if !path.starts_with('/') {
-            return Err(shape(
-                place,
-                format!("the path {path} must begin with a slash"),
-            ));
+            return Err(shape(place, format!("the path {path} must begin with a slash")));
         }
         let authorizer = match auth.authorizer.as_deref() {
             Some("NONE") => None,
@@ -405,10 +334,7 @@ impl Reader<'_> {
             return Err(shape(place, format!("the API has no authorizer {name}")));
         }
         if authorizer.is_none() && !auth.authorization_scopes.is_empty() {
-            return Err(shape(
-                place,
-                "scopes without an authorizer would not be checked",
-            ));
+            return Err(shape(place, "scopes without an authorizer would not be checked"));
         }
         Ok(Route {
             method: method.to_ascii_uppercase(),
@@ -422,15 +348,9 @@ impl Reader<'_> {
     fn table(&mut self, name: &str, resource: &Value) -> Result<(), StackError> {
         let place = format!("{name}.Properties");
         let properties = self.typed(&place, &resource["Properties"])?;
-        let reference = self
-            .resolver
-            .reference(name)
-            .map_err(|source| StackError::Resolve {
-                place: place.clone(),
-                source,
-            })?;
-        let name =
-            text(&reference).ok_or_else(|| shape(&place, "the table's name is not a text"))?;
+        let reference =
+            self.resolver.reference(name).map_err(|source| StackError::Resolve { place: place.clone(), source })?;
+        let name = text(&reference).ok_or_else(|| shape(&place, "the table's name is not a text"))?;
         self.stack.tables.push(Table { name, properties });
         Ok(())
     }
@@ -441,18 +361,12 @@ fn kind(definition: &Value) -> &str {
 }
 
 fn shape(place: impl Into<String>, reason: impl Into<String>) -> StackError {
-    StackError::Shape {
-        place: place.into(),
-        reason: reason.into(),
-    }
+    StackError::Shape { place: place.into(), reason: reason.into() }
 }
 
 /// The period of `rate(1 minute)`, `rate(5 hours)`, ….
 fn rate(expression: &str) -> Option<Duration> {
-    let (number, unit) = expression
-        .strip_prefix("rate(")?
-        .strip_suffix(')')?
-        .split_once(' ')?;
+    let (number, unit) = expression.strip_prefix("rate(")?.strip_suffix(')')?.split_once(' ')?;
     let number: u64 = number.parse().ok().filter(|&number| number > 0)?;
     let seconds = match unit {
         "minute" | "minutes" => 60,

@@ -31,11 +31,7 @@ pub(super) fn parse(text: &str) -> Result<Value, YamlError> {
 fn json(node: &Yaml<'_>) -> Result<Value, YamlError> {
     match node {
         Yaml::Value(scalar) => json_scalar(scalar),
-        Yaml::Sequence(items) => items
-            .iter()
-            .map(json)
-            .collect::<Result<_, _>>()
-            .map(Value::Array),
+        Yaml::Sequence(items) => items.iter().map(json).collect::<Result<_, _>>().map(Value::Array),
         Yaml::Mapping(entries) => {
             let mut object = Map::new();
             for (key, value) in entries {
@@ -72,13 +68,9 @@ fn long_form(tag: &str, value: Value) -> Result<Value, YamlError> {
     let (name, value) = match (tag, value) {
         ("Ref" | "Condition", value) => (tag.to_owned(), value),
         ("GetAtt", Value::String(text)) => {
-            let (resource, attribute) = text
-                .split_once('.')
-                .ok_or_else(|| YamlError::Unsupported(format!("!GetAtt {text} (no attribute)")))?;
-            (
-                "Fn::GetAtt".to_owned(),
-                Value::from(vec![resource, attribute]),
-            )
+            let (resource, attribute) =
+                text.split_once('.').ok_or_else(|| YamlError::Unsupported(format!("!GetAtt {text} (no attribute)")))?;
+            ("Fn::GetAtt".to_owned(), Value::from(vec![resource, attribute]))
         }
         (_, value) => (format!("Fn::{tag}"), value),
     };
@@ -97,34 +89,13 @@ mod tests {
         for (yaml, expected) in [
             ("a: !Ref B", json!({"a": {"Ref": "B"}})),
             ("a: !Sub '${B}/c'", json!({"a": {"Fn::Sub": "${B}/c"}})),
-            (
-                "a: !Sub\n  - ${B}\n  - B: c",
-                json!({"a": {"Fn::Sub": ["${B}", {"B": "c"}]}}),
-            ),
-            (
-                "a: !GetAtt B.C.D",
-                json!({"a": {"Fn::GetAtt": ["B", "C.D"]}}),
-            ),
-            (
-                "a: !GetAtt [B, C]",
-                json!({"a": {"Fn::GetAtt": ["B", "C"]}}),
-            ),
-            (
-                "a: !Join [',', !Ref B]",
-                json!({"a": {"Fn::Join": [",", {"Ref": "B"}]}}),
-            ),
-            (
-                "a: !Not [!Condition C]",
-                json!({"a": {"Fn::Not": [{"Condition": "C"}]}}),
-            ),
-            (
-                "a: [1, 1.5, true, null, '1', x]",
-                json!({"a": [1, 1.5, true, null, "1", "x"]}),
-            ),
-            (
-                "a: &b {c: d}\ne: *b",
-                json!({"a": {"c": "d"}, "e": {"c": "d"}}),
-            ),
+            ("a: !Sub\n  - ${B}\n  - B: c", json!({"a": {"Fn::Sub": ["${B}", {"B": "c"}]}})),
+            ("a: !GetAtt B.C.D", json!({"a": {"Fn::GetAtt": ["B", "C.D"]}})),
+            ("a: !GetAtt [B, C]", json!({"a": {"Fn::GetAtt": ["B", "C"]}})),
+            ("a: !Join [',', !Ref B]", json!({"a": {"Fn::Join": [",", {"Ref": "B"}]}})),
+            ("a: !Not [!Condition C]", json!({"a": {"Fn::Not": [{"Condition": "C"}]}})),
+            ("a: [1, 1.5, true, null, '1', x]", json!({"a": [1, 1.5, true, null, "1", "x"]})),
+            ("a: &b {c: d}\ne: *b", json!({"a": {"c": "d"}, "e": {"c": "d"}})),
         ] {
             assert_eq!(parse(yaml).unwrap(), expected, "{yaml}");
         }

@@ -16,54 +16,25 @@ cases! {
 }
 
 fn entry(source: &str, detail: &str) -> PutEventsRequestEntry {
-    PutEventsRequestEntry::builder()
-        .source(source)
-        .detail_type("Something Happened")
-        .detail(detail)
-        .build()
+    PutEventsRequestEntry::builder().source(source).detail_type("Something Happened").detail(detail).build()
 }
 
 /// Guards: every good event is answered with an id of its own.
 async fn good_events_get_ids(aws: &Aws) -> Outcome {
-    let put = aws
-        .events
-        .put_events()
-        .entries(entry("a", "{}"))
-        .entries(entry("b", r#"{"c":1}"#));
+    let put = aws.events.put_events().entries(entry("a", "{}")).entries(entry("b", r#"{"c":1}"#));
     let answer = put.send().await?;
     same!("failed", answer.failed_entry_count(), 0)?;
-    let ids: std::collections::BTreeSet<_> = answer
-        .entries()
-        .iter()
-        .filter_map(|entry| entry.event_id())
-        .collect();
+    let ids: std::collections::BTreeSet<_> = answer.entries().iter().filter_map(|entry| entry.event_id()).collect();
     same!("ids", ids.len(), 2)
 }
 
 /// Guards: a bad event has an error of its own in a good answer, at its place; the others go through.
 async fn bad_events_fail_alone(aws: &Aws) -> Outcome {
-    let put = aws
-        .events
-        .put_events()
-        .entries(entry("a", "{}"))
-        .entries(entry("a", "{"))
-        .entries(entry("aws.s3", "{}"));
+    let put = aws.events.put_events().entries(entry("a", "{}")).entries(entry("a", "{")).entries(entry("aws.s3", "{}"));
     let answer = put.send().await?;
     same!("failed", answer.failed_entry_count(), 2)?;
-    let codes: Vec<_> = answer
-        .entries()
-        .iter()
-        .map(|entry| entry.error_code())
-        .collect();
-    same!(
-        "codes",
-        codes,
-        [
-            None,
-            Some("MalformedDetail"),
-            Some("NotAuthorizedForSourceException"),
-        ],
-    )
+    let codes: Vec<_> = answer.entries().iter().map(|entry| entry.error_code()).collect();
+    same!("codes", codes, [None, Some("MalformedDetail"), Some("NotAuthorizedForSourceException"),],)
 }
 
 /// Guards: what an event needs is said by name.
@@ -76,22 +47,13 @@ async fn an_event_needs_source_type_and_detail(aws: &Aws) -> Outcome {
         .entries(bare().source("s").detail("{}").build())
         .entries(bare().source("s").detail_type("t").build());
     let answer = put.send().await?;
-    let codes: Vec<_> = answer
-        .entries()
-        .iter()
-        .filter_map(|entry| entry.error_code())
-        .collect();
+    let codes: Vec<_> = answer.entries().iter().filter_map(|entry| entry.error_code()).collect();
     same!("codes", codes, ["InvalidArgument"; 3])
 }
 
 /// Guards: `Entries` has 1 to 10 members (API reference).
 async fn at_most_ten_events(aws: &Aws) -> Outcome {
-    let put = |count: usize| {
-        aws.events
-            .put_events()
-            .set_entries(Some(vec![entry("a", "{}"); count]))
-            .send()
-    };
+    let put = |count: usize| aws.events.put_events().set_entries(Some(vec![entry("a", "{}"); count])).send();
     same!("ten", code(put(10)).await, "ok")?;
     same!("eleven", code(put(11)).await, "ValidationException")
 }
@@ -114,16 +76,7 @@ async fn events_have_a_size_limit(aws: &Aws) -> Outcome {
 
 /// Guards: as AWS does, an event for a bus that does not exist is answered like any other.
 async fn an_unknown_bus_takes_events_and_drops_them(aws: &Aws) -> Outcome {
-    let nowhere = PutEventsRequestEntry::builder()
-        .source("a")
-        .detail_type("t")
-        .detail("{}")
-        .event_bus_name("nowhere");
-    let answer = aws
-        .events
-        .put_events()
-        .entries(nowhere.build())
-        .send()
-        .await?;
+    let nowhere = PutEventsRequestEntry::builder().source("a").detail_type("t").detail("{}").event_bus_name("nowhere");
+    let answer = aws.events.put_events().entries(nowhere.build()).send().await?;
     same!("failed", answer.failed_entry_count(), 0)
 }

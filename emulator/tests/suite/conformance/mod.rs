@@ -42,18 +42,11 @@ impl std::ops::Deref for Aws {
 impl Aws {
     async fn connect(case: &str) -> Self {
         // The time keeps apart the runs against a server that goes on.
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |time| time.as_millis());
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_millis());
         let unique = format!("{case}-{now}");
         let Ok(url) = env::var("CONFORMANCE_ENDPOINT") else {
             let (emulator, clients) = start(Options::default()).await;
-            return Self {
-                clients,
-                server: Server::Emulator,
-                unique,
-                _emulator: Some(emulator),
-            };
+            return Self { clients, server: Server::Emulator, unique, _emulator: Some(emulator) };
         };
         let server = match env::var("CONFORMANCE_SERVER").as_deref() {
             Ok("emulator") => Server::Emulator,
@@ -63,12 +56,7 @@ impl Aws {
                 panic!("CONFORMANCE_SERVER must be emulator, moto or ministack, not {other:?}")
             }
         };
-        Self {
-            clients: Clients::new(&url),
-            server,
-            unique,
-            _emulator: None,
-        }
+        Self { clients: Clients::new(&url), server, unique, _emulator: None }
     }
 
     /// A parameter's name that is only this case's.

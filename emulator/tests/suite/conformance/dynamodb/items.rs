@@ -3,8 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::types::{
-    AttributeValue, KeysAndAttributes, PutRequest, ReturnValue,
-    ReturnValuesOnConditionCheckFailure, WriteRequest,
+    AttributeValue, KeysAndAttributes, PutRequest, ReturnValue, ReturnValuesOnConditionCheckFailure, WriteRequest,
 };
 use futures_util::future::join_all;
 
@@ -36,69 +35,32 @@ async fn fill(aws: &Aws, table: &str, count: usize, bytes: usize) -> Outcome {
         for number in chunk {
             let mut item = item("a", &format!("{number:04}"), number);
             item.insert("v".to_owned(), text("x".repeat(bytes)));
-            requests.push(
-                WriteRequest::builder()
-                    .put_request(PutRequest::builder().set_item(Some(item)).build()?)
-                    .build(),
-            );
+            requests
+                .push(WriteRequest::builder().put_request(PutRequest::builder().set_item(Some(item)).build()?).build());
         }
-        let answer = aws
-            .dynamodb
-            .batch_write_item()
-            .request_items(table, requests)
-            .send()
-            .await?;
-        holds(
-            "all written",
-            answer.unprocessed_items().is_none_or(HashMap::is_empty),
-        )?;
+        let answer = aws.dynamodb.batch_write_item().request_items(table, requests).send().await?;
+        holds("all written", answer.unprocessed_items().is_none_or(HashMap::is_empty))?;
     }
     Ok(())
 }
 
 fn sort_keys(items: &[Item]) -> Vec<&str> {
-    items
-        .iter()
-        .filter_map(|item| item.get("sk")?.as_s().ok())
-        .map(String::as_str)
-        .collect()
+    items.iter().filter_map(|item| item.get("sk")?.as_s().ok()).map(String::as_str).collect()
 }
 
 async fn batch_get(aws: &Aws, table: &str, keys: Vec<Item>) -> Result<(usize, usize), Failure> {
-    let keys = KeysAndAttributes::builder()
-        .set_keys(Some(keys))
-        .consistent_read(true)
-        .build()?;
-    let answer = aws
-        .dynamodb
-        .batch_get_item()
-        .request_items(table, keys)
-        .send()
-        .await?;
-    let found = answer
-        .responses()
-        .and_then(|tables| tables.get(table))
-        .map_or(0, Vec::len);
-    let left = answer
-        .unprocessed_keys()
-        .and_then(|tables| tables.get(table))
-        .map_or(0, |keys| keys.keys().len());
+    let keys = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build()?;
+    let answer = aws.dynamodb.batch_get_item().request_items(table, keys).send().await?;
+    let found = answer.responses().and_then(|tables| tables.get(table)).map_or(0, Vec::len);
+    let left = answer.unprocessed_keys().and_then(|tables| tables.get(table)).map_or(0, |keys| keys.keys().len());
     Ok((found, left))
 }
 
 /// Guards: of two writers who both want to create an item, the second is told.
 async fn a_conditional_put_creates_once(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
-    same!(
-        "first",
-        put_once(aws, &table, item("a", "1", 1)).await,
-        "ok",
-    )?;
-    same!(
-        "second",
-        put_once(aws, &table, item("a", "1", 2)).await,
-        "ConditionalCheckFailedException",
-    )?;
+    same!("first", put_once(aws, &table, item("a", "1", 1)).await, "ok",)?;
+    same!("second", put_once(aws, &table, item("a", "1", 2)).await, "ConditionalCheckFailedException",)?;
     same!("value", get(aws, &table, "a", "1").await?, Some(number(1)))
 }
 
@@ -118,28 +80,17 @@ async fn a_failed_condition_can_return_the_old_item(aws: &Aws) -> Outcome {
         return Err(Failure("the condition held".to_owned()));
     };
     let error = error.into_service_error();
-    let aws_sdk_dynamodb::operation::put_item::PutItemError::ConditionalCheckFailedException(
-        failed,
-    ) = error
-    else {
+    let aws_sdk_dynamodb::operation::put_item::PutItemError::ConditionalCheckFailedException(failed) = error else {
         return Err(error.into());
     };
-    same!(
-        "old",
-        failed.item().and_then(|item| item.get("n")),
-        Some(&number(7)),
-    )
+    same!("old", failed.item().and_then(|item| item.get("n")), Some(&number(7)),)
 }
 
 /// Guards: a condition is checked and its write done as one: exactly one of 32 wins.
 async fn one_of_many_concurrent_conditional_writes_wins(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     // Moto's gap between check and write grows with the item; a long one shows it every time.
-    let length = if aws.server == Server::Moto {
-        3_000
-    } else {
-        30
-    };
+    let length = if aws.server == Server::Moto { 3_000 } else { 30 };
     let long = AttributeValue::L(vec![text("x"); length]);
     for round in 0..20 {
         let writers = (0..32).map(|writer| {
@@ -148,11 +99,7 @@ async fn one_of_many_concurrent_conditional_writes_wins(aws: &Aws) -> Outcome {
             put_once(aws, &table, item)
         });
         let results = join_all(writers).await;
-        same!(
-            "winners",
-            results.iter().filter(|result| *result == "ok").count(),
-            1,
-        )?;
+        same!("winners", results.iter().filter(|result| *result == "ok").count(), 1,)?;
     }
     Ok(())
 }
@@ -172,13 +119,7 @@ async fn a_conditional_update_counts_every_writer(aws: &Aws) -> Outcome {
     };
     let mut seen = BTreeSet::new();
     for result in join_all((0..16).map(|_| add())).await {
-        seen.extend(
-            result?
-                .attributes()
-                .and_then(|new| new.get("n"))
-                .and_then(|n| n.as_n().ok())
-                .cloned(),
-        );
+        seen.extend(result?.attributes().and_then(|new| new.get("n")).and_then(|n| n.as_n().ok()).cloned());
     }
     same!("different counts", seen.len(), 16)?;
     same!("sum", get(aws, &table, "a", "1").await?, Some(number(16)))
@@ -187,18 +128,10 @@ async fn a_conditional_update_counts_every_writer(aws: &Aws) -> Outcome {
 /// Guards: 400 KB an item, names included.
 async fn an_item_has_at_most_400_kb(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
-    for (bytes, expected) in [
-        (400 * 1024 - 100, "ok"),
-        (400 * 1024, "ValidationException"),
-    ] {
+    for (bytes, expected) in [(400 * 1024 - 100, "ok"), (400 * 1024, "ValidationException")] {
         let mut item = key("a", "1");
         item.insert("v".to_owned(), text("x".repeat(bytes)));
-        let put = aws
-            .dynamodb
-            .put_item()
-            .table_name(&table)
-            .set_item(Some(item))
-            .send();
+        let put = aws.dynamodb.put_item().table_name(&table).set_item(Some(item)).send();
         same!("size", (bytes, code(put).await.as_str()), (bytes, expected))?;
     }
     Ok(())
@@ -219,20 +152,10 @@ async fn a_query_goes_by_sort_key_and_pages(aws: &Aws) -> Outcome {
         .limit(4)
         .consistent_read(true);
     let first = query.clone().send().await?;
-    same!(
-        "first page",
-        sort_keys(first.items()),
-        ["0002", "0003", "0004", "0005"],
-    )?;
-    let second = query
-        .set_exclusive_start_key(first.last_evaluated_key().cloned())
-        .send()
-        .await?;
+    same!("first page", sort_keys(first.items()), ["0002", "0003", "0004", "0005"],)?;
+    let second = query.set_exclusive_start_key(first.last_evaluated_key().cloned()).send().await?;
     same!("second page", sort_keys(second.items()), ["0006", "0007"])?;
-    holds(
-        "the last page says so",
-        second.last_evaluated_key().is_none(),
-    )
+    holds("the last page says so", second.last_evaluated_key().is_none())
 }
 
 /// Guards: `ScanIndexForward=false` turns the order round; the start key is excluded.
@@ -248,11 +171,7 @@ async fn a_query_goes_backwards(aws: &Aws) -> Outcome {
         .expression_attribute_values(":prefix", text("000"))
         .scan_index_forward(false)
         .set_exclusive_start_key(Some(key("a", "0003")));
-    same!(
-        "items",
-        sort_keys(query.send().await?.items()),
-        ["0002", "0001", "0000"],
-    )
+    same!("items", sort_keys(query.send().await?.items()), ["0002", "0001", "0000"],)
 }
 
 /// Guards: a page ends at 1 MB, and says where.
@@ -275,34 +194,16 @@ async fn a_batch_get_finds_what_is_there(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     fill(aws, &table, 3, 1).await?;
     let keys = ["0000", "0002", "0009"].map(|sk| key("a", sk)).to_vec();
-    same!(
-        "found and left",
-        batch_get(aws, &table, keys).await?,
-        (2, 0),
-    )
+    same!("found and left", batch_get(aws, &table, keys).await?, (2, 0),)
 }
 
 /// Guards: 100 keys a call (API reference).
 async fn a_batch_get_takes_at_most_100_keys(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
-    let keys = |count: usize| {
-        (0..count)
-            .map(|n| key("a", &format!("{n:04}")))
-            .collect::<Vec<_>>()
-    };
-    same!(
-        "a hundred",
-        batch_get(aws, &table, keys(100)).await?,
-        (0, 0),
-    )?;
-    let keys = KeysAndAttributes::builder()
-        .set_keys(Some(keys(101)))
-        .build()?;
-    let call = aws
-        .dynamodb
-        .batch_get_item()
-        .request_items(&table, keys)
-        .send();
+    let keys = |count: usize| (0..count).map(|n| key("a", &format!("{n:04}"))).collect::<Vec<_>>();
+    same!("a hundred", batch_get(aws, &table, keys(100)).await?, (0, 0),)?;
+    let keys = KeysAndAttributes::builder().set_keys(Some(keys(101))).build()?;
+    let call = aws.dynamodb.batch_get_item().request_items(&table, keys).send();
     same!("one more", code(call).await, "ValidationException")
 }
 
@@ -318,24 +219,14 @@ async fn a_batch_get_answers_at_most_16_mb(aws: &Aws) -> Outcome {
 
 /// Guards: the error for a table that is not there.
 async fn a_missing_table_is_named(aws: &Aws) -> Outcome {
-    let get = aws
-        .dynamodb
-        .get_item()
-        .table_name("no-such-table")
-        .set_key(Some(key("a", "1")))
-        .send();
+    let get = aws.dynamodb.get_item().table_name("no-such-table").set_key(Some(key("a", "1"))).send();
     same!("code", code(get).await, "ResourceNotFoundException")
 }
 
 /// Guards: a key cannot be empty text.
 async fn an_empty_key_is_refused(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
-    let put = aws
-        .dynamodb
-        .put_item()
-        .table_name(&table)
-        .set_item(Some(item("", "1", 1)))
-        .send();
+    let put = aws.dynamodb.put_item().table_name(&table).set_item(Some(item("", "1", 1))).send();
     same!("code", code(put).await, "ValidationException")
 }
 
@@ -343,22 +234,8 @@ async fn an_empty_key_is_refused(aws: &Aws) -> Outcome {
 async fn a_number_keeps_38_digits(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     let digits = "12345678901234567890123456789012345678";
-    let put = |n: &str| {
-        aws.dynamodb
-            .put_item()
-            .table_name(&table)
-            .set_item(Some(item("a", "1", n)))
-            .send()
-    };
+    let put = |n: &str| aws.dynamodb.put_item().table_name(&table).set_item(Some(item("a", "1", n))).send();
     same!("38", code(put(digits)).await, "ok")?;
-    same!(
-        "kept",
-        get(aws, &table, "a", "1").await?,
-        Some(number(digits)),
-    )?;
-    same!(
-        "39",
-        code(put(&format!("{digits}9"))).await,
-        "ValidationException",
-    )
+    same!("kept", get(aws, &table, "a", "1").await?, Some(number(digits)),)?;
+    same!("39", code(put(&format!("{digits}9"))).await, "ValidationException",)
 }

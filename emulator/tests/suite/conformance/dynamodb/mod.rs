@@ -22,30 +22,12 @@ fn item(pk: &str, sk: &str, value: impl ToString + Copy) -> Item {
     item
 }
 
-async fn get(
-    aws: &Aws,
-    table: &str,
-    pk: &str,
-    sk: &str,
-) -> Result<Option<AttributeValue>, Failure> {
-    let get = aws
-        .dynamodb
-        .get_item()
-        .table_name(table)
-        .set_key(Some(key(pk, sk)))
-        .consistent_read(true);
-    Ok(get
-        .send()
-        .await?
-        .item()
-        .and_then(|item| item.get("n").cloned()))
+async fn get(aws: &Aws, table: &str, pk: &str, sk: &str) -> Result<Option<AttributeValue>, Failure> {
+    let get = aws.dynamodb.get_item().table_name(table).set_key(Some(key(pk, sk))).consistent_read(true);
+    Ok(get.send().await?.item().and_then(|item| item.get("n").cloned()))
 }
 
 async fn put_once(aws: &Aws, table: &str, item: Item) -> String {
-    let put = aws
-        .dynamodb
-        .put_item()
-        .table_name(table)
-        .set_item(Some(item));
+    let put = aws.dynamodb.put_item().table_name(table).set_item(Some(item));
     code(put.condition_expression("attribute_not_exists(pk)").send()).await
 }

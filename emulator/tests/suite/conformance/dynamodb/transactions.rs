@@ -29,17 +29,8 @@ fn put(table: &str, item: Item, condition: Option<&str>) -> Result<TransactWrite
     Ok(TransactWriteItem::builder().put(put).build())
 }
 
-async fn reasons(
-    aws: &Aws,
-    items: Vec<TransactWriteItem>,
-) -> Result<Vec<(Option<String>, Option<Item>)>, Failure> {
-    let Err(error) = aws
-        .dynamodb
-        .transact_write_items()
-        .set_transact_items(Some(items))
-        .send()
-        .await
-    else {
+async fn reasons(aws: &Aws, items: Vec<TransactWriteItem>) -> Result<Vec<(Option<String>, Option<Item>)>, Failure> {
+    let Err(error) = aws.dynamodb.transact_write_items().set_transact_items(Some(items)).send().await else {
         return Err(Failure("the transaction went through".to_owned()));
     };
     match error.into_service_error() {
@@ -70,30 +61,14 @@ async fn a_transaction_is_all_or_nothing(aws: &Aws) -> Outcome {
         .dynamodb
         .transact_write_items()
         .transact_items(put(&table, item("a", "2", 2), None)?)
-        .transact_items(put(
-            &table,
-            item("a", "1", 2),
-            Some("attribute_not_exists(pk)"),
-        )?);
-    same!(
-        "cancelled",
-        code(transaction.send()).await,
-        "TransactionCanceledException",
-    )?;
+        .transact_items(put(&table, item("a", "1", 2), Some("attribute_not_exists(pk)"))?);
+    same!("cancelled", code(transaction.send()).await, "TransactionCanceledException",)?;
     same!("other item", get(aws, &table, "a", "2").await?, None)?;
     let transaction = aws
         .dynamodb
         .transact_write_items()
-        .transact_items(put(
-            &table,
-            item("a", "2", 2),
-            Some("attribute_not_exists(pk)"),
-        )?)
-        .transact_items(put(
-            &table,
-            item("a", "1", 2),
-            Some("attribute_exists(pk)"),
-        )?);
+        .transact_items(put(&table, item("a", "2", 2), Some("attribute_not_exists(pk)"))?)
+        .transact_items(put(&table, item("a", "1", 2), Some("attribute_exists(pk)"))?);
     transaction.send().await?;
     same!("first", get(aws, &table, "a", "1").await?, Some(number(2)))?;
     same!("second", get(aws, &table, "a", "2").await?, Some(number(2)))
@@ -108,50 +83,23 @@ async fn cancellation_reasons_come_in_order(aws: &Aws) -> Outcome {
         .set_key(Some(key("a", "9")))
         .condition_expression("attribute_exists(pk)")
         .build()?;
-    let delete = Delete::builder()
-        .table_name(&table)
-        .set_key(Some(key("a", "3")))
-        .build()?;
+    let delete = Delete::builder().table_name(&table).set_key(Some(key("a", "3"))).build()?;
     let items = vec![
         put(&table, item("a", "2", 1), None)?,
         put(&table, item("a", "1", 1), Some("attribute_not_exists(pk)"))?,
         TransactWriteItem::builder().delete(delete).build(),
         TransactWriteItem::builder().condition_check(check).build(),
     ];
-    let codes: Vec<_> = reasons(aws, items)
-        .await?
-        .into_iter()
-        .map(|(code, _)| code.unwrap_or_default())
-        .collect();
-    same!(
-        "codes",
-        codes,
-        [
-            "None",
-            "ConditionalCheckFailed",
-            "None",
-            "ConditionalCheckFailed",
-        ],
-    )
+    let codes: Vec<_> = reasons(aws, items).await?.into_iter().map(|(code, _)| code.unwrap_or_default()).collect();
+    same!("codes", codes, ["None", "ConditionalCheckFailed", "None", "ConditionalCheckFailed",],)
 }
 
 /// Guards: a reason holds the old item when the action asked for it.
 async fn a_cancelled_transaction_can_return_the_old_item(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     put_once(aws, &table, item("a", "1", 5)).await;
-    let reasons = reasons(
-        aws,
-        vec![put(
-            &table,
-            item("a", "1", 6),
-            Some("attribute_not_exists(pk)"),
-        )?],
-    )
-    .await?;
-    let old = reasons
-        .first()
-        .and_then(|(_, item)| item.as_ref())
-        .and_then(|item| item.get("n").cloned());
+    let reasons = reasons(aws, vec![put(&table, item("a", "1", 6), Some("attribute_not_exists(pk)"))?]).await?;
+    let old = reasons.first().and_then(|(_, item)| item.as_ref()).and_then(|item| item.get("n").cloned());
     same!("old item", old, Some(number(5)))
 }
 
@@ -159,14 +107,8 @@ async fn a_cancelled_transaction_can_return_the_old_item(aws: &Aws) -> Outcome {
 async fn a_request_token_applies_a_transaction_once(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     for _ in 0..2 {
-        let transaction = aws
-            .dynamodb
-            .transact_write_items()
-            .client_request_token("one");
-        transaction
-            .transact_items(add_one(&table, 1)?)
-            .send()
-            .await?;
+        let transaction = aws.dynamodb.transact_write_items().client_request_token("one");
+        transaction.transact_items(add_one(&table, 1)?).send().await?;
     }
     same!("count", get(aws, &table, "a", "1").await?, Some(number(1)))
 }
@@ -175,18 +117,11 @@ async fn a_request_token_applies_a_transaction_once(aws: &Aws) -> Outcome {
 async fn a_request_token_with_another_request_is_refused(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     let send = |by: i32| {
-        let transaction = aws
-            .dynamodb
-            .transact_write_items()
-            .client_request_token("two");
+        let transaction = aws.dynamodb.transact_write_items().client_request_token("two");
         Ok::<_, Failure>(transaction.transact_items(add_one(&table, by)?).send())
     };
     same!("first", code(send(1)?).await, "ok")?;
-    same!(
-        "other",
-        code(send(2)?).await,
-        "IdempotentParameterMismatchException",
-    )
+    same!("other", code(send(2)?).await, "IdempotentParameterMismatchException",)
 }
 
 /// Guards: two actions of one transaction cannot have the same item.
@@ -204,18 +139,9 @@ async fn a_transaction_touches_an_item_once(aws: &Aws) -> Outcome {
 async fn a_transaction_has_at_most_100_actions(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     for (count, expected) in [(100, "ok"), (101, "ValidationException")] {
-        let items: Result<Vec<_>, _> = (0..count)
-            .map(|n| put(&table, item("a", &n.to_string(), n), None))
-            .collect();
-        let transaction = aws
-            .dynamodb
-            .transact_write_items()
-            .set_transact_items(Some(items?));
-        same!(
-            "actions",
-            (count, code(transaction.send()).await.as_str()),
-            (count, expected),
-        )?;
+        let items: Result<Vec<_>, _> = (0..count).map(|n| put(&table, item("a", &n.to_string(), n), None)).collect();
+        let transaction = aws.dynamodb.transact_write_items().set_transact_items(Some(items?));
+        same!("actions", (count, code(transaction.send()).await.as_str()), (count, expected),)?;
     }
     Ok(())
 }

@@ -28,14 +28,7 @@ cases! {
 async fn sizes(aws: &Aws, tier: ParameterTier, most: usize) -> Outcome {
     for (bytes, expected) in [(most, "ok"), (most + 1, "ValidationException")] {
         let name = aws.parameter(&format!("{bytes}"));
-        let actual = put(
-            aws,
-            &name,
-            &"x".repeat(bytes),
-            Some(ParameterType::String),
-            Some(tier.clone()),
-        )
-        .await;
+        let actual = put(aws, &name, &"x".repeat(bytes), Some(ParameterType::String), Some(tier.clone())).await;
         same!("size", (bytes, actual.as_str()), (bytes, expected))?;
     }
     Ok(())
@@ -45,16 +38,10 @@ async fn sizes(aws: &Aws, tier: ParameterTier, most: usize) -> Outcome {
 async fn versions_count_from_one(aws: &Aws) -> Outcome {
     let name = aws.parameter("a");
     for expected in 1..=3 {
-        same!(
-            "version",
-            aws.put_parameter(&name, &format!("v{expected}")).await?,
-            expected,
-        )?;
+        same!("version", aws.put_parameter(&name, &format!("v{expected}")).await?, expected,)?;
     }
     let answer = aws.ssm.get_parameter().name(&name).send().await?;
-    let parameter = answer
-        .parameter()
-        .ok_or_else(|| Failure("no parameter".to_owned()))?;
+    let parameter = answer.parameter().ok_or_else(|| Failure("no parameter".to_owned()))?;
     same!("version", parameter.version(), 3)?;
     same!("value", parameter.value(), Some("v3"))?;
     let arn = parameter.arn().unwrap_or_default();
@@ -67,14 +54,7 @@ async fn versions_count_from_one(aws: &Aws) -> Outcome {
 /// Guards: `Overwrite` is false by default, and then only creates.
 async fn a_parameter_is_not_overwritten_unasked(aws: &Aws) -> Outcome {
     let name = aws.parameter("a");
-    let put = |value: &str| {
-        aws.ssm
-            .put_parameter()
-            .name(&name)
-            .value(value)
-            .r#type(ParameterType::String)
-            .send()
-    };
+    let put = |value: &str| aws.ssm.put_parameter().name(&name).value(value).r#type(ParameterType::String).send();
     same!("first", code(put("1")).await, "ok")?;
     same!("second", code(put("2")).await, "ParameterAlreadyExists")?;
     same!("value", aws.value(&name).await?, "1")
@@ -103,18 +83,7 @@ async fn a_type_never_changes(aws: &Aws) -> Outcome {
 
 /// Guards: an empty value is refused.
 async fn a_value_is_not_empty(aws: &Aws) -> Outcome {
-    same!(
-        "code",
-        put(
-            aws,
-            &aws.parameter("a"),
-            "",
-            Some(ParameterType::String),
-            None,
-        )
-        .await,
-        "ValidationException",
-    )
+    same!("code", put(aws, &aws.parameter("a"), "", Some(ParameterType::String), None,).await, "ValidationException",)
 }
 
 /// Guards: what is around a value goes away without a word.
@@ -126,27 +95,9 @@ async fn outer_white_space_of_a_value_is_trimmed(aws: &Aws) -> Outcome {
 
 /// Guards: "You can't include values wrapped in double brackets" (API reference).
 async fn a_value_holds_no_reference(aws: &Aws) -> Outcome {
-    let refused = put(
-        aws,
-        &aws.parameter("a"),
-        "a {{ssm:b}} c",
-        Some(ParameterType::String),
-        None,
-    )
-    .await;
+    let refused = put(aws, &aws.parameter("a"), "a {{ssm:b}} c", Some(ParameterType::String), None).await;
     same!("reference", refused, "ValidationException")?;
-    same!(
-        "braces alone",
-        put(
-            aws,
-            &aws.parameter("b"),
-            "{\"a\":{}}",
-            Some(ParameterType::String),
-            None,
-        )
-        .await,
-        "ok",
-    )
+    same!("braces alone", put(aws, &aws.parameter("b"), "{\"a\":{}}", Some(ParameterType::String), None,).await, "ok",)
 }
 
 /// Guards: 4 KB in the standard tier.
@@ -161,10 +112,7 @@ async fn an_advanced_value_has_at_most_8_kb(aws: &Aws) -> Outcome {
 
 /// Guards: intelligent tiering takes the standard tier as long as that is enough.
 async fn intelligent_tiering_goes_by_size(aws: &Aws) -> Outcome {
-    for (bytes, expected) in [
-        (4_096, ParameterTier::Standard),
-        (4_097, ParameterTier::Advanced),
-    ] {
+    for (bytes, expected) in [(4_096, ParameterTier::Standard), (4_097, ParameterTier::Advanced)] {
         let answer = aws
             .ssm
             .put_parameter()
@@ -188,11 +136,7 @@ async fn an_advanced_parameter_stays_advanced(aws: &Aws) -> Outcome {
         (ParameterTier::Standard, "ValidationException"),
     ];
     for (tier, expected) in tiers {
-        same!(
-            "tier",
-            put(aws, &name, "v", Some(ParameterType::String), Some(tier)).await,
-            expected,
-        )?;
+        same!("tier", put(aws, &name, "v", Some(ParameterType::String), Some(tier)).await, expected,)?;
     }
     Ok(())
 }
@@ -200,29 +144,14 @@ async fn an_advanced_parameter_stays_advanced(aws: &Aws) -> Outcome {
 /// Guards: the documented rules for names.
 async fn a_name_is_checked(aws: &Aws) -> Outcome {
     let too_long = format!("/{}", "x".repeat(1_011));
-    let bad = [
-        "/a b", "/a:1", "a/b", "/ä", "awsTest", "SSM-test", "/ssm/a", &too_long,
-    ];
+    let bad = ["/a b", "/a:1", "a/b", "/ä", "awsTest", "SSM-test", "/ssm/a", &too_long];
     for name in bad {
         let actual = put(aws, name, "v", Some(ParameterType::String), None).await;
-        same!(
-            "name",
-            (name, actual.as_str()),
-            (name, "ValidationException"),
-        )?;
+        same!("name", (name, actual.as_str()), (name, "ValidationException"),)?;
     }
     let good = [aws.parameter("A.b-c_9/aws"), aws.unique.replace('/', "")];
     for name in &good {
-        same!(
-            "name",
-            (
-                name,
-                put(aws, name, "v", Some(ParameterType::String), None)
-                    .await
-                    .as_str(),
-            ),
-            (name, "ok"),
-        )?;
+        same!("name", (name, put(aws, name, "v", Some(ParameterType::String), None).await.as_str(),), (name, "ok"),)?;
     }
     Ok(())
 }
@@ -241,54 +170,21 @@ async fn a_name_has_at_most_15_levels(aws: &Aws) -> Outcome {
 async fn delete_parameters_names_what_is_missing(aws: &Aws) -> Outcome {
     let (a, gone) = (aws.parameter("a"), aws.parameter("gone"));
     aws.put_parameter(&a, "1").await?;
-    let answer = aws
-        .ssm
-        .delete_parameters()
-        .names(&a)
-        .names(&gone)
-        .send()
-        .await?;
-    same!(
-        "deleted",
-        answer.deleted_parameters(),
-        std::slice::from_ref(&a),
-    )?;
+    let answer = aws.ssm.delete_parameters().names(&a).names(&gone).send().await?;
+    same!("deleted", answer.deleted_parameters(), std::slice::from_ref(&a),)?;
     same!("missing", answer.invalid_parameters(), [gone])?;
-    same!(
-        "gone",
-        code(aws.ssm.get_parameter().name(&a).send()).await,
-        "ParameterNotFound",
-    )
+    same!("gone", code(aws.ssm.get_parameter().name(&a).send()).await, "ParameterNotFound",)
 }
 
 /// Guards: tags given at creation are listed.
 async fn tags_are_put_and_listed(aws: &Aws) -> Outcome {
     let name = aws.parameter("a");
-    let tag = aws_sdk_ssm::types::Tag::builder()
-        .key("team")
-        .value("blue")
-        .build()?;
-    let put = aws
-        .ssm
-        .put_parameter()
-        .name(&name)
-        .value("v")
-        .r#type(ParameterType::String)
-        .tags(tag);
+    let tag = aws_sdk_ssm::types::Tag::builder().key("team").value("blue").build()?;
+    let put = aws.ssm.put_parameter().name(&name).value("v").r#type(ParameterType::String).tags(tag);
     put.send().await?;
     let kind = aws_sdk_ssm::types::ResourceTypeForTagging::Parameter;
-    let answer = aws
-        .ssm
-        .list_tags_for_resource()
-        .resource_type(kind)
-        .resource_id(&name)
-        .send()
-        .await?;
-    let tags: Vec<_> = answer
-        .tag_list()
-        .iter()
-        .map(|tag| (tag.key(), tag.value()))
-        .collect();
+    let answer = aws.ssm.list_tags_for_resource().resource_type(kind).resource_id(&name).send().await?;
+    let tags: Vec<_> = answer.tag_list().iter().map(|tag| (tag.key(), tag.value())).collect();
     same!("tags", tags, [("team", "blue")])
 }
 
@@ -296,18 +192,9 @@ async fn tags_are_put_and_listed(aws: &Aws) -> Outcome {
 async fn a_pattern_has_to_match(aws: &Aws) -> Outcome {
     let name = aws.parameter("a");
     let put = |value: &str| {
-        let put = aws
-            .ssm
-            .put_parameter()
-            .name(&name)
-            .value(value)
-            .r#type(ParameterType::String);
+        let put = aws.ssm.put_parameter().name(&name).value(value).r#type(ParameterType::String);
         put.allowed_pattern("^[0-9]+$").send()
     };
-    same!(
-        "no match",
-        code(put("x1")).await,
-        "ParameterPatternMismatchException",
-    )?;
+    same!("no match", code(put("x1")).await, "ParameterPatternMismatchException",)?;
     same!("match", code(put("11")).await, "ok")
 }
