@@ -173,9 +173,4 @@ fn bearer(header: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-pub(crate) fn test_scope(tenant: &str) -> TenantScope {
-    TenantScope { tenant: tenant.parse().expect("a tenant id"), author: Author::new("tester") }
-}
-
-#[cfg(test)]
 mod tests;

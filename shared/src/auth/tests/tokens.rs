@@ -1,0 +1,296 @@
+//! Which bearer tokens are believed.
+
+use aws_lc_rs::hmac;
+use proptest::prelude::*;
+
+use super::*;
+
+/// What becomes of a token, by a world that has done nothing before.
+async fn check(token: &str) -> String {
+    outcome(&World::new().bearer(token).await)
+}
+
+async fn check_claims(changes: Value) -> String {
+    check(&rs256(&claims(changes))).await
+}
+
+/// Both algorithms that identity providers sign with are taken, each with its own kind of key.
+#[tokio::test]
+async fn rs256_and_es256_tokens_are_believed() {
+    let es256 = token(&json!({"alg": "ES256", "kid": "ec"}), &claims(json!({})), |message| sign_ec(&EC, message));
+    assert_eq!(check(&es256).await, "acme by alice");
+    assert_eq!(check_claims(json!({})).await, "acme by alice");
+}
+
+/// A signature is of this very message, by a key of the issuer's.
+#[tokio::test]
+async fn what_the_issuer_did_not_sign_is_refused() {
+    let good = rs256(&claims(json!({})));
+    let [header, payload, signature] = good.split('.').collect::<Vec<_>>().try_into().unwrap();
+    let other = base64(claims(json!({"custom:tenantId": "globex"})).to_string());
+    let foreign = ec_key();
+    let stranger =
+        token(&json!({"alg": "ES256", "kid": "ec"}), &claims(json!({})), |message| sign_ec(&foreign, message));
+    for bad in [
+        format!("{header}.{other}.{signature}"),
+        format!("{header}.{payload}."),
+        format!("{header}.{payload}"),
+        format!("{header}.{payload}.{}", base64([0; 256])),
+        format!("{header}.{payload}.{signature}.{signature}"),
+        format!("{header}.{payload}.{signature}="),
+        stranger,
+        "..".to_owned(),
+        "a.b.c".to_owned(),
+    ] {
+        let outcome = check(&bad).await;
+        assert!(outcome.starts_with("invalid: "), "{bad:.60}: {outcome}");
+    }
+}
+
+/// The key decides the algorithm, never the token (RFC 8725, 3.1): each row is a way to have one's own signature believed.
+#[tokio::test]
+async fn the_token_does_not_choose_its_algorithm() {
+    let claims = claims(json!({}));
+    let public = RSA.public_key();
+    let jwk = rsa_jwk("rsa");
+    let ec_point = EC.public_key().as_ref();
+    let hs256 = |kid: &str, secret: &[u8]| {
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        token(&json!({"alg": "HS256", "kid": kid}), &claims, |message| hmac::sign(&secret, message).as_ref().to_vec())
+    };
+    let attacker = ec_key();
+    let with_key =
+        json!({"alg": "ES256", "kid": "ec", "jwk": ec_jwk(&attacker, "ec"), "jku": "https://evil.example/keys"});
+    for (name, bad) in [
+        ("HS256 by the public key's DER", hs256("rsa", public.as_ref())),
+        ("HS256 by its modulus", hs256("rsa", public.modulus().big_endian_without_leading_zero())),
+        ("HS256 by its modulus as text", hs256("rsa", jwk["n"].as_str().unwrap().as_bytes())),
+        ("HS256 by the JWK", hs256("rsa", jwk.to_string().as_bytes())),
+        ("HS256 by the EC point", hs256("ec", ec_point)),
+        ("HS256 by nothing", hs256("rsa", b"")),
+        ("none", token(&json!({"alg": "none", "kid": "rsa"}), &claims, |_| Vec::new())),
+        ("None", token(&json!({"alg": "None", "kid": "rsa"}), &claims, |_| Vec::new())),
+        ("no algorithm", token(&json!({"kid": "rsa"}), &claims, sign_rsa)),
+        ("RS256 by an EC key", token(&json!({"alg": "RS256", "kid": "ec"}), &claims, sign_rsa)),
+        (
+            "ES256 by an RSA key",
+            token(&json!({"alg": "ES256", "kid": "rsa"}), &claims, |message| sign_ec(&EC, message)),
+        ),
+        ("RS512 by our RSA key", token(&json!({"alg": "RS512", "kid": "rsa"}), &claims, sign_rsa)),
+        ("PS256 by our RSA key", token(&json!({"alg": "PS256", "kid": "rsa"}), &claims, sign_rsa)),
+        ("a key in the token", token(&with_key, &claims, |message| sign_ec(&attacker, message))),
+    ] {
+        let outcome = check(&bad).await;
+        assert!(outcome.starts_with("invalid: "), "{name}: {outcome}");
+    }
+}
+
+/// Only what the issuer publishes as a key for RS256 or ES256 signatures is one; what else is in its set does no harm.
+#[tokio::test]
+async fn only_signing_keys_verify() {
+    let (rsa, ec) = (rsa_jwk("key"), ec_jwk(&EC, "key"));
+    let secret = json!({"kty": "oct", "kid": "key", "k": base64([7; 32]), "alg": "HS256"});
+    let by_secret = token(&json!({"alg": "HS256", "kid": "key"}), &claims(json!({})), |message| {
+        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]), message).as_ref().to_vec()
+    });
+    let with = |jwk: &Value, member: &str, value: Value| {
+        let mut jwk = jwk.clone();
+        jwk[member] = value;
+        jwk
+    };
+    let by = |alg: &str, sign: &dyn Fn(&[u8]) -> Vec<u8>| {
+        token(&json!({"alg": alg, "kid": "key"}), &claims(json!({})), |message| sign(message))
+    };
+    let by_rsa = by("RS256", &sign_rsa);
+    let by_ec = by("ES256", &|message| sign_ec(&EC, message));
+    let without = |member: &str| {
+        let mut jwk = rsa.clone();
+        jwk.as_object_mut().unwrap().remove(member);
+        jwk
+    };
+    for (name, jwk, token, believed) in [
+        ("as published", rsa.clone(), &by_rsa, true),
+        ("without alg", without("alg"), &by_rsa, true),
+        ("without use", without("use"), &by_rsa, true),
+        ("for encryption", with(&rsa, "use", json!("enc")), &by_rsa, false),
+        ("for another algorithm", with(&rsa, "alg", json!("RS512")), &by_rsa, false),
+        ("for encryption by its algorithm", with(&rsa, "alg", json!("RSA-OAEP")), &by_rsa, false),
+        ("for an unheard-of algorithm", with(&rsa, "alg", json!("RS256x")), &by_rsa, false),
+        ("without an id", without("kid"), &by_rsa, false),
+        ("of another curve", with(&ec, "crv", json!("P-384")), &by_ec, false),
+        ("of an unheard-of curve", with(&ec, "crv", json!("P-257")), &by_ec, false),
+        ("of an unheard-of type", with(&rsa, "kty", json!("AKP")), &by_rsa, false),
+        ("a shared secret", secret, &by_secret, false),
+    ] {
+        let world = World::new();
+        world.keys.published.lock().unwrap().insert(0, jwk);
+        let result = world.bearer(token).await;
+        assert_eq!(outcome(&result) == "acme by alice", believed, "{name}: {}", outcome(&result));
+        // The others in the set are not lost by it.
+        assert_eq!(outcome(&world.bearer(&rs256(&claims(json!({})))).await), "acme by alice", "{name}");
+    }
+}
+
+/// An RSA key that can be factored signs nothing, whoever publishes it.
+#[tokio::test]
+async fn weak_rsa_keys_are_refused() {
+    let world = World::new();
+    let mut weak = rsa_jwk("weak");
+    weak["n"] = json!(base64([0xff; 128]));
+    world.keys.published.lock().unwrap().push(weak);
+    let bad = token(&json!({"alg": "RS256", "kid": "weak"}), &claims(json!({})), |_| vec![1; 128]);
+    let outcome = outcome(&world.bearer(&bad).await);
+    assert!(outcome.starts_with("invalid: "), "{outcome}");
+}
+
+/// Header parameters that say "refuse me unless you understand this" are obeyed, and a token must name its key.
+#[tokio::test]
+async fn critical_headers_and_nameless_keys_are_refused() {
+    for (header, expected) in [
+        (json!({"alg": "RS256", "kid": "rsa", "typ": "at+jwt"}), "acme by alice"),
+        (json!({"alg": "RS256", "kid": "rsa", "crit": ["b64"], "b64": false}), "invalid: the token has critical"),
+        (json!({"alg": "RS256", "kid": "rsa", "crit": []}), "invalid: the token has critical"),
+        (json!({"alg": "RS256", "kid": "rsa", "crit": "b64"}), "invalid: "),
+        (json!({"alg": "RS256"}), "invalid: the token's key"),
+        (json!({"alg": "RS256", "kid": 7}), "invalid: "),
+        (json!({"alg": "RS256", "kid": ""}), "invalid: the token's key"),
+        (json!({"alg": "RS256", "kid": "../rsa"}), "invalid: the token's key"),
+        (json!({"alg": "RS256", "kid": "RSA"}), "invalid: the token's key"),
+    ] {
+        let outcome = check(&token(&header, &claims(json!({})), sign_rsa)).await;
+        assert!(outcome.starts_with(expected), "{header}: {outcome}");
+    }
+}
+
+/// A token counts from its beginning to its end by our own clock, give or take ten seconds. Its end must be there, and both must be
+/// numbers: what one reader takes for no limit, another may take for one.
+#[tokio::test]
+async fn a_token_counts_from_its_beginning_to_its_end() {
+    const GOOD: &str = "acme by alice";
+    const EXPIRED: &str = "invalid: the token has expired";
+    const EARLY: &str = "invalid: the token is not valid yet";
+    const NO_END: &str = "invalid: the token's exp is missing or no time";
+    const NO_BEGINNING: &str = "invalid: the token's nbf is missing or no time";
+    for (changes, expected) in [
+        (json!({"exp": NOW + 1}), GOOD),
+        (json!({"exp": NOW - 9}), GOOD),
+        (json!({"exp": NOW - 10}), EXPIRED),
+        (json!({"exp": NOW - 9, "nbf": NOW - 3600}), GOOD),
+        (json!({"exp": NOW - 3600}), EXPIRED),
+        (json!({"exp": 0}), EXPIRED),
+        (json!({"exp": 1.5e9}), EXPIRED),
+        (json!({"exp": 1_795_226_400.5}), GOOD),
+        (json!({"exp": u64::MAX / 2}), GOOD),
+        (json!({"exp": null}), NO_END),
+        (json!({"exp": (NOW + 600).to_string()}), NO_END),
+        (json!({"exp": true}), NO_END),
+        (json!({"exp": -1}), NO_END),
+        (json!({"exp": 1e300}), NO_END),
+        (json!({"nbf": NOW}), GOOD),
+        (json!({"nbf": NOW + 10}), GOOD),
+        (json!({"nbf": NOW + 11}), EARLY),
+        (json!({"nbf": u64::MAX / 2}), EARLY),
+        (json!({"nbf": "0"}), NO_BEGINNING),
+        (json!({"nbf": false}), NO_BEGINNING),
+    ] {
+        assert_eq!(check_claims(changes.clone()).await, expected, "{changes}");
+    }
+    for name in ["exp", "nbf"] {
+        for odd in [json!([NOW + 600]), json!({}), json!(null)] {
+            // `null` as it stands: `claims` would take the claim away.
+            let mut claims = claims(json!({}));
+            claims[name] = odd;
+            let outcome = check(&rs256(&claims)).await;
+            assert!(outcome.starts_with("invalid: "), "{claims}: {outcome}");
+        }
+    }
+}
+
+/// Time passes for a token on the injected clock alone, and a token that was good once is not good for ever.
+#[tokio::test]
+async fn a_token_ends_while_its_key_stays_known() {
+    let world = World::new();
+    let token = rs256(&claims(json!({"exp": NOW + 60})));
+    for (wait_millis, expected) in
+        [(0, "acme by alice"), (69_999, "acme by alice"), (1, "invalid: the token has expired")]
+    {
+        world.wait(wait_millis);
+        assert_eq!(outcome(&world.bearer(&token).await), expected);
+    }
+}
+
+/// Only our issuer's tokens count, by its exact name.
+#[tokio::test]
+async fn tokens_of_another_issuer_are_refused() {
+    for issuer in [
+        json!(null),
+        json!(""),
+        json!("https://issuer.example/pool/"),
+        json!("https://issuer.example/poo"),
+        json!("HTTPS://issuer.example/pool"),
+        json!(["https://issuer.example/pool"]),
+        json!(["https://evil.example", "https://issuer.example/pool"]),
+        json!(7),
+    ] {
+        let outcome = check_claims(json!({"iss": issuer.clone()})).await;
+        assert_eq!(outcome, "invalid: the token is from another issuer", "{issuer}");
+    }
+}
+
+/// `aud` must hold one of our audiences, as text or in a list; `client_id` stands in only where there is no `aud` at all.
+#[tokio::test]
+async fn tokens_for_another_audience_are_refused() {
+    const GOOD: &str = "acme by alice";
+    const REFUSED: &str = "invalid: the token is for another audience";
+    for (changes, expected) in [
+        (json!({"aud": "our-client"}), GOOD),
+        (json!({"aud": "https://api.example"}), GOOD),
+        (json!({"aud": ["other", "our-client"]}), GOOD),
+        (json!({"aud": "our-client", "client_id": "other"}), GOOD),
+        (json!({"client_id": "our-client"}), GOOD),
+        (json!({"client_id": "other"}), REFUSED),
+        (json!({"client_id": null}), REFUSED),
+        (json!({"client_id": ["our-client"]}), REFUSED),
+        (json!({"aud": "other"}), REFUSED),
+        (json!({"aud": "our-clientx"}), REFUSED),
+        (json!({"aud": "our-client other"}), REFUSED),
+        (json!({"aud": ["other"]}), REFUSED),
+        (json!({"aud": []}), REFUSED),
+        (json!({"aud": ""}), REFUSED),
+        (json!({"aud": [["our-client"]]}), REFUSED),
+        (json!({"aud": {"our-client": true}}), REFUSED),
+        (json!({"aud": 7}), REFUSED),
+    ] {
+        assert_eq!(check_claims(changes.clone()).await, expected, "{changes}");
+    }
+    let mut null = claims(json!({}));
+    null["aud"] = Value::Null;
+    assert_eq!(check(&rs256(&null)).await, REFUSED);
+}
+
+/// What is longer than any real token is refused before anything looks into it.
+#[tokio::test]
+async fn oversized_tokens_are_refused_unread() {
+    let world = World::new();
+    let sized = |filling: usize| rs256(&claims(json!({"filling": "x".repeat(filling)})));
+    // Base64 makes four characters of three bytes: this many bring the token to its limit, and three more beyond it.
+    let filling = (8 * 1024 - sized(0).len()) / 4 * 3;
+    let (fits, too_long) = (sized(filling), sized(filling + 4));
+    assert!((8 * 1024 - 3..=8 * 1024).contains(&fits.len()) && too_long.len() > 8 * 1024);
+    assert_eq!(outcome(&world.bearer(&too_long).await), "invalid: the token is longer than 8192 bytes");
+    assert_eq!(world.fetches(), 0);
+    assert_eq!(outcome(&world.bearer(&fits).await), "acme by alice");
+}
+
+proptest! {
+    /// No header makes the checks panic, and nothing but a signature opens the door.
+    #[test]
+    fn noise_is_no_token(noise in "(Bearer )?(\\PC{0,60}|[A-Za-z0-9_-]{0,40}(\\.[A-Za-z0-9_-]{0,40}){0,4})", json in "\\PC{0,40}") {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let world = World::new();
+        for header in [noise, format!("Bearer {}.{}.{}", base64(&json), base64(&json), base64(&json))] {
+            let result = runtime.block_on(world.authenticator.authenticate(Presented::Authorization(&header)));
+            prop_assert!(matches!(result, Err(AuthError::NoToken | AuthError::InvalidToken(_))));
+        }
+    }
+}
