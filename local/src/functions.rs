@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use serde_json::Value;
-use tenantry::settings::Settings;
+use tenantry::{clock::Clock, settings::Settings};
 
 use crate::{
     gateway,
@@ -51,16 +51,25 @@ impl std::fmt::Debug for Functions {
 impl Functions {
     /// Starts all functions with the settings of the template. `lambda` are the environment variables that the Lambda
     /// service would add.
-    pub(crate) fn start(stack: &Stack, lambda: &BTreeMap<String, String>) -> Result<Self, FunctionError> {
+    pub(crate) fn start(
+        stack: &Stack,
+        lambda: &BTreeMap<String, String>,
+        clock: &Clock,
+    ) -> Result<Self, FunctionError> {
         let started = |name| move |error: Box<dyn std::error::Error + Send + Sync>| FunctionError::Start(name, error);
+        let settings = |name| {
+            let mut settings = settings(name, stack, lambda)?;
+            settings.clock = clock.clone();
+            Ok::<_, FunctionError>(settings)
+        };
 
-        let app = config_read::App::start(&settings(READ, stack, lambda)?).map_err(started(READ))?;
+        let app = config_read::App::start(&settings(READ)?).map_err(started(READ))?;
         let read = http_function(app, |app, event| async move { config_read::handle(&app, event).await }.boxed());
 
-        let app = config_write::App::start(&settings(WRITE, stack, lambda)?).map_err(started(WRITE))?;
+        let app = config_write::App::start(&settings(WRITE)?).map_err(started(WRITE))?;
         let write = http_function(app, |app, event| async move { config_write::handle(&app, event).await }.boxed());
 
-        let app = config_refresh::App::start(&settings(REFRESH, stack, lambda)?).map_err(started(REFRESH))?;
+        let app = config_refresh::App::start(&settings(REFRESH)?).map_err(started(REFRESH))?;
         let app = Arc::new(app);
         let refresh: EventFunction = Arc::new(move |event| {
             let app = Arc::clone(&app);

@@ -68,7 +68,7 @@ async fn serve(arguments: Run) -> Result<(), Box<dyn Error>> {
         parameters: arguments.parameters.into_iter().collect(),
         run_schedules: true,
         ready_file: arguments.ready_file,
-        empty_pages: false,
+        ..Options::default()
     };
     let suite = Suite::start(options).await?;
     let tokens = suite.sample_tokens()?;

@@ -12,6 +12,7 @@ use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Region};
 use emulator::Emulator;
 use serde_json::{Value, json};
+use tenantry::clock::Clock;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -56,6 +57,8 @@ pub struct Options {
     pub ready_file: Option<PathBuf>,
     /// Whether listings of Parameter Store send empty pages in between, as those of AWS may.
     pub empty_pages: bool,
+    /// What the functions take for the time; the emulator, the issuer and the gateway go by the machine's clock.
+    pub clock: Clock,
 }
 
 /// Why the suite did not start.
@@ -150,7 +153,7 @@ impl Suite {
             table::ensure(&dynamodb, table).await?;
         }
 
-        let functions = Functions::start(&stack, &lambda_environment(emulator.url()))?;
+        let functions = Functions::start(&stack, &lambda_environment(emulator.url()), &options.clock)?;
         for rule in &stack.rules {
             let rule = emulator::Rule {
                 name: rule.name.clone(),

@@ -1,0 +1,271 @@
+//! A client for the tests: requests as a tenant, answers with what tests look at, and a clock that they set.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use aws_credential_types::Credentials;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use local::{Options, Suite, issuer::DEFAULT_SCOPE};
+use serde_json::{Value, json};
+use tenantry::clock::Clock;
+
+/// A tag for each store and strategy.
+pub(crate) const ROUTES: &str = r#"{
+  "tenant_config_": {"store": "dynamodb"},
+  "param_config_": {"store": "parameter-store"},
+  "back_config_": {"store": "parameter-store", "strategy": "write-back"},
+  "around_config_": {"store": "parameter-store", "strategy": "write-around"},
+  "secret_config_": {"store": "parameter-store", "type": "SecureString"}
+}"#;
+
+/// The suite and a client of it.
+pub(crate) struct Api {
+    pub(crate) suite: Suite,
+    client: Client<HttpConnector, Full<Bytes>>,
+    ahead: Arc<AtomicU64>,
+}
+
+/// A tenant's view of the suite.
+#[derive(Clone)]
+pub(crate) struct Tenant<'a> {
+    api: &'a Api,
+    pub(crate) name: String,
+    token: String,
+}
+
+/// A request in the making.
+pub(crate) struct Call<'a> {
+    api: &'a Api,
+    builder: http::request::Builder,
+    body: Bytes,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+    pub(crate) body: Value,
+}
+
+impl Api {
+    /// A suite of its own, in memory, with all the tags of [`ROUTES`].
+    pub(crate) async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    /// A suite of its own, started with `options` as far as the harness does not decide.
+    pub(crate) async fn with(mut options: Options) -> Self {
+        let ahead = Arc::new(AtomicU64::new(0));
+        let offset = Arc::clone(&ahead);
+        let system = Clock::system();
+        options.clock = Clock::new(move || system.now().plus(Duration::from_millis(offset.load(Ordering::Relaxed))));
+        options.parameters.entry("TagRoutes".to_owned()).or_insert_with(|| ROUTES.to_owned());
+        let suite = Suite::start(options).await.expect("the suite starts");
+        Self { suite, client: Client::builder(TokioExecutor::new()).build_http(), ahead }
+    }
+
+    /// Moves the functions' clock ahead.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.ahead.fetch_add(u64::try_from(time.as_millis()).expect("short"), Ordering::Relaxed);
+    }
+
+    /// Acts for a tenant, with a token that permits everything.
+    pub(crate) fn tenant(&self, name: &str) -> Tenant<'_> {
+        let token = self.suite.token(name, DEFAULT_SCOPE).expect("the issuer signs");
+        Tenant { api: self, name: name.to_owned(), token }
+    }
+
+    /// A request without a token.
+    pub(crate) fn call(&self, method: Method, path: &str) -> Call<'_> {
+        let builder = Request::builder().method(method).uri(format!("{}{path}", self.suite.http_url()));
+        Call { api: self, builder, body: Bytes::new() }
+    }
+
+    /// Parameter Store itself, past the suite.
+    pub(crate) fn parameter_store(&self) -> aws_sdk_ssm::Client {
+        let config = aws_sdk_ssm::Config::builder()
+            .behavior_version(aws_sdk_ssm::config::BehaviorVersion::latest())
+            .region(aws_sdk_ssm::config::Region::from_static(local::suite::REGION))
+            .credentials_provider(Credentials::new("a", "b", None, None, "test"))
+            .endpoint_url(self.suite.aws_url())
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
+            .build();
+        aws_sdk_ssm::Client::from_conf(config)
+    }
+
+    /// The text that a parameter holds now, and its version; none if there is no such parameter.
+    pub(crate) async fn parameter(&self, name: &str) -> Option<(String, i64)> {
+        let request = self.parameter_store().get_parameter().name(name).with_decryption(true);
+        let answer = request.send().await.ok()?;
+        let found = answer.parameter.expect("an answer has a parameter");
+        Some((found.value.expect("a parameter has a value"), found.version))
+    }
+
+    /// Waits until all events have been delivered.
+    pub(crate) async fn settled(&self) {
+        self.suite.emulator().settled().await;
+    }
+
+    /// How often an AWS operation was called while `doing`.
+    pub(crate) async fn calls_during<T>(&self, operation: &str, doing: impl IntoFuture<Output = T>) -> (u64, T) {
+        let before = self.suite.emulator().calls().count(operation);
+        let done = doing.await;
+        (self.suite.emulator().calls().count(operation) - before, done)
+    }
+}
+
+impl<'a> Tenant<'a> {
+    pub(crate) fn call(&self, method: Method, path: &str) -> Call<'a> {
+        self.api.call(method, path).header("authorization", &format!("Bearer {}", self.token))
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Call<'a> {
+        self.call(Method::GET, &format!("/v1/config/{key}"))
+    }
+
+    pub(crate) fn put(&self, key: &str, value: &Value) -> Call<'a> {
+        self.call(Method::PUT, &format!("/v1/config/{key}")).json(&json!({"value": value}))
+    }
+
+    pub(crate) fn delete(&self, key: &str) -> Call<'a> {
+        self.call(Method::DELETE, &format!("/v1/config/{key}"))
+    }
+
+    pub(crate) fn roll_back(&self, key: &str, version: u64) -> Call<'a> {
+        self.call(Method::POST, &format!("/v1/rollback/{key}")).json(&json!({"version": version}))
+    }
+
+    pub(crate) fn history(&self, key: &str) -> Call<'a> {
+        self.call(Method::GET, &format!("/v1/history/{key}"))
+    }
+
+    pub(crate) fn list(&self, query: &str) -> Call<'a> {
+        self.call(Method::GET, &format!("/v1/config?{query}"))
+    }
+
+    pub(crate) fn changes(&self, query: &str) -> Call<'a> {
+        self.call(Method::GET, &format!("/v1/changes?{query}"))
+    }
+
+    pub(crate) fn batch_get(&self, keys: &[&str]) -> Call<'a> {
+        self.call(Method::POST, "/v1/batch-get").json(&json!({"keys": keys}))
+    }
+
+    pub(crate) fn transaction(&self, operations: &Value) -> Call<'a> {
+        self.call(Method::POST, "/v1/transactions").json(&json!({"operations": operations}))
+    }
+
+    /// The name of a key's parameter.
+    pub(crate) fn parameter_name(&self, tag: &str, name: &str) -> String {
+        format!("/tenantry/{}/{tag}/{name}", self.name)
+    }
+
+    /// The event that API Gateway makes of a request with a body, for calls past it.
+    pub(crate) fn event(&self, method: &str, path: &str, body: &Value) -> Value {
+        json!({
+            "version": "2.0",
+            "rawPath": path,
+            "rawQueryString": "",
+            "headers": {"content-type": "application/json"},
+            "requestContext": {
+                "stage": "$default",
+                "http": {"method": method, "path": path},
+                "authorizer": {"jwt": {"claims": {"custom:tenantId": self.name, "scope": "config/read config/write", "sub": "crash-test"}}},
+            },
+            "body": body.to_string(),
+            "isBase64Encoded": false,
+        })
+    }
+}
+
+impl Call<'_> {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.builder = self.builder.header(name, value);
+        self
+    }
+
+    pub(crate) fn json(self, body: &Value) -> Self {
+        self.raw(body.to_string())
+    }
+
+    pub(crate) fn raw(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+}
+
+impl<'a> IntoFuture for Call<'a> {
+    type Output = Answer;
+    type IntoFuture = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let request = self.builder.body(Full::new(self.body)).expect("a valid request");
+            let (parts, body) = self.api.client.request(request).await.expect("an answer").into_parts();
+            let bytes = body.collect().await.expect("a whole answer").to_bytes();
+            let text = String::from_utf8(bytes.to_vec()).expect("text");
+            let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+            Answer { status: parts.status.as_u16(), headers: parts.headers, text, body }
+        })
+    }
+}
+
+impl Answer {
+    /// The answer, if it has this status.
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.text);
+        self
+    }
+
+    /// The answer, if it is this problem.
+    #[track_caller]
+    pub(crate) fn expect_problem(self, status: u16, name: &str) -> Self {
+        let answer = self.expect(status);
+        assert_eq!(answer.body["type"], format!("urn:tenantry:problem:{name}"), "{}", answer.text);
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+        answer
+    }
+
+    /// A header's value; empty if there is none.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("a header of text"))
+    }
+
+    pub(crate) fn etag(&self) -> &str {
+        self.header("etag")
+    }
+
+    /// The revision in the header.
+    #[track_caller]
+    pub(crate) fn revision(&self) -> u64 {
+        self.header("tenantry-revision").parse().expect("a revision")
+    }
+
+    /// A member of the body that is a number.
+    #[track_caller]
+    pub(crate) fn number(&self, member: &str) -> u64 {
+        self.body[member].as_u64().expect("a number")
+    }
+
+    /// The members called `member` of the list called `list`.
+    #[track_caller]
+    pub(crate) fn each(&self, list: &str, member: &str) -> Vec<Value> {
+        self.body[list].as_array().expect("a list").iter().map(|one| one[member].clone()).collect()
+    }
+}

@@ -1,0 +1,24 @@
+//! The suite as its clients meet it: HTTP in front, the real functions in between, the emulated AWS services behind.
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod cache;
+#[cfg(test)]
+mod concurrency;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod entries;
+#[cfg(test)]
+mod feed;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod isolation;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod secrets;
+#[cfg(test)]
+mod transactions;
