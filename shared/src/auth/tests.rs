@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use aws_lc_rs::{
     rand::SystemRandom,
     rsa::{KeyPair as RsaKeyPair, KeySize},
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256},
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaEncoding},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::JwkSet;
@@ -50,8 +50,12 @@ fn ec_jwk(key: &EcdsaKeyPair, kid: &str) -> Value {
 }
 
 fn sign_rsa(message: &[u8]) -> Vec<u8> {
+    sign_as(&RSA_PKCS1_SHA256, message)
+}
+
+fn sign_as(scheme: &'static dyn RsaEncoding, message: &[u8]) -> Vec<u8> {
     let mut signature = vec![0; RSA.public_modulus_len()];
-    RSA.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).unwrap();
+    RSA.sign(scheme, &SystemRandom::new(), message, &mut signature).unwrap();
     signature
 }
 

@@ -104,6 +104,22 @@ async fn an_abandoned_fetch_does_not_lock_others_out() {
     assert_eq!(outcome(&world.bearer(&token).await), "acme by alice");
 }
 
+/// While somebody's unknown key is being looked for, those with known keys do not wait.
+#[tokio::test]
+async fn known_keys_serve_while_others_are_looked_for() {
+    let world = World::new();
+    assert!(world.bearer(&signed_with("rsa")).await.is_ok());
+    *world.keys.down.lock().unwrap() = Some(Outage::Silence);
+    world.wait(30_000);
+    let (unknown, known) = (signed_with("made-up"), signed_with("rsa"));
+    let result = tokio::select! {
+        biased;
+        _ = world.bearer(&unknown) => panic!("nobody has answered"),
+        result = world.bearer(&known) => result,
+    };
+    assert_eq!((outcome(&result).as_str(), world.fetches()), ("acme by alice", 2));
+}
+
 /// What an address that answers `response`, and then hangs up, gives as keys.
 async fn served(response: Vec<u8>) -> Result<JwkSet, KeyFetchError> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
