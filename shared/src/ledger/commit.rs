@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_dynamodb::{
+    config::retry::RetryConfig,
     error::SdkError,
     operation::transact_write_items::TransactWriteItemsError,
     types::{AttributeValue, Put, TransactWriteItem, Update},
@@ -28,8 +29,10 @@ use crate::{
 const CHANGES_KEPT: Duration = Duration::from_hours(7 * 24);
 /// How long the result of a request with an idempotency key is kept.
 const RESULTS_KEPT: Duration = Duration::from_hours(24);
-/// How often a commit whose answer was lost is sent again, unchanged.
+/// How often a commit is sent, unchanged, until its outcome is known.
 const MAX_SENDS: usize = 4;
+/// The longest wait between two sends of one commit.
+const MAX_RESEND_WAIT: Duration = Duration::from_millis(300);
 
 /// A commit as it is meant to be.
 #[derive(Debug)]
@@ -179,36 +182,43 @@ impl Plan {
 impl Ledger {
     /// Attempts a commit.
     ///
-    /// Where the answer is lost, the same transaction is sent again at the same head: whichever of the two arrives first moves the
-    /// head, so the other cannot take effect. The change at the next revision then tells by its commit id whose it was.
+    /// Where the outcome of a send is open, the same transaction is sent again at the same head: whichever of the sends arrives
+    /// first moves the head, so no other can take effect. Once the head has moved, the change at the next revision tells by its
+    /// commit id whose commit it was.
     pub async fn commit(&self, scope: &TenantScope, plan: &Plan) -> Result<CommitOutcome, LedgerError> {
         let receipt = plan.receipt(scope);
         let items = self.transaction(scope, plan, &receipt)?;
-        let mut sends = 0;
-        loop {
-            sends += 1;
+        // The SDK's own retries would hide that an earlier send may have taken effect.
+        let once = aws_sdk_dynamodb::Config::builder().retry_config(RetryConfig::disabled());
+        let mut open = None;
+        for sends_left in (0..MAX_SENDS).rev() {
             let request = self.clients.dynamodb(scope).transact_write_items().set_transact_items(Some(items.clone()));
-            let Err(error) = request.send().await else {
+            let Err(error) = request.customize().config_override(once.clone()).send().await else {
                 return Ok(CommitOutcome::Committed(receipt, plan.change(scope)));
             };
             let failure = AwsFailure::of(Service::DynamoDb, "TransactWriteItems", &error);
-            let head_moved = match judge(&error, &failure) {
-                Judgement::Unknown => false,
-                Judgement::Lost if sends == 1 => return Ok(CommitOutcome::Lost),
-                // This send or an earlier one may have taken place; only the change log knows.
-                Judgement::HeadMoved | Judgement::Lost => true,
-                Judgement::Failed => return Err(failure.into()),
-            };
-            match self.change(scope, plan.revision()).await {
-                Ok(Some(change)) if change.commit == plan.commit => {
-                    return Ok(CommitOutcome::Committed(receipt, change));
+            match (judge(&error, &failure), open.take()) {
+                (Judgement::HeadMoved | Judgement::Lost, None) => return Ok(CommitOutcome::Lost),
+                (Judgement::HeadMoved, Some(lost_sight_by)) => {
+                    return match self.change(scope, plan.revision()).await {
+                        Ok(Some(change)) if change.commit == plan.commit => {
+                            Ok(CommitOutcome::Committed(receipt, change))
+                        }
+                        Ok(_) => Ok(CommitOutcome::Lost),
+                        Err(_) => Err(LedgerError::OutcomeUnknown(lost_sight_by)),
+                    };
                 }
-                Ok(Some(_)) => return Ok(CommitOutcome::Lost),
-                Ok(None) if head_moved => return Ok(CommitOutcome::Lost),
-                Ok(None) if sends < MAX_SENDS => {}
-                Ok(None) | Err(_) => return Err(LedgerError::OutcomeUnknown(failure)),
+                (Judgement::Open, _) => open = Some(failure),
+                (Judgement::Throttled, None) if sends_left > 0 => {}
+                (Judgement::Throttled | Judgement::Refused, None) => return Err(failure.into()),
+                // This send did nothing, but an earlier one still may.
+                (_, Some(lost_sight_by)) => open = Some(lost_sight_by),
             }
+            tokio::time::sleep(MAX_RESEND_WAIT.mul_f64(fastrand::f64())).await;
         }
+        // Without an open outcome the last failure would have been returned.
+        let unseen = || AwsFailure::unexpected(Service::DynamoDb, "TransactWriteItems", "no answer");
+        Err(LedgerError::OutcomeUnknown(open.unwrap_or_else(unseen)))
     }
 
     fn transaction(
@@ -273,31 +283,35 @@ enum Judgement {
     /// Something else stood in the way; nothing was written by this send.
     Lost,
     /// It may or may not have taken place.
-    Unknown,
+    Open,
+    /// It did not; the same may pass a moment later.
+    Throttled,
     /// It did not, and would not the next time.
-    Failed,
+    Refused,
 }
 
 fn judge<R: std::fmt::Debug>(error: &SdkError<TransactWriteItemsError, R>, failure: &AwsFailure) -> Judgement {
     let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) = error.as_service_error() else {
         return match failure.kind {
-            FailureKind::Unavailable => Judgement::Unknown,
-            FailureKind::Throttled | FailureKind::Refused => Judgement::Failed,
+            FailureKind::Unavailable => Judgement::Open,
+            FailureKind::Throttled => Judgement::Throttled,
+            FailureKind::Refused => Judgement::Refused,
         };
     };
     // The reasons come in the order of the items; the head is the first. Where nothing was wrong with an item, the code is "None".
-    let codes: Vec<_> = cancelled.cancellation_reasons().iter().map(|reason| reason.code().unwrap_or("None")).collect();
-    if codes.first() == Some(&"ConditionalCheckFailed") {
+    let codes = || cancelled.cancellation_reasons().iter().map(|reason| reason.code().unwrap_or("None"));
+    if codes().next() == Some("ConditionalCheckFailed") {
         return Judgement::HeadMoved;
     }
-    let passes_with_time = |code: &&str| {
-        matches!(
-            *code,
-            "ConditionalCheckFailed" | "TransactionConflict" | "ThrottlingError" | "ProvisionedThroughputExceeded"
-        )
-    };
-    let all_pass = codes.iter().filter(|code| **code != "None").all(passes_with_time);
-    if all_pass && codes.iter().any(passes_with_time) { Judgement::Lost } else { Judgement::Failed }
+    let mut worst = Judgement::Lost;
+    for code in codes() {
+        match code {
+            "None" | "ConditionalCheckFailed" | "TransactionConflict" => {}
+            "ThrottlingError" | "ProvisionedThroughputExceeded" => worst = Judgement::Throttled,
+            _ => return Judgement::Refused,
+        }
+    }
+    worst
 }
 
 /// The parts of an update expression. Every attribute is aliased, so that none can be a reserved word.

@@ -150,7 +150,7 @@ impl WriteService {
         let hash = idempotency.as_ref().map(|claim| claim.key_hash.as_str());
         let mut attempt = Attempt { commit: CommitId::random(), rolled_back: None, around: None, puts: 0 };
         let give_up_at = tokio::time::Instant::now() + CONTENTION_BUDGET;
-        let mut ceiling = Duration::from_millis(8);
+        let mut ceiling = Duration::from_millis(20);
         loop {
             let basis = self.foundation.ledger.basis(scope, &keys, hash).await?;
             if let Some(earlier) = basis.earlier {
@@ -185,7 +185,7 @@ impl WriteService {
             }
             // Full jitter: the many that lost come back spread out.
             tokio::time::sleep(ceiling.mul_f64(fastrand::f64())).await;
-            ceiling = (ceiling * 2).min(Duration::from_millis(250));
+            ceiling = (ceiling * 2).min(Duration::from_millis(400));
         }
     }
 
