@@ -3,6 +3,9 @@
 //! The rule that keeps it from ever being stale: an entry is put in only if the tenant's revision is still the one at which its
 //! load began. A load that was overtaken by a change may have read the value of before that change; kept beside the newer
 //! revision it would be believed for ever.
+//!
+//! And never mixed: an entry from after the revision is not put in either, nor given to a reader who is still at an earlier one.
+//! Beside its neighbours it might show half a transaction.
 
 use std::{
     sync::{
@@ -55,20 +58,24 @@ pub struct Validity {
 #[derive(Debug)]
 pub struct Cache {
     tenants: WeightedCache<TenantId, Arc<Mutex<Option<Validity>>>>,
-    entries: WeightedCache<EntryId, Known, Bytes>,
+    entries: WeightedCache<EntryId, Held, Bytes>,
     counter: AtomicU64,
 }
 
 /// The tenant stands in the key itself; the generation makes all entries of a dropped tenant unreachable at once.
 type EntryId = (TenantId, u64, Box<str>);
+/// What is known, and the revision at which it was found.
+type Held = (Revision, Known);
 
 #[derive(Clone, Debug)]
 struct Bytes;
 
-impl Weighter<EntryId, Known> for Bytes {
-    fn weight(&self, (tenant, _, key): &EntryId, known: &Known) -> u64 {
-        let held =
-            known.as_ref().map_or(0, |resolved| resolved.value.as_json().len() + resolved.entry.key.as_str().len());
+impl Weighter<EntryId, Held> for Bytes {
+    fn weight(&self, (tenant, _, key): &EntryId, (_, known): &Held) -> u64 {
+        let held = known.as_ref().map_or(0, |resolved| {
+            let entry = &resolved.entry;
+            resolved.value.as_json().len() + entry.key.as_str().len() + entry.author.as_str().len()
+        });
         (ENTRY_OVERHEAD + tenant.as_str().len() + key.len() + held) as u64
     }
 }
@@ -173,18 +180,22 @@ impl Cache {
         valid
     }
 
-    /// What is known of a key, valid at `valid` or later.
+    /// What is known of a key at `valid`.
     pub fn get(&self, tenant: &TenantId, valid: &Validity, key: &ConfigKey) -> Option<Known> {
-        self.entries.get(&(tenant.clone(), valid.generation, key.as_str().into()))
+        let (found_at, known) = self.entries.get(&(tenant.clone(), valid.generation, key.as_str().into()))?;
+        (found_at <= valid.head.revision).then_some(known)
     }
 
-    /// Keeps what a load found that began at `valid`, unless the tenant has moved on since.
+    /// Keeps what a load found that began at `valid`, unless the tenant has moved on since, as an entry from after `valid` shows too.
+    /// A deletion from after `valid` shows it as much; as `None` it cannot be told from others here, so it must not be passed in.
     pub fn insert(&self, tenant: &TenantId, valid: &Validity, key: &ConfigKey, known: Known) {
         let state = self.state(tenant);
         let state = lock(&state);
         let unmoved = state.as_ref().is_some_and(|now| now.generation == valid.generation && now.head == valid.head);
-        if unmoved {
-            self.entries.insert((tenant.clone(), valid.generation, key.as_str().into()), known);
+        let is_newer = known.as_ref().is_some_and(|resolved| resolved.entry.revision > valid.head.revision);
+        if unmoved && !is_newer {
+            let found = (valid.head.revision, known);
+            self.entries.insert((tenant.clone(), valid.generation, key.as_str().into()), found);
         }
     }
 
