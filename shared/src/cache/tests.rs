@@ -207,6 +207,7 @@ fn a_delta_drops_exactly_the_keys_it_names() {
 #[test]
 fn a_doubtful_delta_drops_the_tenant() {
     let foreign = Change { commit: CommitId::from_stored("another commit"), ..change(5, &[]) };
+    let misplaced = Change { commit: head(5).commit, ..change(4, &[]) };
     for (name, changes) in [
         ("nothing", vec![]),
         ("our own commit is missing", vec![change(6, &[]), change(7, &[])]),
@@ -218,6 +219,7 @@ fn a_doubtful_delta_drops_the_tenant() {
         ("one twice", vec![change(5, &[]), change(6, &[]), change(6, &[]), change(7, &[])]),
         ("the wrong order", vec![change(5, &[]), change(7, &[]), change(6, &[])]),
         ("one too early", vec![change(4, &[]), change(5, &[]), change(6, &[]), change(7, &[])]),
+        ("our commit at another revision", vec![misplaced, change(6, &[]), change(7, &[])]),
         ("another commit at our revision", vec![foreign, change(6, &[]), change(7, &[])]),
     ] {
         let (memory, earlier) = Memory::warm();
