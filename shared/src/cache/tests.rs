@@ -403,10 +403,14 @@ fn an_entry_weighs_its_texts() {
     let tenant = tenant(&"t".repeat(60));
     let Observed::Valid(valid) = cache.observe(&tenant, cache.ask(at(0)), &head(5)) else { panic!("behind") };
     let key = key(&"k".repeat(60));
-    let mut resolved = Arc::unwrap_or_clone(entry(&key, 3, &"v".repeat(5_000)));
-    resolved.entry.author = Author::new(&"ä".repeat(128));
-    cache.insert(&tenant, &valid, &key, Some(Arc::new(resolved)));
-    // The value, the tenant, the key twice, and the author's 256 bytes.
-    let texts = 5_000 + 60 + 2 * 60 + 256;
-    assert!((texts..texts + 1_000).contains(&cache.bytes()), "{}", cache.bytes());
+    let weight = |author: &str| {
+        let mut resolved = Arc::unwrap_or_clone(entry(&key, 3, &"v".repeat(5_000)));
+        resolved.entry.author = Author::new(author);
+        cache.insert(&tenant, &valid, &key, Some(Arc::new(resolved)));
+        cache.bytes()
+    };
+    // The value, the tenant, the key twice, and the author's bytes.
+    let texts = 5_000 + 60 + 2 * 60 + 1;
+    assert!((texts..texts + 1_000).contains(&weight("a")), "{}", weight("a"));
+    assert_eq!(weight(&"ä".repeat(128)) - weight("a"), 255);
 }
