@@ -106,7 +106,8 @@ fn event_of(request: &[u8]) -> Value {
 
 /// Reads what any route reads, whatever the route; whether everything that this request's route needs was taken.
 fn read_all(event: &Event, source: &Value) -> bool {
-    let key = BEFORE_KEYS.iter().find(|prefix| event.path().starts_with(**prefix)).map(|prefix| key(event, prefix));
+    let key =
+        BEFORE_KEYS.iter().find(|prefix| event.path().starts_with(**prefix)).map(|prefix| key(event, prefix, source));
     let query = queries(event);
     let conditions = blamed(event.precondition()).is_some();
     let body = blamed(event.body()).is_some_and(|text| bodies(event, &text));
@@ -120,13 +121,15 @@ fn blamed<T>(result: Result<T, Problem>) -> Option<T> {
     result.map_err(assert_blames_the_request).ok()
 }
 
-fn key(event: &Event, prefix: &str) -> bool {
-    let Some(key) = blamed(event.key(prefix, &ROUTES)) else { return false };
-    let raw = &event.path()[prefix.len()..];
-    let once = percent_encoding::percent_decode_str(raw).decode_utf8_lossy();
-    assert_eq!(key.as_str(), once, "the key is not the path's");
-    assert_eq!(ConfigKey::parse(key.as_str(), &ROUTES).as_ref(), Ok(&key));
-    true
+/// The key is what stands in the path, decoded once, and in API Gateway's parameter, if there is one; else there is none.
+fn key(event: &Event, prefix: &str, source: &Value) -> bool {
+    let key = blamed(event.key(prefix, &ROUTES));
+    let decoded = percent_encoding::percent_decode_str(&event.path()[prefix.len()..]).decode_utf8().ok();
+    let parameter = source["pathParameters"]["key"].as_str();
+    let agreed = decoded.filter(|decoded| parameter.is_none_or(|parameter| parameter == decoded));
+    let expected = agreed.and_then(|text| ConfigKey::parse(&text, &ROUTES).ok());
+    assert_eq!(key, expected, "the key is not the path's");
+    key.is_some()
 }
 
 /// The query as each route knows it; whether any of them takes it whole.
