@@ -1,1 +1,139 @@
-//! To come.
+//! What reads cost, and what a reader gets while a store is down.
+
+use std::time::Duration;
+
+use emulator::Fault;
+use serde_json::json;
+
+use crate::harness::Api;
+
+/// Promise: a warm read of an unchanged tenant costs one small read of the head, whatever the store, and a change costs the
+/// changed key only.
+#[tokio::test]
+async fn a_warm_read_costs_one_look_at_the_head() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let keys = ["tenant_config_k", "param_config_k", "around_config_k", "secret_config_k"];
+    for key in keys {
+        acme.put(key, &json!(key)).await.expect(201);
+        acme.get(key).await.expect(200);
+    }
+    acme.get("tenant_config_absent").await.expect(404);
+    api.settled().await;
+    let calls = api.suite.emulator().calls();
+    // The last write moved the tenant on; from here on nothing does.
+    for key in keys {
+        acme.get(key).await.expect(200);
+    }
+    for key in keys {
+        calls.reset();
+        assert_eq!(acme.get(key).await.expect(200).body["value"], key);
+        assert_eq!(calls.snapshot(), [("GetItem".to_owned(), 1)].into(), "{key}");
+    }
+    calls.reset();
+    acme.get("tenant_config_absent").await.expect(404);
+    assert_eq!(calls.snapshot(), [("GetItem".to_owned(), 1)].into(), "that there is nothing is known, too");
+    calls.reset();
+    acme.batch_get(&keys).await.expect(200);
+    assert_eq!(calls.snapshot(), [("GetItem".to_owned(), 1)].into());
+
+    acme.put("tenant_config_k", &json!("new")).await.expect(200);
+    api.settled().await;
+    calls.reset();
+    assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "secret_config_k");
+    assert_eq!(calls.snapshot(), [("GetItem".to_owned(), 1), ("Query".to_owned(), 1)].into(), "head and changes");
+    calls.reset();
+    assert_eq!(acme.get("tenant_config_k").await.expect(200).body["value"], "new");
+    assert_eq!(calls.snapshot(), [("GetItem".to_owned(), 2)].into(), "head and entry");
+
+    calls.reset();
+    let accepted = acme.get("param_config_k").header("cache-control", "max-age=5").await.expect(200);
+    assert_eq!((calls.total(), accepted.header("age")), (0, "0"), "who accepts an answer of just now costs nothing");
+    api.suite.stop().await;
+}
+
+/// Promise: `max-age` is a bound: what was validated longer ago is validated again, and without it every read sees the newest.
+#[tokio::test]
+async fn max_age_is_a_bound() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    acme.put("tenant_config_k", &json!(1)).await.expect(201);
+    acme.get("tenant_config_k").await.expect(200);
+    acme.put("tenant_config_k", &json!(2)).await.expect(200);
+    let old = acme.get("tenant_config_k").header("cache-control", "max-age=60").await.expect(200);
+    assert_eq!((&old.body["value"], old.revision()), (&json!(1), 1));
+    let other_directive = acme.get("tenant_config_k").header("cache-control", "max-age=60, no-cache").await.expect(200);
+    assert_eq!(other_directive.body["value"], 2);
+    acme.put("tenant_config_k", &json!(3)).await.expect(200);
+    api.pass(Duration::from_secs(61));
+    assert_eq!(acme.get("tenant_config_k").header("cache-control", "max-age=60").await.expect(200).body["value"], 3);
+    acme.put("tenant_config_k", &json!(4)).await.expect(200);
+    assert_eq!(acme.get("tenant_config_k").await.expect(200).body["value"], 4);
+    api.suite.stop().await;
+}
+
+/// Promise: while a store is down, who accepts it gets the last known value, marked and with its age; who does not, a 503 that
+/// says when to come back; and the newest value again as soon as the store is back.
+#[tokio::test]
+async fn an_outage_is_survived_by_those_who_allow_it() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    for key in ["tenant_config_k", "secret_config_k"] {
+        acme.put(key, &json!("known")).await.expect(201);
+    }
+    for key in ["tenant_config_k", "secret_config_k"] {
+        acme.get(key).await.expect(200);
+    }
+    let down = || api.suite.emulator().faults().inject("GetItem", Fault::InternalError, 1000);
+    down();
+    api.pass(Duration::from_secs(30));
+    for key in ["tenant_config_k", "secret_config_k"] {
+        let stale = acme.get(key).header("cache-control", "stale-if-error=600").await.expect(200);
+        assert_eq!((&stale.body["value"], stale.header("tenantry-stale")), (&json!("known"), "true"));
+        let age: u64 = stale.header("age").parse().expect("seconds");
+        assert!((30..60).contains(&age), "{age}");
+        let refused = acme.get(key).await.expect_problem(503, "unavailable");
+        assert!(!refused.header("retry-after").is_empty());
+        acme.get(key).header("cache-control", "stale-if-error=10").await.expect_problem(503, "unavailable");
+    }
+    let elsewhere = acme.get("tenant_config_never_read").header("cache-control", "stale-if-error=600").await;
+    elsewhere.expect_problem(503, "unavailable");
+    let other = api.tenant("globex").get("tenant_config_k").header("cache-control", "stale-if-error=600").await;
+    other.expect_problem(503, "unavailable");
+    api.suite.emulator().faults().clear();
+    let fresh = acme.get("tenant_config_k").header("cache-control", "stale-if-error=600").await.expect(200);
+    assert_eq!((fresh.header("tenantry-stale"), fresh.header("age")), ("", ""));
+    api.suite.stop().await;
+}
+
+/// Promise: a secret whose store is down is 503, the ledger's own values are not affected.
+#[tokio::test]
+async fn one_store_down_is_not_all_down() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    for key in ["tenant_config_k", "param_config_k", "secret_config_k"] {
+        acme.put(key, &json!("v")).await.expect(201);
+    }
+    api.suite.emulator().faults().inject("GetParameters", Fault::InternalError, 1000);
+    for key in ["tenant_config_k", "param_config_k"] {
+        acme.get(key).await.expect(200);
+    }
+    acme.get("secret_config_k").await.expect_problem(503, "unavailable");
+    api.suite.emulator().faults().clear();
+    api.suite.emulator().faults().inject("GetParameters", Fault::Throttle, 1000);
+    acme.get("secret_config_k").await.expect_problem(429, "throttled");
+    api.suite.stop().await;
+}
+
+/// Promise: a cache of no bytes changes costs, never answers.
+#[tokio::test]
+async fn without_memory_every_answer_is_the_same() {
+    let parameters = [("CacheMaxBytes".to_owned(), "0".to_owned())].into();
+    let api = Api::with(local::Options { parameters, ..local::Options::default() }).await;
+    let acme = api.tenant("acme");
+    for n in 0..3 {
+        acme.put("tenant_config_k", &json!(n)).await;
+        assert_eq!(acme.get("tenant_config_k").await.expect(200).body["value"], n);
+    }
+    api.suite.stop().await;
+}

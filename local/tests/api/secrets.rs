@@ -1,1 +1,83 @@
-//! To come.
+//! Secrets: their plaintext stays in one place.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use emulator::Fault;
+use serde_json::json;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+use crate::harness::Api;
+
+/// What has been logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic while logging").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// Promise: a secret's value stands in no log line of ours, whatever goes wrong, in no item of the ledger, in no change, and in no
+/// error; and no other tenant's name stands in what is logged for one.
+#[tokio::test]
+async fn plaintext_stays_in_parameter_store() {
+    const CANARY: &str = "canary-7f3a9d";
+    let log = Log::default();
+    let ours =
+        EnvFilter::new("tenantry=trace,config_read=trace,config_write=trace,config_refresh=trace,local=trace,info");
+    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_env_filter(ours).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+
+    let data = tempfile::tempdir().expect("a folder");
+    let api = Api::with(local::Options { data: Some(data.path().to_owned()), ..local::Options::default() }).await;
+    let acme = api.tenant("acme");
+    let secret = json!({"password": CANARY});
+    let written = acme.put("secret_config_db", &secret).header("idempotency-key", "k").await.expect(201);
+    let read = acme.get("secret_config_db").await.expect(200);
+    assert_eq!((&read.body["value"], read.header("cache-control")), (&secret, "no-store"));
+    for operation in ["PutParameter", "TransactWriteItems", "DescribeParameters", "GetItem", "BatchGetItem"] {
+        api.suite.emulator().faults().inject(operation, Fault::InternalError, 20);
+        let failed = acme.put("secret_config_db", &json!(format!("{CANARY}!"))).await;
+        assert!(!failed.text.contains(CANARY), "{}", failed.text);
+        api.suite.emulator().faults().clear();
+    }
+    let too_large = acme.put("secret_config_db", &json!(CANARY.repeat(1000))).await.expect_problem(413, "too-large");
+    let lost = acme.put("secret_config_db", &json!(CANARY)).header("if-none-match", "*").await.expect(412);
+    for answer in [&written, &too_large, &lost, &acme.changes("since=0").await] {
+        assert!(!answer.text.contains(CANARY), "{}", answer.text);
+    }
+    api.suite.run_schedules().await.expect("a sweep");
+    api.suite.stop().await;
+
+    let logged = String::from_utf8_lossy(&log.0.lock().expect("no panic while logging")).into_owned();
+    assert!(logged.contains("an AWS call failed"), "the log is looked at: {logged}");
+    assert!(!logged.contains(CANARY), "{logged}");
+    assert!(!logged.contains("Bearer "), "{logged}");
+    let mut files = 0;
+    for entry in std::fs::read_dir(data.path().join("aws")).expect("the emulator's folder") {
+        let path = entry.expect("a file").path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().contains("dynamodb")) {
+            files += 1;
+            let bytes = std::fs::read(&path).expect("readable");
+            assert!(!String::from_utf8_lossy(&bytes).contains(CANARY), "{}", path.display());
+        }
+    }
+    assert!(files > 0, "the ledger's file is looked at");
+}
