@@ -1,10 +1,18 @@
 //! Request bodies: JSON objects whose members are all known.
 
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::value::RawValue;
 
 use super::{Problem, ProblemType};
 use crate::{entry::Version, value::ConfigValue};
+
+/// How much of what the JSON parser says is passed on, in characters: it repeats names and texts of the body, however long they are.
+const MAX_SHOWN: usize = 200;
 
 /// `PUT /v1/config/{key+}`.
 #[derive(Debug, Deserialize)]
@@ -33,6 +41,7 @@ pub struct BatchGetBody {
 #[serde(deny_unknown_fields)]
 pub struct TransactionBody {
     /// Puts and deletes.
+    #[serde(deserialize_with = "objects")]
     pub operations: Vec<OperationBody>,
 }
 
@@ -102,9 +111,40 @@ impl OperationBody {
 
 /// Parses a body.
 pub(super) fn parse<T: DeserializeOwned>(body: &str, form: &str) -> Result<T, Problem> {
-    serde_json::from_str(body).map_err(|error| {
-        Problem::new(ProblemType::InvalidBody, format!("the body is not a JSON object of the form {form}: {error}"))
-    })
+    match serde_json::from_str(body) {
+        Ok(Object(parsed)) => Ok(parsed),
+        Err(error) => {
+            let shown: String = error.to_string().chars().take(MAX_SHOWN).collect();
+            let rule = format!("the body is not a JSON object of the form {form}: {shown}");
+            Err(Problem::new(ProblemType::InvalidBody, rule))
+        }
+    }
+}
+
+/// A JSON object. Code that serde derives takes an array of the members' values for one too, which nobody means to send.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_map(Members(PhantomData)).map(Object)
+    }
+}
+
+fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let objects = Vec::<Object<T>>::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|Object(one)| one).collect())
 }
 
 impl super::Event {

@@ -6,7 +6,7 @@
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use super::{Problem, ProblemType};
-use crate::tenant::TenantId;
+use crate::{key::is_key_prefix, tenant::TenantId};
 
 /// The form of today's cursors.
 const FORMAT: &str = "cursor/1";
@@ -43,7 +43,7 @@ impl Cursor<'_> {
         decoded
             .as_deref()
             .and_then(|text| text.split_at_checked(CHECK_DIGITS))
-            .filter(|(check, position)| *check == self.check(position))
+            .filter(|(check, position)| *check == self.check(position) && self.can_be_at(position))
             .map(|(_, position)| position.to_owned())
             .ok_or_else(|| {
                 Problem::new(
@@ -51,6 +51,15 @@ impl Cursor<'_> {
                     "the cursor does not belong to this query; send it back unchanged, with the parameters that it came with, or start without one",
                 )
             })
+    }
+
+    /// Whether the query can have ended at `position`. Somebody may compute a check on purpose, and DynamoDB fails on a position
+    /// outside the range that is asked for.
+    fn can_be_at(&self, position: &str) -> bool {
+        match self.kind {
+            CursorKind::List(prefix) => position.starts_with(prefix) && is_key_prefix(position),
+            CursorKind::History(_) => super::whole_number(position).is_some_and(|version| version > 0),
+        }
     }
 
     fn check(&self, position: &str) -> String {

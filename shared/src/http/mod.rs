@@ -8,7 +8,10 @@ mod cursor;
 mod problem;
 mod respond;
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    time::Duration,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use percent_encoding::percent_decode_str;
@@ -43,7 +46,7 @@ pub struct Event {
     raw_path: String,
     #[serde(default)]
     raw_query_string: String,
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "names_in_lower_case")]
     headers: HashMap<String, String>,
     #[serde(default, deserialize_with = "null_is_empty")]
     path_parameters: HashMap<String, String>,
@@ -120,7 +123,7 @@ impl Event {
         }
     }
 
-    /// A header's value; several of one name arrive joined by commas.
+    /// The value of a header, whose name is given in lower case; several of one name arrive joined by commas.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
@@ -177,25 +180,20 @@ impl Event {
         self.header(name).map(parse).transpose()
     }
 
-    /// How fresh the answer must be, by `Cache-Control` (RFC 9111, 5.2.1; RFC 5861, 4).
+    /// How fresh the answer must be, by `Cache-Control` (RFC 9111, 5.2.1; RFC 5861, 4). Of a directive that stands twice, the
+    /// stricter one counts.
     pub fn freshness(&self, min_revision: Option<Revision>) -> Freshness {
-        let mut freshness = Freshness { min_revision, ..Freshness::default() };
-        for directive in self.header("cache-control").unwrap_or_default().split(',') {
-            let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
-            let digits = value.trim().trim_matches('"');
-            // Too long for a number is a long time; what is no number at all is the strictest reading.
-            let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-            let seconds = if is_number { digits.parse().unwrap_or(u64::from(u32::MAX)) } else { 0 };
-            match name.trim().to_ascii_lowercase().as_str() {
-                "max-age" => freshness.max_age = std::time::Duration::from_secs(seconds.min(u64::from(u32::MAX))),
-                "stale-if-error" => {
-                    freshness.stale_if_error = std::time::Duration::from_secs(seconds.min(u64::from(u32::MAX)));
-                }
-                "no-cache" => return Freshness { max_age: std::time::Duration::ZERO, ..freshness },
-                _ => {}
-            }
+        let header = self.header("cache-control").unwrap_or_default();
+        let shortest = |wanted: &str| {
+            let durations = directives(header).filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
+            durations.map(|(_, duration)| duration).min()
+        };
+        let max_age = shortest("max-age").filter(|_| shortest("no-cache").is_none());
+        Freshness {
+            max_age: max_age.unwrap_or_default(),
+            stale_if_error: shortest("stale-if-error").unwrap_or_default(),
+            min_revision,
         }
-        freshness
     }
 
     /// The request's idempotency claim, if it carries an `Idempotency-Key`.
@@ -270,16 +268,31 @@ impl Query {
         Ok(self.number(name)?.map(Revision::new))
     }
 
-    /// A whole number in its one decimal spelling.
     fn number(&self, name: &'static str) -> Result<Option<u64>, Problem> {
         let parse = |text: &str| {
-            let number = text.parse::<u64>().ok().filter(|number| number.to_string() == text && *number <= MAX_COUNTER);
-            number.ok_or_else(|| {
+            whole_number(text).ok_or_else(|| {
                 Problem::new(ProblemType::InvalidParameter, format!("{name} must be a whole number, in digits only"))
             })
         };
         self.text(name).map(parse).transpose()
     }
+}
+
+/// A whole number in its one decimal spelling, as large as any counter gets at most.
+fn whole_number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number: &u64| number.to_string() == text && *number <= MAX_COUNTER)
+}
+
+/// The directives of a `Cache-Control` header, each with its duration.
+fn directives(header: &str) -> impl Iterator<Item = (&str, Duration)> {
+    header.split(',').map(|directive| {
+        let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+        let digits = value.trim().trim_matches('"');
+        // Too long for a number is a long time; what is no number at all is the strictest reading.
+        let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let seconds = if is_number { digits.parse().unwrap_or(u32::MAX) } else { 0 };
+        (name.trim(), Duration::from_secs(seconds.into()))
+    })
 }
 
 /// SHA-256 over parts that cannot run into each other, in hexadecimal.
@@ -294,6 +307,19 @@ fn sha256_hex(parts: &[&str]) -> String {
 
 fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, String>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// API Gateway sends the names of headers in lower case; `sam local` leaves them as the client spelt them.
+fn names_in_lower_case<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, String>, D::Error> {
+    let given: Option<BTreeMap<String, String>> = Option::deserialize(deserializer)?;
+    let mut headers: HashMap<String, String> = HashMap::new();
+    for (name, value) in given.into_iter().flatten() {
+        match headers.entry(name.to_ascii_lowercase()) {
+            Entry::Vacant(vacant) => _ = vacant.insert(value),
+            Entry::Occupied(mut several) => several.get_mut().extend([",", &value]),
+        }
+    }
+    Ok(headers)
 }
 
 /// Claims arrive as text; what is not is no claim that anything here goes by.

@@ -1,0 +1,265 @@
+//! What callers are told when something is wrong, and who is let in at all.
+
+use async_trait::async_trait;
+use jsonwebtoken::jwk::JwkSet;
+
+use super::*;
+use crate::{
+    auth::{FetchKeys, KeyFetchError},
+    aws::{AwsFailure, FailureKind, Service},
+    clock::{Clock, Timestamp},
+    entry::{CommitId, ETag},
+    ledger::LedgerError,
+    service::{ReadError, WriteError},
+    settings::TokenSettings,
+    store::{StoreError, ValueRefused},
+    value::ConfigValue,
+};
+
+fn key(text: &str) -> ConfigKey {
+    ConfigKey::parse(text, &TagRoutes::default()).unwrap()
+}
+
+/// A header of the answer.
+fn header(answer: &Answer, name: &str) -> Option<String> {
+    answer.headers.get(name).map(|value| value.to_str().unwrap().to_owned())
+}
+
+/// Status and type of every kind of problem are part of the API: clients branch on them.
+#[test]
+fn statuses_and_types_are_as_published() {
+    for (kind, status, name) in [
+        (ProblemType::InvalidKey, 400, "invalid-key"),
+        (ProblemType::InvalidValue, 400, "invalid-value"),
+        (ProblemType::InvalidParameter, 400, "invalid-parameter"),
+        (ProblemType::InvalidBody, 400, "invalid-body"),
+        (ProblemType::Unauthenticated, 401, "unauthenticated"),
+        (ProblemType::Forbidden, 403, "forbidden"),
+        (ProblemType::NotFound, 404, "not-found"),
+        (ProblemType::Contention, 409, "contention"),
+        (ProblemType::Gone, 410, "gone"),
+        (ProblemType::PreconditionFailed, 412, "precondition-failed"),
+        (ProblemType::TooLarge, 413, "too-large"),
+        (ProblemType::Unprocessable, 422, "unprocessable"),
+        (ProblemType::Throttled, 429, "throttled"),
+        (ProblemType::Unavailable, 503, "unavailable"),
+    ] {
+        let answer = Problem::new(kind, "what to do").answer();
+        assert_eq!(header(&answer, "content-type").as_deref(), Some("application/problem+json"));
+        assert_eq!(header(&answer, "cache-control").as_deref(), Some("private, no-cache"));
+        assert_eq!(header(&answer, "www-authenticate").as_deref(), (status == 401).then_some("Bearer"), "{kind:?}");
+        assert_eq!(header(&answer, "retry-after"), None);
+        let (shown_status, body) = shown(Problem::new(kind, "what to do"));
+        let title = body["title"].as_str().unwrap().to_owned();
+        assert!(!title.is_empty());
+        let expected = json!({"type": format!("urn:tenantry:problem:{name}"), "title": title, "status": status, "detail": "what to do"});
+        assert_eq!((shown_status, body), (status, expected), "{kind:?}");
+    }
+}
+
+/// When to come back, at which revision it was seen, and what else there is to know, stand where clients look for them.
+#[test]
+fn a_problem_carries_what_helps() {
+    let problem =
+        Problem::new(ProblemType::Contention, "try \"again\"\n").retry_after(7).at(Revision::new(41)).with("key", "k");
+    let answer = problem.answer();
+    assert_eq!(header(&answer, "retry-after").as_deref(), Some("7"));
+    assert_eq!(header(&answer, "tenantry-revision").as_deref(), Some("41"));
+    let problem = Problem::new(ProblemType::Contention, "try \"again\"\n").with("key", "k");
+    let (_, body) = shown(problem);
+    assert_eq!((&body["key"], &body["detail"]), (&json!("k"), &json!("try \"again\"\n")));
+}
+
+/// The outcome of each error of a service: status, type, `Retry-After`, and a part of the detail.
+#[test]
+fn every_error_has_its_answer() {
+    let too_large = ValueRefused::TooLarge { store: "DynamoDB", tag: "x_".to_owned(), bytes: 9, limit: 8 };
+    let name_too_long = ValueRefused::NameTooLong { store: "Parameter Store", bytes: 9, limit: 8 };
+    let unreadable = ConfigValue::parse("{").unwrap_err();
+    let (version, revision) = (Version::new(3), Revision::new(41));
+    let a = || key("tenant_config_a");
+    let cases: Vec<(Problem, &str, Option<&str>, &str)> = vec![
+        (ReadError::ValueMissing(a()).into(), "503 unavailable", Some("5"), "tenant_config_a"),
+        (
+            ReadError::NotReached { head: revision, asked: Revision::new(50) }.into(),
+            "422 unprocessable",
+            None,
+            "50 was asked for",
+        ),
+        (ReadError::Contention.into(), "409 contention", Some("1"), "try again"),
+        (ReadError::Compacted(revision).into(), "410 gone", None, "take a fresh list"),
+        (ReadError::Store(StoreError::Gone).into(), "503 unavailable", Some("5"), "try again later"),
+        (ReadError::Store(StoreError::Unreadable(unreadable)).into(), "503 unavailable", Some("5"), "try again later"),
+        (WriteError::Refused(too_large).into(), "413 too-large", None, "at most 8 bytes"),
+        (WriteError::Refused(name_too_long).into(), "400 invalid-key", None, "use a shorter key"),
+        (WriteError::NotFound(a()).into(), "404 not-found", None, "tenant_config_a has no value"),
+        (WriteError::NoSuchVersion(a(), version).into(), "404 not-found", None, "no version 3"),
+        (WriteError::VersionGone(a(), version).into(), "410 gone", None, "not kept any more"),
+        (WriteError::VersionIsTombstone(a(), version).into(), "422 unprocessable", None, "use DELETE"),
+        (WriteError::IdempotencyMismatch.into(), "422 unprocessable", None, "use a new key"),
+        (
+            WriteError::CannotJoin { tag: "x_".to_owned(), key: a() }.into(),
+            "422 unprocessable",
+            None,
+            "write tenant_config_a on its own",
+        ),
+        (WriteError::TransactionTooLarge(2_000_000).into(), "413 too-large", None, "2000000 bytes"),
+        (WriteError::Contention.into(), "409 contention", Some("1"), "nothing was written"),
+        (WriteError::Removing(a()).into(), "409 contention", Some("30"), "being removed"),
+        (Problem::no_route(), "404 not-found", None, "/v1/"),
+        (Problem::no_value(&a(), revision), "404 not-found", None, "tenant_config_a has no value"),
+    ];
+    for (problem, expected, retry_after, detail) in cases {
+        let answer = problem.answer();
+        let Some(lambda_http::Body::Text(text)) = &answer.body else { panic!("a problem has a text") };
+        let body: Value = serde_json::from_str(text).unwrap();
+        let name = body["type"].as_str().unwrap().trim_start_matches("urn:tenantry:problem:");
+        assert_eq!(format!("{} {name}", answer.status_code), expected, "{text}");
+        assert_eq!(header(&answer, "retry-after").as_deref(), retry_after, "{text}");
+        assert!(body["detail"].as_str().unwrap().contains(detail), "{text}");
+    }
+}
+
+/// A failed precondition brings the current tag and revision along, so that the client can decide anew at once.
+#[test]
+fn a_failed_precondition_tells_the_current_tag() {
+    let etag = ETag::new(Version::new(3), &CommitId::from_stored("0123456789abcdef"));
+    for (current, shown) in [(Some(etag), Some("\"3-0123456789ab\"")), (None, None)] {
+        let problem: Problem =
+            WriteError::Precondition { key: key("tenant_config_a"), current, head: Revision::new(41) }.into();
+        let answer = problem.answer();
+        assert_eq!((answer.status_code, header(&answer, "etag").as_deref()), (412, shown));
+        assert_eq!(header(&answer, "tenantry-revision").as_deref(), Some("41"));
+    }
+}
+
+/// What AWS says is for the log: it names accounts, tables, roles and hosts. The caller learns which service, and when to come back.
+#[test]
+fn what_aws_says_stays_inside() {
+    const INSIDE: &str =
+        "User: arn:aws:sts::123456789012:assumed-role/tenantry is not authorized on table/tenantry-ledger";
+    let failure = |kind| {
+        let mut failure = AwsFailure::unexpected(Service::DynamoDb, "GetItem", INSIDE);
+        failure.kind = kind;
+        failure.code = Some("AccessDeniedException".to_owned());
+        failure
+    };
+    for (kind, status, retry_after) in
+        [(FailureKind::Throttled, 429, "1"), (FailureKind::Unavailable, 503, "2"), (FailureKind::Refused, 503, "60")]
+    {
+        let ways: [Problem; 7] = [
+            failure(kind).into(),
+            LedgerError::Aws(failure(kind)).into(),
+            StoreError::Aws(failure(kind)).into(),
+            ReadError::Ledger(LedgerError::Aws(failure(kind))).into(),
+            ReadError::Store(StoreError::Aws(failure(kind))).into(),
+            WriteError::Ledger(LedgerError::Aws(failure(kind))).into(),
+            WriteError::Store(StoreError::Aws(failure(kind))).into(),
+        ];
+        for problem in ways {
+            let answer = problem.answer();
+            assert_eq!(
+                (answer.status_code, header(&answer, "retry-after").as_deref()),
+                (status, Some(retry_after)),
+                "{kind:?}"
+            );
+            let all = format!("{answer:?}");
+            assert!(all.contains("DynamoDB"), "{all}");
+            for secret in
+                ["arn:", "123456789012", "assumed-role", "ledger", "GetItem", "AccessDenied", "not authorized"]
+            {
+                assert!(!all.contains(secret), "{kind:?} tells {secret}: {all}");
+            }
+        }
+    }
+    let unknown: Problem = WriteError::Ledger(LedgerError::OutcomeUnknown(failure(FailureKind::Unavailable))).into();
+    let answer = unknown.answer();
+    assert_eq!((answer.status_code, header(&answer, "retry-after").as_deref()), (503, Some("2")));
+    let all = format!("{answer:?}");
+    assert!(all.contains("Idempotency-Key") && !all.contains("arn:") && !all.contains("ledger"), "{all}");
+}
+
+/// An issuer that is down, and names itself in its failures.
+struct Down;
+
+#[async_trait]
+impl FetchKeys for Down {
+    async fn fetch(&self) -> Result<JwkSet, KeyFetchError> {
+        Err(KeyFetchError::Transport("connection to issuer.internal:8443 refused".into()))
+    }
+}
+
+fn authenticator() -> Authenticator {
+    let settings = TokenSettings {
+        issuer: "https://issuer.example".to_owned(),
+        audience: vec!["client".to_owned()],
+        jwks_url: String::new(),
+        tenant_claim: "custom:tenantId".to_owned(),
+    };
+    Authenticator::new(&settings, Box::new(Down), Clock::new(|| Timestamp::from_millis(0)))
+}
+
+/// Who is let in: by the authorizer's claims where there are any, else by the bearer token. A token is never looked at beside claims,
+/// and no header, parameter or body makes up for a claim.
+#[tokio::test]
+async fn callers_come_in_by_claims_or_token() {
+    let header = base64_token(r#"{"alg":"RS256","kid":"k"}"#);
+    let context = |authorizer: Value| json!({"http": {"method": "GET"}, "authorizer": authorizer});
+    let claims = |claims: Value| context(json!({"jwt": {"claims": claims}}));
+    let all = json!({"custom:tenantId": "acme", "scope": "config/read"});
+    for (context, headers, expected) in [
+        (claims(all.clone()), json!({}), "acme"),
+        (
+            claims(all),
+            json!({"authorization": "Bearer rubbish", "x-tenant-id": "globex", "custom:tenantId": "globex"}),
+            "acme",
+        ),
+        (
+            claims(json!({"custom:tenantId": "acme", "scope": "config/write"})),
+            json!({}),
+            "403 forbidden: the token lacks the scope config/read",
+        ),
+        (
+            claims(json!({"scope": "config/read"})),
+            json!({"custom:tenantid": "acme"}),
+            "403 forbidden: the token names no tenant",
+        ),
+        (
+            claims(json!({"custom:tenantId": ["acme"], "scope": "config/read"})),
+            json!({}),
+            "403 forbidden: the token names no tenant",
+        ),
+        (claims(json!({})), json!({"authorization": header.clone()}), "403 forbidden: the token names no tenant"),
+        (context(json!(null)), json!({}), "401 unauthenticated: there is no bearer token"),
+        (
+            context(json!({"jwt": null})),
+            json!({"authorization": "Basic eDp5"}),
+            "401 unauthenticated: there is no bearer token",
+        ),
+        (
+            context(json!({"lambda": {"custom:tenantId": "acme"}})),
+            json!({}),
+            "401 unauthenticated: there is no bearer token",
+        ),
+        (
+            context(json!(null)),
+            json!({"authorization": "Bearer rubbish"}),
+            "401 unauthenticated: the bearer token is not valid here",
+        ),
+        (context(json!(null)), json!({"authorization": header}), "503 unavailable: the token cannot be checked now"),
+    ] {
+        let event = event(json!({"requestContext": context, "headers": headers}));
+        let came = match event.authorize(&authenticator(), Permission::Read).await {
+            Ok(scope) => scope.tenant().to_string(),
+            refused => refusal(refused),
+        };
+        assert!(came.starts_with(expected), "{event:?}: {came}");
+        assert!(!came.contains("issuer.internal"), "{came}");
+    }
+}
+
+/// The header of a bearer token with this JSON header, and nothing in it that would pass.
+fn base64_token(header: &str) -> String {
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    format!("Bearer {}.{}.eA", BASE64_URL_SAFE_NO_PAD.encode(header), BASE64_URL_SAFE_NO_PAD.encode("{}"))
+}
