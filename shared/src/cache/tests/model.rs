@@ -223,7 +223,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(120))]
 
     /// Whatever writers, readers, restorations and a shrinking log do between each other's steps: what the memory holds at a
     /// revision is what was true at that revision, and never anything older.

@@ -197,6 +197,8 @@ fn the_text_of_a_body_comes_with_it() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
     /// Whatever a client sends as a body is understood or refused as its own mistake.
     #[test]
     fn no_body_is_our_fault(

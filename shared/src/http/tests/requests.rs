@@ -357,6 +357,8 @@ fn odd_events_are_read_or_refused() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
     /// Whatever a client sends in path, query and headers is understood or refused as its own mistake.
     #[test]
     fn no_request_line_or_header_is_our_fault(
