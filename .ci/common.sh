@@ -22,6 +22,6 @@ python_tools() {
     local venv=$1
     shift
     [[ -x $venv/bin/python ]] || python3 -m venv "$venv"
-    retry "Installing $1 and others from PyPI" \
+    retry "Installing $1 and others with pip" \
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
 }
