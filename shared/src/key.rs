@@ -8,6 +8,8 @@ use crate::routing::TagRoutes;
 pub const MAX_SEGMENTS: usize = 10;
 /// The longest segment, in bytes.
 pub const MAX_SEGMENT_BYTES: usize = 64;
+/// The longest name, in bytes.
+pub const MAX_NAME_BYTES: usize = MAX_SEGMENTS * (MAX_SEGMENT_BYTES + 1) - 1;
 /// The longest tag, in bytes, its final `_` included.
 pub const MAX_TAG_BYTES: usize = 32;
 
@@ -128,8 +130,7 @@ impl ConfigKey {
 
 /// Whether `text` could be the beginning of a key: the alphabet of keys, without their structure.
 pub fn is_key_prefix(text: &str) -> bool {
-    text.len() <= MAX_TAG_BYTES + MAX_SEGMENTS * (MAX_SEGMENT_BYTES + 1)
-        && text.bytes().all(|b| is_segment_byte(b) || b == b'/')
+    text.len() <= MAX_TAG_BYTES + MAX_NAME_BYTES && text.bytes().all(|b| is_segment_byte(b) || b == b'/')
 }
 
 fn is_segment(segment: &str) -> bool {

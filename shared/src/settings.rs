@@ -5,6 +5,9 @@ use crate::{
     routing::{DEFAULT_ROUTES, InvalidRoutes, TagRoutes},
 };
 
+/// The longest `PARAMETER_ROOT`, in bytes: two segments of 64.
+pub const MAX_PARAMETER_ROOT_BYTES: usize = 2 * 65;
+
 /// The suite's settings. Each is one environment variable, named at its field.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -98,7 +101,13 @@ impl Settings {
         let issuer = required("TOKEN_ISSUER")?;
         let jwks_url =
             optional("JWKS_URL").unwrap_or_else(|| format!("{}/.well-known/jwks.json", issuer.trim_end_matches('/')));
-        let audience = required("TOKEN_AUDIENCE")?.split(',').map(|one| one.trim().to_owned()).collect();
+        let audience = required("TOKEN_AUDIENCE")?;
+        let audience: Vec<_> = audience.split(',').map(|one| one.trim().to_owned()).collect();
+        if audience.iter().any(String::is_empty) {
+            let value = audience.join(",");
+            let expected = "one audience or several with a comma between them";
+            return Err(InvalidSettings::Unusable { name: "TOKEN_AUDIENCE", value, expected });
+        }
         let cache_max_bytes = match optional("CACHE_MAX_BYTES") {
             None => 32 * 1024 * 1024,
             Some(value) => value.parse().map_err(|_| InvalidSettings::Unusable {
@@ -194,6 +203,7 @@ mod tests {
         for (name, value, message) in [
             ("TABLE_NAME", "", "TABLE_NAME is missing"),
             ("CACHE_MAX_BYTES", "lots", "must be a number of bytes"),
+            ("TOKEN_AUDIENCE", "a,", "TOKEN_AUDIENCE"),
             ("PARAMETER_ROOT", "tenantry", "PARAMETER_ROOT"),
             ("PARAMETER_ROOT", "/", "PARAMETER_ROOT"),
             ("PARAMETER_ROOT", "/a/b/c", "PARAMETER_ROOT"),

@@ -114,9 +114,12 @@ fn keeps_its_digits(number: &str) -> bool {
     if number.parse::<u64>().is_ok() || number.parse::<i64>().is_ok_and(|n| n != 0) {
         return true;
     }
-    // The standard library's parser rounds correctly, and its shortest spelling is the one that reads back as the same double.
-    let shortest = number.parse::<f64>().map(|double| format!("{double:e}"));
-    shortest.is_ok_and(|shortest| Decimal::parse(number).is_some_and(|exact| Decimal::parse(&shortest) == Some(exact)))
+    let Ok(double) = number.parse::<f64>() else { return false };
+    // What JSON writers print: of the shortest spellings that read back as the same double, the closest. The standard library
+    // knows how short that is, but not always takes the closest.
+    let digits = format!("{double:e}").bytes().take_while(|b| *b != b'e').filter(u8::is_ascii_digit).count();
+    let printed = format!("{double:.*e}", digits.saturating_sub(1));
+    Decimal::parse(number).is_some_and(|exact| Decimal::parse(&printed) == Some(exact))
 }
 
 /// A JSON number's exact value: sign, significant digits, and the power of ten behind the last of them.
@@ -237,6 +240,7 @@ mod tests {
             ("1e2", "1e2"),
             ("-0", "-0"),
             ("0.1", "0.1"),
+            ("1997662077274734.2", "1997662077274734.2"),
             ("[]", "[]"),
         ] {
             assert_eq!(ConfigValue::parse(given).expect(given).as_json(), kept);

@@ -245,6 +245,9 @@ async fn failing_work_holds_up_nothing() {
         there += usize::from(api.parameter(&acme.parameter_name("param_config_", name)).await.is_some());
     }
     assert_eq!(there, 1);
+    let (calls, sweep) = api.calls_during("PutParameter", api.suite.run_schedules()).await;
+    sweep.expect("a sweep");
+    assert_eq!(calls, 0, "what failed is put off");
     recover(&api).await;
     for name in ["a", "b"] {
         let parameter = api.parameter(&acme.parameter_name("param_config_", name)).await;

@@ -132,7 +132,7 @@ async fn gains_nothing(tenant: &Tenant<'_>, other: &Tenant<'_>) {
         format!("/v1/config?prefix=tenant_config_&tenantId={name}"),
         format!("/v1/history/param_config_..%2f{name}"),
         format!("/v1/changes?since=0&tenant={name}"),
-        format!("/v1/config/param_config_k/x:1"),
+        "/v1/config/param_config_k/x:1".to_owned(),
         format!("/v1/config/secret_config_k%00{name}"),
     ];
     for path in paths {

@@ -1,7 +1,10 @@
 //! Errors as callers see them: RFC 9457, a stable `type`, a `detail` that says what to do, nothing of our insides.
 
+use std::collections::BTreeMap;
+
 use lambda_http::http::StatusCode;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use tracing::{error, info, warn};
 
 use super::{Answer, Respond};
@@ -124,15 +127,13 @@ impl Problem {
     /// The answer.
     pub fn answer(self) -> Answer {
         let (status, name, title) = self.kind.status_and_name();
-        let mut body = json!({
-            "type": format!("urn:tenantry:problem:{name}"),
-            "title": title,
-            "status": status.as_u16(),
-            "detail": self.detail,
-        });
-        for (member, value) in self.members {
-            body[member] = value;
-        }
+        let body = ProblemView {
+            kind: format!("urn:tenantry:problem:{name}"),
+            title,
+            status: status.as_u16(),
+            detail: &self.detail,
+            members: self.members.iter().map(|(member, value)| (*member, value)).collect(),
+        };
         let mut respond = Respond::new(status).header("content-type", "application/problem+json");
         if let Some(seconds) = self.retry_after_seconds {
             respond = respond.header("retry-after", &seconds.to_string());
@@ -146,8 +147,20 @@ impl Problem {
         if status == StatusCode::UNAUTHORIZED {
             respond = respond.header("www-authenticate", "Bearer");
         }
-        respond.text(body.to_string())
+        respond.json(&body)
     }
+}
+
+/// RFC 9457, 3.1 and 3.2.
+#[derive(Serialize)]
+struct ProblemView<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    #[serde(flatten)]
+    members: BTreeMap<&'a str, &'a Value>,
 }
 
 impl From<InvalidKey> for Problem {
@@ -164,12 +177,8 @@ impl From<InvalidValue> for Problem {
 
 impl From<ValueRefused> for Problem {
     fn from(error: ValueRefused) -> Self {
-        match error {
-            ValueRefused::TooLarge { limit, bytes, .. } => {
-                Self::new(ProblemType::TooLarge, error.to_string()).with("limitBytes", limit).with("bytes", bytes)
-            }
-            ValueRefused::NameTooLong { .. } => Self::new(ProblemType::InvalidKey, error.to_string()),
-        }
+        let ValueRefused::TooLarge { limit, bytes, .. } = error;
+        Self::new(ProblemType::TooLarge, error.to_string()).with("limitBytes", limit).with("bytes", bytes)
     }
 }
 

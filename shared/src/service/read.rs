@@ -163,7 +163,8 @@ impl ReadService {
                 return Ok(At { revision: valid.head.revision, age, stale: false, found: known });
             }
             let entry = self.foundation.ledger.current(scope, key).await?.and_then(|current| current.entry);
-            let revision = entry.as_ref().map_or(valid.head.revision, |entry| entry.revision.max(valid.head.revision));
+            let written_at = entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
+            let revision = written_at.max(valid.head.revision);
             let live: Vec<_> = entry.into_iter().filter(Entry::is_live).collect();
             let known: Known = match self.resolve(scope, live).await?.pop() {
                 None => None,
@@ -174,7 +175,9 @@ impl ReadService {
                     continue;
                 }
             };
-            self.cache.insert(scope.tenant(), &valid, key, known.clone());
+            if written_at <= valid.head.revision {
+                self.cache.insert(scope.tenant(), &valid, key, known.clone());
+            }
             return Ok(At { revision, age: None, stale: false, found: known });
         }
         Err(ReadError::ValueMissing(key.clone()))

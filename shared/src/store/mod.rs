@@ -116,16 +116,6 @@ pub enum ValueRefused {
         /// The most that the store takes, in bytes.
         limit: usize,
     },
-    /// The key would be too long in the store.
-    #[error("the key makes a name of {bytes} bytes in {store}, which takes at most {limit}; use a shorter key")]
-    NameTooLong {
-        /// The store, for people.
-        store: &'static str,
-        /// The name's length in bytes.
-        bytes: usize,
-        /// The most that the store takes, in bytes.
-        limit: usize,
-    },
 }
 
 /// Why a store outside the ledger could not do something.

@@ -17,8 +17,9 @@ use crate::{
     aws::{AwsClients, AwsFailure, FailureKind, Service},
     clock::Timestamp,
     entry::{Locator, PutId, TextKind, Version},
-    key::ConfigKey,
+    key::{ConfigKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
     routing::Strategy,
+    settings::MAX_PARAMETER_ROOT_BYTES,
     tenant::MAX_TENANT_ID_BYTES,
     value::ConfigValue,
 };
@@ -26,9 +27,10 @@ use crate::{
 /// The largest value of a standard and of an advanced parameter, in bytes (Parameter Store's limits).
 const MAX_STANDARD_BYTES: usize = 4 * 1024;
 const MAX_ADVANCED_BYTES: usize = 8 * 1024;
-/// The longest name, with the ARN in front of it that Parameter Store counts too: 1,011 characters, of which the longest ARN prefix
-/// (`arn:aws-us-gov:ssm:us-gov-west-1:123456789012:parameter`) takes 56.
-const MAX_NAME_BYTES: usize = 1_011 - 56;
+// Parameter Store counts a name together with the ARN in front of it, up to 1,011 characters. The longest such prefix,
+// `arn:aws-us-gov:ssm:us-gov-west-1:123456789012:parameter`, takes 56. No name here can be too long for it.
+const _: () =
+    assert!(56 + MAX_PARAMETER_ROOT_BYTES + 1 + MAX_TENANT_ID_BYTES + 1 + MAX_TAG_BYTES + 1 + MAX_NAME_BYTES <= 1_011);
 /// The most names of one `GetParameters`.
 const MAX_NAMES: usize = 10;
 /// How often a throttled put is tried, and the longest wait between two tries.
@@ -88,11 +90,6 @@ impl ValueStore for ParameterStore {
         if bytes > self.max_bytes() {
             let (tag, limit) = (key.tag().to_owned(), self.max_bytes());
             return Err(ValueRefused::TooLarge { store: "Parameter Store", tag, bytes, limit });
-        }
-        // Whatever the tenant: what one may write, all may.
-        let bytes = self.root.len() + MAX_TENANT_ID_BYTES + key.as_str().len() + 3;
-        if bytes > MAX_NAME_BYTES {
-            return Err(ValueRefused::NameTooLong { store: "Parameter Store", bytes, limit: MAX_NAME_BYTES });
         }
         Ok(())
     }

@@ -179,17 +179,3 @@ fn small_values_fit_everywhere() {
         }
     }
 }
-
-/// Parameter Store takes names of 1,011 characters, with the ARN in front. The longest key below the longest root of the longest
-/// tenant stays within that, so that no key that parses is ever refused for its length.
-#[test]
-fn the_longest_key_makes_no_name_too_long() {
-    let tag = format!("{}_", "t".repeat(31));
-    let key = format!("{tag}{}", vec!["s".repeat(64); 10].join("/"));
-    let root = format!("/{}/{}", "r".repeat(64), "r".repeat(64));
-    for route in [DYNAMODB, STANDARD, SECURE_ADVANCED] {
-        let (routes, stores) = open_below(&root, &format!(r#"{{"{tag}": {route}}}"#)).unwrap();
-        let key = ConfigKey::parse(&key, &routes).unwrap();
-        assert!(stores.of(&key).check(&key, &ConfigValue::from_text("v")).is_ok(), "{route}");
-    }
-}

@@ -74,7 +74,6 @@ fn a_problem_carries_what_helps() {
 #[test]
 fn every_error_has_its_answer() {
     let too_large = ValueRefused::TooLarge { store: "DynamoDB", tag: "x_".to_owned(), bytes: 9, limit: 8 };
-    let name_too_long = ValueRefused::NameTooLong { store: "Parameter Store", bytes: 9, limit: 8 };
     let unreadable = ConfigValue::parse("{").unwrap_err();
     let (version, revision) = (Version::new(3), Revision::new(41));
     let a = || key("tenant_config_a");
@@ -91,7 +90,6 @@ fn every_error_has_its_answer() {
         (ReadError::Store(StoreError::Gone).into(), "503 unavailable", Some("5"), "try again later"),
         (ReadError::Store(StoreError::Unreadable(unreadable)).into(), "503 unavailable", Some("5"), "try again later"),
         (WriteError::Refused(too_large).into(), "413 too-large", None, "at most 8 bytes"),
-        (WriteError::Refused(name_too_long).into(), "400 invalid-key", None, "use a shorter key"),
         (WriteError::NotFound(a()).into(), "404 not-found", None, "tenant_config_a has no value"),
         (WriteError::NoSuchVersion(a(), version).into(), "404 not-found", None, "no version 3"),
         (WriteError::VersionGone(a(), version).into(), "410 gone", None, "not kept any more"),
