@@ -38,7 +38,7 @@ pub async fn handle(app: &App, event: Event) -> Answer {
 impl App {
     /// Makes the function from its settings. Connects to nothing yet.
     pub fn start(settings: &Settings) -> Result<Self, lambda_runtime::Error> {
-        let keys = HttpKeys::new(settings.tokens.jwks_url.parse::<Uri>()?)?;
+        let keys = HttpKeys::new(settings.tokens.jwks_url.parse::<Uri>()?);
         let foundation = Foundation::new(settings)?;
         Ok(Self {
             authenticator: Authenticator::new(&settings.tokens, Box::new(keys), settings.clock.clone()),

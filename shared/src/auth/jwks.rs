@@ -5,11 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use jsonwebtoken::jwk::JwkSet;
 use lambda_http::http::{StatusCode, Uri};
 
@@ -44,16 +41,15 @@ pub enum KeyFetchError {
 }
 
 /// Keys from an HTTP(S) address.
+#[derive(Debug)]
 pub struct HttpKeys {
     address: Uri,
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
 }
 
 impl HttpKeys {
     /// Keys from `address`.
-    pub fn new(address: Uri) -> std::io::Result<Self> {
-        let connector = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().build();
-        Ok(Self { address, client: Client::builder(TokioExecutor::new()).build(connector) })
+    pub fn new(address: Uri) -> Self {
+        Self { address }
     }
 }
 
@@ -61,20 +57,22 @@ impl HttpKeys {
 impl FetchKeys for HttpKeys {
     async fn fetch(&self) -> Result<JwkSet, KeyFetchError> {
         let fetch = async {
-            let response = self
-                .client
-                .get(self.address.clone())
-                .await
-                .map_err(|error| KeyFetchError::Transport(Box::new(error)))?;
+            // A client for each fetch: they are rare, and reading the system's root certificates is no work for a cold start, which
+            // mostly finds claims that API Gateway has checked.
+            let roots = HttpsConnectorBuilder::new().with_native_roots().map_err(transport)?;
+            let client = Client::builder(TokioExecutor::new())
+                .build::<_, Empty<Bytes>>(roots.https_or_http().enable_http1().build());
+            let response = client.get(self.address.clone()).await.map_err(transport)?;
             if response.status() != StatusCode::OK {
                 return Err(KeyFetchError::Status(response.status()));
             }
-            let body = Limited::new(response.into_body(), MAX_KEY_SET_BYTES)
-                .collect()
-                .await
-                .map_err(KeyFetchError::Transport)?;
+            let body = Limited::new(response.into_body(), MAX_KEY_SET_BYTES).collect().await.map_err(transport)?;
             serde_json::from_slice(&body.to_bytes()).map_err(KeyFetchError::Form)
         };
         tokio::time::timeout(FETCH_TIMEOUT, fetch).await.map_err(|_| KeyFetchError::Timeout)?
     }
+}
+
+fn transport(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> KeyFetchError {
+    KeyFetchError::Transport(error.into())
 }

@@ -135,7 +135,7 @@ async fn served(response: Vec<u8>) -> Result<JwkSet, KeyFetchError> {
         // The client may hang up in the middle of what it does not want.
         let _ = connection.write_all(&response);
     });
-    let result = HttpKeys::new(address).unwrap().fetch().await;
+    let result = HttpKeys::new(address).fetch().await;
     server.join().unwrap();
     result
 }
@@ -177,6 +177,6 @@ async fn only_a_key_set_is_taken_for_keys() {
 async fn a_silent_address_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/keys", listener.local_addr().unwrap()).parse().unwrap();
-    let error = HttpKeys::new(address).unwrap().fetch().await.expect_err("nobody has answered");
+    let error = HttpKeys::new(address).fetch().await.expect_err("nobody has answered");
     assert!(matches!(error, KeyFetchError::Timeout), "{error}");
 }
