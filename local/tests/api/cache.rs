@@ -52,6 +52,42 @@ async fn a_warm_read_costs_one_look_at_the_head() {
     api.suite.stop().await;
 }
 
+/// Promise: a write and a read cost the AWS calls that README.md states, and no more.
+#[tokio::test]
+async fn each_strategy_costs_what_is_stated() {
+    let api = Api::start().await;
+    let write_through = "BatchGetItem 1, GetItem 2, PutEvents 1, PutParameter 1, TransactWriteItems 1, UpdateItem 2";
+    let write_back = "BatchGetItem 1, GetItem 1, PutEvents 1, PutParameter 1, TransactWriteItems 1, UpdateItem 4";
+    let write_around = "BatchGetItem 1, DescribeParameters 1, GetItem 1, PutEvents 1, PutParameter 1, TransactWriteItems 1, UpdateItem 3";
+    for (tag, write, cold_read) in [
+        ("tenant_config_", "BatchGetItem 1, PutEvents 1, TransactWriteItems 1, UpdateItem 1", "GetItem 2"),
+        ("param_config_", write_through, "GetItem 2"),
+        ("back_config_", write_back, "GetItem 2"),
+        ("around_config_", write_around, "GetItem 2, GetParameters 1"),
+        ("secret_config_", write_around, "GetItem 2, GetParameters 1"),
+    ] {
+        // A tenant that nobody has read yet.
+        let (tenant, key) = (api.tenant(tag), format!("{tag}k"));
+        let counted = || {
+            let counts = api.suite.emulator().calls().snapshot();
+            counts.iter().map(|(operation, count)| format!("{operation} {count}")).collect::<Vec<_>>().join(", ")
+        };
+        tenant.put(&key, &json!("old")).await.expect(201);
+        api.settled().await;
+        api.suite.emulator().calls().reset();
+        tenant.put(&key, &json!("new")).await.expect(200);
+        api.settled().await;
+        assert_eq!(counted(), write, "a write of {tag}, with what config-refresh does for it");
+        api.suite.emulator().calls().reset();
+        tenant.get(&key).await.expect(200);
+        assert_eq!(counted(), cold_read, "a cold read of {tag}");
+        api.suite.emulator().calls().reset();
+        tenant.get(&key).await.expect(200);
+        assert_eq!(counted(), "GetItem 1", "a warm read of {tag}");
+    }
+    api.suite.stop().await;
+}
+
 /// Promise: `max-age` is a bound: what was validated longer ago is validated again, and without it every read sees the newest.
 #[tokio::test]
 async fn max_age_is_a_bound() {
