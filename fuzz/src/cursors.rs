@@ -2,6 +2,7 @@
 
 use tenantry::{
     http::{Cursor, CursorKind, Problem},
+    key::is_key_prefix,
     tenant::TenantId,
 };
 
@@ -21,7 +22,11 @@ pub fn check(input: &[u8]) -> Outcome {
         let own = Cursor { tenant: &ours, kind: made_at };
         let made = own.at(position);
         assert!(made.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)), "{made} needs encoding");
-        assert_eq!(own.position(&made).ok().as_deref(), Some(position));
+        if can_end_at(made_at, position) {
+            assert_eq!(own.position(&made).ok().as_deref(), Some(position));
+        } else {
+            assert_refused(own.position(&made), &made);
+        }
         opens_nothing_elsewhere(&made, &ours, &theirs, made_at, &places);
         for changed in one_byte_changes(&made) {
             assert_refused(own.position(&changed), &changed);
@@ -34,6 +39,7 @@ pub fn check(input: &[u8]) -> Outcome {
         match own.position(cursor) {
             Ok(position) => {
                 assert_eq!(own.at(&position), cursor, "a second spelling of one cursor");
+                assert!(can_end_at(read_at, &position), "no page of {read_at:?} ends at {position:?}");
                 opens_nothing_elsewhere(cursor, &ours, &theirs, read_at, &places);
                 outcome = Outcome::Accepted;
             }
@@ -41,6 +47,17 @@ pub fn check(input: &[u8]) -> Outcome {
         }
     }
     outcome
+}
+
+/// A list ends at a key that it lists, a history at a version; a cursor for anything else was computed by somebody else.
+fn can_end_at(kind: CursorKind<'_>, position: &str) -> bool {
+    match kind {
+        CursorKind::List(prefix) => position.starts_with(prefix) && is_key_prefix(position),
+        CursorKind::History(_) => {
+            let version = position.parse::<u64>().ok().filter(|version| version.to_string() == position);
+            version.is_some_and(|version| (1..=1_000_000_000_000_000_000).contains(&version))
+        }
+    }
 }
 
 fn opens_nothing_elsewhere(

@@ -5,8 +5,11 @@ use tenantry::value::{ConfigValue, InvalidValue, MAX_DEPTH};
 
 use crate::{Outcome, assert_blames_the_request};
 
-/// The input as a value.
+/// The input as a value, and its first bytes as a number.
 pub fn check(input: &[u8]) -> Outcome {
+    if let Some(bits) = input.first_chunk() {
+        check_double(f64::from_bits(u64::from_be_bytes(*bits)));
+    }
     let Ok(text) = std::str::from_utf8(input) else { return Outcome::Refused };
     check_text(text);
     match ConfigValue::parse(text) {
@@ -49,6 +52,15 @@ fn check_text(text: &str) {
     let value = ConfigValue::from_text(text);
     assert_eq!(value.to_text().as_deref(), Some(text));
     assert_canonical(&value);
+}
+
+/// Every double is a value as JSON writers print it.
+fn check_double(double: f64) {
+    if double.is_finite() {
+        let json = Value::from(double).to_string();
+        let value = ConfigValue::parse(&json).unwrap_or_else(|error| panic!("{json} is a double: {error}"));
+        assert_eq!(value.as_json(), json);
+    }
 }
 
 /// How deep the brackets of a valid JSON text go.
