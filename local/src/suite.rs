@@ -5,7 +5,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use aws_credential_types::Credentials;
@@ -130,7 +130,7 @@ impl Suite {
         }
         let key = match &data {
             Some(data) => data.issuer_key()?,
-            None => generate_key()?,
+            None => passing_key()?,
         };
 
         let http_port = |source| StartError::HttpPort { port: options.http_port, source };
@@ -267,6 +267,16 @@ impl Suite {
         }
         emulator.stop().await;
     }
+}
+
+/// The issuer's key where nothing is kept: one for the whole process, because making one takes longer than the rest of a start.
+fn passing_key() -> Result<String, IssuerError> {
+    static KEY: OnceLock<String> = OnceLock::new();
+    if let Some(key) = KEY.get() {
+        return Ok(key.clone());
+    }
+    let key = generate_key()?;
+    Ok(KEY.get_or_init(|| key).clone())
 }
 
 fn surroundings(issuer: &Issuer, parameters: BTreeMap<String, String>) -> Surroundings {
