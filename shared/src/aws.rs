@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::{
     config::{
-        BehaviorVersion, Region, SharedCredentialsProvider, SharedHttpClient, retry::RetryConfig,
+        BehaviorVersion, Region, SharedCredentialsProvider, SharedHttpClient, http::HttpResponse, retry::RetryConfig,
         timeout::TimeoutConfig,
     },
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
@@ -140,19 +140,27 @@ pub struct AwsFailure {
 
 impl AwsFailure {
     /// What a failed SDK call means.
-    pub fn of<E, R>(service: Service, operation: &'static str, error: &SdkError<E, R>) -> Self
+    pub fn of<E>(service: Service, operation: &'static str, error: &SdkError<E, HttpResponse>) -> Self
     where
         E: std::error::Error + ProvideErrorMetadata + 'static,
-        R: fmt::Debug,
     {
         let code = error.code().map(str::to_owned);
         let kind = match error {
             SdkError::ConstructionFailure(_) => FailureKind::Refused,
-            SdkError::ServiceError(_) => kind_of_code(code.as_deref().unwrap_or_default()),
+            SdkError::ServiceError(context) => {
+                kind_of(code.as_deref().unwrap_or_default(), context.raw().status().is_server_error())
+            }
             // Timeouts, broken connections, unreadable answers, and whatever the SDK adds.
             _ => FailureKind::Unavailable,
         };
         Self { service, operation, kind, code, detail: DisplayErrorContext(error).to_string() }
+    }
+
+    /// The failure without AWS's words, which may repeat what was sent.
+    #[must_use]
+    pub fn code_only(self) -> Self {
+        let detail = self.code.clone().unwrap_or_else(|| "no answer".to_owned());
+        Self { detail, ..self }
     }
 
     /// An answer that AWS promises never to give.
@@ -171,24 +179,41 @@ impl AwsFailure {
     }
 }
 
-/// The error codes that AWS's services share, and DynamoDB's and Parameter Store's own for the same thing.
-fn kind_of_code(code: &str) -> FailureKind {
+/// What an answer with an error means: by the codes that AWS's services share, DynamoDB's and Parameter Store's own for the same
+/// thing, and where those say nothing by whose fault the status says it is.
+fn kind_of(code: &str, is_server_error: bool) -> FailureKind {
     match code {
         "ThrottlingException"
         | "Throttling"
         | "RequestLimitExceeded"
         | "TooManyUpdates"
+        | "TransactionConflictException"
         | "ProvisionedThroughputExceededException"
         | "LimitExceededException"
         | "ThrottledException" => FailureKind::Throttled,
-        "InternalServerError"
-        | "InternalServerException"
-        | "InternalException"
-        | "ServiceUnavailable"
-        | "InternalFailure"
-        | "ServiceUnavailableException"
-        | "TransactionInProgressException"
-        | "" => FailureKind::Unavailable,
+        "TransactionInProgressException" | "RequestTimeoutException" | "" => FailureKind::Unavailable,
+        _ if is_server_error => FailureKind::Unavailable,
         _ => FailureKind::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only what certainly did not take effect counts as throttled or refused.
+    #[test]
+    fn doubtful_answers_leave_the_outcome_open() {
+        for (code, is_server_error, kind) in [
+            ("ThrottlingException", false, FailureKind::Throttled),
+            ("TransactionConflictException", false, FailureKind::Throttled),
+            ("ValidationException", false, FailureKind::Refused),
+            ("InternalServerError", true, FailureKind::Unavailable),
+            ("SomethingNew", true, FailureKind::Unavailable),
+            ("TransactionInProgressException", false, FailureKind::Unavailable),
+            ("", false, FailureKind::Unavailable),
+        ] {
+            assert_eq!(kind_of(code, is_server_error), kind, "{code}");
+        }
     }
 }

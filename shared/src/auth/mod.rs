@@ -61,7 +61,7 @@ impl SystemAuthority {
         Self(())
     }
 
-    /// The scope of a tenant that the ledger's own keys named.
+    /// The scope of a tenant that the ledger's own keys named, or an event of ours. What is done with it is decided by the ledger alone.
     pub fn act_for(&self, tenant: TenantId) -> TenantScope {
         TenantScope { tenant, author: Author::new("tenantry") }
     }

@@ -251,6 +251,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Aws(failure) => failure.into(),
+            StoreError::Occupied { .. } => Self::new(ProblemType::Unprocessable, error.to_string()),
             StoreError::Gone | StoreError::Unreadable(_) => {
                 error!(%error, "a store does not hold what was put");
                 Self::new(ProblemType::Unavailable, "the value was changed behind this service's back; try again later")
@@ -300,18 +301,23 @@ impl From<WriteError> for Problem {
                 problem.etag = current;
                 problem
             }
-            WriteError::NotFound(_) | WriteError::NoSuchVersion(..) => Self::new(ProblemType::NotFound, detail),
-            WriteError::VersionGone(..) => Self::new(ProblemType::Gone, detail),
-            WriteError::VersionIsTombstone(..) | WriteError::CannotJoin { .. } => {
-                Self::new(ProblemType::Unprocessable, detail)
+            WriteError::At { head, error } => Self::from(*error).at(head),
+            WriteError::NotFound(key) | WriteError::NoSuchVersion(key, _) => {
+                Self::new(ProblemType::NotFound, detail).with("key", key.as_str())
+            }
+            WriteError::VersionGone(key, _) => Self::new(ProblemType::Gone, detail).with("key", key.as_str()),
+            WriteError::VersionIsTombstone(key, _) | WriteError::CannotJoin { key, .. } => {
+                Self::new(ProblemType::Unprocessable, detail).with("key", key.as_str())
             }
             WriteError::IdempotencyMismatch => {
                 Self::new(ProblemType::Unprocessable, format!("{detail}; use a new key for a new request"))
             }
             WriteError::TransactionTooLarge(_) => Self::new(ProblemType::TooLarge, detail),
             WriteError::Contention => Self::new(ProblemType::Contention, format!("{detail}; try again")).retry_after(1),
-            WriteError::Removing(_) => {
-                Self::new(ProblemType::Contention, format!("{detail}; try again")).retry_after(30)
+            WriteError::Removing(key) => {
+                Self::new(ProblemType::Contention, format!("{detail}; nothing was written; try again"))
+                    .retry_after(30)
+                    .with("key", key.as_str())
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_dynamodb::{
-    config::retry::RetryConfig,
+    config::{http::HttpResponse, retry::RetryConfig},
     error::SdkError,
     operation::transact_write_items::TransactWriteItemsError,
     types::{AttributeValue, Put, TransactWriteItem, Update},
@@ -290,7 +290,7 @@ enum Judgement {
     Refused,
 }
 
-fn judge<R: std::fmt::Debug>(error: &SdkError<TransactWriteItemsError, R>, failure: &AwsFailure) -> Judgement {
+fn judge(error: &SdkError<TransactWriteItemsError, HttpResponse>, failure: &AwsFailure) -> Judgement {
     let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) = error.as_service_error() else {
         return match failure.kind {
             FailureKind::Unavailable => Judgement::Open,

@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::{
     Ledger, LedgerError,
-    item::{self, OwedKey, Reader, n, s},
+    item::{self, Item, OwedKey, Reader, n, s},
     primary_key,
 };
 use crate::{
@@ -23,6 +23,15 @@ use crate::{
 /// than any function of the suite may run.
 pub const GRACE: Duration = Duration::from_mins(1);
 
+/// How many pieces of owed work one query looks up.
+const OWED_PAGE: i32 = 100;
+/// How often an update that meets a commit under way is tried, and the longest wait between two tries.
+const MAX_CONFLICTS: usize = 6;
+const MAX_CONFLICT_WAIT: Duration = Duration::from_millis(150);
+
+/// That nobody is removing the value from its store at `:now`.
+const NO_REMOVAL: &str = "(attribute_not_exists(removingUntil) OR removingUntil < :now)";
+
 /// A piece of owed work.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OwedItem {
@@ -33,44 +42,80 @@ pub enum OwedItem {
 }
 
 impl Ledger {
-    /// Announces a call to a key's store before it is made. Refused (`false`) while the key's value is being removed there.
-    pub async fn announce(&self, scope: &TenantScope, key: &ConfigKey, id: &PutId) -> Result<bool, LedgerError> {
+    /// Announces a call to a key's store before it is made, in the place of those in `replaced`. Refused (`false`) where other calls
+    /// than `seen` are announced by now, or while the key's value is being removed there.
+    pub async fn announce(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        id: &PutId,
+        seen: &[PutId],
+        replaced: &[PutId],
+    ) -> Result<bool, LedgerError> {
         let now = self.clock.now();
+        let kept = seen.iter().filter(|id| !replaced.contains(id));
+        let calls: Vec<_> = kept.chain([id]).cloned().collect();
+        let mut values = vec![
+            (":shard", s(item::work_shard(item::shard(scope.tenant())))),
+            (":due", s(item::work_key(now.plus(GRACE), scope.tenant()))),
+            (":calls", id_set(&calls)),
+            (":now", n(now.millis())),
+        ];
+        let unchanged = if seen.is_empty() {
+            "attribute_not_exists(announced)"
+        } else {
+            values.push((":seen", id_set(seen)));
+            "announced = :seen"
+        };
         self.update_entry(
             scope,
             key,
-            "SET workShard = :shard, workKey = :due ADD announced :id",
-            "attribute_not_exists(removingUntil) OR removingUntil < :now",
-            [
-                (":shard", s(item::work_shard(item::shard(scope.tenant())))),
-                (":due", s(item::work_key(now.plus(GRACE), scope.tenant()))),
-                (":id", id_set(std::slice::from_ref(id))),
-                (":now", n(now.millis())),
-            ],
+            "SET workShard = :shard, workKey = :due, announced = :calls",
+            &format!("{unchanged} AND {NO_REMOVAL}"),
+            values,
         )
         .await
     }
 
-    /// Takes the sole right to remove the value of a deleted key, or of one that never got a version, from its store, for
-    /// `duration`. Refused (`false`) where the key is alive again, or where a call other than `known` is announced: it may be a put
-    /// that is yet to be committed.
+    /// Notes that announced calls are over, and takes the key off the index of owed work if nothing else is owed.
+    pub async fn end_calls(&self, scope: &TenantScope, key: &ConfigKey, ended: &[PutId]) -> Result<(), LedgerError> {
+        if !ended.is_empty() {
+            let ids = [(":ended", id_set(ended))];
+            self.update_entry(scope, key, "DELETE announced :ended", "attribute_exists(pk)", ids).await?;
+        }
+        self.settle(scope, key).await?;
+        Ok(())
+    }
+
+    /// Takes the sole right to remove the value of a deleted key, or of one that never got a version, from its store, until
+    /// `until`. Refused (`false`) where the key is alive again, where somebody else has that right, or where a call other than
+    /// `known` is announced: it may be a put that is yet to be committed.
     pub async fn begin_removal(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
         version: Option<Version>,
         known: &[PutId],
-        duration: Duration,
+        until: Timestamp,
     ) -> Result<bool, LedgerError> {
-        let mut values = vec![(":until", n(self.clock.now().plus(duration).millis())), (":known", id_set(known))];
+        let now = self.clock.now();
+        let mut values = vec![(":until", n(until.millis())), (":known", id_set(known)), (":now", n(now.millis()))];
         let condition = match version {
-            None => "attribute_not_exists(version) AND announced = :known",
+            None => "attribute_not_exists(version)",
             Some(version) => {
                 values.extend([(":version", n(version.get())), (":deleted", s("deleted"))]);
-                "version = :version AND #state = :deleted AND announced = :known"
+                "version = :version AND #state = :deleted"
             }
         };
-        self.update_entry(scope, key, "SET removingUntil = :until", condition, values).await
+        let condition = format!("{condition} AND announced = :known AND {NO_REMOVAL}");
+        self.update_entry(scope, key, "SET removingUntil = :until", &condition, values).await
+    }
+
+    /// Gives the right to remove back, after a removal that the key has moved on from.
+    pub async fn end_removal(&self, scope: &TenantScope, key: &ConfigKey, until: Timestamp) -> Result<(), LedgerError> {
+        let ours = [(":until", n(until.millis()))];
+        self.update_entry(scope, key, "REMOVE removingUntil", "removingUntil = :until", ours).await?;
+        Ok(())
     }
 
     /// Keeps a further put id with the version that it is given out for.
@@ -81,53 +126,77 @@ impl Ledger {
         version: Version,
         id: &PutId,
     ) -> Result<(), LedgerError> {
-        self.clients
-            .dynamodb(scope)
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(primary_key(scope, item::version_key(key, version))))
-            .update_expression("ADD putIds :id")
-            .condition_expression("attribute_exists(pk)")
-            .expression_attribute_values(":id", id_set(std::slice::from_ref(id)))
-            .send()
-            .await
-            .map_err(|error| AwsFailure::of(Service::DynamoDb, "UpdateItem", &error))?;
+        let ids = [(":id", id_set(std::slice::from_ref(id)))];
+        self.update(scope, item::version_key(key, version), "ADD putIds :id", "attribute_exists(pk)", ids).await?;
         Ok(())
     }
 
-    /// Notes that the store has followed to `version`, and that the calls in `ended` are over; takes the key off the index of owed
-    /// work unless other calls are open. `store_version` is the store's own version of the value, none after a removal. Refused
+    /// Takes back a put id whose call did nothing.
+    pub async fn take_back(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        version: Version,
+        id: &PutId,
+    ) -> Result<(), LedgerError> {
+        let ids = [(":id", id_set(std::slice::from_ref(id)))];
+        self.update(scope, item::version_key(key, version), "DELETE putIds :id", "attribute_exists(pk)", ids).await?;
+        Ok(())
+    }
+
+    /// Notes that the store has got `version`, as its own version `placed`, and that the calls in `ended` are over; takes the key off
+    /// the index of owed work unless other calls are open. `seen` is the store's version that was noted before the call. Refused
     /// (`false`) where the key has moved on, or the store is known to be further.
     pub async fn mark_followed(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
         version: Version,
-        store_version: Option<u64>,
+        placed: u64,
+        seen: Option<u64>,
         ended: &[PutId],
     ) -> Result<bool, LedgerError> {
-        let mut values = vec![(":version", n(version.get())), (":ended", id_set(ended))];
-        let (set, remove, condition) = match store_version {
-            None => ("SET followedVersion = :version", "REMOVE storeVersion, removingUntil", "version = :version"),
-            Some(store_version) => {
-                values.push((":store", n(store_version)));
-                (
-                    "SET followedVersion = :version, storeVersion = :store",
-                    "REMOVE removingUntil",
-                    "version = :version AND (attribute_not_exists(storeVersion) OR storeVersion < :store OR followedVersion < :version)",
-                )
-            }
-        };
-        let all = format!("{set} {remove}, announced, workShard, workKey");
-        if self.update_entry(scope, key, &all, &format!("{condition} AND announced = :ended"), values.clone()).await? {
+        let values = [
+            (":version", n(version.get())),
+            (":placed", n(placed)),
+            (":seen", n(seen.unwrap_or_default())),
+            (":ended", id_set(ended)),
+        ];
+        let set = "SET followedVersion = :version, storeVersion = :placed";
+        // A store version that nobody has noted since is older than this call, even where its number is higher: then the store has
+        // begun to count anew, in another life of the value.
+        let condition = "version = :version AND (attribute_not_exists(storeVersion) OR storeVersion < :placed \
+                         OR storeVersion = :seen OR followedVersion < :version)";
+        let all = format!("{set} REMOVE announced, workShard, workKey");
+        let no_other = format!("{condition} AND announced = :ended");
+        if self.update_entry(scope, key, &all, &no_other, values.clone()).await? {
             return Ok(true);
         }
-        let some = format!("{set} {remove} DELETE announced :ended");
-        let marked = self.update_entry(scope, key, &some, condition, values).await?;
+        let marked =
+            self.update_entry(scope, key, &format!("{set} DELETE announced :ended"), condition, values).await?;
         if marked {
             self.settle(scope, key).await?;
         }
         Ok(marked)
+    }
+
+    /// Notes that the value of a key deleted at `version` has been removed from the store, and that the calls in `ended`, which are
+    /// all there are, are over. Refused (`false`) where the key has moved on.
+    pub async fn mark_removed(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        version: Version,
+        ended: &[PutId],
+    ) -> Result<bool, LedgerError> {
+        self.update_entry(
+            scope,
+            key,
+            "SET followedVersion = :version REMOVE storeVersion, removingUntil, announced, workShard, workKey",
+            "version = :version AND announced = :ended",
+            [(":version", n(version.get())), (":ended", id_set(ended))],
+        )
+        .await
     }
 
     /// Takes a key off the index of owed work if nothing is owed: its store has followed, and no announced call is open.
@@ -159,6 +228,13 @@ impl Ledger {
         .await
     }
 
+    /// Notes that nothing is owed to a store any more, because the key's tag has none outside the ledger now.
+    pub async fn forget_store(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), LedgerError> {
+        let all = "REMOVE removingUntil, announced, workShard, workKey";
+        self.update_entry(scope, key, all, "attribute_exists(pk)", []).await?;
+        Ok(())
+    }
+
     /// Notes that a change has been published.
     pub async fn mark_published(&self, scope: &TenantScope, revision: Revision) -> Result<(), LedgerError> {
         self.update(scope, item::change_key(revision), "REMOVE workShard, workKey", "attribute_exists(pk)", []).await?;
@@ -181,38 +257,38 @@ impl Ledger {
         0..item::SHARDS
     }
 
-    /// What is owed in a shard and due by now, the oldest first, at most `limit`.
+    /// What is owed in a shard and due by now, the oldest first, at most about `limit`.
     ///
     /// The index lags behind the table, so an item may be listed although its work has been done.
     pub async fn owed(
         &self,
         authority: &SystemAuthority,
         shard: u32,
-        limit: i32,
+        limit: usize,
     ) -> Result<Vec<OwedItem>, LedgerError> {
-        let answer = self
-            .clients
-            .dynamodb_of_system(authority)
-            .query()
-            .table_name(&self.table)
-            .index_name("work")
-            .key_condition_expression("workShard = :shard AND workKey < :due")
-            .expression_attribute_values(":shard", s(item::work_shard(shard)))
-            .expression_attribute_values(":due", s(format!("{:015}", self.clock.now().millis() + 1)))
-            .limit(limit)
-            .send()
-            .await
-            .map_err(|error| AwsFailure::of(Service::DynamoDb, "Query", &error))?;
-        let items = answer.items.unwrap_or_default();
-        let owed = items.iter().filter_map(|found| {
-            let read = Reader(found);
-            let tenant = item::tenant_of_partition(read.optional_text("pk")?)?;
-            Some(match item::owed_key(read.optional_text("sk")?)? {
-                OwedKey::Change(revision) => OwedItem::Publish(tenant, revision),
-                OwedKey::Entry(key) => OwedItem::Follow(tenant, key.to_owned()),
-            })
-        });
-        Ok(owed.collect())
+        let mut owed = Vec::new();
+        let mut start = None;
+        loop {
+            let answer = self
+                .clients
+                .dynamodb_of_system(authority)
+                .query()
+                .table_name(&self.table)
+                .index_name("work")
+                .key_condition_expression("workShard = :shard AND workKey < :due")
+                .expression_attribute_values(":shard", s(item::work_shard(shard)))
+                .expression_attribute_values(":due", s(format!("{:015}", self.clock.now().millis() + 1)))
+                .set_exclusive_start_key(start)
+                .limit(OWED_PAGE)
+                .send()
+                .await
+                .map_err(|error| AwsFailure::of(Service::DynamoDb, "Query", &error))?;
+            owed.extend(answer.items().iter().filter_map(owed_item));
+            start = answer.last_evaluated_key;
+            if start.is_none() || owed.len() >= limit {
+                return Ok(owed);
+            }
+        }
     }
 
     async fn update_entry(
@@ -235,9 +311,9 @@ impl Ledger {
         condition: &str,
         values: impl IntoIterator<Item = (&'static str, AttributeValue)> + Send,
     ) -> Result<bool, LedgerError> {
-        let values: super::Item = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let values: Item = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let names = condition.contains("#state").then(|| [("#state".to_owned(), "state".to_owned())].into());
-        let sent = self
+        let request = self
             .clients
             .dynamodb(scope)
             .update_item()
@@ -246,17 +322,29 @@ impl Ledger {
             .update_expression(update)
             .condition_expression(condition)
             .set_expression_attribute_names(names)
-            .set_expression_attribute_values((!values.is_empty()).then_some(values))
-            .send()
-            .await;
-        match sent {
-            Ok(_) => Ok(true),
-            Err(error) => {
-                let failure = AwsFailure::of(Service::DynamoDb, "UpdateItem", &error);
-                if failure.is("ConditionalCheckFailedException") { Ok(false) } else { Err(failure.into()) }
+            .set_expression_attribute_values((!values.is_empty()).then_some(values));
+        for tries_left in (0..MAX_CONFLICTS).rev() {
+            let Err(error) = request.clone().send().await else { return Ok(true) };
+            let failure = AwsFailure::of(Service::DynamoDb, "UpdateItem", &error);
+            match failure.code.as_deref() {
+                Some("ConditionalCheckFailedException") => return Ok(false),
+                // A commit is under way on the same item. The SDK does not count this among what it tries again.
+                Some("TransactionConflictException") if tries_left > 0 => {}
+                _ => return Err(failure.into()),
             }
+            tokio::time::sleep(MAX_CONFLICT_WAIT.mul_f64(fastrand::f64())).await;
         }
+        Ok(false)
     }
+}
+
+fn owed_item(found: &Item) -> Option<OwedItem> {
+    let read = Reader(found);
+    let tenant = item::tenant_of_partition(read.optional_text("pk")?)?;
+    Some(match item::owed_key(read.optional_text("sk")?)? {
+        OwedKey::Change(revision) => OwedItem::Publish(tenant, revision),
+        OwedKey::Entry(key) => OwedItem::Follow(tenant, key.to_owned()),
+    })
 }
 
 fn id_set(ids: &[PutId]) -> AttributeValue {

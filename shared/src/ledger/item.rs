@@ -178,7 +178,7 @@ pub struct FollowState {
     pub store_version: Option<u64>,
     /// Calls to the store that were announced and not yet seen to have ended.
     pub announced: Vec<PutId>,
-    /// Until when the value is being removed from the store; nobody puts before that.
+    /// Until when somebody may be removing the value from the store. No further call is announced before that.
     pub removing_until: Option<Timestamp>,
     /// Whether something is owed.
     pub owed: bool,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::{FutureExt as _, future::join_all};
 use serde::Serialize;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
@@ -10,18 +12,21 @@ use super::{
     follow::{FollowError, Followed, follow},
 };
 use crate::{
-    auth::SystemAuthority,
+    auth::{SystemAuthority, TenantScope},
     clock::Clock,
+    entry::Revision,
     key::{ConfigKey, InvalidKey},
     ledger::{Ledger, LedgerError, OwedItem},
     settings::Settings,
     tenant::TenantId,
 };
 
-/// How many pieces of work are looked up at once.
-const PAGE: i32 = 25;
+/// How many pieces of work a run takes from a shard.
+const MAX_OWED: usize = 1000;
 /// How long one run may take: well under the function's timeout and the schedule's period.
 const RUN_BUDGET: Duration = Duration::from_secs(40);
+/// How long one piece of work may take.
+const ITEM_BUDGET: Duration = Duration::from_secs(10);
 /// How long a piece of work that failed waits before it is tried again.
 const BACKOFF: Duration = Duration::from_mins(2);
 
@@ -52,6 +57,8 @@ enum WorkError {
     Follow(#[from] FollowError),
     #[error(transparent)]
     Key(#[from] InvalidKey),
+    #[error("it took too long")]
+    TooLong,
 }
 
 impl RefreshService {
@@ -62,34 +69,38 @@ impl RefreshService {
 
     /// Works off everything that is due, until nothing is or the time is up. What fails is put off and holds up nothing else.
     pub async fn sweep(&self) -> Result<SweepReport, LedgerError> {
-        let give_up_at = tokio::time::Instant::now() + RUN_BUDGET;
-        let mut report = SweepReport::default();
-        for shard in Ledger::work_shards() {
-            let mut seen = std::collections::HashSet::new();
-            loop {
-                let due = self.foundation.ledger.owed(&self.authority, shard, PAGE).await?;
-                // The index lags: what was done a moment ago may still be listed. Seen once a run is enough.
-                let new: Vec<_> = due.into_iter().filter(|owed| seen.insert(owed.clone())).collect();
-                if new.is_empty() {
-                    break;
-                }
-                for owed in new {
-                    if tokio::time::Instant::now() >= give_up_at {
-                        return Ok(report);
-                    }
-                    self.work(&owed, &mut report).await;
-                }
-            }
-        }
-        Ok(report)
+        let give_up_at = Instant::now() + RUN_BUDGET;
+        // Boxed, because the compiler gives up on types nested as deeply as futures around the SDK's.
+        let shards = join_all(Ledger::work_shards().map(|shard| self.sweep_shard(shard, give_up_at).boxed())).await;
+        shards.into_iter().try_fold(SweepReport::default(), |all, shard| Ok(all + shard?))
+    }
+
+    async fn sweep_shard(&self, shard: u32, give_up_at: Instant) -> Result<SweepReport, LedgerError> {
+        let mut owed = self.foundation.ledger.owed(&self.authority, shard, MAX_OWED).await?;
+        // Events first: a slow store must not keep readers from hearing of changes.
+        owed.sort_by_key(|owed| matches!(owed, OwedItem::Follow(..)));
+        Ok(self.work_off(&owed, give_up_at).await)
     }
 
     /// Looks at keys that a `Config Changed` event named, and brings their stores after if they are owed it. Nothing in the event is
     /// believed: the ledger says whether there is anything to do.
     pub async fn look_at(&self, tenant: &TenantId, keys: &[String]) -> SweepReport {
+        let external = |key: &&String| {
+            let key = ConfigKey::parse(key, &self.foundation.routes);
+            key.is_ok_and(|key| self.foundation.stores.of(&key).external().is_some())
+        };
+        let named = keys.iter().filter(external).map(|key| OwedItem::Follow(tenant.clone(), key.clone()));
+        let named: Vec<_> = named.collect();
+        self.work_off(&named, Instant::now() + RUN_BUDGET).boxed().await
+    }
+
+    async fn work_off(&self, owed: &[OwedItem], give_up_at: Instant) -> SweepReport {
         let mut report = SweepReport::default();
-        for key in keys {
-            self.work(&OwedItem::Follow(tenant.clone(), key.clone()), &mut report).await;
+        for owed in owed {
+            if Instant::now() >= give_up_at {
+                break;
+            }
+            self.work(owed, &mut report).await;
         }
         report
     }
@@ -97,14 +108,15 @@ impl RefreshService {
     async fn work(&self, owed: &OwedItem, report: &mut SweepReport) {
         let (OwedItem::Publish(tenant, _) | OwedItem::Follow(tenant, _)) = owed;
         let scope = self.authority.act_for(tenant.clone());
-        let done = match owed {
-            OwedItem::Publish(_, revision) => match self.foundation.ledger.change(&scope, *revision).await {
-                Ok(Some(change)) => self.publish(&scope, &change).await.map(|()| report.published += 1),
-                Ok(None) => Ok(()),
-                Err(error) => Err(error.into()),
-            },
-            OwedItem::Follow(_, key) => self.follow(&scope, key).await.map(|()| report.followed += 1),
+        let working = async {
+            match owed {
+                OwedItem::Publish(_, revision) => {
+                    self.publish(&scope, *revision).await.map(|done| report.published += done)
+                }
+                OwedItem::Follow(_, key) => self.follow(&scope, key).await.map(|()| report.followed += 1),
+            }
         };
+        let done = tokio::time::timeout(ITEM_BUDGET, working).await.unwrap_or(Err(WorkError::TooLong));
         if let Err(error) = done {
             report.failed += 1;
             warn!(tenant.id = %tenant, ?owed, %error, "owed work failed and is put off");
@@ -114,16 +126,34 @@ impl RefreshService {
         }
     }
 
-    async fn publish(&self, scope: &crate::auth::TenantScope, change: &crate::ledger::Change) -> Result<(), WorkError> {
-        self.foundation.publisher.publish(scope, change).await.map_err(LedgerError::from)?;
-        Ok(self.foundation.ledger.mark_published(scope, change.revision).await?)
+    /// How many changes were published: none where the log does not have the change any more.
+    async fn publish(&self, scope: &TenantScope, revision: Revision) -> Result<usize, WorkError> {
+        let Some(change) = self.foundation.ledger.change(scope, revision).await? else { return Ok(0) };
+        self.foundation.publisher.publish(scope, &change).await.map_err(LedgerError::from)?;
+        self.foundation.ledger.mark_published(scope, revision).await?;
+        Ok(1)
     }
 
-    async fn follow(&self, scope: &crate::auth::TenantScope, key: &str) -> Result<(), WorkError> {
+    async fn follow(&self, scope: &TenantScope, key: &str) -> Result<(), WorkError> {
         let key = ConfigKey::parse(key, &self.foundation.routes)?;
+        if self.foundation.stores.of(&key).external().is_none() {
+            return Ok(self.foundation.ledger.forget_store(scope, &key).await?);
+        }
         if follow(&self.foundation, &self.clock, scope, &key, None).await? == Followed::Later {
             info!(tenant.id = %scope.tenant(), config.key = %key, "somebody else is bringing the store after");
         }
         Ok(())
+    }
+}
+
+impl std::ops::Add for SweepReport {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            published: self.published + other.published,
+            followed: self.followed + other.followed,
+            failed: self.failed + other.failed,
+        }
     }
 }

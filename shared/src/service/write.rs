@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
@@ -10,8 +11,9 @@ use super::{
 };
 use crate::{
     auth::TenantScope,
+    aws::{AwsFailure, Service},
     clock::Clock,
-    entry::{CommitId, ETag, Held, Locator, Precondition, PutId, Revision, State, Version},
+    entry::{CommitId, ETag, Entry, Held, Locator, Precondition, PutId, Revision, State, Version},
     key::ConfigKey,
     ledger::{
         Basis, Change, CommitOutcome, Current, IdempotencyClaim, LedgerError, Plan, PlannedWrite, Receipt, StoreWork,
@@ -30,8 +32,16 @@ const MAX_TRANSACTION_BYTES: usize = 1_500_000;
 const CONTENTION_BUDGET: Duration = Duration::from_secs(8);
 /// How often a write that goes around the ledger puts again because another one came in between.
 const MAX_PUTS_AROUND: usize = 6;
+/// How long the announced call of another writer of the same key is waited for, before the key counts as free: longer than a put and
+/// its commit usually take.
+const AT_WORK: Duration = Duration::from_secs(3);
 /// How long what a commit owes may keep its answer waiting.
-const FOLLOW_BUDGET: Duration = Duration::from_secs(10);
+const PAY_BUDGET: Duration = Duration::from_secs(10);
+/// When a request must have been answered, counted from its begin: before the function's timeout, and before the 30 s that API
+/// Gateway waits.
+const REQUEST_BUDGET: Duration = Duration::from_secs(26);
+/// What is left of it for the answer once a commit has taken place.
+const ANSWER_RESERVE: Duration = Duration::from_secs(2);
 
 /// One write of a request.
 #[derive(Clone, Debug)]
@@ -120,6 +130,14 @@ pub enum WriteError {
     /// Others were always faster.
     #[error("too many others write at the same time; nothing was written")]
     Contention,
+    /// Refused after a look at the ledger.
+    #[error("{error}")]
+    At {
+        /// The tenant's head.
+        head: Revision,
+        /// Why.
+        error: Box<Self>,
+    },
     /// The key's value is being removed from its store.
     #[error("the value of {0} is just being removed from its store")]
     Removing(ConfigKey),
@@ -146,42 +164,63 @@ impl WriteService {
         idempotency: Option<IdempotencyClaim>,
     ) -> Result<Written, WriteError> {
         self.check(requests)?;
+        let answer_by = Instant::now() + REQUEST_BUDGET;
+        let writing = Box::pin(self.write_until(scope, requests, idempotency.as_ref(), answer_by));
+        tokio::time::timeout_at(answer_by, writing).await.unwrap_or_else(|_| {
+            let slow = AwsFailure::unexpected(Service::DynamoDb, "TransactWriteItems", "the request took too long");
+            Err(LedgerError::OutcomeUnknown(slow).into())
+        })
+    }
+
+    async fn write_until(
+        &self,
+        scope: &TenantScope,
+        requests: &[WriteRequest],
+        idempotency: Option<&IdempotencyClaim>,
+        answer_by: Instant,
+    ) -> Result<Written, WriteError> {
         let keys: Vec<_> = requests.iter().map(|request| request.key.clone()).collect();
-        let hash = idempotency.as_ref().map(|claim| claim.key_hash.as_str());
+        let hash = idempotency.map(|claim| claim.key_hash.as_str());
         let mut attempt = Attempt { commit: CommitId::random(), rolled_back: None, around: None, puts: 0 };
-        let give_up_at = tokio::time::Instant::now() + CONTENTION_BUDGET;
+        let give_up_at = Instant::now() + CONTENTION_BUDGET;
         let mut ceiling = Duration::from_millis(20);
         loop {
             let basis = self.foundation.ledger.basis(scope, &keys, hash).await?;
             if let Some(earlier) = basis.earlier {
-                return replay(earlier, idempotency.as_ref());
+                return replay(earlier, idempotency);
             }
-            let writes = match self.plan(scope, requests, &basis, &mut attempt).await {
-                Ok(writes) => writes,
+            let in_the_way = match self.plan(scope, requests, &basis, &mut attempt).await {
+                Ok(Planned::Writes(writes)) => {
+                    let plan = Plan {
+                        head: basis.head,
+                        commit: attempt.commit.clone(),
+                        at: self.clock.now(),
+                        writes,
+                        idempotency: idempotency.cloned(),
+                    };
+                    if let CommitOutcome::Committed(receipt, change) =
+                        self.foundation.ledger.commit(scope, &plan).await?
+                    {
+                        let pay_until = (Instant::now() + PAY_BUDGET).min(answer_by - ANSWER_RESERVE);
+                        let pending = Box::pin(self.pay(scope, &plan, &change, pay_until)).await;
+                        return Ok(Written { receipt, pending, replayed: false });
+                    }
+                    WriteError::Contention
+                }
+                Ok(Planned::Wait(in_the_way)) => in_the_way,
                 Err(error) => {
                     // A twin of this request may have come between the look at its result and the look at the entries: then it was its
                     // success that made this one fail.
                     if let Some(hash) = hash
                         && let Some(earlier) = self.foundation.ledger.earlier(scope, hash).await?
                     {
-                        return replay(earlier, idempotency.as_ref());
+                        return replay(earlier, idempotency);
                     }
-                    return Err(error);
+                    return Err(error.at(basis.head.revision));
                 }
             };
-            let plan = Plan {
-                head: basis.head,
-                commit: attempt.commit.clone(),
-                at: self.clock.now(),
-                writes,
-                idempotency: idempotency.clone(),
-            };
-            if let CommitOutcome::Committed(receipt, change) = self.foundation.ledger.commit(scope, &plan).await? {
-                let pending = self.pay(scope, &plan, &change).await;
-                return Ok(Written { receipt, pending, replayed: false });
-            }
-            if tokio::time::Instant::now() >= give_up_at {
-                return Err(WriteError::Contention);
+            if Instant::now() >= give_up_at {
+                return Err(in_the_way);
             }
             // Full jitter: the many that lost come back spread out.
             tokio::time::sleep(ceiling.mul_f64(fastrand::f64())).await;
@@ -211,14 +250,14 @@ impl WriteService {
         requests: &[WriteRequest],
         basis: &Basis,
         attempt: &mut Attempt,
-    ) -> Result<Vec<PlannedWrite>, WriteError> {
+    ) -> Result<Planned, WriteError> {
         for request in requests {
             let current = basis
                 .currents
                 .get(&request.key)
                 .and_then(|current| current.entry.as_ref())
                 .filter(|entry| entry.is_live());
-            let etag = current.map(crate::entry::Entry::etag);
+            let etag = current.map(Entry::etag);
             if !request.precondition.holds(etag.as_ref()) {
                 return Err(WriteError::Precondition {
                     key: request.key.clone(),
@@ -246,18 +285,21 @@ impl WriteService {
                     (state_of(value), StoreWork::Announced(PutId::new(self.clock.now())))
                 }
                 (Some(value), Some((external, Strategy::WriteAround))) => {
-                    self.put_around(scope, external, key, &value, current, attempt).await?
+                    match self.put_around(scope, external, key, &value, current, attempt).await? {
+                        Ok(put) => put,
+                        Err(in_the_way) => return Ok(Planned::Wait(in_the_way)),
+                    }
                 }
             };
             writes.push(PlannedWrite {
                 key: key.clone(),
                 previous: entry.map(|entry| entry.version),
-                creates: !entry.is_some_and(crate::entry::Entry::is_live),
+                creates: !entry.is_some_and(Entry::is_live),
                 state,
                 store,
             });
         }
-        Ok(writes)
+        Ok(Planned::Writes(writes))
     }
 
     /// The value of an earlier version. It never changes, so one look is enough for all attempts.
@@ -290,7 +332,11 @@ impl WriteService {
         Ok(value)
     }
 
-    /// Puts a value to its store before the commit; again if the key has moved on since the last put.
+    /// Puts a value to its store before the commit; again if a later put has been committed since. The inner error says what has to be
+    /// waited for.
+    ///
+    /// Writers of one key take turns as far as they see each other, because what a later put replaces may be lost to Parameter
+    /// Store's history before it is read. Nothing rests on it: whoever is not seen is found out by the commit's conditions.
     async fn put_around(
         &self,
         scope: &TenantScope,
@@ -299,36 +345,58 @@ impl WriteService {
         value: &ConfigValue,
         current: Option<&Current>,
         attempt: &mut Attempt,
-    ) -> Result<(State, StoreWork), WriteError> {
-        let previous = current.and_then(|current| current.entry.as_ref()).map(|entry| entry.version);
-        if let Some(around) = attempt.around.as_ref().filter(|around| {
-            around.previous == previous && current.is_some_and(|current| current.follow.announced.contains(&around.id))
-        }) {
-            return Ok(around.write());
+    ) -> Result<Result<(State, StoreWork), WriteError>, WriteError> {
+        let ledger = &self.foundation.ledger;
+        let follow = current.map(|current| current.follow.clone()).unwrap_or_default();
+        let entry = current.and_then(|current| current.entry.as_ref());
+        if let Some(around) = &attempt.around
+            && follow.announced.contains(&around.id)
+            && around.is_newer_than(entry)
+        {
+            return Ok(Ok(around.write()));
         }
-        if attempt.puts == MAX_PUTS_AROUND {
-            return Err(WriteError::Contention);
+        let now = self.clock.now();
+        if follow.removing_until.is_some_and(|until| until > now) {
+            return Ok(Err(WriteError::Removing(key.clone())));
         }
+        // An earlier put of this request is over, and what has been committed since lies on top of it.
+        let overtaken: Vec<_> = attempt.around.iter().map(|around| around.id.clone()).collect();
+        let is_at_work = |id: &PutId| !overtaken.contains(id) && now.since(id.given_out_at()) < AT_WORK;
+        if attempt.puts == MAX_PUTS_AROUND || follow.announced.iter().any(is_at_work) {
+            return Ok(Err(WriteError::Contention));
+        }
+        let id = PutId::new(now);
+        if !ledger.announce(scope, key, &id, &follow.announced, &overtaken).await? {
+            return Ok(Err(WriteError::Contention));
+        }
+        attempt.around = None;
         attempt.puts += 1;
-        let id = PutId::new(self.clock.now());
-        if !self.foundation.ledger.announce(scope, key, &id).await? {
-            return Err(WriteError::Removing(key.clone()));
-        }
-        let version = previous.map_or(Version::FIRST, Version::next);
-        let placed = external.put(scope, key, value, &id, version).await?;
+        let version = entry.map_or(Version::FIRST, |entry| entry.version.next());
+        let placed = match external.put(scope, key, value, &id, version).await {
+            Ok(placed) => placed,
+            Err(error) => {
+                if error.did_nothing() {
+                    ledger.end_calls(scope, key, &[id]).await?;
+                }
+                return Err(error.into());
+            }
+        };
         let locator = external.locate(scope, key, &id, placed).await?;
-        let around = attempt.around.insert(Around { id, placed, locator, previous });
-        Ok(around.write())
+        let around = attempt.around.insert(Around { id, placed, locator });
+        Ok(Ok(around.write()))
     }
 
     /// Does what a commit owes. What fails is left to config-refresh, which finds it in the ledger; the commit stands.
-    async fn pay(&self, scope: &TenantScope, plan: &Plan, change: &Change) -> Vec<bool> {
+    async fn pay(&self, scope: &TenantScope, plan: &Plan, change: &Change, until: Instant) -> Vec<bool> {
         let publish = async {
-            if let Err(error) = self.publish(scope, change).await {
-                warn!(tenant.id = %scope.tenant(), revision = %change.revision, %error, "a change is left for config-refresh to publish");
-            }
+            let left = match tokio::time::timeout_at(until, self.publish(scope, change)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(late) => late.to_string(),
+            };
+            warn!(tenant.id = %scope.tenant(), revision = %change.revision, error = left, "a change is left for config-refresh to publish");
         };
-        let (pending, ()) = tokio::join!(self.bring_stores_after(scope, plan), publish);
+        let (pending, ()) = tokio::join!(self.bring_stores_after(scope, plan, until), publish);
         pending
     }
 
@@ -337,23 +405,24 @@ impl WriteService {
         self.foundation.ledger.mark_published(scope, change.revision).await
     }
 
-    async fn bring_stores_after(&self, scope: &TenantScope, plan: &Plan) -> Vec<bool> {
-        let give_up_at = tokio::time::Instant::now() + FOLLOW_BUDGET;
+    async fn bring_stores_after(&self, scope: &TenantScope, plan: &Plan, until: Instant) -> Vec<bool> {
         let mut pending = Vec::with_capacity(plan.writes.len());
-        for PlannedWrite { key, store, .. } in &plan.writes {
+        for PlannedWrite { key, store, previous, .. } in &plan.writes {
             let is_pending = match store {
                 StoreWork::None => false,
                 StoreWork::Later => true,
                 StoreWork::Done(..) => {
                     // The value is where it belongs; only the mark that somebody was at it comes off.
-                    if let Err(error) = self.foundation.ledger.settle(scope, key).await {
+                    let settling = self.foundation.ledger.settle(scope, key);
+                    if let Ok(Err(error)) = tokio::time::timeout_at(until, settling).await {
                         warn!(tenant.id = %scope.tenant(), config.key = %key, %error, "a mark is left for config-refresh to take off");
                     }
                     false
                 }
                 StoreWork::Announced(id) => {
-                    let following = follow(&self.foundation, &self.clock, scope, key, Some(id.clone()));
-                    match tokio::time::timeout_at(give_up_at, following).await {
+                    let version = previous.map_or(Version::FIRST, Version::next);
+                    let following = follow(&self.foundation, &self.clock, scope, key, Some((id.clone(), version)));
+                    match tokio::time::timeout_at(until, following).await {
                         Ok(Ok(followed)) => followed == Followed::Later,
                         Ok(Err(error)) => {
                             warn!(tenant.id = %scope.tenant(), config.key = %key, %error, "a store is left for config-refresh to bring after");
@@ -366,6 +435,28 @@ impl WriteService {
             pending.push(is_pending);
         }
         pending
+    }
+}
+
+/// What came of planning.
+enum Planned {
+    /// What is to be committed.
+    Writes(Vec<PlannedWrite>),
+    /// Somebody is at one of the keys, which may pass; said why, should it not.
+    Wait(WriteError),
+}
+
+impl WriteError {
+    /// The refusal, with the revision at which the ledger was looked at. Failures say nothing about a revision.
+    fn at(self, head: Revision) -> Self {
+        match self {
+            Self::NotFound(_)
+            | Self::NoSuchVersion(..)
+            | Self::VersionIsTombstone(..)
+            | Self::VersionGone(..)
+            | Self::Refused(_) => Self::At { head, error: Box::new(self) },
+            other => other,
+        }
     }
 }
 
@@ -382,11 +473,19 @@ struct Around {
     id: PutId,
     placed: Placed,
     locator: Locator,
-    /// The version that the key was at.
-    previous: Option<Version>,
 }
 
 impl Around {
+    /// Whether the value was put after the committed one. Within one life of a parameter its versions tell; between two lives, the time.
+    fn is_newer_than(&self, committed: Option<&Entry>) -> bool {
+        match committed.map(|entry| &entry.state) {
+            Some(State::Live(Held::Elsewhere(locator, _))) => {
+                (self.locator.modified_at, self.locator.version) > (locator.modified_at, locator.version)
+            }
+            _ => true,
+        }
+    }
+
     fn write(&self) -> (State, StoreWork) {
         (
             State::Live(Held::Elsewhere(self.locator, self.placed.kind)),

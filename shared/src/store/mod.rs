@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     auth::TenantScope,
-    aws::{AwsClients, AwsFailure},
+    aws::{AwsClients, AwsFailure, FailureKind, Service},
     entry::{Locator, PutId, TextKind, Version},
     key::{ConfigKey, Tag},
     routing::{Route, Strategy, TagRoutes},
@@ -87,6 +87,9 @@ pub trait ExternalStore: Send + Sync {
 
     /// Removes the key's value with all its versions. Nothing to remove is fine.
     async fn remove(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), StoreError>;
+
+    /// Removes the key's value if every version of it was put under one of `ids`; whether nothing is left there.
+    async fn remove_if_put_as(&self, scope: &TenantScope, key: &ConfigKey, ids: &[PutId]) -> Result<bool, StoreError>;
 }
 
 /// What a put came to.
@@ -125,12 +128,31 @@ pub enum StoreError {
     /// The service failed.
     #[error(transparent)]
     Aws(#[from] AwsFailure),
+    /// The service does not take the value because of what lies there already. Nothing was written.
+    #[error("{service} does not take the value: {reason}")]
+    Occupied {
+        /// The service.
+        service: Service,
+        /// What lies there, and what helps.
+        reason: &'static str,
+    },
     /// What was put is not there any more.
     #[error("the store does not have the value any more")]
     Gone,
     /// What lies there is not what its record says.
     #[error("the stored text is not of the recorded kind")]
     Unreadable(#[source] InvalidValue),
+}
+
+impl StoreError {
+    /// Whether the call that failed certainly did nothing.
+    pub fn did_nothing(&self) -> bool {
+        match self {
+            Self::Aws(failure) => matches!(failure.kind, FailureKind::Throttled | FailureKind::Refused),
+            Self::Occupied { .. } => true,
+            Self::Gone | Self::Unreadable(_) => false,
+        }
+    }
 }
 
 /// Routes that make no usable store. Found at start.

@@ -140,8 +140,12 @@ impl ExternalStore for ParameterStore {
                     let version = u64::try_from(answer.version).unwrap_or_default();
                     return Ok(Placed { version, kind });
                 }
-                Err(error) => AwsFailure::of(Service::ParameterStore, "PutParameter", &error),
+                // Parameter Store's messages may repeat the value.
+                Err(error) => AwsFailure::of(Service::ParameterStore, "PutParameter", &error).code_only(),
             };
+            if let Some(reason) = failure.code.as_deref().and_then(occupied) {
+                return Err(StoreError::Occupied { service: Service::ParameterStore, reason });
+            }
             if failure.kind != FailureKind::Throttled || tries == MAX_PUTS {
                 return Err(failure.into());
             }
@@ -230,6 +234,18 @@ impl ExternalStore for ParameterStore {
         values.collect()
     }
 
+    async fn remove_if_put_as(&self, scope: &TenantScope, key: &ConfigKey, ids: &[PutId]) -> Result<bool, StoreError> {
+        let history = self.history(scope, &self.name(scope, key), false).await?;
+        let is_one_of_ids = |text: &str| ids.iter().any(|id| text.contains(id.as_str()));
+        if !history.iter().all(|one| one.description().is_some_and(is_one_of_ids)) {
+            return Ok(false);
+        }
+        if !history.is_empty() {
+            self.remove(scope, key).await?;
+        }
+        Ok(true)
+    }
+
     async fn remove(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), StoreError> {
         let once = aws_sdk_ssm::Config::builder().retry_config(RetryConfig::disabled());
         let delete = self.clients.parameter_store(scope).delete_parameter().name(self.name(scope, key));
@@ -276,6 +292,19 @@ impl ParameterStore {
                 return Ok(versions);
             }
         }
+    }
+}
+
+/// Why a put is refused because of the parameter that lies there, by `PutParameter`'s error codes.
+fn occupied(code: &str) -> Option<&'static str> {
+    match code {
+        "HierarchyTypeMismatchException" => Some(
+            "a parameter of another type lies at its name; an operator has to move it away, or the tag has to keep its type",
+        ),
+        "ParameterMaxVersionLimitExceeded" => Some(
+            "the oldest of the parameter's 100 versions bears a label, so no version can be added; an operator has to move the label",
+        ),
+        _ => None,
     }
 }
 
