@@ -216,4 +216,11 @@ mod tests {
             assert_eq!(kind_of(code, is_server_error), kind, "{code}");
         }
     }
+
+    /// What a service says about a value that it refused may repeat it.
+    #[test]
+    fn code_only_repeats_nothing() {
+        let failure = AwsFailure::unexpected(Service::ParameterStore, "PutParameter", "hunter2 is not allowed");
+        assert_eq!(failure.code_only().to_string(), "Parameter Store PutParameter: no answer");
+    }
 }

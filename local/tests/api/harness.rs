@@ -1,6 +1,7 @@
 //! A client for the tests: requests as a tenant, answers with what tests look at, and a clock that they set.
 
 use std::{
+    collections::HashMap,
     future::{Future, IntoFuture},
     pin::Pin,
     sync::{
@@ -11,6 +12,7 @@ use std::{
 };
 
 use aws_credential_types::Credentials;
+use aws_sdk_dynamodb::types::AttributeValue;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
@@ -30,6 +32,21 @@ pub(crate) const ROUTES: &str = r#"{
   "around_config_": {"store": "parameter-store", "strategy": "write-around"},
   "secret_config_": {"store": "parameter-store", "type": "SecureString"}
 }"#;
+
+/// A client of an emulated service, past the suite.
+macro_rules! client {
+    ($api:expr, $sdk:ident) => {
+        $sdk::Client::from_conf(
+            $sdk::Config::builder()
+                .behavior_version($sdk::config::BehaviorVersion::latest())
+                .region($sdk::config::Region::from_static(local::suite::REGION))
+                .credentials_provider(Credentials::new("a", "b", None, None, "test"))
+                .endpoint_url($api.suite.aws_url())
+                .http_client(aws_smithy_http_client::Builder::new().build_http())
+                .build(),
+        )
+    };
+}
 
 /// The suite and a client of it.
 pub(crate) struct Api {
@@ -98,14 +115,17 @@ impl Api {
 
     /// Parameter Store itself, past the suite.
     pub(crate) fn parameter_store(&self) -> aws_sdk_ssm::Client {
-        let config = aws_sdk_ssm::Config::builder()
-            .behavior_version(aws_sdk_ssm::config::BehaviorVersion::latest())
-            .region(aws_sdk_ssm::config::Region::from_static(local::suite::REGION))
-            .credentials_provider(Credentials::new("a", "b", None, None, "test"))
-            .endpoint_url(self.suite.aws_url())
-            .http_client(aws_smithy_http_client::Builder::new().build_http())
-            .build();
-        aws_sdk_ssm::Client::from_conf(config)
+        client!(self, aws_sdk_ssm)
+    }
+
+    /// One of a tenant's items, as it lies in the table.
+    pub(crate) async fn item(&self, tenant: &Tenant<'_>, sort_key: &str) -> HashMap<String, AttributeValue> {
+        let dynamodb = client!(self, aws_sdk_dynamodb);
+        let tables = dynamodb.list_tables().send().await.expect("DynamoDB answers");
+        let [table] = tables.table_names() else { panic!("the suite has one table: {tables:?}") };
+        let get = dynamodb.get_item().table_name(table).key("sk", AttributeValue::S(sort_key.to_owned()));
+        let get = get.key("pk", AttributeValue::S(format!("TENANT#{}", tenant.name)));
+        get.send().await.expect("DynamoDB answers").item.unwrap_or_default()
     }
 
     /// The text that a parameter holds now, and its version; none if there is no such parameter.

@@ -21,4 +21,6 @@ mod limits;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod stores;
+#[cfg(test)]
 mod transactions;

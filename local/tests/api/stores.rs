@@ -1,0 +1,179 @@
+//! What becomes of a store's values when others are at them too: our own writers, operators, an earlier life, another route.
+
+use aws_sdk_ssm::types::ParameterType;
+use emulator::Fault;
+use serde_json::json;
+use tenantry::ledger::GRACE;
+
+use crate::harness::{Api, ROUTES};
+
+/// Has an operator put a parameter past the suite.
+async fn operator_puts(api: &Api, name: &str, value: &str, kind: ParameterType) {
+    let put = api.parameter_store().put_parameter().name(name).value(value).r#type(kind);
+    put.send().await.expect("Parameter Store takes it");
+}
+
+/// Lets abandoned work come due, and works it off.
+async fn sweep(api: &Api) {
+    api.settled().await;
+    api.pass(GRACE * 3);
+    api.suite.run_schedules().await.expect("a sweep");
+    api.settled().await;
+}
+
+/// Promise: a commit of the same tenant that is under way beside a store call is waited for; it is no failure and leaves nothing
+/// pending.
+#[tokio::test]
+async fn a_commit_beside_a_store_call_is_waited_for() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    for key in ["secret_config_k", "param_config_k"] {
+        let conflicts = api.suite.emulator().faults().inject("UpdateItem", Fault::TransactionConflict, 2);
+        let written = acme.put(key, &json!("v")).await.expect(201);
+        assert_eq!(conflicts.hits(), 2, "{key}");
+        assert_eq!(written.body.get("pending"), None, "{key}: {}", written.text);
+    }
+    api.suite.stop().await;
+}
+
+/// Promise: what an operator has put where a new key's value would lie is neither overwritten as another type nor removed, and the
+/// writer learns what is in the way.
+#[tokio::test]
+async fn a_foreign_parameter_is_left_alone() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let name = acme.parameter_name("secret_config_", "k");
+    operator_puts(&api, &name, "theirs", ParameterType::String).await;
+    let refused = acme.put("secret_config_k", &json!("ours")).await.expect_problem(422, "unprocessable");
+    assert!(refused.text.contains("another type"), "{}", refused.text);
+    sweep(&api).await;
+    assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 1)));
+
+    // The same type, so that our first write lies on top of theirs; its answer is lost, so it is never committed.
+    let name = acme.parameter_name("secret_config_", "l");
+    operator_puts(&api, &name, "theirs", ParameterType::SecureString).await;
+    api.suite.emulator().faults().inject("PutParameter", Fault::ReplyLost, 1);
+    acme.put("secret_config_l", &json!("ours")).await.expect_problem(503, "unavailable");
+    let (removals, ()) = api.calls_during("DeleteParameter", sweep(&api)).await;
+    assert_eq!(removals, 0);
+    let history = api.parameter_store().get_parameter_history().name(&name).with_decryption(true).send().await;
+    let values: Vec<_> = history.expect("a history").parameters().iter().filter_map(|one| one.value.clone()).collect();
+    assert_eq!(values, ["theirs", "ours"]);
+    // Nothing is owed for it, and the key can be written.
+    let (looks, ()) = api.calls_during("GetParameterHistory", sweep(&api)).await;
+    assert_eq!(looks, 0);
+    acme.put("secret_config_l", &json!("ours again")).await.expect(201);
+    api.suite.stop().await;
+}
+
+/// Promise: a parameter that was removed behind our back, and so begins to count anew, is put once, not over and over.
+#[tokio::test]
+async fn a_parameter_that_counts_anew_is_followed() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let name = acme.parameter_name("param_config_", "k");
+    for value in ["a", "b", "c"] {
+        acme.put("param_config_k", &json!(value)).await;
+    }
+    api.parameter_store().delete_parameter().name(&name).send().await.expect("removed");
+    let (puts, written) = api.calls_during("PutParameter", acme.put("param_config_k", &json!("d"))).await;
+    assert_eq!((puts, written.expect(200).body.get("pending")), (1, None));
+    assert_eq!(api.calls_during("PutParameter", sweep(&api)).await.0, 0);
+    assert_eq!(api.parameter(&name).await, Some(("d".to_owned(), 1)));
+    api.suite.stop().await;
+}
+
+/// Promise: a put never meets the removal of what was there before. Whose removal is not known to have ended is waited for; the
+/// write is committed and says `pending`.
+#[tokio::test]
+async fn a_put_after_a_lost_removal_stays() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    acme.put("param_config_k", &json!("before")).await.expect(201);
+    api.suite.emulator().faults().inject("DeleteParameter", Fault::ReplyLost, 1);
+    assert_eq!(acme.delete("param_config_k").await.expect(200).body["pending"], true);
+    let (puts, written) = api.calls_during("PutParameter", acme.put("param_config_k", &json!("after"))).await;
+    assert_eq!((puts, &written.expect(201).body["pending"]), (0, &json!(true)));
+    sweep(&api).await;
+    assert_eq!(api.parameter(&acme.parameter_name("param_config_", "k")).await, Some(("after".to_owned(), 1)));
+    assert_eq!(api.calls_during("PutParameter", sweep(&api)).await.0, 0);
+    api.suite.stop().await;
+}
+
+/// Promise: a removal that was certainly not done keeps no writer waiting.
+#[tokio::test]
+async fn a_refused_removal_is_in_nobodys_way() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    acme.put("param_config_k", &json!("before")).await.expect(201);
+    api.suite.emulator().faults().inject("DeleteParameter", Fault::Throttle, 1);
+    assert_eq!(acme.delete("param_config_k").await.expect(200).body["pending"], true);
+    let written = acme.put("param_config_k", &json!("after")).await.expect(201);
+    assert_eq!(written.body.get("pending"), None);
+    assert_eq!(api.parameter(&acme.parameter_name("param_config_", "k")).await, Some(("after".to_owned(), 2)));
+    api.suite.stop().await;
+}
+
+/// Promise: however often a put is refused, what the ledger keeps of it does not grow.
+#[tokio::test]
+async fn refused_puts_leave_nothing_behind() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    api.suite.emulator().faults().inject("PutParameter", Fault::Throttle, 1_000);
+    assert_eq!(acme.put("param_config_k", &json!("v")).await.expect(201).body["pending"], true);
+    acme.put("secret_config_k", &json!("v")).await.expect_problem(429, "throttled");
+    for _ in 0..5 {
+        sweep(&api).await;
+    }
+    for sort_key in ["ENTRY#param_config_k", "ENTRY#secret_config_k", "VERSION#param_config_k#00000000000000000001"] {
+        let kept = api.item(&acme, sort_key).await;
+        assert!(!kept.contains_key("announced") && !kept.contains_key("putIds"), "{sort_key}: {kept:?}");
+    }
+    api.suite.stop().await;
+}
+
+/// Promise: changed routes strand nothing: what was owed to a store that a tag has left is forgotten, what is owed under a tag
+/// without a route waits, and neither holds up what is behind it.
+#[tokio::test]
+async fn changed_routes_hold_up_nothing() {
+    let data = tempfile::tempdir().expect("a folder");
+    let with = |routes: String| {
+        let parameters = [("TagRoutes".to_owned(), routes)].into();
+        Api::with(local::Options { data: Some(data.path().to_owned()), parameters, ..local::Options::default() })
+    };
+    let api = with(ROUTES.to_owned()).await;
+    let acme = api.tenant("acme");
+    api.suite.emulator().faults().inject("PutParameter", Fault::InternalError, 1_000);
+    for n in 0..120 {
+        let tag = if n % 2 == 0 { "back_config_" } else { "param_config_" };
+        acme.put(&format!("{tag}{n}"), &json!(n)).await.expect(201);
+    }
+    api.suite.emulator().faults().inject("PutEvents", Fault::InternalError, 100);
+    acme.put("tenant_config_behind", &json!(1)).await.expect(201);
+    api.suite.stop().await;
+
+    // back_config_ now lies in the ledger alone, and param_config_ has no route.
+    let api =
+        with(r#"{"tenant_config_": {"store": "dynamodb"}, "back_config_": {"store": "dynamodb"}}"#.to_owned()).await;
+    let acme = api.tenant("acme");
+    let (published, ()) = api.calls_during("PutEvents", sweep(&api)).await;
+    assert_eq!(published, 1);
+    let puts = api.suite.emulator().calls().count("PutParameter");
+    assert_eq!(acme.get("back_config_0").await.expect(200).body["value"], 0);
+    for n in [0, 118] {
+        let kept = api.item(&acme, &format!("ENTRY#back_config_{n}")).await;
+        assert!(!kept.contains_key("workShard"), "{n}: {kept:?}");
+    }
+    assert!(api.item(&acme, "ENTRY#param_config_119").await.contains_key("workShard"), "it waits for its route");
+    assert_eq!(puts, 0);
+    api.suite.stop().await;
+
+    let api = with(ROUTES.to_owned()).await;
+    // It was put off by the clock of the suite before, which was minutes ahead.
+    api.pass(GRACE * 3);
+    sweep(&api).await;
+    let acme = api.tenant("acme");
+    let parameter = api.parameter(&acme.parameter_name("param_config_", "119")).await;
+    assert_eq!(parameter, Some(("119".to_owned(), 1)));
+    api.suite.stop().await;
+}
