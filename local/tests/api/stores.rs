@@ -83,8 +83,47 @@ async fn a_parameter_that_counts_anew_is_followed() {
     api.suite.stop().await;
 }
 
-/// Promise: a put never meets the removal of what was there before. Whose removal is not known to have ended is waited for; the
-/// write is committed and says `pending`.
+/// Promise: so is one that is put again because an earlier call may have come late.
+#[tokio::test]
+async fn a_repeated_put_may_count_anew() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let name = acme.parameter_name("param_config_", "k");
+    acme.put("param_config_k", &json!("a")).await.expect(201);
+    api.suite.emulator().faults().inject("PutParameter", Fault::ReplyLost, 1);
+    assert_eq!(acme.put("param_config_k", &json!("b")).await.expect(200).body["pending"], true);
+    acme.put("param_config_k", &json!("c")).await.expect(200);
+    api.parameter_store().delete_parameter().name(&name).send().await.expect("removed");
+    assert_eq!(api.calls_during("PutParameter", sweep(&api)).await.0, 1, "b may have come after c");
+    assert_eq!(api.parameter(&name).await, Some(("c".to_owned(), 1)));
+    let noted = &api.item(&acme, "ENTRY#param_config_k").await["storeVersion"];
+    assert_eq!(noted.as_n().map(String::as_str), Ok("1"));
+    api.suite.stop().await;
+}
+
+/// Promise: of two writers around the ledger who did not see each other, the one who commits last also lies in the store last.
+#[tokio::test]
+async fn who_commits_last_lies_there_last() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let lost = api.suite.emulator().faults().inject("TransactWriteItems", Fault::NoReply, 1);
+    let slow = acme.put("secret_config_k", &json!("slow")).into_future();
+    let fast = async {
+        lost.reached().await;
+        // So long that nobody waits for the slow one any more, which is still waiting for its answer.
+        api.pass(GRACE / 2);
+        acme.put("secret_config_k", &json!("fast")).await.expect(201)
+    };
+    let (slow, _) = futures_util::future::join(slow, fast).await;
+    assert_eq!(slow.expect(200).number("version"), 2);
+    assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "slow");
+    let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
+    assert_eq!(parameter, Some(("slow".to_owned(), 3)));
+    api.suite.stop().await;
+}
+
+/// Promise: a put never meets the removal of what was there before. A removal that is not known to have ended is waited for;
+/// meanwhile the write is committed and says `pending`.
 #[tokio::test]
 async fn a_put_after_a_lost_removal_stays() {
     let api = Api::start().await;
@@ -122,6 +161,8 @@ async fn refused_puts_leave_nothing_behind() {
     api.suite.emulator().faults().inject("PutParameter", Fault::Throttle, 1_000);
     assert_eq!(acme.put("param_config_k", &json!("v")).await.expect(201).body["pending"], true);
     acme.put("secret_config_k", &json!("v")).await.expect_problem(429, "throttled");
+    let kept = api.item(&acme, "ENTRY#secret_config_k").await;
+    assert!(!kept.contains_key("announced"), "it keeps no other writer waiting: {kept:?}");
     for _ in 0..5 {
         sweep(&api).await;
     }
