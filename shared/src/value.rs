@@ -11,6 +11,10 @@ use serde_json::value::RawValue;
 /// How deep arrays and objects may be nested: DynamoDB's limit, kept for every store so that a key can change its store.
 pub const MAX_DEPTH: usize = 32;
 
+/// What an answer says of an entry besides its value, in bytes as [`answer_bytes`] counts them: the longest key and author, each
+/// character as its longest escape, and the counters.
+const METADATA_BYTES: usize = 2048;
+
 /// A JSON value as the client wrote it, in one canonical spelling: no white space between tokens, no needless escapes in strings.
 ///
 /// Keeping the text rather than a parsed tree keeps the order of members and every digit of every number. The one spelling of
@@ -70,6 +74,18 @@ impl ConfigValue {
     pub fn to_text(&self) -> Option<String> {
         if self.0.starts_with('"') { serde_json::from_str(&self.0).ok() } else { None }
     }
+}
+
+/// The most bytes that an entry with this value takes in a function's answer.
+///
+/// There the body is a JSON string itself, in which each quote and each backslash takes two bytes. JSON text holds nothing else that
+/// needs an escape.
+pub fn answer_bytes(value: Option<&ConfigValue>) -> usize {
+    let escaped = value.map_or(0, |value| {
+        let json = value.as_json();
+        json.len() + json.bytes().filter(|b| matches!(b, b'"' | b'\\')).count()
+    });
+    METADATA_BYTES + escaped
 }
 
 impl fmt::Debug for ConfigValue {
@@ -271,6 +287,16 @@ mod tests {
         ] {
             let error = ConfigValue::parse(given).expect_err(given).to_string();
             assert!(error.contains(message), "{given:.60}: {error}");
+        }
+    }
+
+    /// The bytes of an answer are counted as the function returns them, its body as a JSON string.
+    #[test]
+    fn an_answers_bytes_are_those_of_its_escaped_text() {
+        for value in ["0", r#""x""#, r#""\"\"\"""#, r#""\u0000\n\\ é 🦀""#, r#"{"a":["",""]}"#] {
+            let value = ConfigValue::parse(value).expect(value);
+            let escaped = serde_json::json!(value.as_json()).to_string().len() - 2;
+            assert_eq!(answer_bytes(Some(&value)) - answer_bytes(None), escaped, "{}", value.as_json());
         }
     }
 

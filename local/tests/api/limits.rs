@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::Api;
+use crate::harness::{Api, Tenant};
 
 /// Promise: the largest value a store takes comes back byte for byte; one byte more is refused with size and limit, and changes
 /// nothing.
@@ -87,5 +87,73 @@ async fn large_answers_come_in_parts() {
     let rest = acme.list(&format!("cursor={}", page.body["cursor"].as_str().expect("more"))).await.expect(200);
     let listed: Vec<_> = page.each("entries", "key").into_iter().chain(rest.each("entries", "key")).collect();
     assert_eq!(listed, keys);
+    api.suite.stop().await;
+}
+
+/// What Lambda takes of a function's answer, in bytes of its JSON.
+const LAMBDA_LIMIT: usize = 6_291_556;
+
+/// A page of config-read's answer, which Lambda would have passed on.
+async fn page(api: &Api, tenant: &Tenant<'_>, method: &str, path: &str, query: &str, body: &Value) -> Value {
+    let mut event = tenant.event(method, path, body);
+    event["rawQueryString"] = json!(query);
+    let answer = api.suite.invoke("config-read", event).await.expect("an answer");
+    assert!(answer.to_string().len() < LAMBDA_LIMIT, "{path}: {} bytes", answer.to_string().len());
+    assert_eq!(answer["statusCode"], 200);
+    serde_json::from_str(answer["body"].as_str().expect("a body")).expect("JSON")
+}
+
+/// Walks all pages of a list or history; its members called `member`.
+async fn walk(api: &Api, tenant: &Tenant<'_>, path: &str, list: &str, member: &str) -> Vec<Value> {
+    let (mut found, mut query) = (Vec::new(), String::new());
+    loop {
+        let page = page(api, tenant, "GET", path, &query, &Value::Null).await;
+        let entries = page[list].as_array().expect("a list");
+        assert!(!entries.is_empty(), "every page gets on");
+        found.extend(entries.iter().map(|entry| entry[member].clone()));
+        match page["cursor"].as_str() {
+            Some(cursor) => query = format!("cursor={cursor}"),
+            None => return found,
+        }
+    }
+}
+
+/// Promise: answers stay below Lambda's limit as Lambda measures it: the body as a JSON string, in which quotes and backslashes
+/// take twice their bytes, and values from every store counted.
+#[tokio::test]
+async fn answers_are_measured_as_they_are_escaped() {
+    let routes = r#"{"around_config_": {"store": "parameter-store", "tier": "advanced", "strategy": "write-around"},
+        "tenant_config_": {"store": "dynamodb"}}"#;
+    let parameters = [("TagRoutes".to_owned(), routes.to_owned())].into();
+    let api = Api::with(local::Options { parameters, ..local::Options::default() }).await;
+    let acme = api.tenant("acme");
+    // 240 KB in the ledger and 480 KB in an answer; as many as would have counted as less than 4 MB.
+    let doubled = [json!("\"".repeat(120_000)), json!("\\".repeat(120_000))];
+    for (n, value) in (0..15).zip(doubled.iter().cycle()) {
+        if n < 9 {
+            acme.put(&format!("tenant_config_{n:02}"), value).await.expect(201);
+        }
+        acme.put("tenant_config_many", value).await;
+    }
+    let inner = json!("\"".repeat(8_192));
+    let mut keys: Vec<_> = (0..80).map(|n| format!("around_config_{n:02}")).collect();
+    for key in &keys {
+        acme.put(key, &inner).await.expect(201);
+    }
+    keys.extend((0..9).map(|n| format!("tenant_config_{n:02}")));
+    keys.push("tenant_config_many".to_owned());
+    assert_eq!(walk(&api, &acme, "/v1/config", "entries", "key").await, keys);
+
+    let (mut wanted, mut found) = (json!(keys), Vec::new());
+    while wanted != json!([]) {
+        let mut batch = page(&api, &acme, "POST", "/v1/batch-get", "", &json!({"keys": wanted})).await;
+        let entries = batch["found"].as_array().expect("a list");
+        assert!(!entries.is_empty(), "every batch gets on");
+        found.extend(entries.iter().map(|entry| entry["key"].clone()));
+        wanted = batch["unprocessed"].take();
+    }
+    assert_eq!(found, keys);
+    let versions = walk(&api, &acme, "/v1/history/tenant_config_many", "versions", "version").await;
+    assert_eq!(versions, (1..=15).rev().collect::<Vec<_>>());
     api.suite.stop().await;
 }

@@ -21,7 +21,7 @@ use crate::{
     entry::{Entry, Revision, Version},
     key::ConfigKey,
     routing::TagRoutes,
-    value::ConfigValue,
+    value::answer_bytes,
 };
 use item::{Item, s};
 
@@ -96,8 +96,8 @@ impl Ledger {
         Ok(found.map(|found| Current::read(&found, key.clone())).transpose()?)
     }
 
-    /// Current entries, read strongly; those of keys that never existed are missing. Stops, and names the rest, once the values
-    /// have passed `max_bytes`.
+    /// Current entries, read strongly; those of keys that never existed are missing. Stops, and names the rest, once the entries
+    /// have passed `max_bytes` of an answer.
     pub async fn entries(
         &self,
         scope: &TenantScope,
@@ -113,8 +113,8 @@ impl Ledger {
             let items = self.get_many(scope, chunk.iter().map(|key| item::entry_key(key.as_str())).collect()).await?;
             for key in chunk {
                 let Some(one) = items.get(&item::entry_key(key.as_str())) else { continue };
-                bytes += one.get("value").and_then(|value| value.as_s().ok()).map_or(0, String::len);
                 if let Some(entry) = Current::read(one, key.clone())?.entry {
+                    bytes += answer_bytes(entry.value());
                     found.insert(key.clone(), entry);
                 }
             }
@@ -165,7 +165,8 @@ impl Ledger {
         Ok(found.map(|found| item::read_entry(&found, key.clone())).transpose()?)
     }
 
-    /// A key's versions below `before`, newest first, and whether there are more. Stops early once the values have passed `max_bytes`.
+    /// A key's versions below `before`, newest first, and whether there are more. Stops early once they have passed `max_bytes`
+    /// of an answer.
     pub async fn history(
         &self,
         scope: &TenantScope,
@@ -178,17 +179,20 @@ impl Ledger {
         let bound = before.map(|version| item::version_key(key, version));
         let range = Range { prefix: &prefix, after: bound.as_deref(), descending: true, page: limit + 1 };
         let mut versions = Vec::new();
+        let mut bytes = 0;
         let more = self
             .scan_range(scope, range, |found| {
-                versions.push(item::read_entry(found, key.clone())?);
-                Ok(versions.len() < limit && value_bytes(&versions) < max_bytes)
+                let entry = item::read_entry(found, key.clone())?;
+                bytes += answer_bytes(entry.value());
+                versions.push(entry);
+                Ok(versions.len() < limit && bytes < max_bytes)
             })
             .await?;
         Ok((versions, more.is_some()))
     }
 
-    /// Live entries whose key begins with `prefix`, behind the key `after`, in byte order of the keys. Stops early once the values
-    /// have passed `max_bytes`.
+    /// Live entries whose key begins with `prefix`, behind the key `after`, in byte order of the keys. Stops early once they have
+    /// passed `max_bytes` of an answer.
     pub async fn list(
         &self,
         scope: &TenantScope,
@@ -201,6 +205,7 @@ impl Ledger {
         let start = item::entry_key(prefix);
         let range = Range { prefix: &start, after: bound.as_deref(), descending: false, page: limit + 1 };
         let mut entries = Vec::new();
+        let mut bytes = 0;
         let last = self
             .scan_range(scope, range, |found| {
                 let text = item::Reader(found).text("sk")?.trim_start_matches("ENTRY#");
@@ -209,9 +214,10 @@ impl Ledger {
                     && let Some(entry) = Current::read(found, key)?.entry
                     && entry.is_live()
                 {
+                    bytes += answer_bytes(entry.value());
                     entries.push(entry);
                 }
-                Ok(entries.len() < limit && value_bytes(&entries) < max_bytes)
+                Ok(entries.len() < limit && bytes < max_bytes)
             })
             .await?;
         Ok(EntryPage { entries, last: last.map(|key| key.trim_start_matches("ENTRY#").to_owned()) })
@@ -354,8 +360,4 @@ fn primary_key(scope: &TenantScope, sort_key: String) -> Item {
         ("pk".to_owned(), s(item::partition(scope.tenant()))),
         ("sk".to_owned(), AttributeValue::S(sort_key)),
     ])
-}
-
-fn value_bytes(entries: &[Entry]) -> usize {
-    entries.iter().filter_map(Entry::value).map(|value: &ConfigValue| value.as_json().len()).sum()
 }

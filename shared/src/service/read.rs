@@ -13,10 +13,10 @@ use crate::{
     ledger::{Change, LedgerError},
     settings::Settings,
     store::StoreError,
-    value::ConfigValue,
+    value::{ConfigValue, answer_bytes},
 };
 
-/// The most bytes of values in one answer. Lambda's limit is 6 MB with everything around and escaped.
+/// The most bytes of entries in one answer, as [`answer_bytes`] counts them. Lambda's limit is 6 MB with everything around them.
 const MAX_ANSWER_BYTES: usize = 4_000_000;
 /// How many changes a warm environment catches up on; behind more than that, it forgets the tenant.
 const MAX_DELTA: u64 = 200;
@@ -244,8 +244,11 @@ impl ReadService {
                 }
                 return Err(ReadError::ValueMissing(key.clone()));
             }
-            let entries = resolved.into_iter().filter_map(|(_, value)| value).collect();
-            let found = ListPage { entries, next: page.last };
+            let mut entries: Vec<_> = resolved.into_iter().filter_map(|(_, value)| value).collect();
+            let fitting = fitting(entries.iter().map(|one| Some(&one.value)));
+            let cut = entries.drain(fitting..).next().is_some();
+            let next = if cut { entries.last().map(|one| one.entry.key.to_string()) } else { page.last };
+            let found = ListPage { entries, next };
             return Ok(At { revision: head.revision, age: None, stale: false, found });
         }
         Err(ReadError::Contention)
@@ -280,8 +283,10 @@ impl ReadService {
     ) -> Result<At<HistoryPage>, ReadError> {
         let head = self.foundation.ledger.head(scope).await?;
         let (entries, more) = self.foundation.ledger.history(scope, key, before, limit, MAX_ANSWER_BYTES).await?;
-        let next = entries.last().filter(|_| more).map(|entry| entry.version);
-        let versions = self.past_values(scope, key, entries).await?;
+        let mut versions = self.past_values(scope, key, entries).await?;
+        let fitting = fitting(versions.iter().map(|past| past.value.as_ref()));
+        let cut = versions.drain(fitting..).next().is_some();
+        let next = versions.last().filter(|_| more || cut).map(|past| past.entry.version);
         Ok(At { revision: head.revision, age: None, stale: false, found: HistoryPage { versions, next } })
     }
 
@@ -408,6 +413,18 @@ impl ReadService {
     }
 }
 
+/// How many entries with these values fit into an answer, from the first one on; at least one, if there is one.
+///
+/// The ledger stops at the same limit, but knows nothing of the values that other stores hold, and goes one entry beyond it.
+fn fitting<'a>(values: impl ExactSizeIterator<Item = Option<&'a ConfigValue>>) -> usize {
+    let (at_least, mut bytes) = (values.len().min(1), 0);
+    let fits = |size: &usize| {
+        bytes += size;
+        bytes <= MAX_ANSWER_BYTES
+    };
+    values.map(answer_bytes).take_while(fits).count().max(at_least)
+}
+
 /// As many of the known entries as fit into an answer, in the order of the request; at least one.
 fn fit(keys: &[ConfigKey], known: &HashMap<&ConfigKey, Known>) -> BatchFound {
     let mut batch = BatchFound { found: Vec::new(), missing: Vec::new(), unprocessed: Vec::new() };
@@ -415,7 +432,7 @@ fn fit(keys: &[ConfigKey], known: &HashMap<&ConfigKey, Known>) -> BatchFound {
     for key in keys {
         match known.get(key) {
             Some(Some(resolved)) => {
-                bytes += resolved.value.as_json().len();
+                bytes += answer_bytes(Some(&resolved.value));
                 if bytes > MAX_ANSWER_BYTES && !batch.found.is_empty() {
                     batch.unprocessed.push(key.clone());
                 } else {
