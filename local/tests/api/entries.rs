@@ -267,6 +267,39 @@ async fn all_pages(tenant: &Tenant<'_>, prefix: &str, limit: usize) -> Vec<Strin
     }
 }
 
+/// Promise: keys that are deleted cost a list little, however short its pages, and a page ends after many of them, perhaps empty,
+/// with a cursor that goes on behind them.
+#[tokio::test]
+async fn lists_get_past_many_deleted_keys() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    for first in (0..600).step_by(25) {
+        let each = |op: &str| {
+            let operation = |n| match op {
+                "put" => json!({"op": op, "key": format!("tenant_config_{n:03}"), "value": n}),
+                _ => json!({"op": op, "key": format!("tenant_config_{n:03}")}),
+            };
+            Value::Array((first..first + 25).map(operation).collect())
+        };
+        acme.transaction(&each("put")).await.expect(200);
+        acme.transaction(&each("delete")).await.expect(200);
+    }
+    acme.put("tenant_config_left", &json!(1)).await.expect(201);
+    api.settled().await;
+
+    let (queries, page) = api.calls_during("Query", acme.list("limit=1")).await;
+    let page = page.expect(200);
+    assert_eq!((queries, page.each("entries", "key")), (20, vec![]), "it stops, without anything found");
+    let next = format!("limit=1&cursor={}", page.body["cursor"].as_str().expect("there is more"));
+    let (queries, page) = api.calls_during("Query", acme.list(&next)).await;
+    let page = page.expect(200);
+    assert_eq!(page.each("entries", "key"), ["tenant_config_left"]);
+    assert!(queries <= 5, "100 items in {queries} queries");
+    assert_eq!(page.body.get("cursor"), None);
+    assert_eq!(all_pages(&acme, "", 100).await, ["tenant_config_left"]);
+    api.suite.stop().await;
+}
+
 /// Promise: a batch tells found from missing, answers each key once, and takes up to 100.
 #[tokio::test]
 async fn batches_tell_found_from_missing() {

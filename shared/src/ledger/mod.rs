@@ -27,6 +27,10 @@ use item::{Item, s};
 
 /// The most keys of one `BatchGetItem` (DynamoDB's limit).
 pub const MAX_BATCH_KEYS: usize = 100;
+/// The fewest items that are fetched at once, so that deleted keys do not cost a query each where a short page is asked for.
+const MIN_QUERY_ITEMS: usize = 25;
+/// How many queries one walk makes. It may then have found nothing, where thousands of keys are deleted, and is gone on with later.
+const MAX_QUERIES: usize = 20;
 /// How often `UnprocessedKeys` are asked for again before the table counts as throttled.
 const MAX_UNPROCESSED_ROUNDS: usize = 5;
 
@@ -192,7 +196,7 @@ impl Ledger {
     }
 
     /// Live entries whose key begins with `prefix`, behind the key `after`, in byte order of the keys. Stops early once they have
-    /// passed `max_bytes` of an answer.
+    /// passed `max_bytes` of an answer, or after many deleted ones, and may then have found none and still not be at the end.
     pub async fn list(
         &self,
         scope: &TenantScope,
@@ -208,7 +212,7 @@ impl Ledger {
         let mut bytes = 0;
         let last = self
             .scan_range(scope, range, |found| {
-                let text = item::Reader(found).text("sk")?.trim_start_matches("ENTRY#");
+                let text = key_of_entry(item::Reader(found).text("sk")?);
                 // A key whose tag has lost its route is nobody's to serve.
                 if let Ok(key) = ConfigKey::parse(text, &self.routes)
                     && let Some(entry) = Current::read(found, key)?.entry
@@ -220,7 +224,7 @@ impl Ledger {
                 Ok(entries.len() < limit && bytes < max_bytes)
             })
             .await?;
-        Ok(EntryPage { entries, last: last.map(|key| key.trim_start_matches("ENTRY#").to_owned()) })
+        Ok(EntryPage { entries, last: last.map(|sort_key| key_of_entry(&sort_key).to_owned()) })
     }
 
     /// The changes after `since`, in order, at most `limit`; fewer, or none, where the log has a gap.
@@ -302,8 +306,8 @@ impl Ledger {
         Err(AwsFailure::throttled(Service::DynamoDb, "BatchGetItem", "keys stayed unprocessed").into())
     }
 
-    /// Walks the tenant's items of a range, read strongly, until `visit` says that it has enough. The sort key of the last item
-    /// visited, if more may follow it.
+    /// Walks the tenant's items of a range, read strongly, until `visit` says that it has enough, for [`MAX_QUERIES`] at most. The
+    /// sort key of the last item visited, if more may follow it.
     async fn scan_range(
         &self,
         scope: &TenantScope,
@@ -312,7 +316,8 @@ impl Ledger {
     ) -> Result<Option<String>, LedgerError> {
         // An exclusive start key may name an item that does not exist, which makes it a plain bound of the range.
         let mut start = range.after.map(|after| primary_key(scope, after.to_owned()));
-        loop {
+        let page = range.page.max(MIN_QUERY_ITEMS);
+        for queries in 1.. {
             let answer = self
                 .clients
                 .dynamodb(scope)
@@ -323,7 +328,7 @@ impl Ledger {
                 .expression_attribute_values(":prefix", s(range.prefix))
                 .consistent_read(true)
                 .scan_index_forward(!range.descending)
-                .limit(i32::try_from(range.page).unwrap_or(i32::MAX))
+                .limit(i32::try_from(page).unwrap_or(i32::MAX))
                 .set_exclusive_start_key(start)
                 .send()
                 .await
@@ -338,10 +343,12 @@ impl Ledger {
                 }
             }
             match answer.last_evaluated_key {
+                Some(next) if queries == MAX_QUERIES => return Ok(Some(item::Reader(&next).text("sk")?.to_owned())),
                 Some(next) => start = Some(next),
-                None => return Ok(None),
+                None => break,
             }
         }
+        Ok(None)
     }
 }
 
@@ -351,8 +358,13 @@ struct Range<'a> {
     prefix: &'a str,
     after: Option<&'a str>,
     descending: bool,
-    /// How many items are fetched at once.
+    /// How many items are wanted, as far as is known.
     page: usize,
+}
+
+/// The key of an entry's item, as text.
+fn key_of_entry(sort_key: &str) -> &str {
+    sort_key.strip_prefix("ENTRY#").unwrap_or(sort_key)
 }
 
 fn primary_key(scope: &TenantScope, sort_key: String) -> Item {
@@ -361,3 +373,6 @@ fn primary_key(scope: &TenantScope, sort_key: String) -> Item {
         ("sk".to_owned(), AttributeValue::S(sort_key)),
     ])
 }
+
+#[cfg(test)]
+mod tests;
