@@ -6,7 +6,7 @@ mod commit;
 mod follow;
 mod item;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
 
@@ -31,8 +31,10 @@ pub const MAX_BATCH_KEYS: usize = 100;
 const MIN_QUERY_ITEMS: usize = 25;
 /// How many queries one walk makes. It may then have found nothing, where thousands of keys are deleted, and is gone on with later.
 const MAX_QUERIES: usize = 20;
-/// How often `UnprocessedKeys` are asked for again before the table counts as throttled.
+/// How often keys are asked for that stay among the `UnprocessedKeys`, before the table counts as throttled.
 const MAX_UNPROCESSED_ROUNDS: usize = 5;
+/// The longest wait before they are asked for the second time; it doubles from then on, as AWS asks for.
+const FIRST_UNPROCESSED_WAIT: Duration = Duration::from_millis(20);
 
 /// Why the ledger could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -281,7 +283,13 @@ impl Ledger {
     ) -> Result<HashMap<String, Item>, LedgerError> {
         let mut found = HashMap::with_capacity(sort_keys.len());
         let mut wanted: Vec<_> = sort_keys.into_iter().map(|key| primary_key(scope, key)).collect();
-        for _ in 0..MAX_UNPROCESSED_ROUNDS {
+        let mut longest_wait = FIRST_UNPROCESSED_WAIT;
+        for round in 0..MAX_UNPROCESSED_ROUNDS {
+            if round > 0 {
+                // At least half of it, because the table must get its time; the rest at random, so that readers spread out.
+                tokio::time::sleep(longest_wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                longest_wait *= 2;
+            }
             let keys = KeysAndAttributes::builder().set_keys(Some(wanted)).consistent_read(true).build();
             let keys =
                 keys.map_err(|error| AwsFailure::unexpected(Service::DynamoDb, "BatchGetItem", error.to_string()))?;

@@ -1,6 +1,81 @@
 //! What reading the table makes of names and of answers that are not whole.
 
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    time::Instant,
+};
+
 use super::*;
+use crate::{
+    auth::{Authenticator, HttpKeys, Permission, Presented},
+    aws::FailureKind,
+    settings::Settings,
+};
+
+/// The ledgers in the table at `endpoint`, and somebody who may read one.
+async fn ledger(endpoint: &str) -> (Ledger, TenantScope) {
+    let source = |name: &str| match name {
+        "AWS_ENDPOINT_URL" => Some(endpoint.to_owned()),
+        "TABLE_NAME"
+        | "EVENT_BUS_NAME"
+        | "TOKEN_ISSUER"
+        | "TOKEN_AUDIENCE"
+        | "AWS_REGION"
+        | "AWS_ACCESS_KEY_ID"
+        | "AWS_SECRET_ACCESS_KEY" => Some("something".to_owned()),
+        _ => None,
+    };
+    let settings = Settings::load(&source).unwrap();
+    let claims = [("custom:tenantId", "acme"), ("scope", "config/read")];
+    let claims = claims.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let keys = Box::new(HttpKeys::new("http://127.0.0.1:1".parse().unwrap()));
+    let authenticator = Authenticator::new(&settings.tokens, keys, Clock::system());
+    let caller = authenticator.authenticate(Presented::Claims(&claims)).await.unwrap();
+    let clients = AwsClients::new(&settings.aws);
+    let ledger = Ledger::new(clients, settings.table, Arc::new(settings.routes), settings.clock);
+    (ledger, caller.authorize(Permission::Read).unwrap())
+}
+
+/// A table that answers each of `requests` with `answer`, one connection each.
+fn table(requests: usize, answer: &'static str) -> (String, std::thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let serving = std::thread::spawn(move || {
+        for _ in 0..requests {
+            let mut connection = BufReader::new(listener.accept().unwrap().0);
+            let (mut line, mut length) = (String::new(), 0);
+            while line != "\r\n" {
+                line.clear();
+                connection.read_line(&mut line).unwrap();
+                if let Some(digits) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = digits.trim().parse().unwrap();
+                }
+            }
+            connection.read_exact(&mut vec![0; length]).unwrap();
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/x-amz-json-1.0\r\n";
+            let whole = format!("{head}content-length: {}\r\n\r\n{answer}", answer.len());
+            connection.get_mut().write_all(whole.as_bytes()).unwrap();
+        }
+    });
+    (endpoint, serving)
+}
+
+/// A table that leaves keys unprocessed is given time, more from one round to the next, before it counts as throttled.
+#[tokio::test]
+async fn unprocessed_keys_are_asked_for_ever_later() {
+    let nothing = r#"{"Responses": {}, "UnprocessedKeys":
+        {"something": {"Keys": [{"pk": {"S": "TENANT#acme"}, "sk": {"S": "ENTRY#tenant_config_k"}}]}}}"#;
+    let (endpoint, serving) = table(MAX_UNPROCESSED_ROUNDS, nothing);
+    let (ledger, scope) = ledger(&endpoint).await;
+    let begun = Instant::now();
+    let error = ledger.get_many(&scope, vec!["ENTRY#tenant_config_k".to_owned()]).await.expect_err("nothing came");
+    let waited = begun.elapsed();
+    serving.join().unwrap();
+    assert!(matches!(&error, LedgerError::Aws(failure) if failure.kind == FailureKind::Throttled), "{error}");
+    // At least half of 20, 40, 80 and 160 ms.
+    assert!(waited >= Duration::from_millis(150), "{waited:?}");
+}
 
 /// An entry's key is what stands behind the first mark, whatever it holds.
 #[test]
