@@ -7,9 +7,10 @@ use std::{
 };
 
 use serde::{Serialize, Serializer};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 
-/// A point in time, in milliseconds since 1970-01-01T00:00:00Z. Shown as RFC 3339.
+/// A point in time, in milliseconds since 1970-01-01T00:00:00Z. Shown as RFC 3339, always with three digits of
+/// a second's fraction, so that times sort as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(u64);
 
@@ -49,10 +50,12 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
-            .ok()
-            .and_then(|at| at.format(&Rfc3339).ok());
-        f.write_str(shown.as_deref().unwrap_or("9999-12-31T23:59:59Z"))
+        let Ok(at) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000) else {
+            return f.write_str("9999-12-31T23:59:59.999Z");
+        };
+        let (year, month, day) = at.to_calendar_date();
+        let (hour, minute, second, millis) = at.to_hms_milli();
+        write!(f, "{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z", u8::from(month))
     }
 }
 
@@ -102,12 +105,18 @@ impl fmt::Debug for Clock {
 mod tests {
     use super::*;
 
+    /// All of one length, so that they sort as text.
     #[test]
     fn times_are_shown_as_rfc_3339() {
         for (millis, shown) in [
-            (0, "1970-01-01T00:00:00Z"),
+            (0, "1970-01-01T00:00:00.000Z"),
+            (9, "1970-01-01T00:00:00.009Z"),
+            (1_795_226_400_000, "2026-11-21T02:00:00.000Z"),
             (1_795_226_400_123, "2026-11-21T02:00:00.123Z"),
-            (u64::MAX, "9999-12-31T23:59:59Z"),
+            (1_795_226_400_120, "2026-11-21T02:00:00.120Z"),
+            (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+            (253_402_300_800_000, "9999-12-31T23:59:59.999Z"),
+            (u64::MAX, "9999-12-31T23:59:59.999Z"),
         ] {
             assert_eq!(Timestamp::from_millis(millis).to_string(), shown);
         }
