@@ -49,11 +49,16 @@ async fn what_is_not_kept_is_gone() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     acme.put("tenant_config_old", &json!(1)).await.expect(201);
-    acme.changes("since=2").await.expect_problem(410, "gone");
+    let ahead = acme.changes("since=2").await.expect_problem(410, "gone");
+    let detail = ahead.body["detail"].as_str().expect("a detail");
+    assert!(detail.contains("ahead of the newest revision 1") && detail.contains("fresh list"), "{detail}");
+    assert_eq!(ahead.revision(), 1, "where to look is said at once");
     api.pass(Duration::from_hours(7 * 24 + 1));
     acme.put("tenant_config_new", &json!(1)).await.expect(201);
     let gone = acme.changes("since=0").await.expect_problem(410, "gone");
-    assert!(gone.body["detail"].as_str().is_some_and(|detail| detail.contains("fresh list")));
+    let detail = gone.body["detail"].as_str().expect("a detail");
+    assert!(detail.contains("not all kept") && detail.contains("fresh list"), "{detail}");
+    assert_eq!(gone.revision(), 2);
     assert_eq!(acme.changes("since=1").await.expect(200).each("changes", "revision"), [2]);
     assert_eq!(acme.get("tenant_config_old").await.expect(200).number("version"), 1, "entries do not expire");
     api.suite.stop().await;

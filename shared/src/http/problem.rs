@@ -275,8 +275,9 @@ impl From<ReadError> for Problem {
                 Self::new(ProblemType::Unprocessable, detail).at(head).with("revision", head.get())
             }
             ReadError::Contention => Self::new(ProblemType::Contention, format!("{detail}; try again")).retry_after(1),
-            ReadError::Compacted(_) => {
+            ReadError::Compacted { head, .. } | ReadError::Ahead { head, .. } => {
                 Self::new(ProblemType::Gone, format!("{detail}; take a fresh list and follow from its revision"))
+                    .at(head)
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Reading: from memory where it is valid, from the ledger where it is not, and never from the past.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{cmp::Ordering, collections::HashMap, sync::Arc, time::Duration};
 
 use super::Foundation;
 use crate::{
@@ -110,8 +110,21 @@ pub enum ReadError {
     #[error("the keys changed faster than they could be read together")]
     Contention,
     /// The log does not reach back that far.
-    #[error("the changes after revision {0} are not all kept any more")]
-    Compacted(Revision),
+    #[error("the changes after revision {since} are not all kept any more")]
+    Compacted {
+        /// After which revision changes were asked for.
+        since: Revision,
+        /// The newest revision.
+        head: Revision,
+    },
+    /// A revision that the log has not reached: the asker knows it from another life of the table.
+    #[error("since is ahead of the newest revision {head}; {since} is of no history that is kept here")]
+    Ahead {
+        /// After which revision changes were asked for.
+        since: Revision,
+        /// The newest revision.
+        head: Revision,
+    },
 }
 
 impl ReadError {
@@ -299,13 +312,12 @@ impl ReadService {
     ) -> Result<At<(Epoch, Vec<Change>)>, ReadError> {
         let head = self.foundation.ledger.head(scope).await?;
         let changes = match since.cmp(&head.revision) {
-            std::cmp::Ordering::Equal => Vec::new(),
-            // From another life of the table.
-            std::cmp::Ordering::Greater => return Err(ReadError::Compacted(since)),
-            std::cmp::Ordering::Less => self.foundation.ledger.changes(scope, since, limit).await?,
+            Ordering::Equal => Vec::new(),
+            Ordering::Greater => return Err(ReadError::Ahead { since, head: head.revision }),
+            Ordering::Less => self.foundation.ledger.changes(scope, since, limit).await?,
         };
         if changes.is_empty() && since < head.revision {
-            return Err(ReadError::Compacted(since));
+            return Err(ReadError::Compacted { since, head: head.revision });
         }
         Ok(At { revision: head.revision, age: None, stale: false, found: (head.epoch, changes) })
     }
