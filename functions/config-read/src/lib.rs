@@ -5,7 +5,7 @@ use serde::Serialize;
 use tenantry::{
     auth::{Authenticator, HttpKeys, Permission, TenantScope},
     clock::Timestamp,
-    entry::{Author, Epoch, Revision, Version},
+    entry::{Author, ETag, Epoch, Revision, TagList, Version},
     http::{Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, Problem, ProblemType, Respond, VersionView},
     key::{ConfigKey, is_key_prefix},
     ledger::{Change, ChangeOperation},
@@ -75,15 +75,26 @@ impl App {
         if let Some(version) = version {
             let at = self.reader.version(scope, &key, version, min_revision).await?;
             let past = past_entry(&key, version, &at)?;
-            return Ok(Respond::new(StatusCode::OK).at(&at).etag(past.etag()).secret(self.is_secret(&key)).json(&past));
+            return Ok(self.tagged(&at, &key, past.etag(), known_tags.as_ref(), &past));
         }
         let at = self.reader.get(scope, &key, event.freshness(min_revision)).await?;
         let Some(resolved) = &at.found else { return Err(Problem::no_value(&key, at.revision)) };
-        let etag = resolved.entry.etag();
-        let is_known = known_tags.is_some_and(|tags| tags.matches_weakly(Some(&etag)));
+        Ok(self.tagged(&at, &key, &resolved.entry.etag(), known_tags.as_ref(), &EntryView::from(&**resolved)))
+    }
+
+    /// One version of a key, or that the caller knows it already by its tag.
+    fn tagged<T>(
+        &self,
+        at: &At<T>,
+        key: &ConfigKey,
+        etag: &ETag,
+        known: Option<&TagList>,
+        view: &impl Serialize,
+    ) -> Answer {
+        let is_known = known.is_some_and(|tags| tags.matches_weakly(Some(etag)));
         let status = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
-        let respond = Respond::new(status).at(&at).etag(&etag).secret(self.is_secret(&key));
-        Ok(if is_known { respond.empty() } else { respond.json(&EntryView::from(&**resolved)) })
+        let respond = Respond::new(status).at(at).etag(etag).secret(self.is_secret(key));
+        if is_known { respond.empty() } else { respond.json(view) }
     }
 
     async fn list(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {

@@ -267,6 +267,38 @@ async fn all_pages(tenant: &Tenant<'_>, prefix: &str, limit: usize) -> Vec<Strin
     }
 }
 
+/// Promise: whoever has an old version is told so by its tag, as with the current one; what there is not to show is said all the
+/// same.
+#[tokio::test]
+async fn old_versions_are_revalidated_by_their_tags() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    for tag in ["tenant_config_", "secret_config_"] {
+        let key = format!("{tag}k");
+        let old = acme.put(&key, &json!(1)).await.expect(201);
+        let new = acme.put(&key, &json!(2)).await.expect(200);
+        acme.delete(&key).await.expect(200);
+        acme.put(&key, &json!(3)).await.expect(201);
+        let get =
+            |version: u64, tags: &str| acme.get(&format!("{key}?version={version}")).header("if-none-match", tags);
+        if tag == "tenant_config_" {
+            for tags in [old.etag().to_owned(), format!("W/{}", old.etag()), "*".to_owned()] {
+                let known = get(1, &tags).await.expect(304);
+                assert_eq!((known.text.as_str(), known.etag()), ("", old.etag()), "{tags}");
+                assert!(known.revision() > 0);
+            }
+            assert_eq!(get(1, new.etag()).await.expect(200).body["value"], 1);
+        } else {
+            get(1, old.etag()).await.expect_problem(410, "gone");
+            assert_eq!(get(4, "*").await.expect(304).header("cache-control"), "no-store");
+        }
+        get(3, "*").await.expect_problem(404, "not-found");
+        get(9, "*").await.expect_problem(404, "not-found");
+        get(1, "x").await.expect_problem(400, "invalid-parameter");
+    }
+    api.suite.stop().await;
+}
+
 /// Promise: keys that are deleted cost a list little, however short its pages, and a page ends after many of them, perhaps empty,
 /// with a cursor that goes on behind them.
 #[tokio::test]
