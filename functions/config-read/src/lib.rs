@@ -9,7 +9,7 @@ use tenantry::{
     http::{Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, Problem, ProblemType, Respond, VersionView},
     key::{ConfigKey, is_key_prefix},
     ledger::{Change, ChangeOperation},
-    service::{At, Foundation, PastVersion, ReadService},
+    service::{At, Fetched, Foundation, ReadService},
     settings::Settings,
 };
 
@@ -136,6 +136,7 @@ impl App {
             found: at.found.found.iter().map(|resolved| EntryView::from(&**resolved)).collect(),
             missing: at.found.missing.iter().map(ConfigKey::as_str).collect(),
             unprocessed: at.found.unprocessed.iter().map(ConfigKey::as_str).collect(),
+            unavailable: at.found.unavailable.iter().map(ConfigKey::as_str).collect(),
         };
         let has_secret = keys.iter().any(|key| self.is_secret(key));
         Ok(Respond::new(StatusCode::OK).at(&at).secret(has_secret).json(&view))
@@ -175,11 +176,7 @@ impl App {
 }
 
 /// A past version as an entry, or why there is none to show.
-fn past_entry<'a>(
-    key: &ConfigKey,
-    version: Version,
-    at: &'a At<Option<PastVersion>>,
-) -> Result<VersionView<'a>, Problem> {
+fn past_entry<'a>(key: &ConfigKey, version: Version, at: &'a At<Option<Fetched>>) -> Result<VersionView<'a>, Problem> {
     match &at.found {
         None => Err(Problem::new(ProblemType::NotFound, format!("{key} has no version {version}")).at(at.revision)),
         Some(past) if !past.entry.is_live() => {
@@ -209,6 +206,7 @@ struct BatchView<'a> {
     found: Vec<EntryView<'a>>,
     missing: Vec<&'a str>,
     unprocessed: Vec<&'a str>,
+    unavailable: Vec<&'a str>,
 }
 
 #[derive(Serialize)]

@@ -351,6 +351,89 @@ async fn batches_tell_found_from_missing() {
     api.suite.stop().await;
 }
 
+/// Promise: a value that somebody took out of its store behind our back is an outage to who asks for it alone; in a list and a
+/// batch it is marked, and its neighbours come all the same. It costs a few looks, and writing the key anew heals it.
+#[tokio::test]
+async fn a_lost_value_does_not_take_its_neighbours_along() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let (lost, kept, own) = ("secret_config_lost", "secret_config_kept", "tenant_config_own");
+    for key in [lost, kept, own] {
+        acme.put(key, &json!(key)).await.expect(201);
+    }
+    let name = acme.parameter_name("secret_config_", "lost");
+    api.parameter_store().delete_parameter().name(name).send().await.expect("it was there");
+    api.settled().await;
+
+    let (looks, alone) = api.calls_during("GetParameters", acme.get(lost)).await;
+    let alone = alone.expect_problem(503, "unavailable");
+    assert!(alone.body["detail"].as_str().is_some_and(|detail| detail.contains(lost)) && looks <= 3, "{looks} looks");
+    assert!(!alone.header("retry-after").is_empty());
+
+    let (looks, batch) = api.calls_during("GetParameters", acme.batch_get(&[own, "secret_config_x", lost, kept])).await;
+    let batch = batch.expect(200);
+    assert_eq!(batch.each("found", "value"), [own, kept]);
+    assert_eq!((&batch.body["unavailable"], &batch.body["missing"]), (&json!([lost]), &json!(["secret_config_x"])));
+    assert_eq!(batch.body["unprocessed"], json!([]));
+    assert!(looks <= 3, "{looks} looks");
+
+    let (looks, page) = api.calls_during("GetParameters", acme.list("")).await;
+    let page = page.expect(200);
+    assert_eq!(page.each("entries", "key"), [kept, lost, own]);
+    assert_eq!(page.each("entries", "value"), [json!(kept), json!(null), json!(own)]);
+    assert_eq!(page.each("entries", "valueGone"), [json!(null), json!(true), json!(null)]);
+    assert_eq!(page.body["entries"][1].get("value"), None, "a value of null is something else");
+    assert!(looks <= 3, "{looks} looks");
+
+    acme.put(lost, &json!("anew")).await.expect(200);
+    assert_eq!(acme.list("").await.expect(200).each("entries", "value"), [kept, "anew", own]);
+    assert_eq!(acme.batch_get(&[lost]).await.expect(200).body["unavailable"], json!([]));
+    api.suite.stop().await;
+}
+
+/// Promise: where the route of a tag was changed and its values are still in the former store, whoever reads one is told that, and
+/// its neighbours come all the same; the key can be written anew, and reading goes on as the route comes back.
+#[tokio::test]
+async fn a_changed_route_is_named_as_the_reason() {
+    let data = tempfile::tempdir().expect("a folder");
+    let start = async |route: &str| {
+        let routes = format!(r#"{{"tenant_config_": {{"store": "dynamodb"}}, "secret_config_": {route}}}"#);
+        let parameters = [("TagRoutes".to_owned(), routes)].into();
+        Api::with(Options { data: Some(data.path().to_owned()), parameters, ..Options::default() }).await
+    };
+    let secure = r#"{"store": "parameter-store", "type": "SecureString"}"#;
+    let api = start(secure).await;
+    for key in ["secret_config_a", "secret_config_b", "tenant_config_c"] {
+        api.tenant("acme").put(key, &json!(key)).await.expect(201);
+    }
+    api.settled().await;
+    api.suite.stop().await;
+
+    let api = start(r#"{"store": "dynamodb"}"#).await;
+    let acme = api.tenant("acme");
+    for path in ["secret_config_a", "secret_config_a?version=1"] {
+        let refused = acme.get(path).await.expect_problem(503, "unavailable");
+        let detail = refused.body["detail"].as_str().expect("a detail");
+        assert!(detail.contains("the tag secret_config_ no longer leads") && detail.contains("restore"), "{detail}");
+    }
+    let list = acme.list("").await.expect(200);
+    assert_eq!(list.each("entries", "valueGone"), [json!(true), json!(true), json!(null)]);
+    let batch = acme.batch_get(&["secret_config_a", "tenant_config_c"]).await.expect(200);
+    assert_eq!(
+        (batch.each("found", "key"), &batch.body["unavailable"]),
+        (vec![json!("tenant_config_c")], &json!(["secret_config_a"]))
+    );
+    assert_eq!(acme.history("secret_config_a").await.expect(200).each("versions", "valueGone"), [true]);
+    acme.put("secret_config_a", &json!("anew")).await.expect(200);
+    assert_eq!(acme.get("secret_config_a").await.expect(200).body["value"], "anew");
+    api.suite.stop().await;
+
+    let api = start(secure).await;
+    let values = api.tenant("acme").list("").await.expect(200).each("entries", "value");
+    assert_eq!(values, ["anew", "secret_config_b", "tenant_config_c"]);
+    api.suite.stop().await;
+}
+
 /// Promise: all of it is still there after a restart on the same data, and goes on where it was.
 #[tokio::test]
 async fn a_restart_keeps_everything() {

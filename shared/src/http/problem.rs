@@ -271,6 +271,11 @@ impl From<ReadError> for Problem {
                 error!(config.key = %key, "a committed value is not in its store");
                 Self::new(ProblemType::Unavailable, detail).retry_after(5)
             }
+            ReadError::RouteChanged(key) => {
+                error!(config.key = %key, "a committed value is in a store that its tag's route does not lead to");
+                let advice = "the operators of this service must restore the route, or the key be written anew";
+                Self::new(ProblemType::Unavailable, format!("{detail}; {advice}")).retry_after(60)
+            }
             ReadError::NotReached { head, .. } => {
                 Self::new(ProblemType::Unprocessable, detail).at(head).with("revision", head.get())
             }

@@ -10,9 +10,9 @@ use super::{Answer, Problem, ProblemType};
 use crate::{
     cache::Resolved,
     clock::Timestamp,
-    entry::{Author, ETag, Revision, Version},
+    entry::{Author, ETag, Entry, Revision, Version},
     ledger::WrittenKey,
-    service::{At, PastVersion},
+    service::{At, Fetched},
     value::ConfigValue,
 };
 
@@ -92,12 +92,16 @@ impl Respond {
     }
 }
 
-/// An entry with its value.
+/// A live entry with its value.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EntryView<'a> {
     key: &'a str,
-    value: &'a ConfigValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a ConfigValue>,
+    /// The value cannot be had from its store any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    value_gone: bool,
     version: Version,
     revision: Revision,
     author: &'a Author,
@@ -107,9 +111,22 @@ pub struct EntryView<'a> {
 
 impl<'a> From<&'a Resolved> for EntryView<'a> {
     fn from(Resolved { entry, value }: &'a Resolved) -> Self {
+        Self::new(entry, Some(value))
+    }
+}
+
+impl<'a> From<&'a Fetched> for EntryView<'a> {
+    fn from(Fetched { entry, value }: &'a Fetched) -> Self {
+        Self::new(entry, value.as_ref())
+    }
+}
+
+impl<'a> EntryView<'a> {
+    fn new(entry: &'a Entry, value: Option<&'a ConfigValue>) -> Self {
         Self {
             key: entry.key.as_str(),
             value,
+            value_gone: value.is_none(),
             version: entry.version,
             revision: entry.revision,
             author: &entry.author,
@@ -138,8 +155,8 @@ pub struct VersionView<'a> {
     etag: ETag,
 }
 
-impl<'a> From<&'a PastVersion> for VersionView<'a> {
-    fn from(PastVersion { entry, value }: &'a PastVersion) -> Self {
+impl<'a> From<&'a Fetched> for VersionView<'a> {
+    fn from(Fetched { entry, value }: &'a Fetched) -> Self {
         Self {
             key: None,
             version: entry.version,
@@ -156,7 +173,7 @@ impl<'a> From<&'a PastVersion> for VersionView<'a> {
 
 impl<'a> VersionView<'a> {
     /// A version on its own, which names its key.
-    pub fn with_key(past: &'a PastVersion) -> Self {
+    pub fn with_key(past: &'a Fetched) -> Self {
         Self { key: Some(past.entry.key.as_str()), ..Self::from(past) }
     }
 

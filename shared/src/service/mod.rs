@@ -7,7 +7,7 @@ mod write;
 
 use std::sync::Arc;
 
-pub use read::{At, BatchFound, Freshness, HistoryPage, ListPage, PastVersion, ReadError, ReadService};
+pub use read::{At, BatchFound, Fetched, Freshness, HistoryPage, ListPage, ReadError, ReadService};
 pub use refresh::{RefreshService, SweepReport};
 pub use write::{MAX_OPERATIONS, Operation, WriteError, WriteRequest, WriteService, Written};
 

@@ -2,6 +2,8 @@
 
 use std::{cmp::Ordering, collections::HashMap, sync::Arc, time::Duration};
 
+use tracing::error;
+
 use super::Foundation;
 use crate::{
     auth::TenantScope,
@@ -22,6 +24,11 @@ const MAX_ANSWER_BYTES: usize = 4_000_000;
 const MAX_DELTA: u64 = 200;
 /// How often a read that was overtaken by writes begins anew.
 const MAX_ROUNDS: usize = 8;
+/// How often a value is looked for that its store does not have. A newer version may have been committed meanwhile, and the commit
+/// comes before the old value goes; once that is ruled out, further looks only cost calls.
+const MAX_LOOKS: usize = 3;
+/// The longest wait between two looks, for a store whose answers lag behind its writes.
+const MAX_LOOK_WAIT: Duration = Duration::from_millis(40);
 
 /// How fresh an answer must be. By default: as fresh as can be.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,31 +63,42 @@ pub struct BatchFound {
     pub missing: Vec<ConfigKey>,
     /// Keys that did not fit into the answer.
     pub unprocessed: Vec<ConfigKey>,
+    /// Keys that have a value, which cannot be had from its store any more.
+    pub unavailable: Vec<ConfigKey>,
 }
 
 /// A page of entries.
 #[derive(Debug)]
 pub struct ListPage {
-    /// Entries in key order.
-    pub entries: Vec<Resolved>,
+    /// Live entries in key order.
+    pub entries: Vec<Fetched>,
     /// The key that the next page begins behind.
     pub next: Option<String>,
 }
 
-/// One version of a key, from its history.
+/// One version of a key, the current or an earlier one.
 #[derive(Debug)]
-pub struct PastVersion {
+pub struct Fetched {
     /// The version.
     pub entry: Entry,
     /// Its value; none for a tombstone, and for a version that the store does not keep any more.
     pub value: Option<ConfigValue>,
 }
 
+/// Why a committed value is not to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absent {
+    /// Its store does not have it any more.
+    Gone,
+    /// The route of its tag leads to another store.
+    RouteChanged,
+}
+
 /// A page of versions, newest first.
 #[derive(Debug)]
 pub struct HistoryPage {
     /// The versions.
-    pub versions: Vec<PastVersion>,
+    pub versions: Vec<Fetched>,
     /// The version that the next page begins below.
     pub next: Option<Version>,
 }
@@ -98,6 +116,9 @@ pub enum ReadError {
     /// A committed value is not where it was put.
     #[error("the value of {0} is not in its store any more, and nothing newer is committed")]
     ValueMissing(ConfigKey),
+    /// A committed value is in a store that its tag's route does not lead to any more.
+    #[error("the route of the tag {tag} no longer leads to the store that holds the value of {key}", tag = .0.tag(), key = .0)]
+    RouteChanged(ConfigKey),
     /// The tenant is not yet at the revision that was asked for.
     #[error("the tenant's newest revision is {head}; {asked} was asked for")]
     NotReached {
@@ -170,7 +191,8 @@ impl ReadService {
         key: &ConfigKey,
         mut freshness: Freshness,
     ) -> Result<At<Known>, ReadError> {
-        for _ in 0..MAX_ROUNDS {
+        for look in 0..MAX_LOOKS {
+            pause_before(look).await;
             let (valid, age) = self.validate(scope, freshness).await?;
             if let Some(known) = self.cache.get(scope.tenant(), &valid, key) {
                 return Ok(At { revision: valid.head.revision, age, stale: false, found: known });
@@ -181,9 +203,10 @@ impl ReadService {
             let live: Vec<_> = entry.into_iter().filter(Entry::is_live).collect();
             let known: Known = match self.resolve(scope, live).await?.pop() {
                 None => None,
-                Some((_, Some(resolved))) => Some(Arc::new(resolved)),
+                Some((entry, Ok(value))) => Some(Arc::new(Resolved { entry, value })),
+                Some((_, Err(Absent::RouteChanged))) => return Err(ReadError::RouteChanged(key.clone())),
                 // Its store has lost it: because a newer version is committed, if all is well.
-                Some((_, None)) => {
+                Some((_, Err(Absent::Gone))) => {
                     freshness.max_age = Duration::ZERO;
                     continue;
                 }
@@ -203,7 +226,9 @@ impl ReadService {
         keys: &[ConfigKey],
         mut freshness: Freshness,
     ) -> Result<At<BatchFound>, ReadError> {
+        let mut looks = 0;
         for _ in 0..MAX_ROUNDS {
+            pause_before(looks).await;
             let (valid, age) = self.validate(scope, freshness).await?;
             freshness.max_age = Duration::ZERO;
             let mut known: HashMap<&ConfigKey, Known> = HashMap::with_capacity(keys.len());
@@ -219,18 +244,27 @@ impl ReadService {
                 continue;
             }
             let live: Vec<_> = wanted.iter().filter_map(|key| loaded.remove(key)).filter(Entry::is_live).collect();
-            let resolved = self.resolve(scope, live).await?;
-            if resolved.iter().any(|(_, value)| value.is_none()) {
-                continue;
+            let (mut resolved, mut absent) = (HashMap::new(), Vec::new());
+            for (entry, value) in self.resolve(scope, live).await? {
+                let key = entry.key.clone();
+                match value {
+                    Ok(value) => _ = resolved.insert(key, Arc::new(Resolved { entry, value })),
+                    Err(why) => absent.push((key, why)),
+                }
             }
-            let mut resolved: HashMap<_, _> =
-                resolved.into_iter().filter_map(|(key, value)| Some((key, Arc::new(value?)))).collect();
-            for key in keys.iter().filter(|key| wanted.contains(key) && !unread.contains(key)) {
+            let is_absent = |key: &ConfigKey| absent.iter().any(|(one, _)| one == key);
+            for key in keys.iter().filter(|key| wanted.contains(key) && !unread.contains(key) && !is_absent(key)) {
                 let one = resolved.remove(key);
                 self.cache.insert(scope.tenant(), &valid, key, one.clone());
                 known.insert(key, one);
             }
-            return Ok(At { revision: valid.head.revision, age, stale: false, found: fit(keys, &known) });
+            looks += 1;
+            if looks < MAX_LOOKS && absent.iter().any(|(_, why)| *why == Absent::Gone) {
+                continue;
+            }
+            report(scope, &absent);
+            let found = fit(keys, &known, is_absent);
+            return Ok(At { revision: valid.head.revision, age, stale: false, found });
         }
         Err(ReadError::Contention)
     }
@@ -243,7 +277,9 @@ impl ReadService {
         after: Option<&str>,
         limit: usize,
     ) -> Result<At<ListPage>, ReadError> {
+        let mut looks = 0;
         for round in 1..=MAX_ROUNDS {
+            pause_before(looks).await;
             let head = self.foundation.ledger.head(scope).await?;
             let page = self.foundation.ledger.list(scope, prefix, after, limit, MAX_ANSWER_BYTES).await?;
             let torn = page.entries.iter().any(|entry| entry.revision > head.revision);
@@ -251,14 +287,17 @@ impl ReadService {
                 continue;
             }
             let resolved = self.resolve(scope, page.entries).await?;
-            if let Some((key, _)) = resolved.iter().find(|(_, value)| value.is_none()) {
-                if round < MAX_ROUNDS {
-                    continue;
-                }
-                return Err(ReadError::ValueMissing(key.clone()));
+            let absent =
+                |(entry, value): &(Entry, Result<_, Absent>)| Some((entry.key.clone(), value.as_ref().err().copied()?));
+            let absent: Vec<_> = resolved.iter().filter_map(absent).collect();
+            looks += 1;
+            if looks < MAX_LOOKS && round < MAX_ROUNDS && absent.iter().any(|(_, why)| *why == Absent::Gone) {
+                continue;
             }
-            let mut entries: Vec<_> = resolved.into_iter().filter_map(|(_, value)| value).collect();
-            let fitting = fitting(entries.iter().map(|one| Some(&one.value)));
+            report(scope, &absent);
+            let fetched = |(entry, value): (_, Result<_, _>)| Fetched { entry, value: value.ok() };
+            let mut entries: Vec<_> = resolved.into_iter().map(fetched).collect();
+            let fitting = fitting(entries.iter().map(|one| one.value.as_ref()));
             let cut = entries.drain(fitting..).next().is_some();
             let next = if cut { entries.last().map(|one| one.entry.key.to_string()) } else { page.last };
             let found = ListPage { entries, next };
@@ -274,12 +313,13 @@ impl ReadService {
         key: &ConfigKey,
         version: Version,
         min_revision: Option<Revision>,
-    ) -> Result<At<Option<PastVersion>>, ReadError> {
+    ) -> Result<At<Option<Fetched>>, ReadError> {
         let head = self.foundation.ledger.head(scope).await?;
         if let Some(asked) = min_revision.filter(|asked| *asked > head.revision) {
             return Err(ReadError::NotReached { head: head.revision, asked });
         }
         let found = match self.foundation.ledger.version(scope, key, version).await? {
+            Some(entry) if self.is_off_route(&entry) => return Err(ReadError::RouteChanged(key.clone())),
             Some(entry) => self.past_values(scope, key, vec![entry]).await?.pop(),
             None => None,
         };
@@ -372,12 +412,18 @@ impl ReadService {
         Some(At { revision: valid.head.revision, age: Some(age), stale: true, found: known })
     }
 
-    /// The values of live entries, in the same order; none where the store does not have one any more.
+    /// Whether the entry's value is in a store that the route of its tag does not lead to any more.
+    fn is_off_route(&self, entry: &Entry) -> bool {
+        let is_elsewhere = matches!(entry.state, State::Live(Held::Elsewhere(..)));
+        is_elsewhere && self.foundation.stores.of(&entry.key).external().is_none()
+    }
+
+    /// The values of live entries, in the same order.
     async fn resolve(
         &self,
         scope: &TenantScope,
         entries: Vec<Entry>,
-    ) -> Result<Vec<(ConfigKey, Option<Resolved>)>, ReadError> {
+    ) -> Result<Vec<(Entry, Result<ConfigValue, Absent>)>, ReadError> {
         let mut elsewhere: HashMap<&str, Vec<(&ConfigKey, Locator, TextKind)>> = HashMap::new();
         for entry in &entries {
             if let State::Live(Held::Elsewhere(locator, kind)) = &entry.state {
@@ -392,9 +438,9 @@ impl ReadService {
             fetched.extend(places.iter().zip(values).filter_map(|((key, ..), value)| Some(((*key).clone(), value?))));
         }
         let resolved = entries.into_iter().map(|entry| {
-            let key = entry.key.clone();
-            let value = entry.value().cloned().or_else(|| fetched.remove(&key));
-            (key, value.map(|value| Resolved { entry, value }))
+            let absent = if self.is_off_route(&entry) { Absent::RouteChanged } else { Absent::Gone };
+            let value = entry.value().cloned().or_else(|| fetched.remove(&entry.key)).ok_or(absent);
+            (entry, value)
         });
         Ok(resolved.collect())
     }
@@ -404,7 +450,7 @@ impl ReadService {
         scope: &TenantScope,
         key: &ConfigKey,
         entries: Vec<Entry>,
-    ) -> Result<Vec<PastVersion>, ReadError> {
+    ) -> Result<Vec<Fetched>, ReadError> {
         let place = |entry: &Entry| match &entry.state {
             State::Live(Held::Elsewhere(locator, kind)) => Some((*locator, *kind)),
             _ => None,
@@ -419,9 +465,23 @@ impl ReadService {
                 Some(_) => elsewhere.next().flatten(),
                 None => entry.value().cloned(),
             };
-            PastVersion { entry, value }
+            Fetched { entry, value }
         });
         Ok(versions.collect())
+    }
+}
+
+/// Gives a store that has just been asked in vain some time.
+async fn pause_before(look: usize) {
+    if look > 0 {
+        tokio::time::sleep(MAX_LOOK_WAIT.mul_f64(fastrand::f64())).await;
+    }
+}
+
+/// Tells the operators of values that an answer has to do without.
+fn report(scope: &TenantScope, absent: &[(ConfigKey, Absent)]) {
+    for (key, why) in absent {
+        error!(tenant.id = %scope.tenant(), config.key = %key, ?why, "a committed value is not in its store");
     }
 }
 
@@ -438,8 +498,9 @@ fn fitting<'a>(values: impl ExactSizeIterator<Item = Option<&'a ConfigValue>>) -
 }
 
 /// As many of the known entries as fit into an answer, in the order of the request; at least one.
-fn fit(keys: &[ConfigKey], known: &HashMap<&ConfigKey, Known>) -> BatchFound {
-    let mut batch = BatchFound { found: Vec::new(), missing: Vec::new(), unprocessed: Vec::new() };
+fn fit(keys: &[ConfigKey], known: &HashMap<&ConfigKey, Known>, is_absent: impl Fn(&ConfigKey) -> bool) -> BatchFound {
+    let mut batch =
+        BatchFound { found: Vec::new(), missing: Vec::new(), unprocessed: Vec::new(), unavailable: Vec::new() };
     let mut bytes = 0;
     for key in keys {
         match known.get(key) {
@@ -452,6 +513,7 @@ fn fit(keys: &[ConfigKey], known: &HashMap<&ConfigKey, Known>) -> BatchFound {
                 }
             }
             Some(None) => batch.missing.push(key.clone()),
+            None if is_absent(key) => batch.unavailable.push(key.clone()),
             None => batch.unprocessed.push(key.clone()),
         }
     }

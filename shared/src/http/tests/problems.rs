@@ -80,6 +80,12 @@ fn every_error_has_its_answer() {
     let cases: Vec<(Problem, &str, Option<&str>, &str)> = vec![
         (ReadError::ValueMissing(a()).into(), "503 unavailable", Some("5"), "tenant_config_a"),
         (
+            ReadError::RouteChanged(a()).into(),
+            "503 unavailable",
+            Some("60"),
+            "the route of the tag tenant_config_ no longer leads to the store that holds the value of tenant_config_a",
+        ),
+        (
             ReadError::NotReached { head: revision, asked: Revision::new(50) }.into(),
             "422 unprocessable",
             None,
