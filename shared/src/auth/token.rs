@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -11,6 +11,7 @@ use jsonwebtoken::{
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse},
 };
 use serde_json::Value;
+use tracing::warn;
 
 use super::{AuthError, FetchKeys, KeyFetchError};
 use crate::{
@@ -22,6 +23,10 @@ use crate::{
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// An unknown key id makes the keys be fetched again at most this often, so that made-up ids cost the issuer nothing.
 const REFETCH_INTERVAL: Duration = Duration::from_secs(30);
+/// Keys that came longer ago are fetched again, so that one which the issuer took back does not serve for ever.
+const MAX_KEY_AGE: Duration = Duration::from_hours(1);
+/// If that fails the old keys go on serving, and it is tried again after this time.
+const RENEWAL_PAUSE: Duration = Duration::from_mins(1);
 /// How far the issuer's clock and ours may differ. Both are kept right by NTP to well under a second, and every second here is one
 /// that a token outlives its end; the libraries' usual minute is for clocks that nobody keeps.
 const LEEWAY: Duration = Duration::from_secs(10);
@@ -67,13 +72,31 @@ pub(super) struct TokenVerifier {
     issuer: String,
     keys: Box<dyn FetchKeys>,
     clock: Clock,
-    known: Mutex<Arc<KeysById>>,
-    /// When the keys last came. Locked while they are on their way, so that a crowd of unknown ids makes one request, and each of
-    /// the crowd waits for its answer.
-    fetched_at: tokio::sync::Mutex<Option<Timestamp>>,
+    known: Mutex<Known>,
+    /// Locked while keys are on their way, so that a crowd of unknown ids makes one request, and each of the crowd waits for its
+    /// answer.
+    fetching: tokio::sync::Mutex<()>,
+}
+
+/// What is known of the issuer's keys.
+#[derive(Clone, Default)]
+struct Known {
+    keys: Arc<KeysById>,
+    /// When they came.
+    fetched_at: Option<Timestamp>,
+    /// When they could not be fetched again although they were old.
+    renewal_failed_at: Option<Timestamp>,
 }
 
 type KeysById = HashMap<String, (Algorithm, DecodingKey)>;
+
+impl Known {
+    /// Whether the keys came, or the last try to get newer ones failed, so long ago that it is time for the next try.
+    fn is_old(&self, now: Timestamp) -> bool {
+        self.fetched_at.is_some_and(|at| now.since(at) >= MAX_KEY_AGE)
+            && self.renewal_failed_at.is_none_or(|at| now.since(at) >= RENEWAL_PAUSE)
+    }
+}
 
 impl TokenVerifier {
     pub(super) fn new(settings: &TokenSettings, keys: Box<dyn FetchKeys>, clock: Clock) -> Self {
@@ -83,7 +106,7 @@ impl TokenVerifier {
             keys,
             clock,
             known: Mutex::default(),
-            fetched_at: tokio::sync::Mutex::default(),
+            fetching: tokio::sync::Mutex::default(),
         }
     }
 
@@ -138,28 +161,54 @@ impl TokenVerifier {
     }
 
     async fn key(&self, id: &str) -> Result<(Algorithm, DecodingKey), AuthError> {
-        if let Some(found) = self.known().get(id) {
+        self.renew().await;
+        if let Some(found) = self.known().keys.get(id) {
             return Ok(found.clone());
         }
-        let mut fetched_at = self.fetched_at.lock().await;
+        let _fetching = self.fetching.lock().await;
         let mut known = self.known();
         // Whoever waited for the lock may find that its key has come meanwhile.
-        if !known.contains_key(id) {
-            let now = self.clock.now();
-            if fetched_at.is_some_and(|at| now.since(at) < REFETCH_INTERVAL) {
+        if !known.keys.contains_key(id) {
+            if known.fetched_at.is_some_and(|at| self.clock.now().since(at) < REFETCH_INTERVAL) {
                 return Err(AuthError::InvalidToken(TokenError::UnknownKey));
             }
             // If this fails, or whoever asks gives up waiting, nothing was learned, and the next token may try again.
-            let set = self.keys.fetch().await?;
-            *fetched_at = Some(now);
-            known = Arc::new(set.keys.iter().filter_map(usable).collect());
-            *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&known);
+            known = self.fetch().await?;
         }
-        known.get(id).cloned().ok_or(AuthError::InvalidToken(TokenError::UnknownKey))
+        known.keys.get(id).cloned().ok_or(AuthError::InvalidToken(TokenError::UnknownKey))
     }
 
-    fn known(&self) -> Arc<KeysById> {
-        Arc::clone(&self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Fetches the keys again if they are old. One caller does, and the others go on with what is known.
+    async fn renew(&self) {
+        let is_old = || self.known().is_old(self.clock.now());
+        if !is_old() {
+            return;
+        }
+        let Ok(_fetching) = self.fetching.try_lock() else { return };
+        // Whoever held the lock before may have done it.
+        if is_old()
+            && let Err(error) = self.fetch().await
+        {
+            warn!(%error, "the issuer's keys cannot be fetched again; the old ones go on serving");
+            self.lock_known().renewal_failed_at = Some(self.clock.now());
+        }
+    }
+
+    async fn fetch(&self) -> Result<Known, KeyFetchError> {
+        let now = self.clock.now();
+        let set = self.keys.fetch().await?;
+        let keys = Arc::new(set.keys.iter().filter_map(usable).collect());
+        let known = Known { keys, fetched_at: Some(now), renewal_failed_at: None };
+        *self.lock_known() = known.clone();
+        Ok(known)
+    }
+
+    fn known(&self) -> Known {
+        self.lock_known().clone()
+    }
+
+    fn lock_known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -11,18 +11,79 @@ fn signed_with(kid: &str) -> String {
     token(&json!({"alg": "RS256", "kid": kid}), &claims(json!({})), sign_rsa)
 }
 
-/// One fetch serves all tokens of the keys that it brought, however much time passes.
+const HOUR: u64 = 3_600_000;
+
+/// A token that outlives the tests' hours.
+fn lasting(kid: &str) -> String {
+    token(&json!({"alg": "RS256", "kid": kid}), &claims(json!({"exp": NOW + 86_400})), sign_rsa)
+}
+
+/// One fetch serves all tokens of the keys that it brought, for an hour.
 #[tokio::test]
-async fn a_known_key_is_never_fetched_again() {
+async fn a_known_key_serves_for_an_hour() {
     let world = World::new();
     assert_eq!(world.fetches(), 0, "nothing is fetched before a token needs it");
     for _ in 0..3 {
-        assert_eq!(outcome(&world.bearer(&signed_with("rsa")).await), "acme by alice");
-        let es256 = token(&json!({"alg": "ES256", "kid": "ec"}), &claims(json!({})), |message| sign_ec(&EC, message));
+        assert_eq!(outcome(&world.bearer(&lasting("rsa")).await), "acme by alice");
+        let es256 = token(&json!({"alg": "ES256", "kid": "ec"}), &claims(json!({"exp": NOW + 86_400})), |message| {
+            sign_ec(&EC, message)
+        });
         assert_eq!(outcome(&world.bearer(&es256).await), "acme by alice");
-        world.wait(60_000);
+        world.wait(HOUR / 3 - 1);
     }
     assert_eq!(world.fetches(), 1);
+    world.wait(3);
+    assert_eq!(outcome(&world.bearer(&lasting("rsa")).await), "acme by alice");
+    assert_eq!(world.fetches(), 2);
+}
+
+/// A key that the issuer took back, as one does with a stolen one, stops working within the hour, without any unknown key to ask for.
+#[tokio::test]
+async fn a_withdrawn_key_stops_working() {
+    let world = World::new();
+    assert!(world.bearer(&lasting("rsa")).await.is_ok());
+    *world.keys.published.lock().unwrap() = vec![ec_jwk(&EC, "ec")];
+    world.wait(HOUR - 1);
+    assert_eq!(outcome(&world.bearer(&lasting("rsa")).await), "acme by alice");
+    world.wait(1);
+    let refused = outcome(&world.bearer(&lasting("rsa")).await);
+    assert_eq!((refused.as_str(), world.fetches()), ("invalid: the token's key is not among the issuer's", 2));
+}
+
+/// While old keys cannot be fetched again they go on serving, and the issuer is asked once a minute, not by every token.
+#[tokio::test]
+async fn old_keys_serve_while_there_are_no_newer_ones() {
+    let world = World::new();
+    assert!(world.bearer(&lasting("rsa")).await.is_ok());
+    *world.keys.down.lock().unwrap() = Some(Outage::Error);
+    world.wait(HOUR);
+    for (wait_millis, fetches) in [(0, 2), (0, 2), (59_999, 2), (1, 3), (0, 3)] {
+        world.wait(wait_millis);
+        assert_eq!(outcome(&world.bearer(&lasting("rsa")).await), "acme by alice");
+        assert_eq!(world.fetches(), fetches);
+    }
+    *world.keys.down.lock().unwrap() = None;
+    for (wait_millis, fetches) in [(60_000, 4), (0, 4), (60_000, 4), (HOUR - 60_001, 4), (1, 5)] {
+        world.wait(wait_millis);
+        assert_eq!(outcome(&world.bearer(&lasting("rsa")).await), "acme by alice");
+        assert_eq!(world.fetches(), fetches);
+    }
+}
+
+/// While old keys are being fetched again, one caller waits for them and the others go on with the old ones.
+#[tokio::test]
+async fn old_keys_serve_while_newer_ones_are_on_their_way() {
+    let world = World::new();
+    assert!(world.bearer(&lasting("rsa")).await.is_ok());
+    *world.keys.down.lock().unwrap() = Some(Outage::Silence);
+    world.wait(HOUR);
+    let token = lasting("rsa");
+    let result = tokio::select! {
+        biased;
+        _ = world.bearer(&token) => panic!("nobody has answered"),
+        result = world.bearer(&token) => result,
+    };
+    assert_eq!((outcome(&result).as_str(), world.fetches()), ("acme by alice", 2));
 }
 
 /// Made-up key ids cost the issuer one request in thirty seconds, and cost those with good tokens nothing.
