@@ -172,15 +172,16 @@ fn bodies(event: &Event, text: &str) -> bool {
     let rollback = blamed(event.json::<RollbackBody>("{}"))
         .and_then(|(_, body)| blamed(body.version()))
         .inspect(|version| assert_ne!(version.get(), 0, "versions count from 1"));
-    let batch = blamed(event.json::<BatchGetBody>("{}"));
+    let batch = blamed(event.json::<BatchGetBody>("{}"))
+        .is_some_and(|(_, body)| body.keys().filter_map(blamed).count() == body.count());
     let transaction = blamed(event.json::<TransactionBody>("{}")).is_some_and(|(_, body)| {
-        body.operations.iter().all(|one| match blamed(one.value()) {
+        body.operations().all(|one| match blamed(one.and_then(|one| one.value())) {
             Some(Some(given)) => value(Ok(given)),
             other => other.is_some(),
         })
     });
     idempotency(event, text);
-    put || rollback.is_some() || batch.is_some() || transaction
+    put || rollback.is_some() || batch || transaction
 }
 
 /// A claim is the same for the same request, and another for another one.

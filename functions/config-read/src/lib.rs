@@ -119,13 +119,15 @@ impl App {
     async fn batch_get(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
         let query = event.query(&["minRevision"])?;
         let (_, body): (_, BatchGetBody) = event.json(r#"{"keys": ["tenant_config_limits"]}"#)?;
-        if body.keys.is_empty() || body.keys.len() > MAX_BATCH_KEYS {
-            let rule = format!("a batch takes 1 to {MAX_BATCH_KEYS} keys; this one has {}", body.keys.len());
+        if !(1..=MAX_BATCH_KEYS).contains(&body.count()) {
+            let rule = format!("a batch takes 1 to {MAX_BATCH_KEYS} keys; this one has {}", body.count());
             return Err(Problem::new(ProblemType::InvalidBody, rule));
         }
-        let mut keys: Vec<ConfigKey> = Vec::with_capacity(body.keys.len());
-        for text in &body.keys {
-            let key = ConfigKey::parse(text, &self.foundation.routes)?;
+        let mut keys: Vec<ConfigKey> = Vec::with_capacity(body.count());
+        for (index, text) in body.keys().enumerate() {
+            let text = text?;
+            let key = ConfigKey::parse(&text, &self.foundation.routes)
+                .map_err(|error| Problem::from(error).of_item(index, Some(&text)))?;
             if !keys.contains(&key) {
                 keys.push(key);
             }

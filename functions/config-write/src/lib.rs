@@ -109,17 +109,18 @@ impl App {
         }
         let (text, body): (_, TransactionBody) =
             event.json(r#"{"operations": [{"op": "put", "key": "…", "value": …}]}"#)?;
-        if body.operations.is_empty() || body.operations.len() > MAX_OPERATIONS {
-            let rule =
-                format!("a transaction takes 1 to {MAX_OPERATIONS} operations; this one has {}", body.operations.len());
+        if !(1..=MAX_OPERATIONS).contains(&body.count()) {
+            let rule = format!("a transaction takes 1 to {MAX_OPERATIONS} operations; this one has {}", body.count());
             return Err(Problem::new(ProblemType::InvalidBody, rule));
         }
-        let mut requests: Vec<WriteRequest> = Vec::with_capacity(body.operations.len());
-        for operation in &body.operations {
-            let request = self.operation(operation)?;
+        let mut requests: Vec<WriteRequest> = Vec::with_capacity(body.count());
+        for (index, operation) in body.operations().enumerate() {
+            let operation = operation?;
+            let of_this = |problem: Problem| problem.of_item(index, Some(&operation.key));
+            let request = self.operation(&operation).map_err(of_this)?;
             if requests.iter().any(|other| other.key == request.key) {
                 let rule = format!("{} stands in two operations; a transaction writes each key once", request.key);
-                return Err(Problem::new(ProblemType::InvalidBody, rule));
+                return Err(of_this(Problem::new(ProblemType::InvalidBody, rule)));
             }
             requests.push(request);
         }
@@ -142,7 +143,14 @@ impl App {
             if_match: tags("ifMatch", &body.if_match)?,
             if_none_match: tags("ifNoneMatch", &body.if_none_match)?,
         };
-        let operation = body.value()?.map_or(Operation::Delete, Operation::Put);
+        let operation = match body.value()? {
+            Some(value) => {
+                // The service checks this, too, but does not say which operation it is.
+                self.foundation.stores.of(&key).check(&key, &value)?;
+                Operation::Put(value)
+            }
+            None => Operation::Delete,
+        };
         Ok(WriteRequest { key, precondition, operation })
     }
 }

@@ -98,6 +98,40 @@ async fn each_rule_has_its_problem() {
     api.suite.stop().await;
 }
 
+/// Promise: who sends many keys or operations is told by position, and by key where there is one, which of them is wrong.
+#[tokio::test]
+async fn the_wrong_one_of_many_is_named() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let long = format!("tenant_config_{}", "a/".repeat(400));
+    for (path, item, problem, key) in [
+        ("/v1/batch-get", r#""tenant_config_a//b""#, "invalid-key", Some("tenant_config_a//b")),
+        ("/v1/batch-get", r#""nobody_x""#, "invalid-key", Some("nobody_x")),
+        ("/v1/batch-get", &format!("{long:?}"), "invalid-key", None),
+        ("/v1/batch-get", "7", "invalid-body", None),
+        ("/v1/transactions", r#"{"op":"put","key":"nobody_x","value":1}"#, "invalid-key", Some("nobody_x")),
+        (
+            "/v1/transactions",
+            r#"{"op":"put","key":"tenant_config_b","value":{"a":1,"a":2}}"#,
+            "invalid-value",
+            Some("tenant_config_b"),
+        ),
+        ("/v1/transactions", r#"{"op":"put","key":"tenant_config_b"}"#, "invalid-body", Some("tenant_config_b")),
+        ("/v1/transactions", r#"{"op":"move","key":"tenant_config_b"}"#, "invalid-body", Some("tenant_config_b")),
+        ("/v1/transactions", r#"["delete","tenant_config_b"]"#, "invalid-body", None),
+    ] {
+        let body = match path {
+            "/v1/batch-get" => format!(r#"{{"keys":["tenant_config_a",{item}]}}"#),
+            _ => format!(r#"{{"operations":[{{"op":"put","key":"tenant_config_a","value":1}},{item}]}}"#),
+        };
+        let refused = acme.call(Method::POST, path).raw(body).await.expect_problem(400, problem);
+        let named = (&refused.body["index"], refused.body["key"].as_str());
+        assert_eq!(named, (&json!(1), key), "{item:.60}: {}", refused.text);
+    }
+    nothing_is_written(&acme).await;
+    api.suite.stop().await;
+}
+
 /// Promise: bodies of any size from nothing to 10 MB and beyond are refused by a limit, not by a failure.
 #[tokio::test]
 async fn bodies_of_any_size_are_survived() {

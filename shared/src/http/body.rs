@@ -4,7 +4,7 @@ use std::{fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::value::RawValue;
 
@@ -13,6 +13,8 @@ use crate::{entry::Version, value::ConfigValue};
 
 /// How much of what the JSON parser says is passed on, in characters: it repeats names and texts of the body, however long they are.
 const MAX_SHOWN: usize = 200;
+/// How many items of a list are kept to be looked at; no request may have more.
+const MAX_ITEMS: usize = 100;
 
 /// `PUT /v1/config/{key+}`.
 #[derive(Debug, Deserialize)]
@@ -32,17 +34,14 @@ pub struct RollbackBody {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BatchGetBody {
-    /// The keys.
-    pub keys: Vec<String>,
+    keys: Items,
 }
 
 /// `POST /v1/transactions`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransactionBody {
-    /// Puts and deletes.
-    #[serde(deserialize_with = "objects")]
-    pub operations: Vec<OperationBody>,
+    operations: Items,
 }
 
 /// One operation of a transaction.
@@ -92,6 +91,40 @@ impl RollbackBody {
     }
 }
 
+impl BatchGetBody {
+    /// How many keys there are.
+    pub fn count(&self) -> usize {
+        self.keys.count
+    }
+
+    /// The keys as texts. One that is none has the problem.
+    pub fn keys(&self) -> impl Iterator<Item = Result<String, Problem>> {
+        self.keys.kept.iter().enumerate().map(|(index, raw)| {
+            serde_json::from_str(raw.get()).map_err(|error| malformed("keys", index, &error).of_item(index, None))
+        })
+    }
+}
+
+impl TransactionBody {
+    /// How many operations there are.
+    pub fn count(&self) -> usize {
+        self.operations.count
+    }
+
+    /// Puts and deletes. One that is not of its form has the problem.
+    pub fn operations(&self) -> impl Iterator<Item = Result<OperationBody, Problem>> {
+        self.operations.kept.iter().enumerate().map(|(index, raw)| match serde_json::from_str(raw.get()) {
+            Ok(Object(operation)) => Ok(operation),
+            Err(error) => {
+                // What is wrong may stand beside a key that tells the caller more than the position does.
+                let named: Option<Object<Named>> = serde_json::from_str(raw.get()).ok();
+                let key = named.as_ref().map(|Object(named)| named.key.as_str());
+                Err(malformed("operations", index, &error).of_item(index, key))
+            }
+        })
+    }
+}
+
 impl OperationBody {
     /// The value of a put; none for a delete.
     pub fn value(&self) -> Result<Option<ConfigValue>, Problem> {
@@ -114,11 +147,59 @@ pub(super) fn parse<T: DeserializeOwned>(body: &str, form: &str) -> Result<T, Pr
     match serde_json::from_str(body) {
         Ok(Object(parsed)) => Ok(parsed),
         Err(error) => {
-            let shown: String = error.to_string().chars().take(MAX_SHOWN).collect();
-            let rule = format!("the body is not a JSON object of the form {form}: {shown}");
+            let rule = format!("the body is not a JSON object of the form {form}: {}", shown(&error));
             Err(Problem::new(ProblemType::InvalidBody, rule))
         }
     }
+}
+
+fn malformed(list: &str, index: usize, error: &serde_json::Error) -> Problem {
+    Problem::new(ProblemType::InvalidBody, format!("{list}[{index}] is not of its form: {}", shown(error)))
+}
+
+fn shown(error: &serde_json::Error) -> String {
+    error.to_string().chars().take(MAX_SHOWN).collect()
+}
+
+/// A list, whose items are parsed one by one, so that a problem can say which of them has it.
+#[derive(Debug)]
+struct Items {
+    kept: Vec<Box<RawValue>>,
+    count: usize,
+}
+
+impl<'de> Deserialize<'de> for Items {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Items;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Items, A::Error> {
+                let mut kept = Vec::new();
+                while kept.len() < MAX_ITEMS {
+                    let Some(item) = sequence.next_element()? else { break };
+                    kept.push(item);
+                }
+                // Millions of items fit into a body; those that are too many are not worth memory.
+                let mut count = kept.len();
+                while sequence.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Items { kept, count })
+            }
+        }
+        deserializer.deserialize_seq(List)
+    }
+}
+
+/// An object with a key, whatever else it holds.
+#[derive(Deserialize)]
+struct Named {
+    key: String,
 }
 
 /// A JSON object. Code that serde derives takes an array of the members' values for one too, which nobody means to send.
@@ -140,11 +221,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
         }
         deserializer.deserialize_map(Members(PhantomData)).map(Object)
     }
-}
-
-fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    let objects = Vec::<Object<T>>::deserialize(deserializer)?;
-    Ok(objects.into_iter().map(|Object(one)| one).collect())
 }
 
 impl super::Event {

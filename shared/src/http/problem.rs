@@ -12,7 +12,7 @@ use crate::{
     auth::AuthError,
     aws::{AwsFailure, FailureKind},
     entry::{ETag, Revision},
-    key::InvalidKey,
+    key::{InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
     ledger::LedgerError,
     service::{ReadError, WriteError},
     store::{StoreError, ValueRefused},
@@ -122,6 +122,17 @@ impl Problem {
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.members.push((name, value.into()));
         self
+    }
+
+    /// Which item of a list in the request has the problem: its position, counted from 0, and its key where it names one.
+    #[must_use]
+    pub fn of_item(self, index: usize, key: Option<&str>) -> Self {
+        let problem = self.with("index", index);
+        // What is longer than any key is not worth repeating.
+        match key.filter(|key| key.len() <= MAX_TAG_BYTES + MAX_NAME_BYTES) {
+            Some(key) => problem.with("key", key),
+            None => problem,
+        }
     }
 
     /// The answer.

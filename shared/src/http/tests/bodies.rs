@@ -14,7 +14,12 @@ fn put(body: &str) -> Result<String, Problem> {
 
 fn operation(members: &str) -> Result<Option<String>, Problem> {
     let body: TransactionBody = parse(&format!(r#"{{"operations": [{members}]}}"#))?;
-    Ok(body.operations[0].value()?.map(|value| value.as_json().to_owned()))
+    let operation = body.operations().next().unwrap()?;
+    Ok(operation.value()?.map(|value| value.as_json().to_owned()))
+}
+
+fn batch(body: &str) -> Result<Vec<String>, Problem> {
+    parse::<BatchGetBody>(body)?.keys().collect()
 }
 
 /// Any JSON value can be put, `null` too.
@@ -87,9 +92,11 @@ fn refusals_of_huge_bodies_are_short() {
     for body in &bodies {
         assert!(refusal(put(body)).len() < 500);
         assert!(refusal(parse::<RollbackBody>(body)).len() < 500);
-        assert!(refusal(parse::<BatchGetBody>(body)).len() < 500);
+        assert!(refusal(batch(body)).len() < 500);
     }
-    assert!(refusal(operation(&format!(r#"{{"op": {huge:?}}}"#))).len() < 500);
+    let answer = |result: Result<_, Problem>| shown(result.unwrap_err()).1.to_string();
+    assert!(answer(operation(&format!(r#"{{"op": {huge:?}, "key": {huge:?}}}"#))).len() < 500);
+    assert!(answer(operation(&format!(r#"{{"op": "put", "key": 1, "value": {huge:?}}}"#))).len() < 500);
     assert!(refusal(put(&format!(r#"{{"value": {{"{huge}": 1, "{huge}": 2}}}}"#))).len() < 500);
     assert!(refusal(put(&format!(r#"{{"value": 1{}1}}"#, "0".repeat(1_000_000)))).len() < 500);
 }
@@ -120,7 +127,7 @@ fn rollbacks_name_a_version() {
 /// A batch names its keys as a list of texts.
 #[test]
 fn batches_name_keys() {
-    assert_eq!(parse::<BatchGetBody>(r#"{"keys": ["a", "b"]}"#).unwrap().keys, ["a", "b"]);
+    assert_eq!(batch(r#"{"keys": ["a", "b"]}"#).unwrap(), ["a", "b"]);
     for body in [
         "{}",
         r#"{"keys": "a"}"#,
@@ -129,8 +136,38 @@ fn batches_name_keys() {
         r#"{"keys": [], "all": true}"#,
         r#"[["a"]]"#,
     ] {
-        assert!(refusal(parse::<BatchGetBody>(body)).starts_with("400 invalid-body: "), "{body}");
+        assert!(refusal(batch(body)).starts_with("400 invalid-body: "), "{body}");
     }
+}
+
+/// What is wrong with one item of a list is said with its position, and its key where it names one. However many items a body has,
+/// they are counted.
+#[test]
+fn the_item_that_is_wrong_is_named() {
+    let operations = |items: &str| -> Result<Vec<OperationBody>, Problem> {
+        parse::<TransactionBody>(&format!(r#"{{"operations": [{items}]}}"#))?.operations().collect()
+    };
+    let good = r#"{"op": "delete", "key": "a"}"#;
+    for (item, key, detail) in [
+        (r#"{"op": "patch", "key": "k"}"#, Some("k"), "operations[1] is not of its form: unknown variant `patch`"),
+        (r#"{"op": "delete", "key": "k", "if": 1}"#, Some("k"), "unknown field `if`"),
+        (r#"{"key": "k"}"#, Some("k"), "missing field `op`"),
+        (r#"{"op": "delete"}"#, None, "missing field `key`"),
+        (r#"{"op": "delete", "key": "k", "key": "l"}"#, None, "duplicate field `key`"),
+        (r#"["delete", "k"]"#, None, "expected an object"),
+        ("7", None, "expected an object"),
+    ] {
+        let (status, body) = shown(operations(&format!("{good}, {item}, {good}")).unwrap_err());
+        assert_eq!((status, &body["index"], body["key"].as_str()), (400, &json!(1), key), "{item}");
+        assert!(body["detail"].as_str().unwrap().contains(detail), "{item}: {body}");
+    }
+    let (_, body) = shown(batch(r#"{"keys": ["a", "b", 7]}"#).unwrap_err());
+    assert_eq!((&body["index"], body.get("key")), (&json!(2), None));
+
+    let many = vec!["0"; 100_000].join(",");
+    assert_eq!(parse::<BatchGetBody>(&format!(r#"{{"keys": [{many}]}}"#)).unwrap().count(), 100_000);
+    assert_eq!(parse::<TransactionBody>(&format!(r#"{{"operations": [{many}]}}"#)).unwrap().count(), 100_000);
+    assert!(refusal(parse::<BatchGetBody>(&format!(r#"{{"keys": [{many},]}}"#))).starts_with("400 invalid-body: "));
 }
 
 /// A put has a value, `null` counting as one; a delete has none.
@@ -211,9 +248,12 @@ proptest! {
             let mut problems = Vec::new();
             problems.extend(event.json::<PutBody>("").and_then(|(_, body)| body.value()).err());
             problems.extend(event.json::<RollbackBody>("").and_then(|(_, body)| body.version()).err());
-            problems.extend(event.json::<BatchGetBody>("").err());
+            match event.json::<BatchGetBody>("") {
+                Ok((_, body)) => problems.extend(body.keys().filter_map(Result::err)),
+                Err(problem) => problems.push(problem),
+            }
             match event.json::<TransactionBody>("") {
-                Ok((_, body)) => problems.extend(body.operations.iter().filter_map(|operation| operation.value().err())),
+                Ok((_, body)) => problems.extend(body.operations().filter_map(|one| one.and_then(|one| one.value()).err())),
                 Err(problem) => problems.push(problem),
             }
             for problem in problems {
