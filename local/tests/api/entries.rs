@@ -411,8 +411,9 @@ async fn a_changed_route_is_named_as_the_reason() {
 
     let api = start(r#"{"store": "dynamodb"}"#).await;
     let acme = api.tenant("acme");
-    for path in ["secret_config_a", "secret_config_a?version=1"] {
-        let refused = acme.get(path).await.expect_problem(503, "unavailable");
+    let reads = ["secret_config_a", "secret_config_a?version=1"].map(|path| acme.get(path));
+    for call in reads.into_iter().chain([acme.roll_back("secret_config_a", 1)]) {
+        let refused = call.await.expect_problem(503, "unavailable");
         let detail = refused.body["detail"].as_str().expect("a detail");
         assert!(detail.contains("the tag secret_config_ no longer leads") && detail.contains("restore"), "{detail}");
     }

@@ -12,7 +12,7 @@ use crate::{
     auth::AuthError,
     aws::{AwsFailure, FailureKind},
     entry::{ETag, Revision},
-    key::{InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
+    key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
     ledger::LedgerError,
     service::{ReadError, WriteError},
     store::{StoreError, ValueRefused},
@@ -99,8 +99,15 @@ impl Problem {
     }
 
     /// That a key has no value, seen at a revision.
-    pub fn no_value(key: &crate::key::ConfigKey, revision: Revision) -> Self {
+    pub fn no_value(key: &ConfigKey, revision: Revision) -> Self {
         Self::new(ProblemType::NotFound, format!("{key} has no value")).at(revision)
+    }
+
+    /// That a value is where no route leads to.
+    fn off_route(key: &ConfigKey, detail: &str) -> Self {
+        error!(config.key = %key, "a committed value is in a store that its tag's route does not lead to");
+        let advice = "the operators of this service must restore the route, or the key be written anew";
+        Self::new(ProblemType::Unavailable, format!("{detail}; {advice}")).retry_after(60)
     }
 
     /// The revision at which the problem was seen.
@@ -282,11 +289,7 @@ impl From<ReadError> for Problem {
                 error!(config.key = %key, "a committed value is not in its store");
                 Self::new(ProblemType::Unavailable, detail).retry_after(5)
             }
-            ReadError::RouteChanged(key) => {
-                error!(config.key = %key, "a committed value is in a store that its tag's route does not lead to");
-                let advice = "the operators of this service must restore the route, or the key be written anew";
-                Self::new(ProblemType::Unavailable, format!("{detail}; {advice}")).retry_after(60)
-            }
+            ReadError::RouteChanged(key) => Self::off_route(&key, &detail),
             ReadError::NotReached { head, .. } => {
                 Self::new(ProblemType::Unprocessable, detail).at(head).with("revision", head.get())
             }
@@ -322,6 +325,7 @@ impl From<WriteError> for Problem {
             WriteError::NotFound(key) | WriteError::NoSuchVersion(key, _) => {
                 Self::new(ProblemType::NotFound, detail).with("key", key.as_str())
             }
+            WriteError::RouteChanged(key) => Self::off_route(&key, &detail),
             WriteError::VersionGone(key, _) => Self::new(ProblemType::Gone, detail).with("key", key.as_str()),
             WriteError::VersionIsTombstone(key, _) | WriteError::CannotJoin { key, .. } => {
                 Self::new(ProblemType::Unprocessable, detail).with("key", key.as_str())

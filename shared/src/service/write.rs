@@ -111,6 +111,9 @@ pub enum WriteError {
     /// The store does not keep the version's value any more.
     #[error("the value of version {1} of {0} is not kept any more")]
     VersionGone(ConfigKey, Version),
+    /// The version's value is in a store that its tag's route does not lead to any more.
+    #[error("the route of the tag {tag} no longer leads to the store that holds that version of {key}", tag = .0.tag(), key = .0)]
+    RouteChanged(ConfigKey),
     /// The idempotency key belongs to another request.
     #[error("the Idempotency-Key was used with another request")]
     IdempotencyMismatch,
@@ -322,7 +325,7 @@ impl WriteService {
             State::Live(Held::Value(value)) => Some(value),
             State::Live(Held::Elsewhere(locator, kind)) => match store.external() {
                 Some((external, _)) => external.get_history(scope, key, &[(locator, kind)]).await?.pop().flatten(),
-                None => None,
+                None => return Err(WriteError::RouteChanged(key.clone())),
             },
         };
         let value = value.ok_or_else(|| WriteError::VersionGone(key.clone(), version))?;
