@@ -120,7 +120,7 @@ pub(crate) fn failure(fault: Fault, operation: &str, body: &[u8]) -> AwsError {
         Fault::TransactionConflict => {
             AwsError::new(format!("{PREFIX}TransactionConflictException"), "Transaction is ongoing for the item")
         }
-        Fault::InternalError | Fault::ReplyLost | Fault::NoReply => {
+        Fault::InternalError | Fault::ReplyLost | Fault::NoReply | Fault::NotYet => {
             AwsError::internal("InternalServerError", "Internal server error")
         }
     }

@@ -22,6 +22,9 @@ pub enum Fault {
     /// cancelled with reason `TransactionConflict` on their first item, single writes of `DynamoDB` get
     /// `TransactionConflictException`, Parameter Store answers `TooManyUpdates`.
     TransactionConflict,
+    /// Not executed, and answered as if no parameter had been put yet: Parameter Store promises no reader that it sees a put at
+    /// once. `DescribeParameters` and `GetParameters` find none, everything else is a 500.
+    NotYet,
 }
 
 /// The faults that are waiting for a call. An operation's faults are consumed in the order in which they were injected.

@@ -125,6 +125,12 @@ impl Gateway {
             self.shutdown.requested().await;
             return Err(Unanswered);
         }
+        if hit.fault == Fault::NotYet
+            && call.service == Service::ParameterStore
+            && let Some(nothing) = parameter_store::nothing(&call.operation, &call.body)
+        {
+            return Ok(json_reply(StatusCode::OK, call.service.protocol(), &nothing));
+        }
         let error = match call.service {
             Service::DynamoDb => dynamodb::failure(hit.fault, &call.operation, &call.body),
             Service::ParameterStore => parameter_store::failure(hit.fault),

@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::{
         BehaviorVersion, Region, SharedCredentialsProvider, SharedHttpClient, http::HttpResponse, retry::RetryConfig,
         timeout::TimeoutConfig,
     },
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
 };
 use aws_smithy_http_client::{
     Builder as HttpClientBuilder,
@@ -153,7 +153,7 @@ impl AwsFailure {
             // Timeouts, broken connections, unreadable answers, and whatever the SDK adds.
             _ => FailureKind::Unavailable,
         };
-        Self { service, operation, kind, code, detail: DisplayErrorContext(error).to_string() }
+        Self { service, operation, kind, code, detail: said(error) }
     }
 
     /// The failure without AWS's words, which may repeat what was sent.
@@ -197,6 +197,12 @@ fn kind_of(code: &str, is_server_error: bool) -> FailureKind {
     }
 }
 
+/// What an error and its causes say. Not what they show for debugging: that may be the body of an answer, and so a value.
+fn said(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,6 +221,18 @@ mod tests {
         ] {
             assert_eq!(kind_of(code, is_server_error), kind, "{code}");
         }
+    }
+
+    /// An answer that cannot be read stands in no log with its body.
+    #[test]
+    fn bodies_are_not_said() {
+        let body = aws_smithy_types::body::SdkBody::from("hunter2");
+        let answer = HttpResponse::new(200.try_into().unwrap(), body);
+        let error: SdkError<aws_sdk_ssm::operation::get_parameters::GetParametersError, _> =
+            SdkError::response_error("no JSON", answer);
+        let failure = AwsFailure::of(Service::ParameterStore, "GetParameters", &error);
+        assert_eq!(failure.kind, FailureKind::Unavailable);
+        assert_eq!(failure.to_string(), "Parameter Store GetParameters: response error: no JSON");
     }
 
     /// What a service says about a value that it refused may repeat it.

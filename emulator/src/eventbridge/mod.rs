@@ -337,7 +337,7 @@ impl Entry {
 pub(crate) fn failure(fault: Fault) -> AwsError {
     match fault {
         Fault::Throttle => AwsError::new("ThrottlingException", "Rate exceeded"),
-        Fault::InternalError | Fault::ReplyLost | Fault::NoReply | Fault::TransactionConflict => {
+        Fault::InternalError | Fault::ReplyLost | Fault::NoReply | Fault::NotYet | Fault::TransactionConflict => {
             AwsError::internal("InternalException", "Internal server error")
         }
     }

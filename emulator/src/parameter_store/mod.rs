@@ -194,9 +194,21 @@ pub(crate) fn failure(fault: Fault) -> AwsError {
             "TooManyUpdates",
             "There are concurrent updates for a resource that supports one update at a time.",
         ),
-        Fault::InternalError | Fault::ReplyLost | Fault::NoReply => {
+        Fault::InternalError | Fault::ReplyLost | Fault::NoReply | Fault::NotYet => {
             AwsError::internal("InternalServerError", "Internal server error")
         }
+    }
+}
+
+/// What a listing answers that does not see any parameter yet; none for operations that list nothing.
+pub(crate) fn nothing(operation: &str, body: &[u8]) -> Option<Value> {
+    match operation {
+        "DescribeParameters" => Some(json!({ "Parameters": [] })),
+        "GetParameters" => {
+            let request: Value = serde_json::from_slice(body).ok()?;
+            Some(json!({ "Parameters": [], "InvalidParameters": request["Names"] }))
+        }
+        _ => None,
     }
 }
 

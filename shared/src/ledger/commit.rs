@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Change, ChangeOperation, ChangedKey, Head, Ledger, LedgerError,
-    follow::GRACE,
+    follow::{GRACE, STORE_IS_NOT_FURTHER},
     item::{self, FORMAT, Item, Reader, n, s},
     primary_key,
 };
@@ -73,8 +73,19 @@ pub enum StoreWork {
     Announced(PutId),
     /// config-refresh calls it.
     Later,
-    /// It has the value already, put under this id at this version of its own.
-    Done(PutId, u64),
+    /// It has the value already.
+    Done(PutBefore),
+}
+
+/// A put that went before its commit.
+#[derive(Clone, Debug)]
+pub struct PutBefore {
+    /// The id that the put was announced under.
+    pub id: PutId,
+    /// The store's own version of it.
+    pub placed: u64,
+    /// The store's version that the ledger had noted before the put.
+    pub seen: Option<u64>,
 }
 
 /// A request's idempotency key and content, as hashes.
@@ -256,7 +267,7 @@ impl Ledger {
             items.push(update(entry_update(plan, write, &entry, tenant), item::entry_key(write.key.as_str()))?);
             let mut version = primary_key(scope, item::version_key(&write.key, entry.version));
             version.extend(item::entry_attributes(&entry).into_iter().map(|(name, value)| (name.to_owned(), value)));
-            if let StoreWork::Announced(id) | StoreWork::Done(id, _) = &write.store {
+            if let StoreWork::Announced(id) | StoreWork::Done(PutBefore { id, .. }) = &write.store {
                 // The ids that were given out for a version stay with it: that is how its puts are known as ours later.
                 version.insert("putIds".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
             }
@@ -389,7 +400,7 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
         }
     }
     let mut due = |from: Timestamp| {
-        expression.set("workShard", s(item::work_shard(item::shard(tenant))));
+        expression.set("workShard", s(item::follow_shard(item::shard(tenant))));
         expression.set("workKey", s(item::work_key(from, tenant)));
     };
     match &write.store {
@@ -400,12 +411,15 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
             expression.other.push("ADD announced :announced".to_owned());
             expression.values.insert(":announced".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
         }
-        StoreWork::Done(id, store_version) => {
+        StoreWork::Done(PutBefore { id, placed, seen }) => {
             expression.set("followedVersion", n(entry.version.get()));
-            expression.set("storeVersion", n(*store_version));
-            // Where somebody else has taken the put for abandoned and put another value after it, its locator is no longer the newest.
-            expression.condition.push_str(" AND contains(announced, :id)");
+            expression.set("storeVersion", n(*placed));
+            // Where somebody else has taken the put for abandoned, or is known to have put another value after it, what it put is not what
+            // the store shows.
+            expression.condition.push_str(" AND contains(announced, :id) AND ");
+            expression.condition.push_str(STORE_IS_NOT_FURTHER);
             expression.values.insert(":id".to_owned(), s(id.as_str()));
+            expression.values.insert(":seen".to_owned(), n(seen.unwrap_or_default()));
             expression.other.push("DELETE announced :announced".to_owned());
             expression.values.insert(":announced".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
         }

@@ -14,7 +14,7 @@ use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::{AwsFailure, Service},
     clock::Timestamp,
-    entry::{PutId, Revision, Version},
+    entry::{Locator, PutId, Revision, TextKind, Version},
     key::ConfigKey,
     tenant::TenantId,
 };
@@ -31,6 +31,25 @@ const MAX_CONFLICT_WAIT: Duration = Duration::from_millis(150);
 
 /// That nobody is removing the value from its store at `:now`.
 const NO_REMOVAL: &str = "(attribute_not_exists(removingUntil) OR removingUntil < :now)";
+
+/// That the store is not known to hold something newer than what was put as `:storeVersion`, when `:seen` was noted of it. A version
+/// that nobody has noted since is older than the put, even where its number is higher: then the store has begun to count anew.
+pub(super) const STORE_IS_NOT_FURTHER: &str =
+    "(attribute_not_exists(storeVersion) OR storeVersion < :storeVersion OR storeVersion = :seen)";
+
+const SET_LOCATOR: &str =
+    "locatorVersion = :locatorVersion, locatorModifiedAt = :locatorModifiedAt, textKind = :textKind";
+
+/// What a put has made of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored {
+    /// The store's own version of the value.
+    pub placed: u64,
+    /// The store's version that the ledger had noted before the put.
+    pub seen: Option<u64>,
+    /// Where the value lies now, if the store alone has it.
+    pub locator: Option<(Locator, TextKind)>,
+}
 
 /// A piece of owed work.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +75,7 @@ impl Ledger {
         let kept = seen.iter().filter(|id| !replaced.contains(id));
         let calls: Vec<_> = kept.chain([id]).cloned().collect();
         let mut values = vec![
-            (":shard", s(item::work_shard(item::shard(scope.tenant())))),
+            (":shard", s(item::follow_shard(item::shard(scope.tenant())))),
             (":due", s(item::work_key(now.plus(GRACE), scope.tenant()))),
             (":calls", id_set(&calls)),
             (":now", n(now.millis())),
@@ -71,7 +90,8 @@ impl Ledger {
             scope,
             key,
             "SET workShard = :shard, workKey = :due, announced = :calls",
-            &format!("{unchanged} AND {NO_REMOVAL}"),
+            // Done already if the SDK repeats a call whose answer was lost.
+            &format!("announced = :calls OR ({unchanged} AND {NO_REMOVAL})"),
             values,
         )
         .await
@@ -84,6 +104,16 @@ impl Ledger {
             self.update_entry(scope, key, "DELETE announced :ended", "attribute_exists(pk)", ids).await?;
         }
         self.settle(scope, key).await?;
+        Ok(())
+    }
+
+    /// Leaves a key that is behind to whoever comes next: the calls in `ended` are over, and no others are announced. What they may have
+    /// put wrong is put right by the call that the key is owed anyway. Does nothing where that is not so.
+    pub async fn leave_calls(&self, scope: &TenantScope, key: &ConfigKey, ended: &[PutId]) -> Result<(), LedgerError> {
+        let behind =
+            "attribute_exists(version) AND (attribute_not_exists(followedVersion) OR followedVersion <> version)";
+        let condition = format!("{behind} AND announced = :ended");
+        self.update_entry(scope, key, "REMOVE announced", &condition, [(":ended", id_set(ended))]).await?;
         Ok(())
     }
 
@@ -107,7 +137,8 @@ impl Ledger {
                 "version = :version AND #state = :deleted"
             }
         };
-        let condition = format!("{condition} AND announced = :known AND {NO_REMOVAL}");
+        // The same `until` is there already if the SDK repeats a call whose answer was lost: no other removal knows the same calls.
+        let condition = format!("{condition} AND announced = :known AND (removingUntil = :until OR {NO_REMOVAL})");
         self.update_entry(scope, key, "SET removingUntil = :until", &condition, values).await
     }
 
@@ -131,6 +162,17 @@ impl Ledger {
         Ok(())
     }
 
+    /// The put ids that were given out for a version.
+    pub async fn put_ids(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        version: Version,
+    ) -> Result<Vec<PutId>, LedgerError> {
+        let found = self.get(scope, item::version_key(key, version)).await?.unwrap_or_default();
+        Ok(item::id_set(&found, "putIds"))
+    }
+
     /// Takes back a put id whose call did nothing.
     pub async fn take_back(
         &self,
@@ -144,59 +186,75 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes that the store has got `version`, as its own version `placed`, and that the calls in `ended` are over; takes the key off
-    /// the index of owed work unless other calls are open. `seen` is the store's version that was noted before the call. Refused
-    /// (`false`) where the key has moved on, or the store is known to be further.
+    /// Notes that the store has got `version`, and that the calls in `ended` are over; takes the key off the index of owed work unless
+    /// other calls are open. Refused (`false`) where the key has moved on, or the store is known to be further.
     pub async fn mark_followed(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
         version: Version,
-        placed: u64,
-        seen: Option<u64>,
+        stored: Stored,
         ended: &[PutId],
     ) -> Result<bool, LedgerError> {
-        let values = [
+        let mut values = vec![
             (":version", n(version.get())),
-            (":placed", n(placed)),
-            (":seen", n(seen.unwrap_or_default())),
+            (":storeVersion", n(stored.placed)),
+            (":seen", n(stored.seen.unwrap_or_default())),
             (":ended", id_set(ended)),
         ];
-        let set = "SET followedVersion = :version, storeVersion = :placed";
-        // A store version that nobody has noted since is older than this call, even where its number is higher: then the store has
-        // begun to count anew, in another life of the value.
-        let condition = "version = :version AND (attribute_not_exists(storeVersion) OR storeVersion < :placed \
-                         OR storeVersion = :seen OR followedVersion < :version)";
+        let mut set = "SET followedVersion = :version, storeVersion = :storeVersion".to_owned();
+        if let Some((locator, kind)) = stored.locator {
+            set = format!("{set}, {SET_LOCATOR}");
+            values.extend(locator_values(locator, kind));
+        }
+        let condition = format!("version = :version AND {STORE_IS_NOT_FURTHER}");
         let all = format!("{set} REMOVE announced, workShard, workKey");
         let no_other = format!("{condition} AND announced = :ended");
         if self.update_entry(scope, key, &all, &no_other, values.clone()).await? {
             return Ok(true);
         }
         let marked =
-            self.update_entry(scope, key, &format!("{set} DELETE announced :ended"), condition, values).await?;
+            self.update_entry(scope, key, &format!("{set} DELETE announced :ended"), &condition, values).await?;
         if marked {
             self.settle(scope, key).await?;
         }
         Ok(marked)
     }
 
-    /// Notes that the value of a key deleted at `version` has been removed from the store, and that the calls in `ended`, which are
-    /// all there are, are over. Refused (`false`) where the key has moved on.
-    pub async fn mark_removed(
+    /// Moves the locator that a version is kept with, after its value was put again.
+    pub async fn relocate(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
         version: Version,
+        (locator, kind): (Locator, TextKind),
+    ) -> Result<(), LedgerError> {
+        let sort_key = item::version_key(key, version);
+        let update = format!("SET {SET_LOCATOR}");
+        self.update(scope, sort_key, &update, "attribute_exists(locatorVersion)", locator_values(locator, kind))
+            .await?;
+        Ok(())
+    }
+
+    /// Notes that nothing of ours is left in the store of a key that was deleted at `version`, or that never got one, and that the
+    /// calls in `ended`, which are all there are, are over. Refused (`false`) where the key has moved on.
+    pub async fn mark_removed(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        version: Option<Version>,
         ended: &[PutId],
     ) -> Result<bool, LedgerError> {
-        self.update_entry(
-            scope,
-            key,
-            "SET followedVersion = :version REMOVE storeVersion, removingUntil, announced, workShard, workKey",
-            "version = :version AND announced = :ended",
-            [(":version", n(version.get())), (":ended", id_set(ended))],
-        )
-        .await
+        let mut values = vec![(":ended", id_set(ended))];
+        let (set, condition) = match version {
+            None => ("", "attribute_not_exists(version)"),
+            Some(version) => {
+                values.push((":version", n(version.get())));
+                ("SET followedVersion = :version ", "version = :version")
+            }
+        };
+        let update = format!("{set}REMOVE storeVersion, removingUntil, announced, workShard, workKey");
+        self.update_entry(scope, key, &update, &format!("{condition} AND announced = :ended"), values).await
     }
 
     /// Takes a key off the index of owed work if nothing is owed: its store has followed, and no announced call is open.
@@ -207,23 +265,6 @@ impl Ledger {
             "REMOVE workShard, workKey",
             "attribute_not_exists(announced) AND (followedVersion = version OR attribute_not_exists(version))",
             [],
-        )
-        .await
-    }
-
-    /// Notes that the calls in `ended` are over for a key that never got a version, and that nothing of it is left in its store.
-    pub async fn mark_nothing_left(
-        &self,
-        scope: &TenantScope,
-        key: &ConfigKey,
-        ended: &[PutId],
-    ) -> Result<bool, LedgerError> {
-        self.update_entry(
-            scope,
-            key,
-            "REMOVE removingUntil, announced, workShard, workKey",
-            "attribute_not_exists(version) AND announced = :ended",
-            [(":ended", id_set(ended))],
         )
         .await
     }
@@ -257,13 +298,33 @@ impl Ledger {
         0..item::SHARDS
     }
 
-    /// What is owed in a shard and due by now, the oldest first, at most about `limit`.
+    /// The changes of a shard's tenants that are due to be published, the longest due first, at most about `limit`.
     ///
-    /// The index lags behind the table, so an item may be listed although its work has been done.
-    pub async fn owed(
+    /// The index lags behind the table, so work may be listed although it has been done.
+    pub async fn owed_events(
         &self,
         authority: &SystemAuthority,
         shard: u32,
+        limit: usize,
+    ) -> Result<Vec<OwedItem>, LedgerError> {
+        self.owed(authority, item::publish_shard(shard), limit).await
+    }
+
+    /// The keys of a shard's tenants whose stores are due to be brought after, the longest due first, at most about `limit`. May list
+    /// what has been done, too.
+    pub async fn owed_puts(
+        &self,
+        authority: &SystemAuthority,
+        shard: u32,
+        limit: usize,
+    ) -> Result<Vec<OwedItem>, LedgerError> {
+        self.owed(authority, item::follow_shard(shard), limit).await
+    }
+
+    async fn owed(
+        &self,
+        authority: &SystemAuthority,
+        work_shard: String,
         limit: usize,
     ) -> Result<Vec<OwedItem>, LedgerError> {
         let mut owed = Vec::new();
@@ -276,7 +337,7 @@ impl Ledger {
                 .table_name(&self.table)
                 .index_name("work")
                 .key_condition_expression("workShard = :shard AND workKey < :due")
-                .expression_attribute_values(":shard", s(item::work_shard(shard)))
+                .expression_attribute_values(":shard", s(work_shard.as_str()))
                 .expression_attribute_values(":due", s(format!("{:015}", self.clock.now().millis() + 1)))
                 .set_exclusive_start_key(start)
                 .limit(OWED_PAGE)
@@ -323,19 +384,26 @@ impl Ledger {
             .condition_expression(condition)
             .set_expression_attribute_names(names)
             .set_expression_attribute_values((!values.is_empty()).then_some(values));
-        for tries_left in (0..MAX_CONFLICTS).rev() {
+        let mut conflicts = 0;
+        loop {
             let Err(error) = request.clone().send().await else { return Ok(true) };
             let failure = AwsFailure::of(Service::DynamoDb, "UpdateItem", &error);
+            conflicts += 1;
             match failure.code.as_deref() {
                 Some("ConditionalCheckFailedException") => return Ok(false),
                 // A commit is under way on the same item. The SDK does not count this among what it tries again.
-                Some("TransactionConflictException") if tries_left > 0 => {}
+                Some("TransactionConflictException") if conflicts < MAX_CONFLICTS => {}
                 _ => return Err(failure.into()),
             }
             tokio::time::sleep(MAX_CONFLICT_WAIT.mul_f64(fastrand::f64())).await;
         }
-        Ok(false)
     }
+}
+
+/// The values of [`SET_LOCATOR`].
+fn locator_values(locator: Locator, kind: TextKind) -> [(&'static str, AttributeValue); 3] {
+    let [(_, version), (_, modified_at), (_, kind)] = item::locator_attributes(locator, kind);
+    [(":locatorVersion", version), (":locatorModifiedAt", modified_at), (":textKind", kind)]
 }
 
 fn owed_item(found: &Item) -> Option<OwedItem> {

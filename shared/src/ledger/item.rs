@@ -83,8 +83,15 @@ pub(super) fn shard(tenant: &TenantId) -> u32 {
     hash % SHARDS
 }
 
-pub(super) fn work_shard(shard: u32) -> String {
-    format!("WORK#{shard}")
+/// The shard that a tenant's unpublished changes stand in. Apart from what stores are owed, so that a slow store keeps no reader
+/// from hearing of changes.
+pub(super) fn publish_shard(shard: u32) -> String {
+    format!("PUBLISH#{shard}")
+}
+
+/// The shard that a tenant's keys stand in whose stores are to be brought after.
+pub(super) fn follow_shard(shard: u32) -> String {
+    format!("FOLLOW#{shard}")
 }
 
 pub(super) fn time_shard(tenant: &TenantId) -> String {
@@ -187,18 +194,23 @@ pub struct FollowState {
 impl Current {
     pub(super) fn read(item: &Item, key: ConfigKey) -> Result<Self, DamagedItem> {
         let read = Reader(item);
-        let announced = item.get("announced").and_then(|set| set.as_ss().ok());
         Ok(Self {
             entry: if item.contains_key("version") { Some(read_entry(item, key)?) } else { None },
             follow: FollowState {
                 followed: read.optional_number("followedVersion").map(Version::new),
                 store_version: read.optional_number("storeVersion"),
-                announced: announced.into_iter().flatten().map(|id| PutId::from_stored(id)).collect(),
+                announced: id_set(item, "announced"),
                 removing_until: read.optional_number("removingUntil").map(Timestamp::from_millis),
                 owed: item.contains_key("workShard"),
             },
         })
     }
+}
+
+/// A set of put ids; empty where there is none.
+pub(super) fn id_set(item: &Item, name: &str) -> Vec<PutId> {
+    let ids = item.get(name).and_then(|set| set.as_ss().ok());
+    ids.into_iter().flatten().map(|id| PutId::from_stored(id)).collect()
 }
 
 /// Reads the entry of an `ENTRY#` or `VERSION#` item.
@@ -252,15 +264,20 @@ pub(super) fn entry_attributes(entry: &Entry) -> Vec<(&'static str, AttributeVal
             attributes.push(("state", s("live")));
             match held {
                 Held::Value(value) => attributes.push(("value", s(value.as_json()))),
-                Held::Elsewhere(locator, kind) => attributes.extend([
-                    ("locatorVersion", n(locator.version)),
-                    ("locatorModifiedAt", n(locator.modified_at.millis())),
-                    ("textKind", s(if *kind == TextKind::Text { "text" } else { "json" })),
-                ]),
+                Held::Elsewhere(locator, kind) => attributes.extend(locator_attributes(*locator, *kind)),
             }
         }
     }
     attributes
+}
+
+/// The attributes that say where a value lies.
+pub(super) fn locator_attributes(locator: Locator, kind: TextKind) -> [(&'static str, AttributeValue); 3] {
+    [
+        ("locatorVersion", n(locator.version)),
+        ("locatorModifiedAt", n(locator.modified_at.millis())),
+        ("textKind", s(if kind == TextKind::Text { "text" } else { "json" })),
+    ]
 }
 
 /// What one commit did to one key.
@@ -322,7 +339,7 @@ impl Change {
             ("keys", AttributeValue::L(keys.collect())),
             ("timeShard", s(time_shard(tenant))),
             ("timeKey", s(format!("{:015}#{tenant}#{:020}", self.at.millis(), self.revision.get()))),
-            ("workShard", s(work_shard(shard(tenant)))),
+            ("workShard", s(publish_shard(shard(tenant)))),
             ("workKey", s(work_key(publish_from, tenant))),
         ]
         .map(|(name, value)| (name.to_owned(), value))

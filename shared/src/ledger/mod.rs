@@ -10,8 +10,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
 
-pub use commit::{CommitOutcome, IdempotencyClaim, Plan, PlannedWrite, Receipt, StoreWork, WrittenKey};
-pub use follow::{GRACE, OwedItem};
+pub use commit::{CommitOutcome, IdempotencyClaim, Plan, PlannedWrite, PutBefore, Receipt, StoreWork, WrittenKey};
+pub use follow::{GRACE, OwedItem, Stored};
 pub use item::{Change, ChangeOperation, ChangedKey, Current, DamagedItem, FollowState, Head};
 
 use crate::{

@@ -2,7 +2,7 @@
 //! last is what is committed. Every call is announced in the ledger before it is made, so one that arrives late, after its process
 //! died, is known to be possible and put right.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use tracing::{debug, warn};
 
@@ -12,7 +12,7 @@ use crate::{
     clock::Clock,
     entry::{Entry, Held, PutId, State, Version},
     key::ConfigKey,
-    ledger::{Current, GRACE, LedgerError},
+    ledger::{Current, GRACE, LedgerError, Stored},
     store::{ExternalStore, StoreError},
 };
 
@@ -31,6 +31,16 @@ pub(crate) enum Followed {
     Done,
     /// Somebody else is at it; config-refresh looks again later.
     Later,
+}
+
+impl FollowError {
+    /// Whether nothing was done to the store.
+    fn did_nothing(&self) -> bool {
+        match self {
+            Self::Ledger(_) => true,
+            Self::Store(error) => error.did_nothing(),
+        }
+    }
 }
 
 /// Why a store could not be brought after.
@@ -86,7 +96,7 @@ struct Follower<'a> {
     own: Vec<PutId>,
     /// The version that the last call was made for.
     last_done: Option<Version>,
-    /// Whether the ids here also stand for abandoned or overtaken calls that the next call makes up for.
+    /// Whether the ids here have taken the place of others, so that they stand for what those calls may have done.
     makes_up: bool,
 }
 
@@ -109,8 +119,7 @@ impl Follower<'_> {
     async fn step(&mut self, current: &Current) -> Result<Step, FollowError> {
         let unused = self.unused.as_ref().map(|(id, _)| id);
         let others = current.follow.announced.iter().filter(|id| !self.own.contains(id) && unused != Some(id)).cloned();
-        let (abandoned, open): (Vec<_>, Vec<_>) =
-            others.partition(|id| self.clock.now().since(id.given_out_at()) > GRACE);
+        let (abandoned, open): (Vec<_>, Vec<_>) = others.partition(|id| self.is_abandoned(id));
         if unused.is_none() && self.own.is_empty() && !open.is_empty() {
             // Who announced a call looks again after it. Should they die, their call counts as abandoned soon.
             return Ok(Step::Leave);
@@ -130,10 +139,11 @@ impl Follower<'_> {
                 State::Live(held) => self.put(current, entry, held, &abandoned).await,
                 // While a call of somebody else is open nothing is removed: it may be a put that is yet to be committed.
                 State::Deleted if !open.is_empty() => Ok(Step::Leave),
-                State::Deleted => self.remove(current, entry.version, &abandoned).await,
+                State::Deleted => self.remove(current, Some(entry.version)).await,
             },
             None if !open.is_empty() => Ok(Step::Leave),
-            None => self.remove_unborn(&abandoned).await,
+            // The key's first write has put its value and was never committed.
+            None => self.remove(current, None).await,
         }
     }
 
@@ -153,39 +163,60 @@ impl Follower<'_> {
                 found.pop().flatten().ok_or(StoreError::Gone)?
             }
         };
-        let Some(call) = self.announce(current, abandoned).await? else { return Ok(Step::Again) };
+        let replaced = [self.own.as_slice(), abandoned].concat();
+        let Some(call) = self.announce(current, &replaced).await? else { return Ok(Step::Again) };
         if call.given_out_for != Some(version) {
             ledger.give_out(scope, key, version, &call.id).await?;
         }
         let placed = match self.external.put(scope, key, &value, &call.id, version).await {
             Ok(placed) => placed,
             Err(error) => {
-                if error.did_nothing() && !self.makes_up {
-                    ledger.end_calls(scope, key, std::slice::from_ref(&call.id)).await?;
-                    ledger.take_back(scope, key, version, &call.id).await?;
+                if error.did_nothing() {
+                    self.give_up(call, version).await?;
                 }
                 return Err(error.into());
             }
         };
-        let seen = current.follow.store_version;
-        let marked = ledger.mark_followed(scope, key, version, placed.version, seen, &call.ended).await?;
-        Ok(self.after(call, version, marked))
+        let mut stored = Stored { placed: placed.version, seen: current.follow.store_version, locator: None };
+        if matches!(held, Held::Elsewhere(..)) {
+            // The version that was committed will be dropped by the store some day; this one is newer.
+            let locator = self.external.locate(scope, key, &call.id, placed).await?;
+            stored.locator = Some((locator, placed.kind));
+        }
+        let marked = ledger.mark_followed(scope, key, version, stored, &call.ended).await?;
+        if let Some(place) = stored.locator.filter(|_| marked) {
+            ledger.relocate(scope, key, version, place).await?;
+        }
+        Ok(self.after(call, Some(version), marked))
     }
 
-    /// Removes the value of a deleted key.
-    async fn remove(&mut self, current: &Current, version: Version, abandoned: &[PutId]) -> Result<Step, FollowError> {
+    /// Removes the value of a key that was deleted at `version`, or that never got one.
+    async fn remove(&mut self, current: &Current, version: Option<Version>) -> Result<Step, FollowError> {
         let (scope, key, ledger) = (self.scope, self.key, &self.foundation.ledger);
-        let Some(call) = self.announce(current, abandoned).await? else { return Ok(Step::Again) };
+        let Some(call) = self.announce(current, &[]).await? else { return Ok(Step::Again) };
         let until = self.clock.now().plus(REMOVAL);
-        if !ledger.begin_removal(scope, key, Some(version), &call.ended, until).await? {
+        if !ledger.begin_removal(scope, key, version, &call.ended, until).await? {
             self.unused = Some((call.id, call.given_out_for));
             return Ok(Step::Again);
         }
-        if let Err(error) = self.external.remove(scope, key).await {
-            if error.did_nothing() {
-                ledger.end_removal(scope, key, until).await?;
+        let removed = match current.follow.store_version {
+            Some(_) => self.external.remove(scope, key).await.map(|()| true).map_err(FollowError::from),
+            // Nothing of ours is known to lie there. What does may be an operator's.
+            None => self.remove_if_ours(&call.ended).await,
+        };
+        match removed {
+            Ok(true) => {}
+            Ok(false) => {
+                warn!(tenant.id = %scope.tenant(), config.key = %key, "what lies in the store under the key's name is not all ours; it is left alone");
             }
-            return Err(error.into());
+            Err(error) => {
+                if error.did_nothing() {
+                    ledger.end_removal(scope, key, until).await?;
+                    self.own.push(call.id);
+                    self.leave().await?;
+                }
+                return Err(error);
+            }
         }
         let marked = ledger.mark_removed(scope, key, version, &call.ended).await?;
         if !marked {
@@ -194,52 +225,82 @@ impl Follower<'_> {
         Ok(self.after(call, version, marked))
     }
 
-    /// Removes what the first write of a key has put before its commit, which never came to be.
-    async fn remove_unborn(&self, abandoned: &[PutId]) -> Result<Step, FollowError> {
-        let (scope, key, ledger) = (self.scope, self.key, &self.foundation.ledger);
-        let until = self.clock.now().plus(REMOVAL);
-        if !ledger.begin_removal(scope, key, None, abandoned, until).await? {
-            return Ok(Step::Again);
+    /// Removes the value if every version of it was put by us: under one of `known`, or an id that the ledger keeps with the version.
+    async fn remove_if_ours(&self, known: &[PutId]) -> Result<bool, FollowError> {
+        let marks = self.external.marks(self.scope, self.key).await?;
+        let mut ids = HashSet::new();
+        for mark in &marks {
+            let Some((id, version)) = mark else { return Ok(false) };
+            let is_given_out = known.contains(id)
+                || self.foundation.ledger.put_ids(self.scope, self.key, *version).await?.contains(id);
+            // An id that comes twice was copied.
+            if !is_given_out || !ids.insert(id) {
+                return Ok(false);
+            }
         }
-        if !self.external.remove_if_put_as(scope, key, abandoned).await? {
-            warn!(tenant.id = %scope.tenant(), config.key = %key, "what lies in the store under the key's name is not all ours; it is left alone");
+        if !marks.is_empty() {
+            self.external.remove(self.scope, self.key).await?;
         }
-        if ledger.mark_nothing_left(scope, key, abandoned).await? {
-            return Ok(Step::Done);
-        }
-        ledger.end_removal(scope, key, until).await?;
-        Ok(Step::Again)
+        Ok(true)
     }
 
-    /// Announces the next call: under the id that the commit gave out, or under a new one in the place of those that the call makes
-    /// up for. None where others announced calls meanwhile.
-    async fn announce(&mut self, current: &Current, abandoned: &[PutId]) -> Result<Option<Call>, FollowError> {
-        let made_up_for = [self.own.as_slice(), abandoned].concat();
+    /// Announces the next call: under the id that the commit gave out, or under a new one, in the place of `replaced`, which the call
+    /// makes up for. None where others announced calls meanwhile.
+    async fn announce(&mut self, current: &Current, replaced: &[PutId]) -> Result<Option<Call>, FollowError> {
+        let seen = &current.follow.announced;
+        // All others that are announced are over once this call is, but for those that are open.
+        let mut ended: Vec<_> =
+            seen.iter().filter(|id| self.own.contains(id) || self.is_abandoned(id)).cloned().collect();
         if let Some((id, given_out_for)) = self.unused.take() {
-            self.makes_up |= !made_up_for.is_empty();
-            let ended = [made_up_for, vec![id.clone()]].concat();
+            ended.push(id.clone());
             return Ok(Some(Call { id, given_out_for, ended }));
         }
         let id = PutId::new(self.clock.now());
-        let seen = &current.follow.announced;
-        if !self.foundation.ledger.announce(self.scope, self.key, &id, seen, &made_up_for).await? {
+        if !self.foundation.ledger.announce(self.scope, self.key, &id, seen, replaced).await? {
             return Ok(None);
         }
-        self.makes_up |= !made_up_for.is_empty();
-        self.own.clear();
-        Ok(Some(Call { ended: vec![id.clone()], id, given_out_for: None }))
+        ended.retain(|id| !replaced.contains(id));
+        ended.push(id.clone());
+        self.own.retain(|id| !replaced.contains(id));
+        self.makes_up |= !replaced.is_empty();
+        Ok(Some(Call { id, given_out_for: None, ended }))
     }
 
-    fn after(&mut self, call: Call, version: Version, marked: bool) -> Step {
+    fn is_abandoned(&self, id: &PutId) -> bool {
+        self.clock.now().since(id.given_out_at()) > GRACE
+    }
+
+    /// Takes back what was noted of a put that did nothing.
+    async fn give_up(&mut self, call: Call, version: Version) -> Result<(), FollowError> {
+        let ledger = &self.foundation.ledger;
+        ledger.take_back(self.scope, self.key, version, &call.id).await?;
+        if self.makes_up {
+            self.own.push(call.id);
+        } else {
+            ledger.end_calls(self.scope, self.key, &[call.id]).await?;
+        }
+        self.leave().await
+    }
+
+    fn after(&mut self, call: Call, version: Option<Version>, marked: bool) -> Step {
         self.own.push(call.id);
-        self.last_done = Some(version);
+        self.last_done = version;
         if marked { Step::Done } else { Step::Again }
     }
 
-    /// Leaves the rest to others. An id that nothing was called under, and that stands for nothing else, must keep nobody waiting.
-    async fn leave(self) -> Result<(), FollowError> {
-        if let Some((id, _)) = self.unused.filter(|_| !self.makes_up) {
-            self.foundation.ledger.end_calls(self.scope, self.key, &[id]).await?;
+    /// Leaves the rest to others, and keeps them waiting as little as can be.
+    async fn leave(&self) -> Result<(), FollowError> {
+        let ledger = &self.foundation.ledger;
+        let unused = self.unused.iter().map(|(id, _)| id);
+        let ended: Vec<_> = self.own.iter().chain(unused).cloned().collect();
+        if ended.is_empty() {
+            return Ok(());
+        }
+        if self.own.is_empty() && !self.makes_up {
+            // Nothing was called.
+            ledger.end_calls(self.scope, self.key, &ended).await?;
+        } else {
+            ledger.leave_calls(self.scope, self.key, &ended).await?;
         }
         Ok(())
     }

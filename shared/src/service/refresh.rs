@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::{FutureExt as _, future::join_all};
+use futures_util::{FutureExt as _, StreamExt as _, future::join_all, stream};
 use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -21,10 +21,11 @@ use crate::{
     tenant::TenantId,
 };
 
-/// How many pieces of work a run takes from a shard.
+/// How many pieces of work of a kind a run takes from a shard, and how many of them it does at once.
 const MAX_OWED: usize = 1000;
-/// How long one run may take: well under the function's timeout and the schedule's period.
-const RUN_BUDGET: Duration = Duration::from_secs(40);
+const AT_ONCE: usize = 4;
+/// How long a run may begin further pieces of work. With what the last ones take it stays under the function's timeout.
+const RUN_BUDGET: Duration = Duration::from_secs(30);
 /// How long one piece of work may take.
 const ITEM_BUDGET: Duration = Duration::from_secs(10);
 /// How long a piece of work that failed waits before it is tried again.
@@ -76,10 +77,12 @@ impl RefreshService {
     }
 
     async fn sweep_shard(&self, shard: u32, give_up_at: Instant) -> Result<SweepReport, LedgerError> {
-        let mut owed = self.foundation.ledger.owed(&self.authority, shard, MAX_OWED).await?;
+        let ledger = &self.foundation.ledger;
         // Events first: a slow store must not keep readers from hearing of changes.
-        owed.sort_by_key(|owed| matches!(owed, OwedItem::Follow(..)));
-        Ok(self.work_off(&owed, give_up_at).await)
+        let events = ledger.owed_events(&self.authority, shard, MAX_OWED).await?;
+        let published = self.work_off(events, give_up_at).await;
+        let puts = ledger.owed_puts(&self.authority, shard, MAX_OWED).await?;
+        Ok(published + self.work_off(puts, give_up_at).await)
     }
 
     /// Looks at keys that a `Config Changed` event named, and brings their stores after if they are owed it. Nothing in the event is
@@ -90,59 +93,53 @@ impl RefreshService {
             key.is_ok_and(|key| self.foundation.stores.of(&key).external().is_some())
         };
         let named = keys.iter().filter(external).map(|key| OwedItem::Follow(tenant.clone(), key.clone()));
-        let named: Vec<_> = named.collect();
-        self.work_off(&named, Instant::now() + RUN_BUDGET).boxed().await
+        self.work_off(named.collect(), Instant::now() + RUN_BUDGET).boxed().await
     }
 
-    async fn work_off(&self, owed: &[OwedItem], give_up_at: Instant) -> SweepReport {
-        let mut report = SweepReport::default();
-        for owed in owed {
-            if Instant::now() >= give_up_at {
-                break;
-            }
-            self.work(owed, &mut report).await;
-        }
-        report
+    async fn work_off(&self, owed: Vec<OwedItem>, give_up_at: Instant) -> SweepReport {
+        let in_time = |_: &OwedItem| std::future::ready(Instant::now() < give_up_at);
+        let working = stream::iter(owed).take_while(in_time).map(|owed| self.work(owed)).buffer_unordered(AT_ONCE);
+        working.fold(SweepReport::default(), async |all, one| all + one).await
     }
 
-    async fn work(&self, owed: &OwedItem, report: &mut SweepReport) {
-        let (OwedItem::Publish(tenant, _) | OwedItem::Follow(tenant, _)) = owed;
+    async fn work(&self, owed: OwedItem) -> SweepReport {
+        let (OwedItem::Publish(tenant, _) | OwedItem::Follow(tenant, _)) = &owed;
         let scope = self.authority.act_for(tenant.clone());
         let working = async {
-            match owed {
-                OwedItem::Publish(_, revision) => {
-                    self.publish(&scope, *revision).await.map(|done| report.published += done)
-                }
-                OwedItem::Follow(_, key) => self.follow(&scope, key).await.map(|()| report.followed += 1),
+            match &owed {
+                OwedItem::Publish(_, revision) => self.publish(&scope, *revision).await,
+                OwedItem::Follow(_, key) => self.follow(&scope, key).await,
             }
         };
-        let done = tokio::time::timeout(ITEM_BUDGET, working).await.unwrap_or(Err(WorkError::TooLong));
-        if let Err(error) = done {
-            report.failed += 1;
-            warn!(tenant.id = %tenant, ?owed, %error, "owed work failed and is put off");
-            if let Err(error) = self.foundation.ledger.defer(&scope, owed, self.clock.now().plus(BACKOFF)).await {
-                warn!(tenant.id = %tenant, ?owed, %error, "owed work could not be put off");
-            }
+        let error = match tokio::time::timeout(ITEM_BUDGET, working).await.unwrap_or(Err(WorkError::TooLong)) {
+            Ok(report) => return report,
+            Err(error) => error,
+        };
+        warn!(tenant.id = %tenant, ?owed, %error, "owed work failed and is put off");
+        if let Err(error) = self.foundation.ledger.defer(&scope, &owed, self.clock.now().plus(BACKOFF)).await {
+            warn!(tenant.id = %tenant, ?owed, %error, "owed work could not be put off");
         }
+        SweepReport { failed: 1, ..SweepReport::default() }
     }
 
-    /// How many changes were published: none where the log does not have the change any more.
-    async fn publish(&self, scope: &TenantScope, revision: Revision) -> Result<usize, WorkError> {
-        let Some(change) = self.foundation.ledger.change(scope, revision).await? else { return Ok(0) };
+    async fn publish(&self, scope: &TenantScope, revision: Revision) -> Result<SweepReport, WorkError> {
+        let Some(change) = self.foundation.ledger.change(scope, revision).await? else {
+            // The log does not have it any more.
+            return Ok(SweepReport::default());
+        };
         self.foundation.publisher.publish(scope, &change).await.map_err(LedgerError::from)?;
         self.foundation.ledger.mark_published(scope, revision).await?;
-        Ok(1)
+        Ok(SweepReport { published: 1, ..SweepReport::default() })
     }
 
-    async fn follow(&self, scope: &TenantScope, key: &str) -> Result<(), WorkError> {
+    async fn follow(&self, scope: &TenantScope, key: &str) -> Result<SweepReport, WorkError> {
         let key = ConfigKey::parse(key, &self.foundation.routes)?;
         if self.foundation.stores.of(&key).external().is_none() {
-            return Ok(self.foundation.ledger.forget_store(scope, &key).await?);
-        }
-        if follow(&self.foundation, &self.clock, scope, &key, None).await? == Followed::Later {
+            self.foundation.ledger.forget_store(scope, &key).await?;
+        } else if follow(&self.foundation, &self.clock, scope, &key, None).await? == Followed::Later {
             info!(tenant.id = %scope.tenant(), config.key = %key, "somebody else is bringing the store after");
         }
-        Ok(())
+        Ok(SweepReport { followed: 1, ..SweepReport::default() })
     }
 }
 

@@ -16,7 +16,8 @@ use crate::{
     entry::{CommitId, ETag, Entry, Held, Locator, Precondition, PutId, Revision, State, Version},
     key::ConfigKey,
     ledger::{
-        Basis, Change, CommitOutcome, Current, IdempotencyClaim, LedgerError, Plan, PlannedWrite, Receipt, StoreWork,
+        Basis, Change, CommitOutcome, Current, IdempotencyClaim, LedgerError, Plan, PlannedWrite, PutBefore, Receipt,
+        StoreWork,
     },
     routing::Strategy,
     settings::Settings,
@@ -32,6 +33,9 @@ const MAX_TRANSACTION_BYTES: usize = 1_500_000;
 const CONTENTION_BUDGET: Duration = Duration::from_secs(8);
 /// How often a write that goes around the ledger puts again because another one came in between.
 const MAX_PUTS_AROUND: usize = 6;
+/// How many calls to a key's store may be open before no further value is put around the ledger. Each may have put a version that is
+/// never committed, and Parameter Store drops the oldest of more than 100; config-refresh puts the committed one on top again.
+const MAX_OPEN_CALLS: usize = 10;
 /// How long the announced call of another writer of the same key is waited for, before the key counts as free: longer than a put and
 /// its commit usually take.
 const AT_WORK: Duration = Duration::from_secs(3);
@@ -354,7 +358,7 @@ impl WriteService {
         let entry = current.and_then(|current| current.entry.as_ref());
         if let Some(around) = &attempt.around
             && follow.announced.contains(&around.id)
-            && around.is_newer_than(entry)
+            && around.is_on_top(current)
         {
             return Ok(Ok(around.write()));
         }
@@ -365,7 +369,8 @@ impl WriteService {
         // An earlier put of this request is over, and what has been committed since lies on top of it.
         let overtaken: Vec<_> = attempt.around.iter().map(|around| around.id.clone()).collect();
         let is_at_work = |id: &PutId| !overtaken.contains(id) && now.since(id.given_out_at()) < AT_WORK;
-        if attempt.puts == MAX_PUTS_AROUND || follow.announced.iter().any(is_at_work) {
+        let is_crowded = attempt.puts == MAX_PUTS_AROUND || follow.announced.len() >= MAX_OPEN_CALLS;
+        if is_crowded || follow.announced.iter().any(is_at_work) {
             return Ok(Err(WriteError::Contention));
         }
         let id = PutId::new(now);
@@ -385,7 +390,7 @@ impl WriteService {
             }
         };
         let locator = external.locate(scope, key, &id, placed).await?;
-        let around = attempt.around.insert(Around { id, placed, locator });
+        let around = attempt.around.insert(Around { id, placed, locator, seen: follow.store_version });
         Ok(Ok(around.write()))
     }
 
@@ -476,9 +481,18 @@ struct Around {
     id: PutId,
     placed: Placed,
     locator: Locator,
+    /// The store's version that the ledger had noted before the put.
+    seen: Option<u64>,
 }
 
 impl Around {
+    /// Whether the store may still show the value.
+    fn is_on_top(&self, current: Option<&Current>) -> bool {
+        let noted = current.and_then(|current| current.follow.store_version);
+        (noted == self.seen || noted.is_none_or(|noted| noted < self.placed.version))
+            && self.is_newer_than(current.and_then(|current| current.entry.as_ref()))
+    }
+
     /// Whether the value was put after the committed one. Within one life of a parameter its versions tell; between two lives, the time.
     fn is_newer_than(&self, committed: Option<&Entry>) -> bool {
         match committed.map(|entry| &entry.state) {
@@ -492,7 +506,7 @@ impl Around {
     fn write(&self) -> (State, StoreWork) {
         (
             State::Live(Held::Elsewhere(self.locator, self.placed.kind)),
-            StoreWork::Done(self.id.clone(), self.placed.version),
+            StoreWork::Done(PutBefore { id: self.id.clone(), placed: self.placed.version, seen: self.seen }),
         )
     }
 }

@@ -88,8 +88,9 @@ pub trait ExternalStore: Send + Sync {
     /// Removes the key's value with all its versions. Nothing to remove is fine.
     async fn remove(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), StoreError>;
 
-    /// Removes the key's value if every version of it was put under one of `ids`; whether nothing is left there.
-    async fn remove_if_put_as(&self, scope: &TenantScope, key: &ConfigKey, ids: &[PutId]) -> Result<bool, StoreError>;
+    /// The id and our version that each version kept there was put with, the oldest first; none for a version that bears no mark of
+    /// ours. A mark proves nothing: anybody may have copied it.
+    async fn marks(&self, scope: &TenantScope, key: &ConfigKey) -> Result<Vec<Option<(PutId, Version)>>, StoreError>;
 }
 
 /// What a put came to.

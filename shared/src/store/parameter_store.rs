@@ -33,6 +33,9 @@ const _: () =
     assert!(56 + MAX_PARAMETER_ROOT_BYTES + 1 + MAX_TENANT_ID_BYTES + 1 + MAX_TAG_BYTES + 1 + MAX_NAME_BYTES <= 1_011);
 /// The most names of one `GetParameters`.
 const MAX_NAMES: usize = 10;
+/// How long a put that cannot be found is waited for: at first, and at last, doubling in between; 1.55 s in all.
+const MIN_LOOK_WAIT: Duration = Duration::from_millis(50);
+const MAX_LOOK_WAIT: Duration = Duration::from_millis(800);
 /// How often a throttled put is tried, and the longest wait between two tries.
 const MAX_PUTS: u32 = 3;
 const MAX_PUT_WAIT: Duration = Duration::from_millis(400);
@@ -161,31 +164,15 @@ impl ExternalStore for ParameterStore {
         placed: Placed,
     ) -> Result<Locator, StoreError> {
         let name = self.name(scope, key);
-        let client = self.clients.parameter_store(scope);
-        let filter = ParameterStringFilter::builder().key("Name").option("Equals").values(&name).build();
-        let filter = filter.map_err(|error| {
-            AwsFailure::unexpected(Service::ParameterStore, "DescribeParameters", error.to_string())
-        })?;
-        let answer = client
-            .describe_parameters()
-            .parameter_filters(filter)
-            .send()
-            .await
-            .map_err(|error| AwsFailure::of(Service::ParameterStore, "DescribeParameters", &error))?;
-        let newest = answer.parameters().first();
-        let is_ours = |description: Option<&str>| description.is_some_and(|text| text.contains(id.as_str()));
-        if let Some(newest) = newest
-            && u64::try_from(newest.version()).ok() == Some(placed.version)
-            && is_ours(newest.description())
-        {
-            return locator(placed.version, newest.last_modified_date());
+        let mut wait = MIN_LOOK_WAIT;
+        loop {
+            match self.locate_once(scope, &name, id, placed).await {
+                // Readers need not see at once what was put.
+                Err(StoreError::Gone) if wait <= MAX_LOOK_WAIT => tokio::time::sleep(wait).await,
+                found => return found,
+            }
+            wait *= 2;
         }
-        // Somebody has put another version since: ours is in the history.
-        let history = self.history(scope, &name, false).await?;
-        let ours = history
-            .iter()
-            .find(|one| u64::try_from(one.version()).ok() == Some(placed.version) && is_ours(one.description()));
-        locator(placed.version, ours.ok_or(StoreError::Gone)?.last_modified_date())
     }
 
     async fn get(
@@ -234,16 +221,9 @@ impl ExternalStore for ParameterStore {
         values.collect()
     }
 
-    async fn remove_if_put_as(&self, scope: &TenantScope, key: &ConfigKey, ids: &[PutId]) -> Result<bool, StoreError> {
+    async fn marks(&self, scope: &TenantScope, key: &ConfigKey) -> Result<Vec<Option<(PutId, Version)>>, StoreError> {
         let history = self.history(scope, &self.name(scope, key), false).await?;
-        let is_one_of_ids = |text: &str| ids.iter().any(|id| text.contains(id.as_str()));
-        if !history.iter().all(|one| one.description().is_some_and(is_one_of_ids)) {
-            return Ok(false);
-        }
-        if !history.is_empty() {
-            self.remove(scope, key).await?;
-        }
-        Ok(true)
+        Ok(history.iter().map(|one| one.description().and_then(mark)).collect())
     }
 
     async fn remove(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), StoreError> {
@@ -260,6 +240,40 @@ impl ExternalStore for ParameterStore {
 }
 
 impl ParameterStore {
+    async fn locate_once(
+        &self,
+        scope: &TenantScope,
+        name: &str,
+        id: &PutId,
+        placed: Placed,
+    ) -> Result<Locator, StoreError> {
+        let client = self.clients.parameter_store(scope);
+        let filter = ParameterStringFilter::builder().key("Name").option("Equals").values(name).build();
+        let filter = filter.map_err(|error| {
+            AwsFailure::unexpected(Service::ParameterStore, "DescribeParameters", error.to_string())
+        })?;
+        let answer = client
+            .describe_parameters()
+            .parameter_filters(filter)
+            .send()
+            .await
+            .map_err(|error| AwsFailure::of(Service::ParameterStore, "DescribeParameters", &error))?;
+        let newest = answer.parameters().first();
+        let is_ours = |description: Option<&str>| description.and_then(mark).is_some_and(|(found, _)| found == *id);
+        if let Some(newest) = newest
+            && u64::try_from(newest.version()).ok() == Some(placed.version)
+            && is_ours(newest.description())
+        {
+            return locator(placed.version, newest.last_modified_date());
+        }
+        // Somebody has put another version since: ours is in the history.
+        let history = self.history(scope, name, false).await?;
+        let ours = history
+            .iter()
+            .find(|one| u64::try_from(one.version()).ok() == Some(placed.version) && is_ours(one.description()));
+        locator(placed.version, ours.ok_or(StoreError::Gone)?.last_modified_date())
+    }
+
     /// All versions that Parameter Store keeps, the oldest first. A page may be empty and still not be the last.
     async fn history(
         &self,
@@ -311,6 +325,12 @@ fn occupied(code: &str) -> Option<&'static str> {
 /// The description that every put of ours carries: a mark, the id, and our version.
 fn description(id: &PutId, version: Version) -> String {
     format!("tenantry/1 {id} v{version}")
+}
+
+/// The id and version of a description of ours.
+fn mark(description: &str) -> Option<(PutId, Version)> {
+    let (id, version) = description.strip_prefix("tenantry/1 ")?.split_once(" v")?;
+    Some((PutId::from_stored(id), Version::new(version.parse().ok()?)))
 }
 
 /// The text of a found parameter, if it is the very version that the locator means and not one of another life of the name.
