@@ -23,7 +23,8 @@ pub enum Fault {
     /// `TransactionConflictException`, Parameter Store answers `TooManyUpdates`.
     TransactionConflict,
     /// Not executed, and answered as if no parameter had been put yet: Parameter Store promises no reader that it sees a put at
-    /// once. `DescribeParameters` and `GetParameters` find none, everything else is a 500.
+    /// once. `DescribeParameters` and `GetParameters` find none, `GetParameter` and `GetParameterHistory` refuse, everything else
+    /// is a 500.
     NotYet,
 }
 
@@ -35,9 +36,35 @@ pub struct Faults {
 
 #[derive(Debug)]
 struct Waiting {
-    fault: Fault,
+    what: What,
+    /// How many calls pass before.
+    passes: usize,
     left: usize,
     hits: watch::Sender<usize>,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Fail(Fault),
+    /// Wait until this changes, or nobody can change it any more.
+    Hold(watch::Receiver<()>),
+}
+
+/// Tells when a call is held, and lets it go on.
+#[derive(Debug)]
+pub struct Held {
+    hits: watch::Receiver<usize>,
+    _release: watch::Sender<()>,
+}
+
+impl Held {
+    /// Resolves once the call has come in.
+    pub async fn reached(&self) {
+        Injected { hits: self.hits.clone() }.reached().await;
+    }
+
+    /// Lets the call go on. So does dropping this.
+    pub fn release(self) {}
 }
 
 /// Tells when an injected fault was hit.
@@ -77,9 +104,23 @@ impl Faults {
                 .unwrap_or_else(PoisonError::into_inner)
                 .entry(operation.to_owned())
                 .or_default()
-                .push_back(Waiting { fault, left: times, hits });
+                .push_back(Waiting { what: What::Fail(fault), passes: 0, left: times, hits });
         }
         Injected { hits: seen }
+    }
+
+    /// Holds a call of `operation` before it is executed: the one after `passes` others from now on. Its caller waits, as if the call
+    /// took long to arrive. It is executed even if the caller gives up.
+    pub fn hold(&self, operation: &str, passes: usize) -> Held {
+        let (hits, seen) = watch::channel(0);
+        let (release, held) = watch::channel(());
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(operation.to_owned())
+            .or_default()
+            .push_back(Waiting { what: What::Hold(held), passes, left: 1, hits });
+        Held { hits: seen, _release: release }
     }
 
     /// Takes back every fault that was not hit yet.
@@ -92,8 +133,12 @@ impl Faults {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = waiting.get_mut(operation)?;
         let first = queue.front_mut()?;
+        if first.passes > 0 {
+            first.passes -= 1;
+            return None;
+        }
         first.left -= 1;
-        let hit = Hit { fault: first.fault, hits: first.hits.clone() };
+        let hit = Hit { what: first.what.clone(), hits: first.hits.clone() };
         if first.left == 0 {
             queue.pop_front();
         }
@@ -101,10 +146,10 @@ impl Faults {
     }
 }
 
-/// A fault that a call is to suffer.
+/// What a call is to suffer.
 #[derive(Debug)]
 pub(crate) struct Hit {
-    pub(crate) fault: Fault,
+    what: What,
     hits: watch::Sender<usize>,
 }
 
@@ -112,5 +157,18 @@ impl Hit {
     /// Wakes those who wait for the fault.
     pub(crate) fn announce(&self) {
         self.hits.send_modify(|hits| *hits += 1);
+    }
+
+    /// How the call fails, once it was held as long as it is to be.
+    pub(crate) async fn fault(&self) -> Option<Fault> {
+        match &self.what {
+            What::Fail(fault) => Some(*fault),
+            What::Hold(held) => {
+                self.announce();
+                // An error says that whoever held the call is gone.
+                let _released = held.clone().changed().await;
+                None
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use crate::call_log::CallLog;
 use crate::dynamodb::{self, DynamoDb};
 use crate::eventbridge::{self, EventBridge};
-use crate::faults::{Fault, Faults, Hit};
+use crate::faults::{Fault, Faults};
 use crate::parameter_store::{self, ParameterStore};
 use crate::shutdown::Shutdown;
 use crate::wire::{AwsError, Protocol, Reply, json_reply, reply, request_id};
@@ -79,25 +79,35 @@ impl Gateway {
             Err(error) => return Ok(error.into_reply(Protocol::Json10)),
         };
         self.calls.record(call.service, &call.operation);
-        let hit = self.faults.take(&call.operation);
-        if let Some(hit) = &hit
-            && hit.fault != Fault::ReplyLost
-        {
-            return self.fail(hit, &call).await;
-        }
         // A task of its own: a call once begun is carried through, event and all, even if its client hangs up.
         let service = call.service;
         let gateway = Arc::clone(&self);
-        let answer = tokio::spawn(async move { gateway.execute(call).await }).await;
-        if let Some(hit) = hit {
-            hit.announce();
-            return Err(Unanswered);
-        }
-        Ok(answer.unwrap_or_else(|error| {
+        tokio::spawn(async move { gateway.suffer(call).await }).await.unwrap_or_else(|error| {
             tracing::error!(%error, "a call could not be carried out");
-            AwsError::internal("InternalFailure", "The emulator failed; its log says why.")
-                .into_reply(service.protocol())
-        }))
+            let error = AwsError::internal("InternalFailure", "The emulator failed; its log says why.");
+            Ok(error.into_reply(service.protocol()))
+        })
+    }
+
+    /// Executes a call, unless a fault waits for it.
+    async fn suffer(&self, call: Call) -> Result<Reply, Unanswered> {
+        let Some(hit) = self.faults.take(&call.operation) else { return Ok(self.execute(call).await) };
+        let fault = tokio::select! {
+            fault = hit.fault() => fault,
+            () = self.shutdown.requested() => return Err(Unanswered),
+        };
+        match fault {
+            None => Ok(self.execute(call).await),
+            Some(Fault::ReplyLost) => {
+                self.execute(call).await;
+                hit.announce();
+                Err(Unanswered)
+            }
+            Some(fault) => {
+                hit.announce();
+                self.fail(fault, &call).await
+            }
+        }
     }
 
     async fn execute(&self, call: Call) -> Reply {
@@ -119,23 +129,26 @@ impl Gateway {
     }
 
     /// Fails a call without executing it.
-    async fn fail(&self, hit: &Hit, call: &Call) -> Result<Reply, Unanswered> {
-        hit.announce();
-        if hit.fault == Fault::NoReply {
+    async fn fail(&self, fault: Fault, call: &Call) -> Result<Reply, Unanswered> {
+        if fault == Fault::NoReply {
             self.shutdown.requested().await;
             return Err(Unanswered);
         }
-        if hit.fault == Fault::NotYet
+        if fault == Fault::NotYet
             && call.service == Service::ParameterStore
             && let Some(nothing) = parameter_store::nothing(&call.operation, &call.body)
         {
-            return Ok(json_reply(StatusCode::OK, call.service.protocol(), &nothing));
+            let protocol = call.service.protocol();
+            return Ok(nothing.map_or_else(
+                |error| error.into_reply(protocol),
+                |nothing| json_reply(StatusCode::OK, protocol, &nothing),
+            ));
         }
         let error = match call.service {
-            Service::DynamoDb => dynamodb::failure(hit.fault, &call.operation, &call.body),
-            Service::ParameterStore => parameter_store::failure(hit.fault),
-            Service::EventBridge => eventbridge::failure(hit.fault),
-            Service::Sts if hit.fault == Fault::Throttle => AwsError::new("Throttling", "Rate exceeded"),
+            Service::DynamoDb => dynamodb::failure(fault, &call.operation, &call.body),
+            Service::ParameterStore => parameter_store::failure(fault),
+            Service::EventBridge => eventbridge::failure(fault),
+            Service::Sts if fault == Fault::Throttle => AwsError::new("Throttling", "Rate exceeded"),
             Service::Sts => AwsError::internal("InternalFailure", "Internal server error"),
         };
         Ok(error.into_reply(call.service.protocol()))

@@ -44,7 +44,7 @@ use tokio::task::JoinHandle;
 
 pub use call_log::CallLog;
 pub use eventbridge::{Delivered, Rule, RuleError, Target};
-pub use faults::{Fault, Faults, Injected};
+pub use faults::{Fault, Faults, Held, Injected};
 
 use dynamodb::DynamoDb;
 use eventbridge::EventBridge;

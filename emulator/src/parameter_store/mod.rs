@@ -200,14 +200,13 @@ pub(crate) fn failure(fault: Fault) -> AwsError {
     }
 }
 
-/// What a listing answers that does not see any parameter yet; none for operations that list nothing.
-pub(crate) fn nothing(operation: &str, body: &[u8]) -> Option<Value> {
+/// What a read answers that does not see any parameter yet; none for what is no read.
+pub(crate) fn nothing(operation: &str, body: &[u8]) -> Option<Result<Value, AwsError>> {
+    let request: Value = serde_json::from_slice(body).ok()?;
     match operation {
-        "DescribeParameters" => Some(json!({ "Parameters": [] })),
-        "GetParameters" => {
-            let request: Value = serde_json::from_slice(body).ok()?;
-            Some(json!({ "Parameters": [], "InvalidParameters": request["Names"] }))
-        }
+        "DescribeParameters" => Some(Ok(json!({ "Parameters": [] }))),
+        "GetParameters" => Some(Ok(json!({ "Parameters": [], "InvalidParameters": request["Names"] }))),
+        "GetParameter" | "GetParameterHistory" => Some(Err(not_found(request["Name"].as_str().unwrap_or_default()))),
         _ => None,
     }
 }

@@ -146,3 +146,35 @@ async fn faults_are_taken_back_and_calls_counted() -> Outcome {
     assert_eq!(calls.service_total(emulator::Service::ParameterStore), 0);
     Ok(())
 }
+
+/// Guards: a held call is executed when it is let go on, not before, and the calls before it pass.
+#[tokio::test]
+async fn a_held_call_is_executed_later() -> Outcome {
+    let (emulator, aws) = start(Options::default()).await;
+    aws.table("table").await?;
+    let held = emulator.faults().hold("PutItem", 1);
+    put(&aws, "1").send().await?;
+    let second = tokio::spawn(put(&aws, "2").send());
+    held.reached().await;
+    assert!(exists(&aws, "1").await? && !exists(&aws, "2").await?);
+    held.release();
+    second.await??;
+    assert!(exists(&aws, "2").await?);
+    Ok(())
+}
+
+/// Guards: reads of Parameter Store can be answered as before a put.
+#[tokio::test]
+async fn a_put_may_not_be_seen_yet() -> Outcome {
+    let (emulator, aws) = start(Options::default()).await;
+    aws.ssm.put_parameter().name("/p").value("v").r#type(ParameterType::String).send().await?;
+    for operation in ["DescribeParameters", "GetParameters", "GetParameter", "GetParameterHistory"] {
+        emulator.faults().inject(operation, Fault::NotYet, 1);
+    }
+    assert!(aws.ssm.describe_parameters().send().await?.parameters().is_empty());
+    assert_eq!(aws.ssm.get_parameters().names("/p").send().await?.invalid_parameters(), ["/p"]);
+    assert_eq!(code(aws.ssm.get_parameter().name("/p").send()).await, "ParameterNotFound");
+    assert_eq!(code(aws.ssm.get_parameter_history().name("/p").send()).await, "ParameterNotFound");
+    assert_eq!(aws.value("/p").await?, "v");
+    Ok(())
+}
