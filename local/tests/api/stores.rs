@@ -2,6 +2,7 @@
 
 use aws_sdk_ssm::types::ParameterType;
 use emulator::Fault;
+use futures_util::future::join;
 use serde_json::json;
 use tenantry::ledger::GRACE;
 
@@ -66,6 +67,39 @@ async fn a_foreign_parameter_is_left_alone() {
     api.suite.stop().await;
 }
 
+/// Promise: nor is it removed with the key that it was in the way of.
+#[tokio::test]
+async fn a_delete_leaves_a_foreign_parameter_alone() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let name = acme.parameter_name("param_config_", "k");
+    operator_puts(&api, &name, "theirs", ParameterType::SecureString).await;
+    assert_eq!(acme.put("param_config_k", &json!("ours")).await.expect(201).body["pending"], true);
+    acme.delete("param_config_k").await.expect(200);
+    sweep(&api).await;
+    assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 1)));
+    let kept = api.item(&acme, "ENTRY#param_config_k").await;
+    assert!(!kept.contains_key("workShard"), "nothing is owed: {kept:?}");
+    api.suite.stop().await;
+}
+
+/// Promise: a description that was copied from ours makes nothing ours.
+#[tokio::test]
+async fn a_copied_mark_proves_nothing() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let name = acme.parameter_name("secret_config_", "k");
+    api.suite.emulator().faults().inject("PutParameter", Fault::ReplyLost, 1);
+    acme.put("secret_config_k", &json!("ours")).await.expect_problem(503, "unavailable");
+    let found = api.parameter_store().describe_parameters().send().await.expect("a parameter");
+    let mark = found.parameters()[0].description().expect("a description");
+    let edit = api.parameter_store().put_parameter().name(&name).value("theirs").overwrite(true).description(mark);
+    edit.send().await.expect("Parameter Store takes it");
+    sweep(&api).await;
+    assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 2)));
+    api.suite.stop().await;
+}
+
 /// Promise: a parameter that was removed behind our back, and so begins to count anew, is put once, not over and over.
 #[tokio::test]
 async fn a_parameter_that_counts_anew_is_followed() {
@@ -114,11 +148,168 @@ async fn who_commits_last_lies_there_last() {
         api.pass(GRACE / 2);
         acme.put("secret_config_k", &json!("fast")).await.expect(201)
     };
-    let (slow, _) = futures_util::future::join(slow, fast).await;
+    let (slow, _) = join(slow, fast).await;
     assert_eq!(slow.expect(200).number("version"), 2);
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "slow");
     let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
     assert_eq!(parameter, Some(("slow".to_owned(), 3)));
+    api.suite.stop().await;
+}
+
+/// Promise: a sweep that is slow to put an older value back hides no newer commit.
+#[tokio::test]
+async fn a_late_restoration_hides_no_commit() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let faults = api.suite.emulator().faults();
+    acme.put("secret_config_k", &json!("a")).await.expect(201);
+    faults.inject("PutParameter", Fault::ReplyLost, 1);
+    acme.put("secret_config_k", &json!("never committed")).await.expect_problem(503, "unavailable");
+    api.settled().await;
+    api.pass(GRACE * 2);
+
+    // The sweep has announced its put of a; then it takes long.
+    let slow = faults.hold("UpdateItem", 1);
+    let swept = tokio::sync::Notify::new();
+    let sweeping = async {
+        api.suite.run_schedules().await.expect("a sweep");
+        swept.notify_one();
+    };
+    let writing = async {
+        slow.reached().await;
+        api.pass(GRACE / 2);
+        let put = faults.hold("DescribeParameters", 0);
+        let meanwhile = async {
+            // The writer has put b, and now the sweep puts a on top of it.
+            put.reached().await;
+            slow.release();
+            swept.notified().await;
+            put.release();
+        };
+        let (written, ()) = join(acme.put("secret_config_k", &json!("b")).into_future(), meanwhile).await;
+        assert_eq!(written.expect(200).number("version"), 2);
+    };
+    join(sweeping, writing).await;
+    sweep(&api).await;
+    assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "b");
+    let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
+    assert_eq!(parameter.map(|(text, _)| text), Some("b".to_owned()));
+    api.suite.stop().await;
+}
+
+/// Promise: a committed secret is not pushed out of Parameter Store's history by puts that are never committed: the committed value
+/// is put on top of them, is read from there, and too many of them are refused.
+#[tokio::test]
+async fn uncommitted_puts_push_nothing_out() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    acme.put("secret_config_k", &json!("v")).await.expect(201);
+    for _ in 0..10 {
+        api.suite.emulator().faults().inject("PutParameter", Fault::ReplyLost, 1);
+        acme.put("secret_config_k", &json!("never committed")).await.expect_problem(503, "unavailable");
+        api.pass(GRACE / 10);
+    }
+    let (puts, refused) = api.calls_during("PutParameter", acme.put("secret_config_k", &json!("w"))).await;
+    refused.expect_problem(409, "contention");
+    assert_eq!(puts, 0);
+    sweep(&api).await;
+    for sort_key in ["ENTRY#secret_config_k", "VERSION#secret_config_k#00000000000000000001"] {
+        let kept = api.item(&acme, sort_key).await;
+        assert_eq!(kept["locatorVersion"].as_n().map(String::as_str), Ok("12"), "{sort_key}");
+    }
+    assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "v");
+    assert_eq!(acme.history("secret_config_k").await.expect(200).each("versions", "value"), ["v"]);
+    acme.put("secret_config_k", &json!("w")).await.expect(200);
+    api.suite.stop().await;
+}
+
+/// Promise: a put that Parameter Store does not show yet is waited for.
+#[tokio::test]
+async fn a_put_that_is_not_seen_yet_is_waited_for() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    for operation in ["DescribeParameters", "GetParameterHistory"] {
+        api.suite.emulator().faults().inject(operation, Fault::NotYet, 2);
+    }
+    acme.put("secret_config_k", &json!("v")).await.expect(201);
+    api.suite.stop().await;
+}
+
+/// Promise: a note in the ledger whose answer was lost is not taken for somebody else's.
+#[tokio::test]
+async fn lost_answers_of_notes_keep_nobody_waiting() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let lose = || api.suite.emulator().faults().inject("UpdateItem", Fault::ReplyLost, 1);
+    for key in ["secret_config_k", "param_config_k"] {
+        let lost = lose();
+        let written = acme.put(key, &json!("v")).await.expect(201);
+        assert_eq!((lost.hits(), written.body.get("pending")), (1, None), "{key}");
+        let lost = lose();
+        let deleted = acme.delete(key).await.expect(200);
+        assert_eq!((lost.hits(), deleted.body.get("pending")), (1, None), "{key}");
+        let kept = api.item(&acme, &format!("ENTRY#{key}")).await;
+        for note in ["announced", "removingUntil"] {
+            assert!(!kept.contains_key(note), "{key}: {kept:?}");
+        }
+    }
+    api.suite.stop().await;
+}
+
+/// Promise: a follower that has been overtaken and is then refused keeps the next one not waiting, and leaves no id behind.
+#[tokio::test]
+async fn a_refused_follower_makes_way() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let name = acme.parameter_name("back_config_", "k");
+    acme.put("back_config_k", &json!("1")).await.expect(201);
+    api.settled().await;
+    let faults = api.suite.emulator().faults();
+    let slow = faults.hold("PutParameter", 0);
+    acme.put("back_config_k", &json!("2")).await.expect(200);
+    slow.reached().await;
+    acme.put("back_config_k", &json!("3")).await.expect(200);
+    // It has put 2, and is refused as it puts 3.
+    faults.inject("PutParameter", Fault::Throttle, 3);
+    slow.release();
+    api.settled().await;
+    assert_eq!(api.parameter(&name).await, Some(("2".to_owned(), 2)));
+    let kept = api.item(&acme, "VERSION#back_config_k#00000000000000000003").await;
+    assert!(!kept.contains_key("putIds"), "{kept:?}");
+    acme.put("back_config_k", &json!("4")).await.expect(200);
+    api.settled().await;
+    assert_eq!(api.parameter(&name).await, Some(("4".to_owned(), 3)));
+    api.suite.stop().await;
+}
+
+/// Promise: a writer who saw no removal is not let put while one is under way.
+#[tokio::test]
+async fn a_put_waits_for_a_removal_that_it_did_not_see() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    acme.put("secret_config_k", &json!("before")).await.expect(201);
+    let faults = api.suite.emulator().faults();
+    let announcing = faults.hold("UpdateItem", 0);
+    let writing = acme.put("secret_config_k", &json!("after")).into_future();
+    let deleting = async {
+        announcing.reached().await;
+        let removing = faults.hold("DeleteParameter", 0);
+        let letting_go = async {
+            removing.reached().await;
+            announcing.release();
+            // Until the writer has looked again, it has not learned that it was refused.
+            let looked = faults.hold("BatchGetItem", 0);
+            looked.reached().await;
+            looked.release();
+            removing.release();
+        };
+        join(acme.delete("secret_config_k").into_future(), letting_go).await.0.expect(200);
+    };
+    let (written, ()) = join(writing, deleting).await;
+    assert_eq!(written.expect(201).number("version"), 3);
+    assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "after");
+    let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
+    assert_eq!(parameter, Some(("after".to_owned(), 1)));
     api.suite.stop().await;
 }
 
