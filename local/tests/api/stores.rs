@@ -1,7 +1,7 @@
 //! What becomes of a store's values when others are at them too: our own writers, operators, an earlier life, another route.
 
 use aws_sdk_ssm::types::ParameterType;
-use emulator::Fault;
+use emulator::{Fault, Held};
 use futures_util::future::join;
 use serde_json::json;
 use tenantry::ledger::GRACE;
@@ -12,6 +12,11 @@ use crate::harness::{Api, ROUTES};
 async fn operator_puts(api: &Api, name: &str, value: &str, kind: ParameterType) {
     let put = api.parameter_store().put_parameter().name(name).value(value).r#type(kind);
     put.send().await.expect("Parameter Store takes it");
+}
+
+/// Waits until a call is held; a minute that passes without one is a failure.
+async fn reached(held: &Held) {
+    tokio::time::timeout(GRACE, held.reached()).await.expect("the call comes");
 }
 
 /// Lets abandoned work come due, and works it off.
@@ -176,12 +181,12 @@ async fn a_late_restoration_hides_no_commit() {
         swept.notify_one();
     };
     let writing = async {
-        slow.reached().await;
+        reached(&slow).await;
         api.pass(GRACE / 2);
         let put = faults.hold("DescribeParameters", 0);
         let meanwhile = async {
             // The writer has put b, and now the sweep puts a on top of it.
-            put.reached().await;
+            reached(&put).await;
             slow.release();
             swept.notified().await;
             put.release();
@@ -240,12 +245,12 @@ async fn a_put_that_is_not_seen_yet_is_waited_for() {
 async fn lost_answers_of_notes_keep_nobody_waiting() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
-    let lose = || api.suite.emulator().faults().inject("UpdateItem", Fault::ReplyLost, 1);
+    let lose_one = || api.suite.emulator().faults().inject("UpdateItem", Fault::ReplyLost, 1);
     for key in ["secret_config_k", "param_config_k"] {
-        let lost = lose();
+        let lost = lose_one();
         let written = acme.put(key, &json!("v")).await.expect(201);
         assert_eq!((lost.hits(), written.body.get("pending")), (1, None), "{key}");
-        let lost = lose();
+        let lost = lose_one();
         let deleted = acme.delete(key).await.expect(200);
         assert_eq!((lost.hits(), deleted.body.get("pending")), (1, None), "{key}");
         let kept = api.item(&acme, &format!("ENTRY#{key}")).await;
@@ -267,7 +272,7 @@ async fn a_refused_follower_makes_way() {
     let faults = api.suite.emulator().faults();
     let slow = faults.hold("PutParameter", 0);
     acme.put("back_config_k", &json!("2")).await.expect(200);
-    slow.reached().await;
+    reached(&slow).await;
     acme.put("back_config_k", &json!("3")).await.expect(200);
     // It has put 2, and is refused as it puts 3.
     faults.inject("PutParameter", Fault::Throttle, 3);
@@ -289,27 +294,62 @@ async fn a_put_waits_for_a_removal_that_it_did_not_see() {
     let acme = api.tenant("acme");
     acme.put("secret_config_k", &json!("before")).await.expect(201);
     let faults = api.suite.emulator().faults();
-    let announcing = faults.hold("UpdateItem", 0);
-    let writing = acme.put("secret_config_k", &json!("after")).into_future();
-    let deleting = async {
-        announcing.reached().await;
-        let removing = faults.hold("DeleteParameter", 0);
-        let letting_go = async {
-            removing.reached().await;
+    // So that no event's note comes between the updates that are looked at.
+    faults.inject("PutEvents", Fault::NoReply, 1);
+    let beginning = faults.hold("UpdateItem", 0);
+    let writing = async {
+        reached(&beginning).await;
+        // So long that the writer waits no more for who has deleted the key and is about to remove its value.
+        api.pass(GRACE / 15);
+        let (announcing, removing) = (faults.hold("UpdateItem", 0), faults.hold("DeleteParameter", 0));
+        let meanwhile = async {
+            reached(&announcing).await;
+            beginning.release();
+            reached(&removing).await;
+            let looking_again = faults.hold("BatchGetItem", 0);
             announcing.release();
-            // Until the writer has looked again, it has not learned that it was refused.
-            let looked = faults.hold("BatchGetItem", 0);
-            looked.reached().await;
-            looked.release();
+            reached(&looking_again).await;
+            looking_again.release();
             removing.release();
         };
-        join(acme.delete("secret_config_k").into_future(), letting_go).await.0.expect(200);
+        join(acme.put("secret_config_k", &json!("after")).into_future(), meanwhile).await.0
     };
-    let (written, ()) = join(writing, deleting).await;
+    let (deleted, written) = join(acme.delete("secret_config_k").into_future(), writing).await;
+    deleted.expect(200);
     assert_eq!(written.expect(201).number("version"), 3);
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "after");
     let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
     assert_eq!(parameter, Some(("after".to_owned(), 1)));
+    api.suite.stop().await;
+}
+
+/// Promise: a value that is committed while the one before is being removed is put as soon as that is over.
+#[tokio::test]
+async fn a_value_follows_a_removal_at_once() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    acme.put("param_config_k", &json!("before")).await.expect(201);
+    let faults = api.suite.emulator().faults();
+    let removing = faults.hold("DeleteParameter", 0);
+    let writing = async {
+        reached(&removing).await;
+        let committed = faults.hold("GetItem", 0);
+        let meanwhile = async {
+            reached(&committed).await;
+            removing.release();
+            committed.release();
+        };
+        join(acme.put("param_config_k", &json!("after")).into_future(), meanwhile).await.0
+    };
+    let (deleted, written) = join(acme.delete("param_config_k").into_future(), writing).await;
+    assert_eq!(deleted.expect(200).number("version"), 2);
+    assert_eq!(written.expect(201).number("version"), 3);
+    api.settled().await;
+    // By the writer, by who removed and found the key alive again, or by both.
+    let parameter = api.parameter(&acme.parameter_name("param_config_", "k")).await;
+    assert_eq!(parameter.map(|(text, _)| text), Some("after".to_owned()));
+    let kept = api.item(&acme, "ENTRY#param_config_k").await;
+    assert!(!kept.contains_key("workShard"), "nothing is owed any more: {kept:?}");
     api.suite.stop().await;
 }
 

@@ -358,7 +358,7 @@ impl WriteService {
         let entry = current.and_then(|current| current.entry.as_ref());
         if let Some(around) = &attempt.around
             && follow.announced.contains(&around.id)
-            && around.is_on_top(current)
+            && around.is_newer_than(entry)
         {
             return Ok(Ok(around.write()));
         }
@@ -486,13 +486,6 @@ struct Around {
 }
 
 impl Around {
-    /// Whether the store may still show the value.
-    fn is_on_top(&self, current: Option<&Current>) -> bool {
-        let noted = current.and_then(|current| current.follow.store_version);
-        (noted == self.seen || noted.is_none_or(|noted| noted < self.placed.version))
-            && self.is_newer_than(current.and_then(|current| current.entry.as_ref()))
-    }
-
     /// Whether the value was put after the committed one. Within one life of a parameter its versions tell; between two lives, the time.
     fn is_newer_than(&self, committed: Option<&Entry>) -> bool {
         match committed.map(|entry| &entry.state) {
