@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use serde_json::Value;
-use tenantry::{clock::Clock, settings::Settings};
+use tenantry::{clock::Clock, settings::Settings, telemetry::Telemetry};
 
 use crate::{
     gateway,
@@ -33,8 +33,9 @@ pub enum FunctionError {
     Start(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// A function for events: nothing but success or failure comes back.
-pub(crate) type EventFunction = Arc<dyn Fn(Value) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+/// A function for events: takes one, with the trace that it belongs to; nothing but success or failure comes back.
+pub(crate) type EventFunction =
+    Arc<dyn Fn(Value, Option<String>) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// The functions, running.
 pub(crate) struct Functions {
@@ -55,26 +56,31 @@ impl Functions {
         stack: &Stack,
         lambda: &BTreeMap<String, String>,
         clock: &Clock,
+        telemetry: &Telemetry,
     ) -> Result<Self, FunctionError> {
         let started = |name| move |error: Box<dyn std::error::Error + Send + Sync>| FunctionError::Start(name, error);
         let settings = |name| {
             let mut settings = settings(name, stack, lambda)?;
             settings.clock = clock.clone();
+            settings.telemetry = telemetry.clone();
             Ok::<_, FunctionError>(settings)
         };
 
         let app = config_read::App::start(&settings(READ)?).map_err(started(READ))?;
-        let read = http_function(app, |app, event| async move { config_read::handle(&app, event).await }.boxed());
+        let read = http_function(app, |app, event| async move { config_read::handle(&app, event, None).await }.boxed());
 
         let app = config_write::App::start(&settings(WRITE)?).map_err(started(WRITE))?;
-        let write = http_function(app, |app, event| async move { config_write::handle(&app, event).await }.boxed());
+        let write =
+            http_function(app, |app, event| async move { config_write::handle(&app, event, None).await }.boxed());
 
         let app = config_refresh::App::start(&settings(REFRESH)?).map_err(started(REFRESH))?;
         let app = Arc::new(app);
-        let refresh: EventFunction = Arc::new(move |event| {
+        let refresh: EventFunction = Arc::new(move |event, trace| {
             let app = Arc::clone(&app);
-            async move { config_refresh::handle(&app, event).await.map(drop).map_err(|error| error.to_string()) }
-                .boxed()
+            async move {
+                config_refresh::handle(&app, event, trace.as_deref()).await.map(drop).map_err(|error| error.to_string())
+            }
+            .boxed()
         });
 
         let functions = Self {
@@ -95,7 +101,7 @@ impl Functions {
     /// Calls a function as the Lambda service would. Functions for events answer null.
     pub(crate) async fn invoke(&self, name: &str, event: Value) -> Result<Value, String> {
         if let Some(function) = self.events.get(name) {
-            return function(event).await.map(|()| Value::Null);
+            return function(event, None).await.map(|()| Value::Null);
         }
         let function = self.http.get(name).ok_or_else(|| format!("there is no function {name}"))?;
         let answer = function(event.to_string().into_bytes()).await?;

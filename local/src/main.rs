@@ -14,7 +14,9 @@ use local::{
     token,
     welcome::Welcome,
 };
+use tenantry::telemetry::Telemetry;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless `RUST_LOG` says otherwise. The embedded `DynamoDB` warns of every error it answers with, failed
@@ -68,6 +70,7 @@ async fn serve(arguments: Run) -> Result<(), Box<dyn Error>> {
         parameters: arguments.parameters.into_iter().collect(),
         run_schedules: true,
         ready_file: arguments.ready_file,
+        telemetry: Telemetry::to(|line| info!(target: "invocation", "{line}"), None),
         ..Options::default()
     };
     let suite = Suite::start(options).await?;

@@ -32,7 +32,7 @@ impl Schedules {
                 loop {
                     ticks.tick().await;
                     // A task of its own: a panic must not end the schedule.
-                    match tokio::spawn(function(scheduled_event(&timer.name))).await {
+                    match tokio::spawn(function(scheduled_event(&timer.name), None)).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => tracing::error!(schedule = timer.name, error, "a scheduled call failed"),
                         Err(error) => tracing::error!(schedule = timer.name, %error, "a scheduled call panicked"),
@@ -46,7 +46,7 @@ impl Schedules {
     /// Calls every function once.
     pub(crate) async fn run_once(&self) -> Result<(), String> {
         for (schedule, function) in &self.schedules {
-            function(scheduled_event(&schedule.name)).await?;
+            function(scheduled_event(&schedule.name), None).await?;
         }
         Ok(())
     }

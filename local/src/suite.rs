@@ -12,7 +12,7 @@ use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Region};
 use emulator::Emulator;
 use serde_json::{Value, json};
-use tenantry::clock::Clock;
+use tenantry::{clock::Clock, telemetry::Telemetry};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -59,6 +59,8 @@ pub struct Options {
     pub empty_pages: bool,
     /// What the functions take for the time; the emulator, the issuer and the gateway go by the machine's clock.
     pub clock: Clock,
+    /// Where the functions tell what becomes of their invocations.
+    pub telemetry: Telemetry,
 }
 
 /// Why the suite did not start.
@@ -153,7 +155,8 @@ impl Suite {
             table::ensure(&dynamodb, table).await?;
         }
 
-        let functions = Functions::start(&stack, &lambda_environment(emulator.url()), &options.clock)?;
+        let functions =
+            Functions::start(&stack, &lambda_environment(emulator.url()), &options.clock, &options.telemetry)?;
         for rule in &stack.rules {
             let rule = emulator::Rule {
                 name: rule.name.clone(),

@@ -1,5 +1,7 @@
 //! The AWS clients, handed out per tenant, and what can go wrong with any AWS call.
 
+mod calls;
+
 use std::{fmt, time::Duration};
 
 use aws_credential_types::Credentials;
@@ -14,6 +16,8 @@ use aws_smithy_http_client::{
     Builder as HttpClientBuilder,
     tls::{Provider, rustls_provider::CryptoMode},
 };
+
+use calls::CallObserver;
 
 use crate::{
     auth::{SystemAuthority, TenantScope},
@@ -45,8 +49,9 @@ impl AwsClients {
             settings.session_token.clone(),
         ));
         macro_rules! client {
-            ($sdk:ident) => {{
+            ($sdk:ident, $service:expr) => {{
                 let mut config = $sdk::Config::builder()
+                    .interceptor(CallObserver::new($service, &settings.region))
                     .behavior_version(BehaviorVersion::latest())
                     .region(Region::new(settings.region.clone()))
                     .credentials_provider(credentials.clone())
@@ -64,9 +69,9 @@ impl AwsClients {
             }};
         }
         Self {
-            dynamodb: client!(aws_sdk_dynamodb),
-            ssm: client!(aws_sdk_ssm),
-            eventbridge: client!(aws_sdk_eventbridge),
+            dynamodb: client!(aws_sdk_dynamodb, Service::DynamoDb),
+            ssm: client!(aws_sdk_ssm, Service::ParameterStore),
+            eventbridge: client!(aws_sdk_eventbridge, Service::EventBridge),
         }
     }
 
@@ -100,6 +105,17 @@ pub enum Service {
     ParameterStore,
     /// Amazon EventBridge.
     EventBridge,
+}
+
+impl Service {
+    /// The name that traces know the service by, in logs, too.
+    pub(crate) const fn trace_name(self) -> &'static str {
+        match self {
+            Self::DynamoDb => "DynamoDB",
+            Self::ParameterStore => "SSM",
+            Self::EventBridge => "EventBridge",
+        }
+    }
 }
 
 impl fmt::Display for Service {

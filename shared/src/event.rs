@@ -7,6 +7,7 @@ use crate::{
     auth::TenantScope,
     aws::{AwsClients, AwsFailure, Service},
     ledger::Change,
+    telemetry,
 };
 
 /// The event's `source`.
@@ -40,6 +41,8 @@ impl EventPublisher {
             .source(SOURCE)
             .detail_type(DETAIL_TYPE)
             .detail(detail.to_string())
+            // Whoever takes the event goes on with this trace.
+            .set_trace_header(telemetry::trace_header())
             .build();
         let answer = self
             .clients

@@ -3,6 +3,7 @@
 use crate::{
     clock::Clock,
     routing::{DEFAULT_ROUTES, InvalidRoutes, TagRoutes},
+    telemetry::{InvalidDaemonAddress, Telemetry, Tracer},
 };
 
 /// The longest `PARAMETER_ROOT`, in bytes: two segments of 64.
@@ -31,6 +32,8 @@ pub struct Settings {
     pub aws: AwsSettings,
     /// Tells the time.
     pub clock: Clock,
+    /// Where it is told what becomes of invocations. `AWS_XRAY_DAEMON_ADDRESS`, which the Lambda service sets: the X-Ray daemon.
+    pub telemetry: Telemetry,
 }
 
 /// Whose tokens are accepted.
@@ -87,6 +90,9 @@ pub enum InvalidSettings {
         /// What it must be.
         expected: &'static str,
     },
+    /// An unusable address of the X-Ray daemon.
+    #[error(transparent)]
+    Daemon(#[from] InvalidDaemonAddress),
     /// Unusable routes.
     #[error("the setting TAG_ROUTES: {0}")]
     Routes(#[from] InvalidRoutes),
@@ -137,6 +143,7 @@ impl Settings {
                 session_token: optional("AWS_SESSION_TOKEN"),
             },
             clock: Clock::system(),
+            telemetry: Telemetry::lambda(optional("AWS_XRAY_DAEMON_ADDRESS").map(|at| Tracer::new(&at)).transpose()?),
         })
     }
 
@@ -209,6 +216,7 @@ mod tests {
             ("PARAMETER_ROOT", "/a/b/c", "PARAMETER_ROOT"),
             ("PARAMETER_ROOT", "/AWS-x", "PARAMETER_ROOT"),
             ("TAG_ROUTES", "[]", "TAG_ROUTES"),
+            ("AWS_XRAY_DAEMON_ADDRESS", "somewhere", "an IP address and a port"),
         ] {
             let error = load(&[(name, value)]).expect_err(value);
             assert!(error.contains(message), "{error}");

@@ -24,16 +24,17 @@ impl Deliveries {
     }
 
     /// Sets `event` on its way.
-    pub(super) fn start(&self, rule: &Rule, event: &Value) {
+    pub(super) fn start(&self, rule: &Rule, event: &Value, trace: Option<&str>) {
         let under_way = UnderWay::begin(&self.under_way);
         let shutdown = self.shutdown.clone();
         let rule = rule.clone();
         let event = event.clone();
+        let trace = trace.map(str::to_owned);
         tokio::spawn(async move {
             let _under_way = under_way;
             tokio::select! {
                 () = shutdown.requested() => {}
-                () = deliver(&rule, &event) => {}
+                () = deliver(&rule, &event, trace) => {}
             }
         });
     }
@@ -45,9 +46,9 @@ impl Deliveries {
     }
 }
 
-async fn deliver(rule: &Rule, event: &Value) {
+async fn deliver(rule: &Rule, event: &Value, trace: Option<String>) {
     for wait in BACKOFF.map(Some).into_iter().chain([None]) {
-        let Err(error) = (rule.target)(event.clone()).await else {
+        let Err(error) = (rule.target)(event.clone(), trace.clone()).await else {
             return;
         };
         match wait {

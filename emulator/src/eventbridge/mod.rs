@@ -30,8 +30,9 @@ const MAX_BYTES: usize = 256 * 1024;
 /// What a target returns; an error has the event delivered again, a few times.
 pub type Delivered = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// Takes a whole event, envelope and all. Called again with the same event after an error, so it has to bear doubles.
-pub type Target = Arc<dyn Fn(Value) -> Delivered + Send + Sync>;
+/// Takes a whole event, envelope and all, and the X-Ray trace header that it was put with. Called again with the same event after
+/// an error, so it has to bear doubles.
+pub type Target = Arc<dyn Fn(Value, Option<String>) -> Delivered + Send + Sync>;
 
 /// An `EventBridge` rule: events on `bus` that match `pattern` go to `target`.
 #[derive(Clone)]
@@ -81,6 +82,7 @@ pub(crate) struct Event {
     pub(crate) resources: Vec<String>,
     pub(crate) detail: Value,
     pub(crate) time: OffsetDateTime,
+    pub(crate) trace_header: Option<String>,
 }
 
 /// Rules and what is on its way to their targets.
@@ -118,6 +120,7 @@ struct Entry {
     event_bus_name: Option<String>,
     resources: Option<Vec<String>>,
     time: Option<f64>,
+    trace_header: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -179,7 +182,7 @@ impl EventBridge {
                 continue;
             }
             match installed.matcher.has_matches(text.as_bytes()) {
-                Ok(true) => self.deliveries.start(&installed.rule, &envelope),
+                Ok(true) => self.deliveries.start(&installed.rule, &envelope, event.trace_header.as_deref()),
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(rule = installed.rule.name, %error, "an event could not be matched");
@@ -263,7 +266,9 @@ impl EventBridge {
             // AWS takes such an event and drops it, without an error.
             tracing::warn!(bus, source, "an event was put on a bus that no rule names: nobody gets it");
         }
-        Ok(self.emit(bus, &Event { source, detail_type, resources: entry.resources.unwrap_or_default(), detail, time }))
+        let resources = entry.resources.unwrap_or_default();
+        let trace_header = entry.trace_header;
+        Ok(self.emit(bus, &Event { source, detail_type, resources, detail, time, trace_header }))
     }
 
     fn list_rules(&self, request: &List) -> Value {

@@ -170,6 +170,7 @@ impl ParameterStore {
             resources: vec![self.place.arn(&change.name)],
             detail,
             time: OffsetDateTime::now_utc(),
+            trace_header: None,
         };
         self.events.emit(DEFAULT_BUS, &event);
     }

@@ -16,7 +16,7 @@ struct Inbox(Arc<Mutex<Vec<Value>>>);
 impl Inbox {
     fn target(&self) -> Target {
         let inbox = self.clone();
-        Arc::new(move |event| {
+        Arc::new(move |event, _| {
             let inbox = inbox.clone();
             Box::pin(async move {
                 inbox.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
@@ -128,7 +128,7 @@ async fn a_failing_target_gets_the_event_again() -> Outcome {
     let seen: Arc<Mutex<Vec<Value>>> = Arc::default();
     let target: Target = {
         let seen = Arc::clone(&seen);
-        Arc::new(move |event| {
+        Arc::new(move |event, _| {
             let seen = Arc::clone(&seen);
             Box::pin(async move {
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,7 +137,7 @@ async fn a_failing_target_gets_the_event_again() -> Outcome {
             })
         })
     };
-    let panics: Target = Arc::new(|_| Box::pin(async { panic!("a target that panics, on purpose") }));
+    let panics: Target = Arc::new(|_, _| Box::pin(async { panic!("a target that panics, on purpose") }));
     emulator.add_rule(rule("flaky", "default", json!({ "source": ["s"] }), target))?;
     emulator.add_rule(rule("panics", "default", json!({ "source": ["s"] }), panics))?;
     aws.events.put_events().entries(entry("default", "s", &json!({}))).send().await?;
@@ -164,5 +164,29 @@ async fn rules_are_checked_and_replaced() -> Outcome {
     assert_eq!((old.take(&emulator).await.len(), new.take(&emulator).await.len()), (0, 1));
     let rules = aws.events.list_rules().send().await?;
     assert_eq!(rules.rules().iter().filter_map(|rule| rule.name()).collect::<Vec<_>>(), ["r"]);
+    Ok(())
+}
+
+/// Guards: the trace that an event was put in comes with it, as it does with a function's invocation.
+#[tokio::test]
+async fn a_trace_goes_with_its_event() -> Outcome {
+    let (emulator, aws) = start(Options::default()).await;
+    let seen: Arc<Mutex<Vec<Option<String>>>> = Arc::default();
+    let target: Target = {
+        let seen = Arc::clone(&seen);
+        Arc::new(move |_, trace| {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).push(trace);
+            Box::pin(async { Ok(()) })
+        })
+    };
+    emulator.add_rule(rule("traced", "default", json!({ "source": ["s"] }), target))?;
+    let mut traced = entry("default", "s", &json!({}));
+    traced.trace_header = Some("Root=1-5759e988-bd862e3fe1be46a994272793".to_owned());
+    for entry in [traced, entry("default", "s", &json!({}))] {
+        aws.events.put_events().entries(entry).send().await?;
+        emulator.settled().await;
+    }
+    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    assert_eq!(seen, [Some("Root=1-5759e988-bd862e3fe1be46a994272793".to_owned()), None]);
     Ok(())
 }

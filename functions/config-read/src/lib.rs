@@ -4,13 +4,16 @@ use lambda_http::http::{StatusCode, Uri};
 use serde::Serialize;
 use tenantry::{
     auth::{Authenticator, HttpKeys, Permission, TenantScope},
-    clock::Timestamp,
+    clock::{Clock, Timestamp},
     entry::{Author, ETag, Epoch, Revision, TagList, Version},
-    http::{Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, Problem, ProblemType, Respond, VersionView},
+    http::{
+        Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, Problem, ProblemType, Respond, VersionView, outcome,
+    },
     key::{ConfigKey, is_key_prefix},
     ledger::{Change, ChangeOperation},
     service::{At, Fetched, Foundation, ReadService},
     settings::Settings,
+    telemetry::Telemetry,
 };
 
 /// The most entries, versions or changes of one page.
@@ -21,18 +24,33 @@ const MAX_BATCH_KEYS: usize = 100;
 const CONFIG: &str = "/v1/config/";
 const HISTORY: &str = "/v1/history/";
 
+const HEALTH: &str = "GET /healthz";
+const GET_ENTRY: &str = "GET /v1/config/{key+}";
+const LIST_ENTRIES: &str = "GET /v1/config";
+const BATCH_GET: &str = "POST /v1/batch-get";
+const GET_HISTORY: &str = "GET /v1/history/{key+}";
+const GET_CHANGES: &str = "GET /v1/changes";
+
+/// What is answered here, as the template's route keys.
+pub const ROUTES: [&str; 6] = [HEALTH, GET_ENTRY, LIST_ENTRIES, BATCH_GET, GET_HISTORY, GET_CHANGES];
+
 /// The running function.
 #[derive(Debug)]
 pub struct App {
     authenticator: Authenticator,
     foundation: Foundation,
     reader: ReadService,
+    telemetry: Telemetry,
+    clock: Clock,
 }
 
-/// Answers one request.
-pub async fn handle(app: &App, event: Event) -> Answer {
+/// Answers one request. `trace` is the trace that the Lambda service says it belongs to.
+pub async fn handle(app: &App, event: Event, trace: Option<&str>) -> Answer {
+    let route = event.route(&ROUTES);
+    let invocation = event.invocation("config-read", route, trace);
     // Boxed, so that the future of every route does not lie in the stack of the runtime.
-    Box::pin(app.route(&event)).await.unwrap_or_else(Problem::answer)
+    let answering = Box::pin(async { app.answer(route, &event).await.unwrap_or_else(Problem::answer) });
+    app.telemetry.observe(&app.clock, invocation, answering, outcome).await
 }
 
 impl App {
@@ -44,17 +62,19 @@ impl App {
             authenticator: Authenticator::new(&settings.tokens, Box::new(keys), settings.clock.clone()),
             reader: ReadService::new(foundation.clone(), settings),
             foundation,
+            telemetry: settings.telemetry.clone(),
+            clock: settings.clock.clone(),
         })
     }
 
-    async fn route(&self, event: &Event) -> Result<Answer, Problem> {
-        match (event.method(), event.path()) {
-            ("GET", "/healthz") => Ok(Respond::new(StatusCode::OK).text(r#"{"status":"ok"}"#.to_owned())),
-            ("GET", "/v1/config") => self.list(&self.scope(event).await?, event).await,
-            ("GET", "/v1/changes") => self.changes(&self.scope(event).await?, event).await,
-            ("POST", "/v1/batch-get") => self.batch_get(&self.scope(event).await?, event).await,
-            ("GET", path) if path.starts_with(CONFIG) => self.entry(&self.scope(event).await?, event).await,
-            ("GET", path) if path.starts_with(HISTORY) => self.history(&self.scope(event).await?, event).await,
+    async fn answer(&self, route: Option<&str>, event: &Event) -> Result<Answer, Problem> {
+        match route {
+            Some(HEALTH) => Ok(Respond::new(StatusCode::OK).text(r#"{"status":"ok"}"#.to_owned())),
+            Some(LIST_ENTRIES) => self.list(&self.scope(event).await?, event).await,
+            Some(GET_CHANGES) => self.changes(&self.scope(event).await?, event).await,
+            Some(BATCH_GET) => self.batch_get(&self.scope(event).await?, event).await,
+            Some(GET_ENTRY) => self.entry(&self.scope(event).await?, event).await,
+            Some(GET_HISTORY) => self.history(&self.scope(event).await?, event).await,
             _ => Err(Problem::no_route()),
         }
     }

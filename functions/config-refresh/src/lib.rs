@@ -5,9 +5,11 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tenantry::{
+    clock::Clock,
     event,
     service::{Foundation, RefreshService},
     settings::Settings,
+    telemetry::{Invocation, Outcome, Telemetry, TraceContext},
     tenant::TenantId,
 };
 use tracing::{info, warn};
@@ -16,18 +18,26 @@ use tracing::{info, warn};
 #[derive(Debug)]
 pub struct App {
     refresh: RefreshService,
+    telemetry: Telemetry,
+    clock: Clock,
 }
 
 impl App {
     /// Makes the function from its settings. Connects to nothing yet.
     pub fn start(settings: &Settings) -> Result<Self, lambda_runtime::Error> {
-        Ok(Self { refresh: RefreshService::new(Foundation::new(settings)?, settings) })
+        Ok(Self {
+            refresh: RefreshService::new(Foundation::new(settings)?, settings),
+            telemetry: settings.telemetry.clone(),
+            clock: settings.clock.clone(),
+        })
     }
 }
 
 /// The envelope that EventBridge delivers.
 #[derive(Deserialize)]
 struct Envelope {
+    #[serde(default)]
+    id: String,
     #[serde(default)]
     source: String,
     #[serde(rename = "detail-type", default)]
@@ -48,26 +58,57 @@ struct ConfigChangedKey {
     key: String,
 }
 
-/// Handles one event. Fails, so that Lambda tries again, only where trying again can help.
-pub async fn handle(app: &App, event: Value) -> Result<Value, lambda_runtime::Error> {
+/// Handles one event. Fails, so that Lambda tries again, only where trying again can help. `trace` is the trace that the Lambda
+/// service says it belongs to.
+pub async fn handle(app: &App, event: Value, trace: Option<&str>) -> Result<Value, lambda_runtime::Error> {
     let Ok(envelope) = Envelope::deserialize(&event) else {
         warn!("an event that is no EventBridge event is dropped");
         return Ok(json!({"dropped": "not an EventBridge event"}));
     };
-    match (envelope.source.as_str(), envelope.detail_type.as_str()) {
-        ("aws.events" | "aws.scheduler", _) => Ok(serde_json::to_value(app.refresh.sweep().await?)?),
-        (event::SOURCE, event::DETAIL_TYPE) => {
-            let looked = if let Some((tenant, keys)) = config_changed(&envelope.detail) {
-                serde_json::to_value(app.refresh.look_at(&tenant, &keys).await)?
-            } else {
-                warn!("a Config Changed event without tenant and keys is dropped");
-                json!({"dropped": "no tenant and keys"})
-            };
-            Ok(looked)
+    let kind = match (envelope.source.as_str(), envelope.detail_type.as_str()) {
+        ("aws.events" | "aws.scheduler", _) => Kind::Schedule,
+        (event::SOURCE, event::DETAIL_TYPE) => Kind::ConfigChanged,
+        _ => Kind::Other,
+    };
+    let trace = trace.and_then(TraceContext::parse);
+    let invocation = Invocation { function: "config-refresh", route: kind.name(), request_id: &envelope.id, trace };
+    let outcome = |done: &Result<_, _>| if done.is_ok() { Outcome::Done } else { Outcome::Failed };
+    app.telemetry.observe(&app.clock, invocation, app.work(kind, &envelope), outcome).await
+}
+
+/// The kinds of events.
+#[derive(Clone, Copy)]
+enum Kind {
+    Schedule,
+    ConfigChanged,
+    Other,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Schedule => "schedule",
+            Self::ConfigChanged => event::DETAIL_TYPE,
+            Self::Other => "other",
         }
-        (source, detail_type) => {
-            info!(source, detail_type, "an event that nothing is done about yet is dropped");
-            Ok(json!({"dropped": "nothing to do"}))
+    }
+}
+
+impl App {
+    async fn work(&self, kind: Kind, envelope: &Envelope) -> Result<Value, lambda_runtime::Error> {
+        match kind {
+            Kind::Schedule => Ok(serde_json::to_value(self.refresh.sweep().await?)?),
+            Kind::ConfigChanged => {
+                let Some((tenant, keys)) = config_changed(&envelope.detail) else {
+                    warn!("a Config Changed event without tenant and keys is dropped");
+                    return Ok(json!({"dropped": "no tenant and keys"}));
+                };
+                Ok(serde_json::to_value(self.refresh.look_at(&tenant, &keys).await)?)
+            }
+            Kind::Other => {
+                info!(envelope.source, envelope.detail_type, "an event that nothing is done about yet is dropped");
+                Ok(json!({"dropped": "nothing to do"}))
+            }
         }
     }
 }

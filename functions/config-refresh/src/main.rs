@@ -12,7 +12,7 @@ async fn main() -> Result<(), Error> {
     let app = Arc::new(App::start(&Settings::from_environment()?)?);
     run(service_fn(move |event: LambdaEvent<serde_json::Value>| {
         let app = Arc::clone(&app);
-        async move { handle(&app, event.payload).await }
+        async move { handle(&app, event.payload, event.context.xray_trace_id.as_deref()).await }
     }))
     .await
 }

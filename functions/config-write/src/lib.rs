@@ -4,18 +4,28 @@ use lambda_http::http::{StatusCode, Uri};
 use serde::Serialize;
 use tenantry::{
     auth::{Authenticator, HttpKeys, Permission, TenantScope},
+    clock::Clock,
     entry::{ETag, Precondition, Revision, TagList},
     http::{
         Answer, Event, OperationBody, Problem, ProblemType, PutBody, Respond, RollbackBody, TransactionBody,
-        WrittenView,
+        WrittenView, outcome,
     },
     key::ConfigKey,
     service::{Foundation, MAX_OPERATIONS, Operation, WriteRequest, WriteService, Written},
     settings::Settings,
+    telemetry::Telemetry,
 };
 
 const CONFIG: &str = "/v1/config/";
 const ROLLBACK: &str = "/v1/rollback/";
+
+const PUT_ENTRY: &str = "PUT /v1/config/{key+}";
+const DELETE_ENTRY: &str = "DELETE /v1/config/{key+}";
+const ROLL_BACK_ENTRY: &str = "POST /v1/rollback/{key+}";
+const COMMIT_TRANSACTION: &str = "POST /v1/transactions";
+
+/// What is answered here, as the template's route keys.
+pub const ROUTES: [&str; 4] = [PUT_ENTRY, DELETE_ENTRY, ROLL_BACK_ENTRY, COMMIT_TRANSACTION];
 
 /// The running function.
 #[derive(Debug)]
@@ -23,12 +33,17 @@ pub struct App {
     authenticator: Authenticator,
     foundation: Foundation,
     writer: WriteService,
+    telemetry: Telemetry,
+    clock: Clock,
 }
 
-/// Answers one request.
-pub async fn handle(app: &App, event: Event) -> Answer {
+/// Answers one request. `trace` is the trace that the Lambda service says it belongs to.
+pub async fn handle(app: &App, event: Event, trace: Option<&str>) -> Answer {
+    let route = event.route(&ROUTES);
+    let invocation = event.invocation("config-write", route, trace);
     // Boxed, so that the future of every route does not lie in the stack of the runtime.
-    Box::pin(app.route(&event)).await.unwrap_or_else(Problem::answer)
+    let answering = Box::pin(async { app.answer(route, &event).await.unwrap_or_else(Problem::answer) });
+    app.telemetry.observe(&app.clock, invocation, answering, outcome).await
 }
 
 impl App {
@@ -40,15 +55,17 @@ impl App {
             authenticator: Authenticator::new(&settings.tokens, Box::new(keys), settings.clock.clone()),
             writer: WriteService::new(foundation.clone(), settings),
             foundation,
+            telemetry: settings.telemetry.clone(),
+            clock: settings.clock.clone(),
         })
     }
 
-    async fn route(&self, event: &Event) -> Result<Answer, Problem> {
-        match (event.method(), event.path()) {
-            ("PUT", path) if path.starts_with(CONFIG) => self.put(&self.scope(event).await?, event).await,
-            ("DELETE", path) if path.starts_with(CONFIG) => self.delete(&self.scope(event).await?, event).await,
-            ("POST", path) if path.starts_with(ROLLBACK) => self.rollback(&self.scope(event).await?, event).await,
-            ("POST", "/v1/transactions") => self.transaction(&self.scope(event).await?, event).await,
+    async fn answer(&self, route: Option<&str>, event: &Event) -> Result<Answer, Problem> {
+        match route {
+            Some(PUT_ENTRY) => self.put(&self.scope(event).await?, event).await,
+            Some(DELETE_ENTRY) => self.delete(&self.scope(event).await?, event).await,
+            Some(ROLL_BACK_ENTRY) => self.rollback(&self.scope(event).await?, event).await,
+            Some(COMMIT_TRANSACTION) => self.transaction(&self.scope(event).await?, event).await,
             _ => Err(Problem::no_route()),
         }
     }

@@ -23,4 +23,6 @@ mod secrets;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]
+mod telemetry;
+#[cfg(test)]
 mod transactions;

@@ -1,12 +1,13 @@
 //! Secrets: their plaintext stays in one place.
 
 use std::{
-    io,
+    io::{self, Write as _},
     sync::{Arc, Mutex},
 };
 
 use emulator::Fault;
 use serde_json::json;
+use tenantry::telemetry::Telemetry;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::harness::Api;
@@ -47,7 +48,10 @@ async fn plaintext_stays_in_parameter_store() {
     let _logging = tracing::subscriber::set_default(subscriber);
 
     let data = tempfile::tempdir().expect("a folder");
-    let api = Api::with(local::Options { data: Some(data.path().to_owned()), ..local::Options::default() }).await;
+    let lines = log.clone();
+    let telemetry = Telemetry::to(move |line| lines.clone().write_all(line.as_bytes()).expect("in memory"), None);
+    let data_folder = Some(data.path().to_owned());
+    let api = Api::with(local::Options { data: data_folder, telemetry, ..local::Options::default() }).await;
     let acme = api.tenant("acme");
     let secret = json!({"password": CANARY});
     acme.put("tenant_config_db", &json!(NO_SECRET)).await.expect(201);
@@ -69,7 +73,9 @@ async fn plaintext_stays_in_parameter_store() {
     api.suite.stop().await;
 
     let logged = String::from_utf8_lossy(&log.0.lock().expect("no panic while logging")).into_owned();
-    assert!(logged.contains("an AWS call failed"), "the log is looked at: {logged}");
+    for looked_at in ["an AWS call failed", "PUT /v1/config/{key+}"] {
+        assert!(logged.contains(looked_at), "the log is looked at: {logged}");
+    }
     assert!(!logged.contains(CANARY), "{logged}");
     assert!(!logged.contains("Bearer "), "{logged}");
     let mut found = false;

@@ -30,6 +30,7 @@ use crate::{
     ledger::IdempotencyClaim,
     routing::TagRoutes,
     service::Freshness,
+    telemetry::{self, Invocation, Outcome, TraceContext},
 };
 
 /// The longest `Idempotency-Key`, in bytes.
@@ -96,6 +97,32 @@ impl Event {
         self.request_context.request_id.as_deref().unwrap_or_default()
     }
 
+    /// The one of `routes` that the request is for. Routes are written as the template's route keys are, such as
+    /// `GET /v1/config/{key+}`.
+    pub fn route(&self, routes: &[&'static str]) -> Option<&'static str> {
+        let is_for = |route: &&&'static str| {
+            let Some((method, path)) = route.split_once(' ') else { return false };
+            method == self.method()
+                && match path.strip_suffix("{key+}") {
+                    Some(prefix) => self.path().starts_with(prefix),
+                    None => path == self.path(),
+                }
+        };
+        routes.iter().find(is_for).copied()
+    }
+
+    /// The request as an invocation of `function`. `trace` is what the Lambda service says of its trace; where that says nothing, API
+    /// Gateway's header does.
+    pub fn invocation(
+        &self,
+        function: &'static str,
+        route: Option<&'static str>,
+        trace: Option<&str>,
+    ) -> Invocation<'_> {
+        let trace = trace.or_else(|| self.header("x-amzn-trace-id")).and_then(TraceContext::parse);
+        Invocation { function, route: route.unwrap_or("none"), request_id: self.request_id(), trace }
+    }
+
     /// The path as it came, without the stage that stands in front of it unless it is `$default`.
     pub fn path(&self) -> &str {
         let stage = self.request_context.stage.as_deref().filter(|stage| *stage != "$default");
@@ -115,7 +142,11 @@ impl Event {
         let key =
             decoded.filter(|decoded| self.path_parameters.get("key").is_none_or(|parameter| parameter == decoded));
         match key {
-            Some(key) => Ok(ConfigKey::parse(&key, routes)?),
+            Some(key) => {
+                let key = ConfigKey::parse(&key, routes)?;
+                telemetry::note_key(&key);
+                Ok(key)
+            }
             None => Err(Problem::new(
                 ProblemType::InvalidKey,
                 "the key in the path is encoded ambiguously; send it as it is, no character of a key needs percent-encoding",
@@ -230,8 +261,15 @@ impl Event {
             (None, Some(header)) => Presented::Authorization(header),
             (None, None) => Presented::Nothing,
         };
-        Ok(authenticator.authenticate(presented).await?.authorize(permission)?)
+        let scope = authenticator.authenticate(presented).await?.authorize(permission)?;
+        telemetry::note_tenant(scope.tenant());
+        Ok(scope)
     }
+}
+
+/// How an invocation with this answer ended.
+pub fn outcome(answer: &Answer) -> Outcome {
+    Outcome::Status(u16::try_from(answer.status_code).unwrap_or_default())
 }
 
 /// A query's parameters.

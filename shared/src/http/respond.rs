@@ -13,6 +13,7 @@ use crate::{
     entry::{Author, ETag, Entry, Revision, Version},
     ledger::WrittenKey,
     service::{At, Fetched},
+    telemetry,
     value::ConfigValue,
 };
 
@@ -45,6 +46,7 @@ impl Respond {
     /// The revision at which the answer is valid.
     #[must_use]
     pub fn revision(self, revision: Revision) -> Self {
+        telemetry::note_revision(revision);
         self.header(REVISION, &revision.to_string())
     }
 

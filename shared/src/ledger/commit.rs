@@ -401,7 +401,7 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
     }
     let mut due = |from: Timestamp| {
         expression.set("workShard", s(item::follow_shard(item::shard(tenant))));
-        expression.set("workKey", s(item::work_key(from, tenant)));
+        expression.set("workKey", s(item::work_key(from, plan.at, tenant)));
     };
     match &write.store {
         StoreWork::None => {}

@@ -51,6 +51,15 @@ pub struct Stored {
     pub locator: Option<(Locator, TextKind)>,
 }
 
+/// Owed work, and since when it has been owed.
+#[derive(Clone, Debug)]
+pub struct Owed {
+    /// The work.
+    pub item: OwedItem,
+    /// Since when.
+    pub since: Timestamp,
+}
+
 /// A piece of owed work.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OwedItem {
@@ -76,7 +85,7 @@ impl Ledger {
         let calls: Vec<_> = kept.chain([id]).cloned().collect();
         let mut values = vec![
             (":shard", s(item::follow_shard(item::shard(scope.tenant())))),
-            (":due", s(item::work_key(now.plus(GRACE), scope.tenant()))),
+            (":due", s(item::work_key(now.plus(GRACE), now, scope.tenant()))),
             (":calls", id_set(&calls)),
             (":now", n(now.millis())),
         ];
@@ -283,12 +292,12 @@ impl Ledger {
     }
 
     /// Puts a piece of work that failed behind the others, until `due`.
-    pub async fn defer(&self, scope: &TenantScope, owed: &OwedItem, due: Timestamp) -> Result<(), LedgerError> {
-        let sort_key = match owed {
+    pub async fn defer(&self, scope: &TenantScope, owed: &Owed, due: Timestamp) -> Result<(), LedgerError> {
+        let sort_key = match &owed.item {
             OwedItem::Publish(_, revision) => item::change_key(*revision),
             OwedItem::Follow(_, key) => item::entry_key(key),
         };
-        let later = [(":due", s(item::work_key(due, scope.tenant())))];
+        let later = [(":due", s(item::work_key(due, owed.since, scope.tenant())))];
         self.update(scope, sort_key, "SET workKey = :due", "attribute_exists(workShard)", later).await?;
         Ok(())
     }
@@ -306,7 +315,7 @@ impl Ledger {
         authority: &SystemAuthority,
         shard: u32,
         limit: usize,
-    ) -> Result<Vec<OwedItem>, LedgerError> {
+    ) -> Result<Vec<Owed>, LedgerError> {
         self.owed(authority, item::publish_shard(shard), limit).await
     }
 
@@ -317,7 +326,7 @@ impl Ledger {
         authority: &SystemAuthority,
         shard: u32,
         limit: usize,
-    ) -> Result<Vec<OwedItem>, LedgerError> {
+    ) -> Result<Vec<Owed>, LedgerError> {
         self.owed(authority, item::follow_shard(shard), limit).await
     }
 
@@ -326,7 +335,7 @@ impl Ledger {
         authority: &SystemAuthority,
         work_shard: String,
         limit: usize,
-    ) -> Result<Vec<OwedItem>, LedgerError> {
+    ) -> Result<Vec<Owed>, LedgerError> {
         let mut owed = Vec::new();
         let mut start = None;
         loop {
@@ -406,13 +415,14 @@ fn locator_values(locator: Locator, kind: TextKind) -> [(&'static str, Attribute
     [(":locatorVersion", version), (":locatorModifiedAt", modified_at), (":textKind", kind)]
 }
 
-fn owed_item(found: &Item) -> Option<OwedItem> {
+fn owed_item(found: &Item) -> Option<Owed> {
     let read = Reader(found);
     let tenant = item::tenant_of_partition(read.optional_text("pk")?)?;
-    Some(match item::owed_key(read.optional_text("sk")?)? {
+    let item = match item::owed_key(read.optional_text("sk")?)? {
         OwedKey::Change(revision) => OwedItem::Publish(tenant, revision),
         OwedKey::Entry(key) => OwedItem::Follow(tenant, key.to_owned()),
-    })
+    };
+    Some(Owed { item, since: item::owed_since(read.optional_text("workKey")?)? })
 }
 
 fn id_set(ids: &[PutId]) -> AttributeValue {

@@ -102,9 +102,15 @@ pub(super) fn directory_shard(tenant: &TenantId) -> String {
     format!("TENANTS#{}", shard(tenant))
 }
 
-/// Where an item stands in the order of owed work: by the time from which it may be done.
-pub(super) fn work_key(due: Timestamp, tenant: &TenantId) -> String {
-    format!("{:015}#{tenant}", due.millis())
+/// Where an item stands in the order of owed work: by the time from which it may be done. Behind that, the time since which it has
+/// been owed.
+pub(super) fn work_key(due: Timestamp, since: Timestamp, tenant: &TenantId) -> String {
+    format!("{:015}#{:015}#{tenant}", due.millis(), since.millis())
+}
+
+/// Since when the work has been owed that stands at this place in the order.
+pub(super) fn owed_since(work_key: &str) -> Option<Timestamp> {
+    work_key.split('#').nth(1)?.parse().ok().map(Timestamp::from_millis)
 }
 
 pub(super) fn s(text: impl Into<String>) -> AttributeValue {
@@ -340,7 +346,7 @@ impl Change {
             ("timeShard", s(time_shard(tenant))),
             ("timeKey", s(format!("{:015}#{tenant}#{:020}", self.at.millis(), self.revision.get()))),
             ("workShard", s(publish_shard(shard(tenant)))),
-            ("workKey", s(work_key(publish_from, tenant))),
+            ("workKey", s(work_key(publish_from, self.at, tenant))),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into()

@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
 
 pub use commit::{CommitOutcome, IdempotencyClaim, Plan, PlannedWrite, PutBefore, Receipt, StoreWork, WrittenKey};
-pub use follow::{GRACE, OwedItem, Stored};
+pub use follow::{GRACE, Owed, OwedItem, Stored};
 pub use item::{Change, ChangeOperation, ChangedKey, Current, DamagedItem, FollowState, Head};
 
 use crate::{

@@ -15,6 +15,7 @@ use crate::{
     ledger::{Change, LedgerError},
     settings::Settings,
     store::StoreError,
+    telemetry::{self, CacheResult},
     value::{ConfigValue, answer_bytes},
 };
 
@@ -195,8 +196,10 @@ impl ReadService {
             pause_before(look).await;
             let (valid, age) = self.validate(scope, freshness).await?;
             if let Some(known) = self.cache.get(scope.tenant(), &valid, key) {
+                telemetry::note_cache(from_memory(age));
                 return Ok(At { revision: valid.head.revision, age, stale: false, found: known });
             }
+            telemetry::note_cache(CacheResult::Miss);
             let entry = self.foundation.ledger.current(scope, key).await?.and_then(|current| current.entry);
             let written_at = entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
             let revision = written_at.max(valid.head.revision);
@@ -238,6 +241,7 @@ impl ReadService {
                 }
             }
             let wanted: Vec<_> = keys.iter().filter(|key| !known.contains_key(key)).cloned().collect();
+            telemetry::note_cache(if wanted.is_empty() { from_memory(age) } else { CacheResult::Miss });
             let (mut loaded, unread) = self.foundation.ledger.entries(scope, &wanted, MAX_ANSWER_BYTES).await?;
             if loaded.values().any(|entry| entry.revision > valid.head.revision) {
                 // Some are from after the head that the others are valid at: together they might show half a transaction.
@@ -409,6 +413,7 @@ impl ReadService {
             return None;
         }
         let known = self.cache.get(scope.tenant(), &valid, key)?;
+        telemetry::note_cache(CacheResult::Stale);
         Some(At { revision: valid.head.revision, age: Some(age), stale: true, found: known })
     }
 
@@ -469,6 +474,11 @@ impl ReadService {
         });
         Ok(versions.collect())
     }
+}
+
+/// How memory was believed: within `max-age` it has an age, else it was validated.
+fn from_memory(age: Option<Duration>) -> CacheResult {
+    if age.is_some() { CacheResult::Hit } else { CacheResult::Validated }
 }
 
 /// Gives a store that has just been asked in vain some time.

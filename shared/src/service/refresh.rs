@@ -13,11 +13,12 @@ use super::{
 };
 use crate::{
     auth::{SystemAuthority, TenantScope},
-    clock::Clock,
+    clock::{Clock, Timestamp},
     entry::Revision,
     key::{ConfigKey, InvalidKey},
-    ledger::{Ledger, LedgerError, OwedItem},
+    ledger::{Ledger, LedgerError, Owed, OwedItem},
     settings::Settings,
+    telemetry,
     tenant::TenantId,
 };
 
@@ -73,40 +74,61 @@ impl RefreshService {
         let give_up_at = Instant::now() + RUN_BUDGET;
         // Boxed, because the compiler gives up on types nested as deeply as futures around the SDK's.
         let shards = join_all(Ledger::work_shards().map(|shard| self.sweep_shard(shard, give_up_at).boxed())).await;
-        shards.into_iter().try_fold(SweepReport::default(), |all, shard| Ok(all + shard?))
+        let mut report = SweepReport::default();
+        let mut oldest = None;
+        for shard in shards {
+            let (one, since) = shard?;
+            report = report + one;
+            oldest = oldest.into_iter().chain(since).min();
+        }
+        let age = oldest.map_or(Duration::ZERO, |since| self.clock.now().since(since));
+        telemetry::note_sweep(report, age);
+        Ok(report)
     }
 
-    async fn sweep_shard(&self, shard: u32, give_up_at: Instant) -> Result<SweepReport, LedgerError> {
+    /// What came of a shard, and since when the oldest of its work had been owed.
+    async fn sweep_shard(
+        &self,
+        shard: u32,
+        give_up_at: Instant,
+    ) -> Result<(SweepReport, Option<Timestamp>), LedgerError> {
         let ledger = &self.foundation.ledger;
         // Events first: a slow store must not keep readers from hearing of changes.
         let events = ledger.owed_events(&self.authority, shard, MAX_OWED).await?;
+        let since = events.iter().map(|owed| owed.since).min();
         let published = self.work_off(events, give_up_at).await;
         let puts = ledger.owed_puts(&self.authority, shard, MAX_OWED).await?;
-        Ok(published + self.work_off(puts, give_up_at).await)
+        let oldest = since.into_iter().chain(puts.iter().map(|owed| owed.since)).min();
+        Ok((published + self.work_off(puts, give_up_at).await, oldest))
     }
 
     /// Looks at keys that a `Config Changed` event named, and brings their stores after if they are owed it. Nothing in the event is
     /// believed: the ledger says whether there is anything to do.
     pub async fn look_at(&self, tenant: &TenantId, keys: &[String]) -> SweepReport {
+        telemetry::note_tenant(tenant);
         let external = |key: &&String| {
             let key = ConfigKey::parse(key, &self.foundation.routes);
             key.is_ok_and(|key| self.foundation.stores.of(&key).external().is_some())
         };
-        let named = keys.iter().filter(external).map(|key| OwedItem::Follow(tenant.clone(), key.clone()));
+        let since = self.clock.now();
+        let named = keys.iter().filter(external).map(|key| {
+            let item = OwedItem::Follow(tenant.clone(), key.clone());
+            Owed { item, since }
+        });
         self.work_off(named.collect(), Instant::now() + RUN_BUDGET).boxed().await
     }
 
-    async fn work_off(&self, owed: Vec<OwedItem>, give_up_at: Instant) -> SweepReport {
-        let in_time = |_: &OwedItem| std::future::ready(Instant::now() < give_up_at);
+    async fn work_off(&self, owed: Vec<Owed>, give_up_at: Instant) -> SweepReport {
+        let in_time = |_: &Owed| std::future::ready(Instant::now() < give_up_at);
         let working = stream::iter(owed).take_while(in_time).map(|owed| self.work(owed)).buffer_unordered(AT_ONCE);
         working.fold(SweepReport::default(), async |all, one| all + one).await
     }
 
-    async fn work(&self, owed: OwedItem) -> SweepReport {
-        let (OwedItem::Publish(tenant, _) | OwedItem::Follow(tenant, _)) = &owed;
+    async fn work(&self, owed: Owed) -> SweepReport {
+        let (OwedItem::Publish(tenant, _) | OwedItem::Follow(tenant, _)) = &owed.item;
         let scope = self.authority.act_for(tenant.clone());
         let working = async {
-            match &owed {
+            match &owed.item {
                 OwedItem::Publish(_, revision) => self.publish(&scope, *revision).await,
                 OwedItem::Follow(_, key) => self.follow(&scope, key).await,
             }
@@ -115,9 +137,9 @@ impl RefreshService {
             Ok(report) => return report,
             Err(error) => error,
         };
-        warn!(tenant.id = %tenant, ?owed, %error, "owed work failed and is put off");
+        warn!(tenant.id = %tenant, owed = ?owed.item, %error, "owed work failed and is put off");
         if let Err(error) = self.foundation.ledger.defer(&scope, &owed, self.clock.now().plus(BACKOFF)).await {
-            warn!(tenant.id = %tenant, ?owed, %error, "owed work could not be put off");
+            warn!(tenant.id = %tenant, owed = ?owed.item, %error, "owed work could not be put off");
         }
         SweepReport { failed: 1, ..SweepReport::default() }
     }

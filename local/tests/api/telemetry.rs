@@ -1,0 +1,200 @@
+//! What operators see: one line for each invocation, whose parts are log, metrics and trace.
+
+use std::{
+    net::UdpSocket,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tenantry::{
+    ledger::GRACE,
+    telemetry::{Telemetry, Tracer},
+};
+
+use crate::harness::Api;
+
+const TRACE: &str = "1-5759e988-bd862e3fe1be46a994272793";
+
+/// The lines that have been written.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<Value>>>);
+
+impl Lines {
+    fn telemetry(&self, tracer: Option<Tracer>) -> Telemetry {
+        let lines = self.clone();
+        let take = move |line: &str| {
+            let line = serde_json::from_str(line).expect("a line is JSON");
+            lines.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        };
+        Telemetry::to(take, tracer)
+    }
+
+    /// The lines since the last look.
+    fn take(&self) -> Vec<Value> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The only line since the last look.
+    #[track_caller]
+    fn one(&self) -> Value {
+        let mut lines = self.take();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        lines.remove(0)
+    }
+}
+
+async fn start(tracer: Option<Tracer>) -> (Api, Lines) {
+    let lines = Lines::default();
+    let telemetry = lines.telemetry(tracer);
+    (Api::with(local::Options { telemetry, ..local::Options::default() }).await, lines)
+}
+
+/// The members of `line` that are named.
+fn members(line: &Value, names: &[&str]) -> Value {
+    names.iter().map(|name| ((*name).to_owned(), line[*name].clone())).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// Promise: a request is one line with route, outcome, duration, calls, cache result, revision, tenant and trace; never with a value,
+/// a token, or another claim.
+#[tokio::test]
+async fn a_request_is_one_line() {
+    let (api, lines) = start(None).await;
+    let acme = api.tenant("acme");
+    acme.put("tenant_config_k", &json!("a secret of sorts")).await.expect(201);
+    api.settled().await;
+    lines.take();
+    let seen =
+        ["Function", "Route", "Outcome", "Tag", "status", "tenant.id", "config.key", "revision", "cache", "calls"];
+    for (path, cache, calls) in [
+        ("tenant_config_k", "miss", json!({"DynamoDB": 2})),
+        ("tenant_config_k", "validated", json!({"DynamoDB": 1})),
+        ("tenant_config_k", "hit", json!({})),
+    ] {
+        let age = if cache == "hit" { "max-age=60" } else { "max-age=0" };
+        let trace = format!("Root={TRACE}");
+        let answer = acme.get(path).header("cache-control", age).header("x-amzn-trace-id", &trace).await.expect(200);
+        let line = lines.one();
+        assert_eq!(
+            members(&line, &seen),
+            json!({
+                "Function": "config-read", "Route": "GET /v1/config/{key+}", "Outcome": "2xx", "Tag": "tenant_config_",
+                "status": 200, "tenant.id": "acme", "config.key": "tenant_config_k", "revision": 1, "cache": cache,
+                "calls": calls,
+            })
+        );
+        assert_eq!((&line["level"], &line["message"]), (&json!("INFO"), &json!("invocation")));
+        assert!(line["duration_ms"].as_f64().is_some_and(|duration| duration > 0.0));
+        assert!(line["request.id"].as_str().is_some_and(|id| !id.is_empty()));
+        assert_eq!(line["trace.id"], TRACE);
+        let text = line.to_string();
+        for hidden in ["secret of sorts", "acme-developer", "Bearer", answer.etag().trim_matches('"')] {
+            assert!(!text.contains(hidden), "{hidden}: {text}");
+        }
+    }
+    for (method, path, route, outcome) in [
+        (http::Method::GET, "/v1/config/tenant_config_x", "GET /v1/config/{key+}", "4xx"),
+        (http::Method::GET, "/healthz", "GET /healthz", "2xx"),
+    ] {
+        let call = if path == "/healthz" { api.call(method, path) } else { acme.call(method, path) };
+        call.await;
+        assert_eq!(members(&lines.one(), &["Route", "Outcome"]), json!({"Route": route, "Outcome": outcome}));
+    }
+    api.suite.stop().await;
+}
+
+/// Promise: the line is a document of CloudWatch's embedded metric format: each metric and each dimension is a member, every
+/// dimension takes few values, and the tenant is none.
+#[tokio::test]
+async fn a_line_is_metrics() {
+    let (api, lines) = start(None).await;
+    let acme = api.tenant("acme");
+    acme.put("param_config_k", &json!(1)).await.expect(201);
+    acme.list("").await.expect(200);
+    api.suite.run_schedules().await.expect("a sweep");
+    api.settled().await;
+    let lines = lines.take();
+    assert!(lines.len() >= 4, "{lines:?}");
+    for line in lines {
+        let directives = line["_aws"]["CloudWatchMetrics"].as_array().expect("directives");
+        assert!(line["_aws"]["Timestamp"].as_u64().is_some_and(|at| at > 1_700_000_000_000), "milliseconds: {line}");
+        for directive in directives {
+            assert_eq!(directive["Namespace"], "Tenantry");
+            for metric in directive["Metrics"].as_array().expect("metrics") {
+                assert!(line[metric["Name"].as_str().expect("a name")].is_number(), "{metric}: {line}");
+            }
+            let dimensions =
+                directive["Dimensions"].as_array().expect("sets").iter().flat_map(|set| set.as_array().expect("a set"));
+            for dimension in dimensions {
+                let name = dimension.as_str().expect("a name");
+                assert!(["Function", "Route", "Tag", "Outcome"].contains(&name), "{name}");
+                assert!(line[name].is_string(), "{name}: {line}");
+            }
+        }
+    }
+    api.suite.stop().await;
+}
+
+/// Promise: the age of the oldest owed work is told with every sweep, and goes on growing while the work fails.
+#[tokio::test]
+async fn owed_work_has_an_age() {
+    let (api, lines) = start(None).await;
+    let acme = api.tenant("acme");
+    let age = async || {
+        lines.take();
+        api.suite.run_schedules().await.expect("a sweep");
+        let swept = lines.take().into_iter().find(|line| line["Route"] == "schedule").expect("a line of the sweep");
+        (swept["OwedWorkAge"].as_f64().expect("an age"), swept["failed"].clone())
+    };
+    assert_eq!(age().await, (0.0, json!(0)));
+    api.suite.emulator().faults().inject("PutParameter", emulator::Fault::InternalError, 1_000);
+    acme.put("param_config_k", &json!("v")).await.expect(201);
+    for sweeps in 1..4 {
+        api.pass(GRACE * 3);
+        let (seconds, failed) = age().await;
+        assert!(seconds >= (GRACE * 3 * sweeps).as_secs_f64(), "{seconds} s after {sweeps} sweeps");
+        assert_eq!(failed, 1);
+    }
+    api.suite.emulator().faults().clear();
+    api.pass(GRACE * 3);
+    age().await;
+    assert_eq!(age().await, (0.0, json!(0)));
+    api.suite.stop().await;
+}
+
+/// Promise: one trace shows the write, its calls to AWS, the event, and what config-refresh does for it.
+#[tokio::test]
+async fn one_trace_shows_it_all() {
+    let daemon = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    daemon.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    let address = daemon.local_addr().expect("an address").to_string();
+    let (api, lines) = start(Some(Tracer::new(&address).expect("a daemon"))).await;
+    let trace = format!("Root={TRACE};Parent=53995c3f42cd8ad8;Sampled=1");
+    let acme = api.tenant("acme");
+    acme.put("back_config_k", &json!("v")).header("x-amzn-trace-id", &trace).await.expect(201);
+    api.settled().await;
+    let lines = lines.take();
+    let told: Vec<_> = lines.iter().map(|line| (line["Route"].as_str(), line["trace.id"].as_str())).collect();
+    for route in ["PUT /v1/config/{key+}", "Config Changed"] {
+        assert!(told.contains(&(Some(route), Some(TRACE))), "{told:?}");
+    }
+    // Every call of these two invocations is a part of the trace. Others, of Parameter Store's own event, belong to none.
+    let traced = lines.iter().filter(|line| line["trace.id"] == TRACE);
+    let calls: u64 =
+        traced.flat_map(|line| line["calls"].as_object().expect("calls").values()).filter_map(Value::as_u64).sum();
+    let mut operations = Vec::new();
+    for _ in 0..calls {
+        let mut datagram = [0; 4096];
+        let length = daemon.recv(&mut datagram).expect("a document for each call");
+        let text = std::str::from_utf8(&datagram[..length]).expect("text");
+        let (header, document) = text.split_once('\n').expect("a header");
+        assert_eq!(header, r#"{"format":"json","version":1}"#);
+        let document: Value = serde_json::from_str(document).expect("JSON");
+        assert_eq!((&document["trace_id"], &document["parent_id"]), (&json!(TRACE), &json!("53995c3f42cd8ad8")));
+        operations.push(document["aws"]["operation"].as_str().expect("an operation").to_owned());
+    }
+    for operation in ["TransactWriteItems", "PutEvents", "PutParameter"] {
+        assert!(operations.iter().any(|one| one == operation), "{operation}: {operations:?}");
+    }
+    api.suite.stop().await;
+}

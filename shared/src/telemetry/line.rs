@@ -1,0 +1,146 @@
+//! The line: a JSON object that CloudWatch also reads as metrics (the embedded metric format).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
+use super::{CacheResult, Invocation, Notes, Outcome, TraceContext};
+use crate::clock::Timestamp;
+
+/// The namespace of the suite's metrics.
+const NAMESPACE: &str = "Tenantry";
+
+/// Metrics and dimensions have names in CloudWatch's spelling, the rest in that of the other log lines.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(rename = "_aws")]
+    aws: EmbeddedMetrics,
+    level: &'static str,
+    message: &'static str,
+    #[serde(rename = "Function")]
+    function: &'static str,
+    #[serde(rename = "Route")]
+    route: &'a str,
+    #[serde(rename = "Tag", skip_serializing_if = "Option::is_none")]
+    tag: Option<&'a str>,
+    #[serde(rename = "Outcome")]
+    outcome: &'static str,
+    #[serde(rename = "Requests")]
+    requests: u8,
+    #[serde(rename = "Duration")]
+    duration: f64,
+    #[serde(rename = "OwedWorkAge", skip_serializing_if = "Option::is_none")]
+    owed_work_age: Option<f64>,
+    duration_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(rename = "request.id")]
+    request_id: &'a str,
+    #[serde(rename = "trace.id", skip_serializing_if = "Option::is_none")]
+    trace_id: Option<&'a str>,
+    #[serde(rename = "tenant.id", skip_serializing_if = "Option::is_none")]
+    tenant: Option<&'a str>,
+    #[serde(rename = "config.key", skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<&'static str>,
+    calls: &'a BTreeMap<&'static str, u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    followed: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<usize>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct EmbeddedMetrics {
+    /// Milliseconds since the epoch.
+    timestamp: u64,
+    cloud_watch_metrics: Vec<Directive>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Directive {
+    namespace: &'static str,
+    dimensions: &'static [&'static [&'static str]],
+    metrics: &'static [Metric],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Metric {
+    name: &'static str,
+    unit: &'static str,
+}
+
+const BY_ROUTE: &[&str] = &["Function", "Route", "Outcome"];
+const BY_TAG: &[&str] = &["Function", "Tag", "Outcome"];
+const OF_REQUESTS: &[Metric] =
+    &[Metric { name: "Requests", unit: "Count" }, Metric { name: "Duration", unit: "Milliseconds" }];
+const OF_SWEEPS: &[Metric] = &[Metric { name: "OwedWorkAge", unit: "Seconds" }];
+
+/// The line of an invocation.
+pub(super) fn write(
+    invocation: &Invocation<'_>,
+    notes: &Notes,
+    at: Timestamp,
+    took: Duration,
+    outcome: Outcome,
+) -> String {
+    let tag = notes.key.as_ref().map(super::super::key::ConfigKey::tag);
+    let dimensions: &[&[&str]] = if tag.is_some() { &[BY_ROUTE, BY_TAG] } else { &[BY_ROUTE] };
+    let mut cloud_watch_metrics = vec![Directive { namespace: NAMESPACE, dimensions, metrics: OF_REQUESTS }];
+    if notes.swept.is_some() {
+        cloud_watch_metrics.push(Directive { namespace: NAMESPACE, dimensions: &[&["Function"]], metrics: OF_SWEEPS });
+    }
+    let duration = (took.as_secs_f64() * 1e6).round() / 1e3;
+    let report = notes.swept.as_ref().map(|(report, _)| report);
+    let line = Line {
+        aws: EmbeddedMetrics { timestamp: at.millis(), cloud_watch_metrics },
+        level: "INFO",
+        message: "invocation",
+        function: invocation.function,
+        route: invocation.route,
+        tag,
+        outcome: class(outcome),
+        requests: 1,
+        duration,
+        owed_work_age: notes.swept.as_ref().map(|(_, oldest)| oldest.as_secs_f64()),
+        duration_ms: duration,
+        status: if let Outcome::Status(status) = outcome { Some(status) } else { None },
+        request_id: invocation.request_id,
+        trace_id: invocation.trace.as_ref().map(TraceContext::id),
+        tenant: notes.tenant.as_ref().map(super::super::tenant::TenantId::as_str),
+        key: notes.key.as_ref().map(super::super::key::ConfigKey::as_str),
+        revision: notes.revision.map(super::super::entry::Revision::get),
+        cache: notes.cache.map(|cache| match cache {
+            CacheResult::Hit => "hit",
+            CacheResult::Validated => "validated",
+            CacheResult::Miss => "miss",
+            CacheResult::Stale => "stale",
+        }),
+        calls: &notes.calls,
+        published: report.map(|report| report.published),
+        followed: report.map(|report| report.followed),
+        failed: report.map(|report| report.failed),
+    };
+    // Nothing in it can fail to be written.
+    serde_json::to_string(&line).unwrap_or_default()
+}
+
+/// Few, because each is a metric of its own.
+fn class(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Status(..300) => "2xx",
+        Outcome::Status(..400) => "3xx",
+        Outcome::Status(..500) => "4xx",
+        Outcome::Status(_) => "5xx",
+        Outcome::Done => "done",
+        Outcome::Failed => "failed",
+    }
+}

@@ -1,0 +1,214 @@
+//! What operators see of each invocation: one line of JSON that is log, metrics and trace id at once, and a trace of its calls to AWS.
+//! Never a value, never a token, no claim but the tenant's id; and the tenant is no dimension of a metric.
+
+mod line;
+mod trace;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    io::Write,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tracing::{Instrument, info_span};
+use tracing_subscriber::EnvFilter;
+
+pub use trace::{InvalidDaemonAddress, TraceContext, Tracer};
+
+use crate::{clock::Clock, entry::Revision, key::ConfigKey, service::SweepReport, tenant::TenantId};
+
+/// Sends the process's logs to standard output as JSON lines, at the level of `RUST_LOG`, by default `info`.
+pub fn init() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let json = tracing_subscriber::fmt().json().flatten_event(true).with_span_list(false).without_time();
+    // A second call, as in tests, changes nothing.
+    let _ = json.with_env_filter(filter).try_init();
+}
+
+/// Where the lines and the traces go.
+#[derive(Clone)]
+pub struct Telemetry {
+    sink: Option<Sink>,
+    tracer: Option<Tracer>,
+}
+
+type Sink = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// How an invocation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With an HTTP status.
+    Status(u16),
+    /// An event was worked off.
+    Done,
+    /// An event could not be worked off; Lambda delivers it again.
+    Failed,
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CacheResult {
+    /// From memory, without asking.
+    Hit,
+    /// From memory, after a look at the head.
+    Validated,
+    /// From the stores.
+    Miss,
+    /// From memory, because the store is down.
+    Stale,
+}
+
+/// What is known of an invocation from the start.
+#[derive(Clone, Debug)]
+pub struct Invocation<'a> {
+    /// The function.
+    pub function: &'static str,
+    /// What is asked for, one of few: a route's key, an event's kind.
+    pub route: &'a str,
+    /// The id that Lambda or API Gateway gave it.
+    pub request_id: &'a str,
+    /// The trace that it belongs to.
+    pub trace: Option<TraceContext>,
+}
+
+/// What is found out on the way.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    tenant: Option<TenantId>,
+    key: Option<ConfigKey>,
+    revision: Option<Revision>,
+    cache: Option<CacheResult>,
+    /// Calls to AWS by service, each attempt counted.
+    calls: BTreeMap<&'static str, u32>,
+    swept: Option<(SweepReport, Duration)>,
+}
+
+struct Current {
+    notes: Mutex<Notes>,
+    trace: Option<TraceContext>,
+    tracer: Option<Tracer>,
+}
+
+tokio::task_local! {
+    static CURRENT: Arc<Current>;
+}
+
+impl Telemetry {
+    /// Lines to standard output, which Lambda takes to CloudWatch; traces to the X-Ray daemon, if there is one.
+    pub fn lambda(tracer: Option<Tracer>) -> Self {
+        let print = |line: &str| {
+            // One write, so that no other line comes in between. Where nobody reads there is nobody to tell.
+            let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
+        };
+        Self { sink: Some(Arc::new(print)), tracer }
+    }
+
+    /// Lines to `sink`, traces to `tracer`.
+    pub fn to(sink: impl Fn(&str) + Send + Sync + 'static, tracer: Option<Tracer>) -> Self {
+        Self { sink: Some(Arc::new(sink)), tracer }
+    }
+
+    /// Nothing to anybody.
+    pub fn silent() -> Self {
+        Self { sink: None, tracer: None }
+    }
+
+    /// Carries out an invocation and tells what became of it.
+    pub async fn observe<T>(
+        &self,
+        clock: &Clock,
+        invocation: Invocation<'_>,
+        doing: impl Future<Output = T>,
+        outcome: impl FnOnce(&T) -> Outcome,
+    ) -> T {
+        let (began, at) = (Instant::now(), clock.now());
+        let trace_id = invocation.trace.as_ref().map_or("", TraceContext::id);
+        let span = info_span!("invocation", request.id = invocation.request_id, trace.id = trace_id);
+        let current =
+            Arc::new(Current { notes: Mutex::default(), trace: invocation.trace.clone(), tracer: self.tracer.clone() });
+        let done = CURRENT.scope(Arc::clone(&current), doing).instrument(span).await;
+        if let Some(sink) = &self.sink {
+            let notes = current.notes.lock().unwrap_or_else(PoisonError::into_inner);
+            sink(&line::write(&invocation, &notes, at, began.elapsed(), outcome(&done)));
+        }
+        done
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self::silent()
+    }
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").field("tracer", &self.tracer).finish_non_exhaustive()
+    }
+}
+
+/// Notes something about the invocation that this is a part of, if it is a part of one.
+fn note(take: impl FnOnce(&mut Notes)) {
+    let _outside_of_one = CURRENT.try_with(|current| {
+        take(&mut current.notes.lock().unwrap_or_else(PoisonError::into_inner));
+    });
+}
+
+/// Whose data is worked at.
+pub(crate) fn note_tenant(tenant: &TenantId) {
+    note(|notes| notes.tenant = Some(tenant.clone()));
+}
+
+/// The one key that is worked at.
+pub(crate) fn note_key(key: &ConfigKey) {
+    note(|notes| notes.key = Some(key.clone()));
+}
+
+/// The revision that is answered at.
+pub(crate) fn note_revision(revision: Revision) {
+    note(|notes| notes.revision = Some(revision));
+}
+
+/// Where the answer came from.
+pub(crate) fn note_cache(result: CacheResult) {
+    note(|notes| notes.cache = Some(result));
+}
+
+/// What a sweep came to, and how long the oldest work had been owed.
+pub(crate) fn note_sweep(report: SweepReport, oldest: Duration) {
+    note(|notes| notes.swept = Some((report, oldest)));
+}
+
+/// An attempt of a call to AWS that has ended.
+#[derive(Debug)]
+pub(crate) struct CallSeen<'a> {
+    pub(crate) service: &'static str,
+    pub(crate) operation: &'a str,
+    pub(crate) region: &'a str,
+    pub(crate) began: std::time::SystemTime,
+    pub(crate) took: Duration,
+    /// The answer's status; none if no answer came.
+    pub(crate) status: Option<u16>,
+}
+
+/// Counts an attempt of a call.
+pub(crate) fn note_call(service: &'static str) {
+    note(|notes| *notes.calls.entry(service).or_default() += 1);
+}
+
+/// Adds an attempt that has ended to the trace.
+pub(crate) fn trace_call(call: &CallSeen<'_>) {
+    let _outside_of_one = CURRENT.try_with(|current| {
+        if let (Some(tracer), Some(trace)) = (&current.tracer, &current.trace) {
+            tracer.send(trace, call);
+        }
+    });
+}
+
+/// The trace of the invocation that this is a part of, as the header `X-Amzn-Trace-Id` has it.
+pub(crate) fn trace_header() -> Option<String> {
+    CURRENT.try_with(|current| current.trace.as_ref().map(TraceContext::header)).ok().flatten()
+}
