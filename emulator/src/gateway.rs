@@ -14,6 +14,7 @@ use crate::dynamodb::{self, DynamoDb};
 use crate::eventbridge::{self, EventBridge};
 use crate::faults::{Fault, Faults};
 use crate::parameter_store::{self, ParameterStore};
+use crate::permission::{self, Account, Guarded};
 use crate::shutdown::Shutdown;
 use crate::wire::{AwsError, Protocol, Reply, json_reply, reply, request_id};
 use crate::{Service, sts};
@@ -32,7 +33,8 @@ pub(crate) struct Unanswered;
 /// Every service, and what tests ask about and do to calls.
 #[derive(Debug)]
 pub(crate) struct Gateway {
-    pub(crate) account: String,
+    pub(crate) account: Account,
+    pub(crate) guarded: Guarded,
     pub(crate) calls: CallLog,
     pub(crate) faults: Faults,
     pub(crate) dynamodb: DynamoDb,
@@ -91,6 +93,11 @@ impl Gateway {
 
     /// Executes a call, unless a fault waits for it.
     async fn suffer(&self, call: Call) -> Result<Reply, Unanswered> {
+        let needed = || permission::needed(&self.account, call.service, &call.operation, &call.headers, &call.body);
+        if let Some(denied) = self.guarded.denied(needed) {
+            let message = format!("{} is not allowed {} on {}", denied.principal, denied.action, denied.resource);
+            return Ok(AwsError::new("AccessDeniedException", message).into_reply(call.service.protocol()));
+        }
         let Some(hit) = self.faults.take(&call.operation) else { return Ok(self.execute(call).await) };
         let fault = tokio::select! {
             fault = hit.fault() => fault,
@@ -123,7 +130,7 @@ impl Gateway {
                 .events
                 .call(&call.operation, &call.body)
                 .map(|answer| json_reply(StatusCode::OK, protocol, &answer)),
-            Service::Sts => sts::call(&call.operation, &self.account),
+            Service::Sts => sts::call(&call.operation, &self.account.id),
         };
         answer.unwrap_or_else(|error| error.into_reply(protocol))
     }

@@ -28,6 +28,7 @@ mod eventbridge;
 mod faults;
 mod gateway;
 mod parameter_store;
+mod permission;
 mod server;
 mod shutdown;
 mod sts;
@@ -45,6 +46,7 @@ use tokio::task::JoinHandle;
 pub use call_log::CallLog;
 pub use eventbridge::{Delivered, Rule, RuleError, Target};
 pub use faults::{Fault, Faults, Held, Injected};
+pub use permission::{Guard, Permission};
 
 use dynamodb::DynamoDb;
 use eventbridge::EventBridge;
@@ -154,7 +156,8 @@ impl Emulator {
         )?;
         let (dynamodb, mut tasks) = DynamoDb::start(file("dynamodb.sqlite").as_deref(), &stopped).await?;
         let gateway = Arc::new(Gateway {
-            account,
+            account: permission::Account { region, id: account },
+            guarded: permission::Guarded::default(),
             calls: CallLog::default(),
             faults: Faults::default(),
             dynamodb,
@@ -174,6 +177,11 @@ impl Emulator {
     /// Adds an `EventBridge` rule, or replaces the one of its name on its bus.
     pub fn add_rule(&self, rule: Rule) -> Result<(), RuleError> {
         self.gateway.events.add_rule(rule)
+    }
+
+    /// Has `guard` decide from now on which calls are allowed.
+    pub fn guard(&self, guard: Guard) {
+        self.gateway.guarded.set(guard);
     }
 
     /// The calls so far.
