@@ -57,13 +57,19 @@ fn scopes_come_from_auth_alone() -> io::Result<()> {
 #[test]
 fn the_deployed_depend_on_nothing_local() -> io::Result<()> {
     let manifest = |folder: &str| fs::read_to_string(root().join(folder).join("Cargo.toml"));
-    for folder in ["shared", "functions/config-read", "functions/config-write", "functions/config-refresh"] {
+    for folder in [
+        "shared",
+        "functions/config-read",
+        "functions/config-write",
+        "functions/config-refresh",
+        "functions/config-claims",
+    ] {
         for local in ["emulator", "local"] {
             let depends = manifest(folder)?.lines().any(|line| line.starts_with(local));
             assert!(!depends, "{folder} depends on {local}");
         }
     }
-    for product in ["tenantry", "config-read", "config-write", "config-refresh"] {
+    for product in ["tenantry", "config-read", "config-write", "config-refresh", "config-claims"] {
         let depends = manifest("emulator")?.lines().any(|line| line.starts_with(product));
         assert!(!depends, "the emulator depends on {product}");
     }
