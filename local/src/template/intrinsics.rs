@@ -72,6 +72,11 @@ impl<'a> Resolver<'a> {
         Ok(self.name(logical_id, 0)?.unwrap_or(Value::Null))
     }
 
+    /// Whether the condition of this name holds.
+    pub(super) fn holds(&self, condition: &str) -> Result<bool, ResolveError> {
+        self.condition(condition, 0)
+    }
+
     // `None` is AWS::NoValue: the member or item disappears.
     fn value(&self, value: &Value, depth: usize) -> Result<Option<Value>, ResolveError> {
         if depth > MAX_DEPTH {
@@ -140,10 +145,10 @@ impl<'a> Resolver<'a> {
     fn condition(&self, name: &str, depth: usize) -> Result<bool, ResolveError> {
         let expression =
             self.template["Conditions"].get(name).ok_or_else(|| ResolveError::UnknownName(name.to_owned()))?;
-        self.holds(expression, depth + 1)
+        self.is_true(expression, depth + 1)
     }
 
-    fn holds(&self, expression: &Value, depth: usize) -> Result<bool, ResolveError> {
+    fn is_true(&self, expression: &Value, depth: usize) -> Result<bool, ResolveError> {
         let unsupported = || ResolveError::Unsupported(format!("the condition {expression}"));
         if depth > MAX_DEPTH {
             return Err(ResolveError::Circle);
@@ -159,12 +164,12 @@ impl<'a> Resolver<'a> {
                 // Parameters are texts: `!Equals [!Ref Flag, true]` compares with the text "true".
                 Ok(left.as_ref().and_then(text) == right.as_ref().and_then(text))
             }
-            ("Fn::Not", [operand]) => Ok(!self.holds(operand, depth + 1)?),
+            ("Fn::Not", [operand]) => Ok(!self.is_true(operand, depth + 1)?),
             ("Fn::And", operands) => {
-                operands.iter().try_fold(true, |all, operand| Ok(all && self.holds(operand, depth + 1)?))
+                operands.iter().try_fold(true, |all, operand| Ok(all && self.is_true(operand, depth + 1)?))
             }
             ("Fn::Or", operands) => {
-                operands.iter().try_fold(false, |any, operand| Ok(any || self.holds(operand, depth + 1)?))
+                operands.iter().try_fold(false, |any, operand| Ok(any || self.is_true(operand, depth + 1)?))
             }
             _ => Err(unsupported()),
         }

@@ -1,8 +1,8 @@
 //! What `template.yaml` says about the suite, in terms of this machine: routes, functions with their environments, the
 //! table, event rules and schedules. Nothing of this is written down a second time for local runs.
 //!
-//! Resources that only watch or protect (alarms, dashboards, queues, roles, …) have no local counterpart and are passed
-//! over; anything that would carry a request or an event and cannot be run here is an error at start.
+//! Resources whose condition does not hold are not there. Those that only watch or protect (alarms, dashboards, queues, roles, …)
+//! have no local counterpart and are passed over; anything that would carry a request or an event and cannot be run here is an error at start.
 
 mod intrinsics;
 mod stack;

@@ -86,6 +86,8 @@ pub struct Authorizer {
 /// A function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
+    /// How long a call may take.
+    pub timeout: Duration,
     /// The environment variables that the template sets.
     pub environment: BTreeMap<String, String>,
 }
@@ -143,20 +145,27 @@ impl Stack {
         };
         let resources =
             template["Resources"].as_object().ok_or_else(|| shape("Resources", "expected a map of resources"))?;
-        // The API first: routes take its default authorizer.
+        let mut made = Vec::new();
         for (name, resource) in resources {
-            if kind(resource) == "AWS::Serverless::HttpApi" {
+            if !reader.is_made(name, resource)? {
+                continue;
+            }
+            match kind(resource) {
+                HTTP_API | FUNCTION | TABLE => made.push((name, resource)),
+                other if carries_traffic(other) => return Err(shape(name, format!("{other} is not run locally"))),
+                _ => {}
+            }
+        }
+        // The API first: routes take its default authorizer.
+        for &(name, resource) in &made {
+            if kind(resource) == HTTP_API {
                 reader.api(name, resource)?;
             }
         }
-        for (name, resource) in resources {
+        for (name, resource) in made {
             match kind(resource) {
-                "AWS::Serverless::Function" => reader.function(name, resource)?,
-                "AWS::DynamoDB::Table" => reader.table(name, resource)?,
-                "AWS::Serverless::HttpApi" | "AWS::Events::EventBus" => {}
-                other if carries_traffic(other) => {
-                    return Err(shape(name, format!("{other} is not run locally")));
-                }
+                FUNCTION => reader.function(name, resource)?,
+                TABLE => reader.table(name, resource)?,
                 _ => {}
             }
         }
@@ -170,6 +179,14 @@ impl Stack {
     }
 }
 
+/// The resource types that are run here.
+const HTTP_API: &str = "AWS::Serverless::HttpApi";
+const FUNCTION: &str = "AWS::Serverless::Function";
+const TABLE: &str = "AWS::DynamoDB::Table";
+
+/// How long a call may take where the template says nothing, in seconds.
+const DEFAULT_TIMEOUT: u64 = 3;
+
 /// Resource types that would bring requests or events to the suite by ways that local runs do not have.
 fn carries_traffic(kind: &str) -> bool {
     kind.starts_with("AWS::Serverless::")
@@ -181,6 +198,7 @@ fn carries_traffic(kind: &str) -> bool {
                 | "AWS::Lambda::EventSourceMapping"
                 | "AWS::ApiGatewayV2::Route"
                 | "AWS::DynamoDB::GlobalTable"
+                | "AWS::Cognito::UserPool"
         )
 }
 
@@ -197,6 +215,14 @@ impl Reader<'_> {
         let resolved =
             self.resolver.resolve(value).map_err(|source| StackError::Resolve { place: place.to_owned(), source })?;
         serde_json::from_value(resolved).map_err(|error| shape(place, error.to_string()))
+    }
+
+    /// Whether the resource is there at all: its condition holds, or it has none.
+    fn is_made(&self, name: &str, resource: &Value) -> Result<bool, StackError> {
+        let Some(condition) = resource["Condition"].as_str() else { return Ok(true) };
+        self.resolver
+            .holds(condition)
+            .map_err(|source| StackError::Resolve { place: format!("{name}.Condition"), source })
     }
 
     fn api(&mut self, name: &str, resource: &Value) -> Result<(), StackError> {
@@ -242,22 +268,39 @@ impl Reader<'_> {
         let place = format!("{name}.Metadata.BuildProperties.Binary");
         let binary: String = self.typed(&place, &resource["Metadata"]["BuildProperties"]["Binary"])?;
         let mut environment = BTreeMap::new();
-        for source in [&self.globals["Function"], &resource["Properties"]] {
+        for source in self.sources(resource, "Environment") {
             let place = format!("{name}.Properties.Environment.Variables");
-            let variables: Option<BTreeMap<String, Value>> = self.typed(&place, &source["Environment"]["Variables"])?;
+            let variables: Option<BTreeMap<String, Value>> = self.typed(&place, &source["Variables"])?;
             for (variable, value) in variables.unwrap_or_default() {
                 let value =
                     text(&value).ok_or_else(|| shape(&place, format!("{variable} is not a text but {value}")))?;
                 environment.insert(variable, value);
             }
         }
+        let mut timeout = DEFAULT_TIMEOUT;
+        for source in self.sources(resource, "Timeout") {
+            timeout = self.typed::<Option<u64>>(&format!("{name}.Properties.Timeout"), source)?.unwrap_or(timeout);
+        }
         for (event, definition) in resource["Properties"]["Events"].as_object().into_iter().flatten() {
             self.event(name, &binary, event, definition)?;
         }
-        if self.stack.functions.insert(binary.clone(), Function { environment }).is_some() {
+        let function = Function { timeout: Duration::from_secs(timeout), environment };
+        if self.stack.functions.insert(binary.clone(), function).is_some() {
             return Err(shape(name, format!("a second function with the binary {binary}")));
         }
         Ok(())
+    }
+
+    /// Where a property of a function may stand, the later before the earlier: in the globals, if it takes that one of them, and
+    /// at the function itself.
+    fn sources<'v>(&'v self, resource: &'v Value, property: &str) -> impl Iterator<Item = &'v Value> + use<'v> {
+        let ignored = match &resource["IgnoreGlobals"] {
+            Value::String(all) => all == "*",
+            Value::Array(some) => some.iter().any(|one| one == property),
+            _ => false,
+        };
+        let global = if ignored { &Value::Null } else { &self.globals["Function"][property] };
+        [global, &resource["Properties"][property]].into_iter()
     }
 
     fn event(&mut self, function: &str, binary: &str, event: &str, definition: &Value) -> Result<(), StackError> {
