@@ -133,6 +133,55 @@ fn table_rules_and_schedule() {
     assert_eq!(stack.schedules, [schedule]);
 }
 
+/// Promise: a resource is there if its condition holds, and a function takes of the globals what it does not ignore.
+#[test]
+fn conditions_and_globals() {
+    let template = "
+Parameters: {Flag: {Type: String, Default: 'no'}}
+Conditions: {On: !Equals [!Ref Flag, 'yes']}
+Globals: {Function: {Timeout: 7, Environment: {Variables: {A: a}}}}
+Resources:
+  One: {Type: 'AWS::Serverless::Function', Metadata: {BuildProperties: {Binary: one}}, Properties: {Timeout: 9}}
+  Two:
+    Type: AWS::Serverless::Function
+    IgnoreGlobals: [Environment]
+    Metadata: {BuildProperties: {Binary: two}}
+    Properties: {Environment: {Variables: {B: b}}}
+  Three:
+    Type: AWS::Serverless::Function
+    Condition: On
+    IgnoreGlobals: '*'
+    Metadata: {BuildProperties: {Binary: three}}
+    Properties: {}
+  Pool: {Type: 'AWS::Cognito::UserPool', Condition: Off}
+";
+    let read = |template: &str, flag: &str| {
+        let mut surroundings = surroundings();
+        surroundings.parameters = BTreeMap::from([("Flag".into(), flag.into())]);
+        let functions = Stack::read(template, &surroundings).map_err(|error| error.to_string())?.functions;
+        let described = functions.iter().map(|(name, function)| {
+            let variables: Vec<_> = function.environment.keys().map(String::as_str).collect();
+            format!("{name} {} {}", function.timeout.as_secs(), variables.join(" "))
+        });
+        Ok::<_, String>(described.collect::<Vec<_>>())
+    };
+    assert_eq!(read(template, "no"), Err("Pool.Condition".into()), "there is no condition Off");
+    let template = template.replace("Condition: Off", "Condition: On");
+    assert_eq!(read(&template, "no"), Ok(vec!["one 9 A".into(), "two 7 B".into()]));
+    assert_eq!(read(&template, "yes"), Err("Pool: AWS::Cognito::UserPool is not run locally".into()));
+    let template = template.replace("AWS::Cognito::UserPool", "AWS::SQS::Queue");
+    assert_eq!(read(&template, "yes"), Ok(vec!["one 9 A".into(), "three 3 ".into(), "two 7 B".into()]));
+}
+
+/// Promise: a user pool is refused by name, rather than tokens that nobody issues expected.
+#[test]
+fn the_user_pool_is_not_run_locally() {
+    let mut surroundings = surroundings();
+    surroundings.parameters.insert("CreateUserPool".into(), "true".into());
+    let error = Stack::read(TEMPLATE, &surroundings).unwrap_err().to_string();
+    assert_eq!(error, "UserPool: AWS::Cognito::UserPool is not run locally");
+}
+
 /// Promise: what cannot be run locally is named at start; a route is never silently missing.
 #[test]
 fn what_cannot_be_run_is_refused_by_name() {
