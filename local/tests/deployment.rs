@@ -1,0 +1,163 @@
+//! The template and the code, read together: what one of them says of a function, the other does.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::Duration,
+};
+
+use local::template::{Stack, StackError, Surroundings, TEMPLATE};
+use serde_json::{Value, json};
+use tenantry::settings::Settings;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+type TestResult = Result<(), Error>;
+
+/// How long API Gateway waits for a function.
+const API_GATEWAY_TIMEOUT: Duration = Duration::from_secs(30);
+/// What the Lambda service puts into every function's environment.
+const FROM_LAMBDA: [&str; 4] = ["AWS_ACCESS_KEY_ID", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+
+/// The template with every optional setting given.
+fn stack() -> Result<Stack, StackError> {
+    let given = [
+        ("TokenIssuer", "http://issuer"),
+        ("TokenAudience", "a"),
+        ("TagRoutes", "{}"),
+        ("ParameterKmsKeyArn", "arn:aws:kms:x"),
+        ("JwksUrl", "http://issuer/keys"),
+        ("AwsEndpointUrl", "http://aws"),
+    ];
+    let surroundings = Surroundings {
+        region: "eu-central-1".into(),
+        account: "123456789012".into(),
+        stack: "tenantry".into(),
+        parameters: given.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+    };
+    Stack::read(TEMPLATE, &surroundings)
+}
+
+fn source(file: &str) -> std::io::Result<String> {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file))
+}
+
+/// Promise: a function is given each setting that it reads, and none that it does not read.
+#[test]
+fn settings_are_given_and_read() -> TestResult {
+    let read = RefCell::new(BTreeSet::new());
+    let loaded = Settings::load(&|name| {
+        read.borrow_mut().insert(name.to_owned());
+        (!["CACHE_MAX_BYTES", "PARAMETER_ROOT", "TAG_ROUTES"].contains(&name)).then(|| "x".to_owned())
+    });
+    loaded?;
+    let mut read = read.into_inner();
+    for name in FROM_LAMBDA {
+        assert!(read.remove(name), "{name} is not read");
+    }
+    for (name, function) in stack()?.functions {
+        let given: BTreeSet<_> = function.environment.into_keys().collect();
+        assert_eq!(given, read, "{name}: given on the left, read on the right");
+    }
+    Ok(())
+}
+
+/// The answer of a function to a request without a token.
+async fn status(function: &str, method: &str, path: &str) -> Result<i64, Error> {
+    let environment = [
+        ("TABLE_NAME", "t"),
+        ("EVENT_BUS_NAME", "b"),
+        ("TOKEN_ISSUER", "http://issuer"),
+        ("TOKEN_AUDIENCE", "a"),
+        ("AWS_REGION", "eu-central-1"),
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "a"),
+    ];
+    let environment = BTreeMap::from(environment);
+    let settings = Settings::load(&|name| environment.get(name).map(|value| (*value).to_owned()))?;
+    let mut event: Value = serde_json::from_str(&source("events/get-health.json")?)?;
+    event["rawPath"] = json!(path);
+    event["requestContext"]["http"]["path"] = json!(path);
+    event["requestContext"]["http"]["method"] = json!(method);
+    event["routeKey"] = json!(format!("{method} {path}"));
+    let event = serde_json::from_value(event)?;
+    let answer = match function {
+        "config-read" => config_read::handle(&config_read::App::start(&settings)?, event).await,
+        "config-write" => config_write::handle(&config_write::App::start(&settings)?, event).await,
+        other => return Err(format!("{other} answers no requests").into()),
+    };
+    Ok(answer.status_code)
+}
+
+/// Promise: each route has a handler that asks for a token, and no function answers what is not routed to it.
+#[tokio::test]
+async fn routes_have_handlers_and_handlers_routes() -> TestResult {
+    let routes = stack()?.api.routes;
+    let paths: BTreeSet<_> = routes.iter().map(|route| route.path.as_str()).collect();
+    for function in ["config-read", "config-write"] {
+        for (method, path) in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+            .into_iter()
+            .flat_map(|method| paths.iter().map(move |path| (method, *path)))
+        {
+            let route = routes.iter().find(|route| (route.method.as_str(), route.path.as_str()) == (method, path));
+            let expected = match route.filter(|route| route.function == function) {
+                None => 404,
+                Some(route) if route.authorizer.is_none() => 200,
+                Some(_) => 401,
+            };
+            let asked = path.replace("{key+}", "tenant_config_limits");
+            assert_eq!(status(function, method, &asked).await?, expected, "{function}: {method} {asked}");
+        }
+    }
+    Ok(())
+}
+
+/// Promise: every path that a function compares a request with is one of its routes.
+#[test]
+fn handlers_know_no_other_paths() -> TestResult {
+    let routes = stack()?.api.routes;
+    for function in ["config-read", "config-write"] {
+        let code = source(&format!("functions/{function}/src/lib.rs"))?;
+        let paths: BTreeSet<_> =
+            code.match_indices("\"/").filter_map(|(at, _)| code[at + 1..].split('"').next()).collect();
+        let routed = |path: &str| {
+            let mine = routes.iter().filter(|route| route.function == function);
+            mine.into_iter().any(|route| route.path.trim_end_matches("{key+}") == path)
+        };
+        assert!(!paths.is_empty(), "{function} compares paths");
+        for path in paths {
+            assert!(routed(path), "{function} handles {path}, which is not routed to it");
+        }
+    }
+    Ok(())
+}
+
+/// The seconds of a constant in the code.
+fn seconds(file: &str, constant: &str) -> Result<Duration, Error> {
+    let code = source(file)?;
+    let beginning = format!("const {constant}: Duration = Duration::from_secs(");
+    let at = code.find(&beginning).ok_or_else(|| format!("{file} has no {constant} in seconds"))?;
+    let number = code[at + beginning.len()..].split(')').next().unwrap_or_default();
+    Ok(Duration::from_secs(number.parse()?))
+}
+
+/// Promise: a function gives up by itself, and says so, before Lambda ends it; and before API Gateway stops waiting.
+#[test]
+fn timeouts_fit_the_budgets() -> TestResult {
+    let stack = stack()?;
+    let timeout = |function: &str| stack.function(function).map(|function| function.timeout);
+    let call = seconds("shared/src/aws.rs", "CALL_TIMEOUT")?;
+
+    // The head, the entries, the values.
+    assert!(timeout("config-read")? > 3 * call);
+    assert!(timeout("config-write")? > seconds("shared/src/service/write.rs", "REQUEST_BUDGET")?);
+    for function in ["config-read", "config-write"] {
+        assert!(timeout(function)? < API_GATEWAY_TIMEOUT, "{function}");
+    }
+    // The last piece of work begins at the end of the run's budget, fails, and is put off.
+    let refresh = |constant| seconds("shared/src/service/refresh.rs", constant);
+    let longest = refresh("RUN_BUDGET")? + refresh("ITEM_BUDGET")? + call;
+    assert!(timeout("config-refresh")? > longest);
+    Ok(())
+}
