@@ -116,7 +116,11 @@ impl Functions {
 
 fn settings(name: &'static str, stack: &Stack, lambda: &BTreeMap<String, String>) -> Result<Settings, FunctionError> {
     let function = stack.function(name)?;
-    let source = |variable: &str| function.environment.get(variable).or_else(|| lambda.get(variable)).cloned();
+    let source = |variable: &str| match variable {
+        // Each function signs in its own name, as it would with the credentials of its role.
+        "AWS_ACCESS_KEY_ID" => Some(name.to_owned()),
+        _ => function.environment.get(variable).or_else(|| lambda.get(variable)).cloned(),
+    };
     Settings::load(&source).map_err(|error| FunctionError::Start(name, error.into()))
 }
 

@@ -1,11 +1,11 @@
 //! The suite: starts all its parts in the right order, and stops them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use aws_credential_types::Credentials;
@@ -29,6 +29,24 @@ use crate::{
     table::{self, TableError},
     template::{Stack, StackError, Surroundings, TEMPLATE},
 };
+
+/// Has the emulator allow each function what its role does. Everybody else, such as the AWS CLI, may do everything.
+fn guard(emulator: &Emulator, stack: &Stack) -> PermissionsUsed {
+    let policies: BTreeMap<_, _> =
+        stack.functions.iter().map(|(name, function)| (name.clone(), function.policy.clone())).collect();
+    let used = PermissionsUsed::default();
+    let noted = Arc::clone(&used);
+    emulator.guard(Arc::new(move |permission| {
+        let Some(policy) = policies.get(&permission.principal) else { return true };
+        let allowed = policy.allows(&permission.action, &permission.resource);
+        if allowed {
+            let one = (permission.principal.clone(), permission.action.clone());
+            noted.lock().unwrap_or_else(PoisonError::into_inner).insert(one);
+        }
+        allowed
+    }));
+    used
+}
 
 /// The tenants that tokens are made for at start.
 pub const SAMPLE_TENANTS: [&str; 2] = ["acme", "globex"];
@@ -118,8 +136,12 @@ pub struct Suite {
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     ready_file: Option<PathBuf>,
+    permissions_used: PermissionsUsed,
     _lock: Option<DataLock>,
 }
+
+/// Function and action.
+type PermissionsUsed = Arc<Mutex<BTreeSet<(String, String)>>>;
 
 impl Suite {
     /// Starts everything; when this returns, everything answers.
@@ -155,6 +177,7 @@ impl Suite {
             table::ensure(&dynamodb, table).await?;
         }
 
+        let permissions_used = guard(&emulator, &stack);
         let functions =
             Functions::start(&stack, &lambda_environment(emulator.url()), &options.clock, &options.telemetry)?;
         for rule in &stack.rules {
@@ -191,12 +214,19 @@ impl Suite {
             stop,
             server,
             ready_file: options.ready_file,
+            permissions_used,
             _lock: lock,
         };
         if let Some(file) = &suite.ready_file {
             suite.write_ready_file(file)?;
         }
         Ok(suite)
+    }
+
+    /// The AWS actions that the functions have been allowed so far, by function. What its role in the template does not allow, a
+    /// function is refused, as AWS would.
+    pub fn permissions_used(&self) -> BTreeSet<(String, String)> {
+        self.permissions_used.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn write_ready_file(&self, file: &Path) -> Result<(), StartError> {

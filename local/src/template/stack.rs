@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     intrinsics::{ResolveError, Resolver, Surroundings, text},
+    policy::{Policy, PolicyDocument},
     yaml::{self, YamlError},
 };
 
@@ -90,6 +91,8 @@ pub struct Function {
     pub timeout: Duration,
     /// The environment variables that the template sets.
     pub environment: BTreeMap<String, String>,
+    /// What its role allows.
+    pub policy: Policy,
 }
 
 /// A `DynamoDB` table: its name, and its properties as `CloudFormation` spells them.
@@ -284,11 +287,30 @@ impl Reader<'_> {
         for (event, definition) in resource["Properties"]["Events"].as_object().into_iter().flatten() {
             self.event(name, &binary, event, definition)?;
         }
-        let function = Function { timeout: Duration::from_secs(timeout), environment };
+        let policy = self.policy(name, resource)?;
+        let function = Function { timeout: Duration::from_secs(timeout), environment, policy };
         if self.stack.functions.insert(binary.clone(), function).is_some() {
             return Err(shape(name, format!("a second function with the binary {binary}")));
         }
         Ok(())
+    }
+
+    /// What the role of a function allows; nothing where SAM would make one up.
+    fn policy(&self, name: &str, function: &Value) -> Result<Policy, StackError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct RolePolicy {
+            policy_document: PolicyDocument,
+        }
+
+        if !function["Properties"]["Policies"].is_null() {
+            return Err(shape(name, "policies stand in a role of its own"));
+        }
+        let Some(role) = function["Properties"]["Role"]["Fn::GetAtt"][0].as_str() else { return Ok(Policy::default()) };
+        let place = format!("{role}.Properties.Policies");
+        let policies: Vec<RolePolicy> = self.typed(&place, &self.resolver.resource(role)["Properties"]["Policies"])?;
+        let documents: Vec<_> = policies.into_iter().map(|policy| policy.policy_document).collect();
+        Ok(Policy::of(&documents))
     }
 
     /// Where a property of a function may stand, the later before the earlier: in the globals, if it takes that one of them, and

@@ -19,6 +19,8 @@ mod isolation;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod permissions;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod stores;

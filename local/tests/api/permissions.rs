@@ -1,0 +1,78 @@
+//! What the functions' roles allow: enough, in every test here, because what is not allowed is refused; and no more.
+
+use std::{collections::BTreeSet, future::IntoFuture};
+
+use emulator::Fault;
+use futures_util::future::join;
+use local::template::{Stack, Surroundings, TEMPLATE};
+use serde_json::json;
+use tenantry::ledger::GRACE;
+
+use crate::harness::Api;
+
+/// Promise: every action that a role allows is used by its function. Those of services that the emulator has not are left to the
+/// template's linters.
+#[tokio::test]
+async fn roles_allow_nothing_that_is_not_used() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    for key in ["tenant_config_k", "param_config_k", "secret_config_k"] {
+        acme.put(key, &json!(1)).header("idempotency-key", key).await.expect(201);
+        acme.put(key, &json!(2)).await.expect(200);
+        acme.roll_back(key, 1).await.expect(200);
+        acme.get(key).await.expect(200);
+        acme.history(key).await.expect(200);
+    }
+    acme.batch_get(&["tenant_config_k", "tenant_config_l"]).await.expect(200);
+    acme.list("").await.expect(200);
+    acme.changes("since=0").await.expect(200);
+    acme.delete("param_config_k").await.expect(200);
+    // What config-refresh has to do: puts, restorations, removals, events.
+    let lose = |operation, times| drop(api.suite.emulator().faults().inject(operation, Fault::ReplyLost, times));
+    lose("PutParameter", 2);
+    acme.put("secret_config_k", &json!(3)).await.expect_problem(503, "unavailable");
+    acme.put("secret_config_new", &json!(3)).await.expect_problem(503, "unavailable");
+    lose("PutEvents", 10);
+    acme.put("back_config_k", &json!(4)).await.expect(201);
+    api.suite.emulator().faults().clear();
+    // And config-write, where it finds the key alive that it has deleted, and an older put that may have come late.
+    acme.put("secret_config_d", &json!(5)).await.expect(201);
+    lose("PutParameter", 1);
+    acme.put("secret_config_d", &json!(6)).await.expect_problem(503, "unavailable");
+    api.pass(GRACE * 2);
+    let held = api.suite.emulator().faults().hold("GetItem", 0);
+    let meanwhile = async {
+        held.reached().await;
+        api.pass(GRACE / 10);
+        acme.put("secret_config_d", &json!(7)).await.expect(201);
+        held.release();
+    };
+    join(acme.delete("secret_config_d").into_future(), meanwhile).await.0.expect(200);
+    for _ in 0..2 {
+        api.pass(GRACE * 3);
+        api.suite.run_schedules().await.expect("a sweep");
+    }
+    let used = api.suite.permissions_used();
+    api.suite.stop().await;
+
+    let surroundings = Surroundings {
+        region: local::suite::REGION.to_owned(),
+        account: local::suite::ACCOUNT.to_owned(),
+        stack: "tenantry".to_owned(),
+        parameters: [("TokenIssuer", "http://issuer"), ("TokenAudience", "a")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+    };
+    let stack = Stack::read(TEMPLATE, &surroundings).expect("a template");
+    let seen = ["dynamodb:", "ssm:", "events:"];
+    let allowed: BTreeSet<_> = stack
+        .functions
+        .iter()
+        .flat_map(|(name, function)| {
+            function.policy.allowed().map(move |(action, _)| (name.clone(), action.to_owned()))
+        })
+        .filter(|(_, action)| seen.iter().any(|service| action.starts_with(service)))
+        .collect();
+    assert!(allowed.len() > 15, "roles are read: {allowed:?}");
+    assert_eq!(allowed, used, "allowed on the left, used on the right");
+}
