@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use local::template::{Stack, StackError, Surroundings, TEMPLATE};
+use local::{
+    issuer::{CLIENT_ID, Issuer},
+    template::{Stack, StackError, Surroundings, TEMPLATE},
+};
 use serde_json::{Value, json};
 use tenantry::{settings::Settings, telemetry::Telemetry};
 
@@ -61,6 +64,33 @@ fn settings_are_given_and_read() -> TestResult {
     for (name, function) in stack()?.functions {
         let given: BTreeSet<_> = function.environment.into_keys().collect();
         assert_eq!(given, read, "{name}: given on the left, read on the right");
+    }
+    Ok(())
+}
+
+/// Promise: `cargo lambda watch` and `sam local` are given the settings of the local suite, and none that nobody reads.
+#[test]
+fn settings_for_other_local_runs() -> TestResult {
+    let functions: BTreeMap<String, String> = source("local/functions.env")?
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let settings = Settings::load(&|name| functions.get(name).cloned())?;
+    assert_eq!(settings.tokens.issuer, Issuer::url_at(8080));
+    assert_eq!(settings.tokens.audience, [CLIENT_ID]);
+
+    let given = stack()?.function("config-read")?.environment.clone();
+    let containers: Value = serde_json::from_str(&source("local/sam-local.json")?)?;
+    let containers = containers["Parameters"].as_object().ok_or("no Parameters")?;
+    for (name, value) in containers {
+        assert!(given.contains_key(name), "sam local hands on what the template declares only: {name}");
+        let reached = ["JWKS_URL", "AWS_ENDPOINT_URL"].contains(&name.as_str());
+        assert!(reached || functions.get(name).is_some_and(|other| value == other), "{name}");
+    }
+    for name in ["TABLE_NAME", "EVENT_BUS_NAME"] {
+        assert_eq!(functions.get(name), given.get(name), "{name}");
+        assert!(containers.contains_key(name), "{name}");
     }
     Ok(())
 }
@@ -121,9 +151,12 @@ async fn routes_have_handlers_and_handlers_routes() -> TestResult {
 fn functions_know_their_routes() -> TestResult {
     let routes = stack()?.api.routes;
     for (function, known) in [("config-read", &config_read::ROUTES[..]), ("config-write", &config_write::ROUTES[..])] {
-        let routed = routes.iter().filter(|route| route.function == function);
-        let routed: BTreeSet<_> = routed.map(|route| format!("{} {}", route.method, route.path)).collect();
-        assert_eq!(routed, known.iter().map(|&key| key.to_owned()).collect(), "{function}: the template on the left");
+        let expected: BTreeSet<_> = routes
+            .iter()
+            .filter(|route| route.function == function)
+            .map(|route| format!("{} {}", route.method, route.path))
+            .collect();
+        assert_eq!(expected, known.iter().map(|&key| key.to_owned()).collect(), "{function}: the template on the left");
     }
     Ok(())
 }
