@@ -45,7 +45,8 @@ const MAX_COUNTER: u64 = 1_000_000_000_000_000_000;
 pub struct Event {
     #[serde(default)]
     raw_path: String,
-    #[serde(default)]
+    // `cargo lambda watch` sends null where there is no query.
+    #[serde(default, deserialize_with = "null_is_empty")]
     raw_query_string: String,
     #[serde(default, deserialize_with = "names_in_lower_case")]
     headers: HashMap<String, String>,
@@ -343,7 +344,7 @@ fn sha256_hex(parts: &[&str]) -> String {
     context.finish().as_ref().iter().fold(String::with_capacity(64), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
-fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, String>, D::Error> {
+fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 

@@ -325,7 +325,7 @@ fn odd_events_are_read_or_refused() {
     };
     for members in [
         json!({}),
-        json!({"headers": null, "pathParameters": null, "body": null}),
+        json!({"headers": null, "pathParameters": null, "body": null, "rawQueryString": null}),
         json!({"version": "2.0", "cookies": ["a=b"], "somethingNew": {"deep": [1]}}),
         json!({"requestContext": {"http": {"method": "GET", "path": "/"}, "authorizer": null, "stage": null, "requestId": null}}),
         json!({"requestContext": {"http": {"method": "GET"}, "authorizer": {"jwt": null}}}),
