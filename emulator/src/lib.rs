@@ -6,7 +6,8 @@
 //!
 //! # How it differs from AWS
 //!
-//! - **No authentication.** Signatures are not verified, nor is there IAM: whoever reaches the port may do everything.
+//! - **No authentication.** Signatures are not verified. Whoever reaches the port may do everything that the program which
+//!   starts the emulator does not forbid ([`Emulator::guard`]): that sees the actions and resources of IAM, no conditions.
 //!   `DynamoDB` wants to see some credentials all the same. It speaks plain HTTP, and listens only where it is told to.
 //! - **No throttling, no latency.** Limits of size and number are those of AWS; limits of rate are not there. Throttles
 //!   and other failures are injected ([`Faults`]).
