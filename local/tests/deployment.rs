@@ -189,3 +189,19 @@ fn timeouts_fit_the_budgets() -> TestResult {
     assert!(timeout("config-refresh")? > longest);
     Ok(())
 }
+
+/// Promise: who is woken by an alarm finds out what it means.
+#[test]
+fn alarms_point_into_the_runbook() -> TestResult {
+    let runbook = source("docs/runbook.md")?;
+    let chapters: BTreeSet<_> = runbook
+        .lines()
+        .filter_map(|line| line.strip_prefix("## "))
+        .map(|title| title.to_lowercase().replace(' ', "-"))
+        .collect();
+    let named = TEMPLATE.split("docs/runbook.md#").skip(1).filter_map(|rest| rest.split('"').next());
+    let named: Vec<_> = named.map(str::to_owned).collect();
+    assert_eq!(named.len(), TEMPLATE.matches("Type: AWS::CloudWatch::Alarm").count(), "one chapter for each alarm");
+    assert_eq!(BTreeSet::from_iter(named), chapters);
+    Ok(())
+}
