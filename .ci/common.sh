@@ -25,3 +25,60 @@ python_tools() {
     retry "Installing $1 and others with pip" \
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
 }
+
+fail() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
+
+# What runs beside a script, with a folder for its logs. All of it is ended when the script ends.
+started=()
+work=
+with_servers() {
+    work=$(mktemp -d)
+    trap end_servers EXIT
+}
+
+end_servers() {
+    local status=$? pid log
+    for pid in ${started[@]+"${started[@]}"}; do kill "$pid" 2>/dev/null || true; done
+    for pid in ${started[@]+"${started[@]}"}; do wait "$pid" 2>/dev/null || true; done
+    if ((status != 0)); then
+        for log in "$work"/*.log; do [[ -s $log ]] && { say "the end of $(basename "$log")"; tail -n 30 "$log"; }; done
+    fi
+    rm -rf "$work"
+    exit "$status"
+}
+
+# begin NAME COMMAND…: runs it beside the script, its output in NAME.out, its errors in NAME.log
+begin() {
+    local name=$1
+    shift
+    "$@" </dev/null >"$work/$name.out" 2>"$work/$name.log" &
+    started+=("$!")
+}
+
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
+# ready URL PID: waits until something answers there, a minute at most, and no longer than the process lives
+ready() {
+    python3 - "$1" "$2" <<'PY' || fail "$1 does not answer"
+import os, sys, time, urllib.error, urllib.request
+url, pid = sys.argv[1], int(sys.argv[2])
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+        sys.exit(0)
+    except urllib.error.HTTPError:
+        sys.exit(0)
+    except OSError:
+        os.kill(pid, 0)
+        time.sleep(0.1)
+sys.exit(1)
+PY
+}
+
+# Nothing of the machine's own AWS settings.
+without_aws_settings() {
+    export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_DEFAULT_REGION=us-east-1 AWS_PAGER='' AWS_EC2_METADATA_DISABLED=true
+    unset AWS_PROFILE AWS_SESSION_TOKEN AWS_ENDPOINT_URL
+    export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
+}
