@@ -21,8 +21,14 @@ type TestResult = Result<(), Error>;
 /// How long API Gateway waits for a function.
 const API_GATEWAY_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the Lambda service puts into every function's environment.
-const FROM_LAMBDA: [&str; 5] =
-    ["AWS_ACCESS_KEY_ID", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_XRAY_DAEMON_ADDRESS"];
+const FROM_LAMBDA: [&str; 6] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_LAMBDA_FUNCTION_NAME",
+    "AWS_REGION",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_XRAY_DAEMON_ADDRESS",
+];
 
 /// The template with every optional setting given.
 fn stack() -> Result<Stack, StackError> {

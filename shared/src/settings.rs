@@ -32,7 +32,8 @@ pub struct Settings {
     pub aws: AwsSettings,
     /// Tells the time.
     pub clock: Clock,
-    /// Where it is told what becomes of invocations. `AWS_XRAY_DAEMON_ADDRESS`, which the Lambda service sets: the X-Ray daemon.
+    /// Where it is told what becomes of invocations. By what the Lambda service sets: `AWS_LAMBDA_FUNCTION_NAME`, the name that metrics
+    /// know the function by, and `AWS_XRAY_DAEMON_ADDRESS`, the X-Ray daemon.
     pub telemetry: Telemetry,
 }
 
@@ -143,7 +144,10 @@ impl Settings {
                 session_token: optional("AWS_SESSION_TOKEN"),
             },
             clock: Clock::system(),
-            telemetry: Telemetry::lambda(optional("AWS_XRAY_DAEMON_ADDRESS").map(|at| Tracer::new(&at)).transpose()?),
+            telemetry: Telemetry::lambda(
+                optional("AWS_LAMBDA_FUNCTION_NAME"),
+                optional("AWS_XRAY_DAEMON_ADDRESS").map(|at| Tracer::new(&at)).transpose()?,
+            ),
         })
     }
 

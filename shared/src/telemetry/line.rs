@@ -18,7 +18,7 @@ struct Line<'a> {
     level: &'static str,
     message: &'static str,
     #[serde(rename = "Function")]
-    function: &'static str,
+    function: &'a str,
     #[serde(rename = "Route")]
     route: &'a str,
     #[serde(rename = "Tag", skip_serializing_if = "Option::is_none")]
@@ -86,6 +86,7 @@ const OF_SWEEPS: &[Metric] = &[Metric { name: "OwedWorkAge", unit: "Seconds" }];
 
 /// The line of an invocation.
 pub(super) fn write(
+    function: &str,
     invocation: &Invocation<'_>,
     notes: &Notes,
     at: Timestamp,
@@ -104,7 +105,7 @@ pub(super) fn write(
         aws: EmbeddedMetrics { timestamp: at.millis(), cloud_watch_metrics },
         level: "INFO",
         message: "invocation",
-        function: invocation.function,
+        function,
         route: invocation.route,
         tag,
         outcome: class(outcome),
@@ -142,5 +143,26 @@ fn class(outcome: Outcome) -> &'static str {
         Outcome::Status(_) => "5xx",
         Outcome::Done => "done",
         Outcome::Failed => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Suites of one account stay apart: metrics bear the name of the deployed function.
+    #[test]
+    fn metrics_bear_the_deployed_functions_name() {
+        let invocation = Invocation { function: "config-read", route: "GET /healthz", request_id: "", trace: None };
+        let line = write(
+            "tenantry-dev-ConfigRead-X",
+            &invocation,
+            &Notes::default(),
+            Timestamp::from_millis(1),
+            Duration::ZERO,
+            Outcome::Status(200),
+        );
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["Function"], "tenantry-dev-ConfigRead-X");
     }
 }

@@ -33,6 +33,8 @@ pub fn init() {
 pub struct Telemetry {
     sink: Option<Sink>,
     tracer: Option<Tracer>,
+    /// The name that metrics know the function by, if it is not its own: one that tells suites of one account apart.
+    function: Option<Arc<str>>,
 }
 
 type Sink = Arc<dyn Fn(&str) + Send + Sync>;
@@ -97,23 +99,24 @@ tokio::task_local! {
 }
 
 impl Telemetry {
-    /// Lines to standard output, which Lambda takes to CloudWatch; traces to the X-Ray daemon, if there is one.
-    pub fn lambda(tracer: Option<Tracer>) -> Self {
+    /// Lines to standard output, which Lambda takes to CloudWatch, in the name of the deployed `function`; traces to the X-Ray daemon,
+    /// if there is one.
+    pub fn lambda(function: Option<String>, tracer: Option<Tracer>) -> Self {
         let print = |line: &str| {
             // One write, so that no other line comes in between. Where nobody reads there is nobody to tell.
             let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
         };
-        Self { sink: Some(Arc::new(print)), tracer }
+        Self { sink: Some(Arc::new(print)), tracer, function: function.map(Arc::from) }
     }
 
     /// Lines to `sink`, traces to `tracer`.
     pub fn to(sink: impl Fn(&str) + Send + Sync + 'static, tracer: Option<Tracer>) -> Self {
-        Self { sink: Some(Arc::new(sink)), tracer }
+        Self { sink: Some(Arc::new(sink)), tracer, function: None }
     }
 
     /// Nothing to anybody.
     pub fn silent() -> Self {
-        Self { sink: None, tracer: None }
+        Self { sink: None, tracer: None, function: None }
     }
 
     /// Carries out an invocation and tells what became of it.
@@ -132,7 +135,8 @@ impl Telemetry {
         let done = CURRENT.scope(Arc::clone(&current), doing).instrument(span).await;
         if let Some(sink) = &self.sink {
             let notes = current.notes.lock().unwrap_or_else(PoisonError::into_inner);
-            sink(&line::write(&invocation, &notes, at, began.elapsed(), outcome(&done)));
+            let function = self.function.as_deref().unwrap_or(invocation.function);
+            sink(&line::write(function, &invocation, &notes, at, began.elapsed(), outcome(&done)));
         }
         done
     }
