@@ -9,13 +9,17 @@ mod problem;
 mod respond;
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
+    fmt,
     time::Duration,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use percent_encoding::percent_decode_str;
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 
 pub use aws_lambda_events::apigw::ApiGatewayV2httpResponse as Answer;
 pub use body::{BatchGetBody, OperationBody, OperationName, PutBody, RollbackBody, TransactionBody};
@@ -35,6 +39,9 @@ use crate::{
 
 /// The longest `Idempotency-Key`, in bytes.
 const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
+
+/// More headers, or claims, than most requests have, so that their map does not have to grow. Every call pays for this parsing.
+const USUAL_FIELDS: usize = 24;
 
 /// The largest version or revision that is looked for; none will ever be reached.
 const MAX_COUNTER: u64 = 1_000_000_000_000_000_000;
@@ -350,25 +357,119 @@ fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deser
 
 /// API Gateway sends the names of headers in lower case; `sam local` leaves them as the client spelt them.
 fn names_in_lower_case<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, String>, D::Error> {
-    let given: Option<BTreeMap<String, String>> = Option::deserialize(deserializer)?;
-    let mut headers: HashMap<String, String> = HashMap::new();
-    for (name, value) in given.into_iter().flatten() {
-        match headers.entry(name.to_ascii_lowercase()) {
-            Entry::Vacant(vacant) => _ = vacant.insert(value),
-            Entry::Occupied(mut several) => several.get_mut().extend([",", &value]),
+    struct Headers;
+
+    impl<'de> Visitor<'de> for Headers {
+        type Value = HashMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("headers or null")
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(HashMap::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut given: A) -> Result<Self::Value, A::Error> {
+            let mut headers: HashMap<String, String> = HashMap::with_capacity(USUAL_FIELDS);
+            while let Some((mut name, value)) = given.next_entry::<String, String>()? {
+                name.make_ascii_lowercase();
+                match headers.entry(name) {
+                    Entry::Vacant(vacant) => _ = vacant.insert(value),
+                    Entry::Occupied(mut several) => several.get_mut().extend([",", &value]),
+                }
+            }
+            Ok(headers)
         }
     }
-    Ok(headers)
+
+    deserializer.deserialize_any(Headers)
 }
 
 /// Claims arrive as text; what is not is no claim that anything here goes by.
 fn texts_only<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, String>, D::Error> {
-    let claims: Option<HashMap<String, serde_json::Value>> = Option::deserialize(deserializer)?;
-    let text = |(name, value)| match value {
-        serde_json::Value::String(text) => Some((name, text)),
-        _ => None,
-    };
-    Ok(claims.unwrap_or_default().into_iter().filter_map(text).collect())
+    struct Claims;
+
+    impl<'de> Visitor<'de> for Claims {
+        type Value = HashMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("claims or null")
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(HashMap::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut given: A) -> Result<Self::Value, A::Error> {
+            let mut claims = HashMap::with_capacity(USUAL_FIELDS);
+            while let Some((name, value)) = given.next_entry()? {
+                if let Text(Some(value)) = value {
+                    claims.insert(name, value);
+                }
+            }
+            Ok(claims)
+        }
+    }
+
+    deserializer.deserialize_any(Claims)
+}
+
+/// A text, or none where something else stands.
+struct Text(Option<String>);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(Some(text.to_owned())))
+            }
+
+            fn visit_string<E>(self, text: String) -> Result<Text, E> {
+                Ok(Text(Some(text)))
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_unit<E>(self) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Text, A::Error> {
+                while items.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Text(None))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Text, A::Error> {
+                while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Text(None))
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
 }
 
 #[cfg(test)]
