@@ -64,7 +64,7 @@ fn the_deployed_depend_on_nothing_local() -> io::Result<()> {
         "functions/config-refresh",
         "functions/config-claims",
     ] {
-        for local in ["emulator", "local"] {
+        for local in ["emulator", "local", "bench"] {
             let depends = manifest(folder)?.lines().any(|line| line.starts_with(local));
             assert!(!depends, "{folder} depends on {local}");
         }
@@ -79,7 +79,7 @@ fn the_deployed_depend_on_nothing_local() -> io::Result<()> {
 /// Promise: handlers are thin, and no file is longer than anybody would read.
 #[test]
 fn files_stay_readable() -> io::Result<()> {
-    for folder in ["shared", "functions", "emulator", "local"] {
+    for folder in ["shared", "functions", "emulator", "local", "bench"] {
         for (name, text) in sources(folder)? {
             let limit = if name.starts_with("functions/") && name.ends_with("/main.rs") { 40 } else { 600 };
             let lines = text.lines().count();

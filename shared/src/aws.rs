@@ -1,8 +1,13 @@
 //! The AWS clients, handed out per tenant, and what can go wrong with any AWS call.
 
 mod calls;
+mod roots;
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::{
@@ -14,10 +19,12 @@ use aws_sdk_dynamodb::{
 };
 use aws_smithy_http_client::{
     Builder as HttpClientBuilder,
-    tls::{Provider, rustls_provider::CryptoMode},
+    tls::{Provider, TlsContext, rustls_provider::CryptoMode},
 };
+use tracing::warn;
 
 use calls::CallObserver;
+pub use roots::{TrustedRoots, UnusableBundle};
 
 use crate::{
     auth::{SystemAuthority, TenantScope},
@@ -29,70 +36,110 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a call may take with all its attempts: well under the 30 s that API Gateway waits.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// How long the start of a function waits for its connection to DynamoDB.
+const WARM_UP_TIMEOUT: Duration = Duration::from_secs(1);
+/// The partition key that is asked for to open the connection. No item has it.
+const WARM_UP_KEY: &str = "WARM-UP";
+
 /// All AWS clients, obtainable only by those who hold the right to use them.
 ///
+/// Each is made when it is first asked for: what a function never calls costs its start nothing, and is not linked into it.
 /// Today every tenant gets the function's own credentials. Credentials per tenant come in here, and nowhere else.
 #[derive(Clone, Debug)]
-pub struct AwsClients {
-    dynamodb: aws_sdk_dynamodb::Client,
-    ssm: aws_sdk_ssm::Client,
-    eventbridge: aws_sdk_eventbridge::Client,
+pub struct AwsClients(Arc<Clients>);
+
+#[derive(Debug)]
+struct Clients {
+    region: String,
+    endpoint: Option<String>,
+    credentials: SharedCredentialsProvider,
+    http: SharedHttpClient,
+    dynamodb: OnceLock<aws_sdk_dynamodb::Client>,
+    ssm: OnceLock<aws_sdk_ssm::Client>,
+    eventbridge: OnceLock<aws_sdk_eventbridge::Client>,
+}
+
+macro_rules! client {
+    ($clients:expr, $sdk:ident, $service:expr) => {{
+        let clients: &Clients = $clients;
+        let mut config = $sdk::Config::builder()
+            .interceptor(CallObserver::new($service, &clients.region))
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(clients.region.clone()))
+            .credentials_provider(clients.credentials.clone())
+            .http_client(SharedHttpClient::clone(&clients.http))
+            .retry_config(RetryConfig::standard())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(Duration::from_secs(1))
+                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                    .operation_timeout(CALL_TIMEOUT)
+                    .build(),
+            );
+        config.set_endpoint_url(clients.endpoint.clone());
+        $sdk::Client::from_conf(config.build())
+    }};
 }
 
 impl AwsClients {
     /// Clients for the region, endpoint and credentials of `settings`. Connects to nothing yet.
     pub fn new(settings: &AwsSettings) -> Self {
-        let http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https();
-        let credentials = SharedCredentialsProvider::new(Credentials::from_keys(
-            &settings.access_key_id,
-            &settings.secret_access_key,
-            settings.session_token.clone(),
-        ));
-        macro_rules! client {
-            ($sdk:ident, $service:expr) => {{
-                let mut config = $sdk::Config::builder()
-                    .interceptor(CallObserver::new($service, &settings.region))
-                    .behavior_version(BehaviorVersion::latest())
-                    .region(Region::new(settings.region.clone()))
-                    .credentials_provider(credentials.clone())
-                    .http_client(SharedHttpClient::clone(&http))
-                    .retry_config(RetryConfig::standard())
-                    .timeout_config(
-                        TimeoutConfig::builder()
-                            .connect_timeout(Duration::from_secs(1))
-                            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-                            .operation_timeout(CALL_TIMEOUT)
-                            .build(),
-                    );
-                config.set_endpoint_url(settings.endpoint.clone());
-                $sdk::Client::from_conf(config.build())
-            }};
+        let mut http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
+        match TlsContext::builder().with_trust_store(settings.roots.store()).build() {
+            Ok(tls) => http = http.tls_context(tls),
+            // It has no reason to fail; if it ever does, the system's certificates stay in place.
+            Err(error) => warn!(%error, "the root certificates cannot be used"),
         }
-        Self {
-            dynamodb: client!(aws_sdk_dynamodb, Service::DynamoDb),
-            ssm: client!(aws_sdk_ssm, Service::ParameterStore),
-            eventbridge: client!(aws_sdk_eventbridge, Service::EventBridge),
+        Self(Arc::new(Clients {
+            region: settings.region.clone(),
+            endpoint: settings.endpoint.clone(),
+            credentials: SharedCredentialsProvider::new(Credentials::from_keys(
+                &settings.access_key_id,
+                &settings.secret_access_key,
+                settings.session_token.clone(),
+            )),
+            http: http.build_https(),
+            dynamodb: OnceLock::new(),
+            ssm: OnceLock::new(),
+            eventbridge: OnceLock::new(),
+        }))
+    }
+
+    fn any_dynamodb(&self) -> &aws_sdk_dynamodb::Client {
+        self.0.dynamodb.get_or_init(|| client!(&self.0, aws_sdk_dynamodb, Service::DynamoDb))
+    }
+
+    /// Opens the connection to DynamoDB that the first call will use, by asking for an item that is not there. Any answer does, a
+    /// refusal, too. If there is none in time, the first call has to try for itself.
+    pub async fn warm_up(&self, table: &str) {
+        let key = |name: &str| aws_sdk_dynamodb::types::AttributeValue::S(name.to_owned());
+        let get =
+            self.any_dynamodb().get_item().table_name(table).key("pk", key(WARM_UP_KEY)).key("sk", key(WARM_UP_KEY));
+        match tokio::time::timeout(WARM_UP_TIMEOUT, get.send()).await {
+            Ok(Ok(_) | Err(SdkError::ServiceError(_))) => {}
+            Ok(Err(error)) => warn!(error = said(&error), "no connection to DynamoDB at the start"),
+            Err(_) => warn!("no connection to DynamoDB at the start, in {} s", WARM_UP_TIMEOUT.as_secs()),
         }
     }
 
     /// DynamoDB, for the items of the scope's tenant.
     pub fn dynamodb(&self, _scope: &TenantScope) -> &aws_sdk_dynamodb::Client {
-        &self.dynamodb
+        self.any_dynamodb()
     }
 
     /// Parameter Store, for the parameters of the scope's tenant.
     pub fn parameter_store(&self, _scope: &TenantScope) -> &aws_sdk_ssm::Client {
-        &self.ssm
+        self.0.ssm.get_or_init(|| client!(&self.0, aws_sdk_ssm, Service::ParameterStore))
     }
 
     /// EventBridge, to say what the scope's tenant changed.
     pub fn eventbridge(&self, _scope: &TenantScope) -> &aws_sdk_eventbridge::Client {
-        &self.eventbridge
+        self.0.eventbridge.get_or_init(|| client!(&self.0, aws_sdk_eventbridge, Service::EventBridge))
     }
 
     /// DynamoDB, for the indexes across tenants.
     pub fn dynamodb_of_system(&self, _authority: &SystemAuthority) -> &aws_sdk_dynamodb::Client {
-        &self.dynamodb
+        self.any_dynamodb()
     }
 }
 
@@ -221,6 +268,8 @@ fn said(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     /// Only what certainly did not take effect counts as throttled or refused.
@@ -256,5 +305,55 @@ mod tests {
     fn code_only_repeats_nothing() {
         let failure = AwsFailure::unexpected(Service::ParameterStore, "PutParameter", "hunter2 is not allowed");
         assert_eq!(failure.code_only().to_string(), "Parameter Store PutParameter: no answer");
+    }
+
+    fn clients(endpoint: std::net::SocketAddr) -> AwsClients {
+        AwsClients::new(&AwsSettings {
+            region: "us-east-1".to_owned(),
+            endpoint: Some(format!("http://{endpoint}")),
+            access_key_id: "id".to_owned(),
+            secret_access_key: "key".to_owned(),
+            session_token: None,
+            roots: TrustedRoots::Amazon,
+        })
+    }
+
+    /// A store that takes the connection and says nothing holds up no start for longer than it may.
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_store_holds_up_no_start() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let began = tokio::time::Instant::now();
+        clients(silent.local_addr().unwrap()).warm_up("table").await;
+        assert!(began.elapsed() < WARM_UP_TIMEOUT + Duration::from_millis(50));
+    }
+
+    /// A refusal warms as well: the next call goes over the same connection, the only one that is taken here.
+    #[tokio::test]
+    async fn the_first_call_finds_the_connection_open() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let clients = clients(listener.local_addr().unwrap());
+        let store = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut requests = Vec::new();
+            for _ in 0..2 {
+                let mut request = String::new();
+                while !request.ends_with("}}}") {
+                    let mut some = [0; 4096];
+                    let count = connection.read(&mut some).await.unwrap();
+                    request += std::str::from_utf8(&some[..count]).unwrap();
+                }
+                let body = r#"{"__type":"com.amazon.coral.service#AccessDeniedException"}"#;
+                let answer = format!("HTTP/1.1 400 Bad Request\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                connection.write_all(answer.as_bytes()).await.unwrap();
+                requests.push(request);
+            }
+            requests
+        };
+        let calls = async {
+            clients.warm_up("table").await;
+            clients.warm_up("table").await;
+        };
+        let (requests, ()) = tokio::join!(store, calls);
+        assert!(requests.iter().all(|request| request.contains(WARM_UP_KEY)));
     }
 }

@@ -1,6 +1,7 @@
 //! Everything that can be configured, read once at start from an injectable source (in Lambda: the environment).
 
 use crate::{
+    aws::{TrustedRoots, UnusableBundle},
     clock::Clock,
     routing::{DEFAULT_ROUTES, InvalidRoutes, TagRoutes},
     telemetry::{InvalidDaemonAddress, Telemetry, Tracer},
@@ -63,6 +64,8 @@ pub struct AwsSettings {
     pub secret_access_key: String,
     /// `AWS_SESSION_TOKEN`.
     pub session_token: Option<String>,
+    /// `AWS_CA_BUNDLE`, a file: the root certificates that are trusted instead of those that [`TrustedRoots::choose`] takes.
+    pub roots: TrustedRoots,
 }
 
 impl std::fmt::Debug for AwsSettings {
@@ -94,6 +97,9 @@ pub enum InvalidSettings {
     /// An unusable address of the X-Ray daemon.
     #[error(transparent)]
     Daemon(#[from] InvalidDaemonAddress),
+    /// Unusable root certificates.
+    #[error("the setting AWS_CA_BUNDLE must be a file of root certificates: {0}")]
+    Roots(#[from] UnusableBundle),
     /// Unusable routes.
     #[error("the setting TAG_ROUTES: {0}")]
     Routes(#[from] InvalidRoutes),
@@ -123,6 +129,7 @@ impl Settings {
                 expected: "a number of bytes",
             })?,
         };
+        let (region, endpoint) = (required("AWS_REGION")?, optional("AWS_ENDPOINT_URL"));
         Ok(Self {
             table: required("TABLE_NAME")?,
             event_bus: required("EVENT_BUS_NAME")?,
@@ -137,8 +144,9 @@ impl Settings {
             },
             cache_max_bytes,
             aws: AwsSettings {
-                region: required("AWS_REGION")?,
-                endpoint: optional("AWS_ENDPOINT_URL"),
+                roots: TrustedRoots::choose(optional("AWS_CA_BUNDLE").as_deref(), endpoint.as_deref(), &region)?,
+                region,
+                endpoint,
                 access_key_id: required("AWS_ACCESS_KEY_ID")?,
                 secret_access_key: required("AWS_SECRET_ACCESS_KEY")?,
                 session_token: optional("AWS_SESSION_TOKEN"),
@@ -220,6 +228,7 @@ mod tests {
             ("PARAMETER_ROOT", "/a/b/c", "PARAMETER_ROOT"),
             ("PARAMETER_ROOT", "/AWS-x", "PARAMETER_ROOT"),
             ("TAG_ROUTES", "[]", "TAG_ROUTES"),
+            ("AWS_CA_BUNDLE", "/nowhere/at/all", "AWS_CA_BUNDLE"),
             ("AWS_XRAY_DAEMON_ADDRESS", "somewhere", "an IP address and a port"),
         ] {
             let error = load(&[(name, value)]).expect_err(value);

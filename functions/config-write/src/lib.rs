@@ -60,6 +60,11 @@ impl App {
         })
     }
 
+    /// Connects to the ledger, within a second, whether that succeeds or not.
+    pub async fn warm_up(&self) {
+        self.foundation.ledger.warm_up().await;
+    }
+
     async fn answer(&self, route: Option<&str>, event: &Event) -> Result<Answer, Problem> {
         match route {
             Some(PUT_ENTRY) => self.put(&self.scope(event).await?, event).await,

@@ -88,6 +88,11 @@ impl Ledger {
         Self { clients, table, routes, clock }
     }
 
+    /// Opens the connection to the table, so that the first invocation finds it open. Nothing depends on its success.
+    pub async fn warm_up(&self) {
+        self.clients.warm_up(&self.table).await;
+    }
+
     /// The tenant's head, read strongly.
     pub async fn head(&self, scope: &TenantScope) -> Result<Head, LedgerError> {
         match self.get(scope, item::HEAD.to_owned()).await? {

@@ -14,18 +14,24 @@ use std::{
 };
 
 use tracing::{Instrument, info_span};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 pub use trace::{InvalidDaemonAddress, TraceContext, Tracer};
 
 use crate::{clock::Clock, entry::Revision, key::ConfigKey, service::SweepReport, tenant::TenantId};
 
-/// Sends the process's logs to standard output as JSON lines, at the level of `RUST_LOG`, by default `info`.
+/// Sends the process's logs to standard output as JSON lines, at the levels of `RUST_LOG`, by default `info`.
 pub fn init() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // `EnvFilter` knows more than levels by target, for regular expressions in the binary and in every start.
+    let levels = std::env::var("RUST_LOG").ok().and_then(|levels| levels.parse::<Targets>().ok());
+    let levels = levels.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let json = tracing_subscriber::fmt().json().flatten_event(true).with_span_list(false).without_time();
     // A second call, as in tests, changes nothing.
-    let _ = json.with_env_filter(filter).try_init();
+    let _ = json.with_max_level(LevelFilter::TRACE).finish().with(levels).try_init();
 }
 
 /// Where the lines and the traces go.

@@ -1,0 +1,83 @@
+//! A stand-in for DynamoDB: HTTPS on loopback, and two items of one tenant to read.
+
+use std::{
+    error::Error,
+    io::{self, BufReader},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+};
+use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::aws_lc_rs, pki_types::PrivateKeyDer};
+
+use crate::http::{read_request, write_answer};
+
+const HEAD: &str = r#"{"Item":{"pk":{"S":"TENANT#acme"},"sk":{"S":"HEAD"},"format":{"N":"1"},"revision":{"N":"41"},"epoch":{"S":"0193f1f2a3b44c5d8e6f708192a3b4c5"},"commitId":{"S":"7d0c3c1a52cb4f0e9d2b8a6f4e1c0b97"},"directoryShard":{"S":"TENANTS#2"}}}"#;
+const ENTRY: &str = r#"{"Item":{"pk":{"S":"TENANT#acme"},"sk":{"S":"ENTRY#tenant_config_limits"},"format":{"N":"1"},"version":{"N":"3"},"revision":{"N":"40"},"author":{"S":"93f4b8a2-50a1-70c5-3f2e-8d1b6a4c7e90"},"modifiedAt":{"N":"1763692800123"},"commitId":{"S":"1f0e2d3c4b5a69788796a5b4c3d2e1f0"},"state":{"S":"live"},"value":{"S":"{\"requestsPerSecond\":50,\"burst\":100,\"plans\":[\"basic\",\"pro\"]}"}}}"#;
+
+/// A running store.
+#[derive(Debug)]
+pub(crate) struct Store {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// The root certificate that its own was signed with, as PEM.
+    pub(crate) root: String,
+}
+
+impl Store {
+    /// Listens on a free port, with a certificate made for it. It lives as long as the process.
+    pub(crate) fn start() -> Result<Self, Box<dyn Error>> {
+        let (root, config) = tls()?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let config = Arc::new(config);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let config = Arc::clone(&config);
+                // A connection that breaks is its client's to report.
+                thread::spawn(move || serve(stream, config));
+            }
+        });
+        Ok(Self { address, root })
+    }
+}
+
+/// A root of its own and a certificate for `localhost` under it.
+fn tls() -> Result<(String, ServerConfig), Box<dyn Error>> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let root = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let certificate = params.signed_by(&key, &root)?;
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))?;
+    Ok((root.pem(), config))
+}
+
+fn serve(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+    let mut stream = BufReader::new(StreamOwned::new(connection, stream));
+    while let Some(request) = read_request(&mut stream)? {
+        let asks = |text: &[u8]| request.body.windows(text.len()).any(|part| part == text);
+        let item = if asks(b"\"HEAD\"") {
+            HEAD
+        } else if asks(b"\"ENTRY#") {
+            ENTRY
+        } else {
+            "{}"
+        };
+        let headers = "server: Server\r\ndate: Sat, 21 Nov 2026 09:00:00 GMT\r\ncontent-type: application/x-amz-json-1.0\r\n\
+                       connection: keep-alive\r\nx-amzn-requestid: 4KBNVRGD25RG1KEO9UT4V3FQDJVV4KQNSO5AEMVJF66Q9ASUAAJG\r\n";
+        write_answer(stream.get_mut(), "200 OK", headers, item.as_bytes())?;
+    }
+    Ok(())
+}

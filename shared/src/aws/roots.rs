@@ -1,0 +1,116 @@
+//! The root certificates that those of AWS's endpoints have to lead to.
+
+use std::{fs, io, sync::Arc};
+
+use aws_smithy_http_client::tls::TrustStore;
+use rustls::{
+    RootCertStore,
+    pki_types::{
+        CertificateDer,
+        pem::{self, PemObject},
+    },
+};
+
+/// Those of Amazon Trust Services. Reading five takes a twentieth of the time that a system's hundred and fifty take, in every cold start.
+const AMAZON: &[u8] = include_bytes!("amazon-roots.pem");
+
+/// Which root certificates are trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrustedRoots {
+    /// Amazon's, which are built in.
+    Amazon,
+    /// The system's.
+    System,
+    /// Those of a file, as PEM.
+    Bundle(Arc<[u8]>),
+}
+
+/// A bundle that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnusableBundle {
+    /// The file cannot be read.
+    #[error("it cannot be read: {0}")]
+    File(#[from] io::Error),
+    /// The file is no PEM.
+    #[error("it is no PEM: {0}")]
+    Form(#[from] pem::Error),
+    /// A certificate cannot be a root.
+    #[error("a certificate in it cannot be a root: {0}")]
+    Certificate(#[from] rustls::Error),
+    /// The file has no certificate.
+    #[error("there is no certificate in it")]
+    Empty,
+}
+
+impl TrustedRoots {
+    /// The certificates of the file `bundle`, if it is given. Otherwise Amazon's for the endpoints of the partitions that are known to
+    /// use them, and the system's for all others.
+    pub fn choose(bundle: Option<&str>, endpoint: Option<&str>, region: &str) -> Result<Self, UnusableBundle> {
+        if let Some(path) = bundle {
+            let content = fs::read(path)?;
+            // The HTTP client reads it again, at its first connection, and panics on what cannot be used.
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(&content) {
+                roots.add(certificate?)?;
+            }
+            return if roots.is_empty() { Err(UnusableBundle::Empty) } else { Ok(Self::Bundle(content.into())) };
+        }
+        let elsewhere = endpoint.is_some_and(|endpoint| endpoint.starts_with("https:"));
+        let other_partition = region.starts_with("cn-") || region.starts_with("eusc-") || region.contains("-iso");
+        Ok(if elsewhere || other_partition { Self::System } else { Self::Amazon })
+    }
+
+    /// The same for the HTTP client.
+    pub(super) fn store(&self) -> TrustStore {
+        match self {
+            Self::Amazon => TrustStore::empty().with_pem_certificate(AMAZON),
+            Self::System => TrustStore::default(),
+            Self::Bundle(pem) => TrustStore::empty().with_pem_certificate(&pem[..]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amazon_s_roots_are_for_amazon_s_endpoints() {
+        for (endpoint, region, roots) in [
+            (None, "eu-central-1", TrustedRoots::Amazon),
+            (None, "us-gov-west-1", TrustedRoots::Amazon),
+            (Some("http://127.0.0.1:4566"), "us-east-1", TrustedRoots::Amazon),
+            (Some("https://localhost:4566"), "us-east-1", TrustedRoots::System),
+            (None, "cn-north-1", TrustedRoots::System),
+            (None, "eusc-de-east-1", TrustedRoots::System),
+            (None, "us-isob-east-1", TrustedRoots::System),
+            (None, "eu-isoe-west-1", TrustedRoots::System),
+        ] {
+            assert_eq!(TrustedRoots::choose(None, endpoint, region).unwrap(), roots, "{endpoint:?} {region}");
+        }
+    }
+
+    /// The built-in roots are five that the TLS library takes; a file replaces them, wherever calls go, and a wrong one is refused.
+    #[test]
+    fn a_bundle_replaces_them() {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(AMAZON) {
+            roots.add(certificate.unwrap()).unwrap();
+        }
+        assert_eq!(roots.len(), 5);
+
+        let folder = tempfile::tempdir().unwrap();
+        let choose = |content: &[u8]| {
+            let file = folder.path().join("roots.pem");
+            fs::write(&file, content).unwrap();
+            TrustedRoots::choose(file.to_str(), Some("https://localhost"), "cn-north-1")
+        };
+        assert_eq!(choose(AMAZON).unwrap(), TrustedRoots::Bundle(AMAZON.into()));
+        let no_certificate = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (content, refusal) in [(&b"roots"[..], "no certificate"), (no_certificate, "cannot be a root")] {
+            assert!(choose(content).unwrap_err().to_string().contains(refusal), "{refusal}");
+        }
+        assert!(TrustedRoots::choose(Some("/nowhere"), None, "us-east-1").is_err());
+    }
+}
