@@ -39,6 +39,7 @@ fn stack() -> Result<Stack, StackError> {
         ("ParameterKmsKeyArn", "arn:aws:kms:x"),
         ("JwksUrl", "http://issuer/keys"),
         ("AwsEndpointUrl", "http://aws"),
+        ("AwsCaBundle", "/roots.pem"),
     ];
     let surroundings = Surroundings {
         region: "eu-central-1".into(),
@@ -59,7 +60,8 @@ fn settings_are_given_and_read() -> TestResult {
     let read = RefCell::new(BTreeSet::new());
     let loaded = Settings::load(&|name| {
         read.borrow_mut().insert(name.to_owned());
-        let is_typed = ["AWS_XRAY_DAEMON_ADDRESS", "CACHE_MAX_BYTES", "PARAMETER_ROOT", "TAG_ROUTES"].contains(&name);
+        let is_typed = ["AWS_CA_BUNDLE", "AWS_XRAY_DAEMON_ADDRESS", "CACHE_MAX_BYTES", "PARAMETER_ROOT", "TAG_ROUTES"]
+            .contains(&name);
         (!is_typed).then(|| "x".to_owned())
     });
     loaded?;
