@@ -166,9 +166,7 @@ impl Ledger {
         version: Version,
         id: &PutId,
     ) -> Result<(), LedgerError> {
-        let ids = [(":id", id_set(std::slice::from_ref(id)))];
-        self.update(scope, item::version_key(key, version), "ADD putIds :id", "attribute_exists(pk)", ids).await?;
-        Ok(())
+        self.change_put_ids(scope, key, version, "ADD putIds :id", id).await
     }
 
     /// The put ids that were given out for a version.
@@ -190,8 +188,19 @@ impl Ledger {
         version: Version,
         id: &PutId,
     ) -> Result<(), LedgerError> {
+        self.change_put_ids(scope, key, version, "DELETE putIds :id", id).await
+    }
+
+    async fn change_put_ids(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        version: Version,
+        update: &str,
+        id: &PutId,
+    ) -> Result<(), LedgerError> {
         let ids = [(":id", id_set(std::slice::from_ref(id)))];
-        self.update(scope, item::version_key(key, version), "DELETE putIds :id", "attribute_exists(pk)", ids).await?;
+        self.update(scope, item::version_key(key, version), update, "attribute_exists(pk)", ids).await?;
         Ok(())
     }
 

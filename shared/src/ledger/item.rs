@@ -197,6 +197,13 @@ pub struct FollowState {
     pub owed: bool,
 }
 
+impl FollowState {
+    /// Whether somebody may be removing the value from the store at `now`.
+    pub(crate) fn is_being_removed(&self, now: Timestamp) -> bool {
+        self.removing_until.is_some_and(|until| until > now)
+    }
+}
+
 impl Current {
     pub(super) fn read(item: &Item, key: ConfigKey) -> Result<Self, DamagedItem> {
         let read = Reader(item);

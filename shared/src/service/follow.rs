@@ -67,7 +67,7 @@ pub(crate) async fn follow(
     let (mut rounds, mut looks) = (0, 0);
     while rounds < MAX_ROUNDS && looks < MAX_LOOKS {
         let Some(current) = foundation.ledger.current(scope, key).await? else { return Ok(Followed::Done) };
-        if current.follow.removing_until.is_some_and(|until| until > clock.now()) {
+        if current.follow.is_being_removed(clock.now()) {
             looks += 1;
             tokio::time::sleep(MAX_LOOK_WAIT.mul_f64(fastrand::f64())).await;
             continue;
@@ -128,7 +128,7 @@ impl Follower<'_> {
         let behind = version.is_some() && current.follow.followed != version;
         let undone = self.last_done.is_some() && self.last_done != version;
         if !behind && !undone && abandoned.is_empty() {
-            let ended: Vec<_> = self.own.iter().chain(unused).cloned().collect();
+            let ended = self.ids();
             if current.follow.owed || !ended.is_empty() {
                 self.foundation.ledger.end_calls(self.scope, self.key, &ended).await?;
             }
@@ -266,6 +266,11 @@ impl Follower<'_> {
         Ok(Some(Call { id, given_out_for: None, ended }))
     }
 
+    /// All ids that this follower answers for.
+    fn ids(&self) -> Vec<PutId> {
+        self.own.iter().chain(self.unused.iter().map(|(id, _)| id)).cloned().collect()
+    }
+
     fn is_abandoned(&self, id: &PutId) -> bool {
         self.clock.now().since(id.given_out_at()) > GRACE
     }
@@ -291,8 +296,7 @@ impl Follower<'_> {
     /// Leaves the rest to others, and keeps them waiting as little as can be.
     async fn leave(&self) -> Result<(), FollowError> {
         let ledger = &self.foundation.ledger;
-        let unused = self.unused.iter().map(|(id, _)| id);
-        let ended: Vec<_> = self.own.iter().chain(unused).cloned().collect();
+        let ended = self.ids();
         if ended.is_empty() {
             return Ok(());
         }

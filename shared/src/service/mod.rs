@@ -12,9 +12,10 @@ pub use refresh::{RefreshService, SweepReport};
 pub use write::{MAX_OPERATIONS, Operation, WriteError, WriteRequest, WriteService, Written};
 
 use crate::{
+    auth::TenantScope,
     aws::AwsClients,
     event::EventPublisher,
-    ledger::Ledger,
+    ledger::{Change, Ledger, LedgerError},
     routing::TagRoutes,
     settings::Settings,
     store::{Stores, Surroundings, UnusableRoute},
@@ -44,5 +45,11 @@ impl Foundation {
             publisher: EventPublisher::new(clients, settings.event_bus.clone()),
             routes,
         })
+    }
+
+    /// Publishes a change, and notes that it has been.
+    async fn publish(&self, scope: &TenantScope, change: &Change) -> Result<(), LedgerError> {
+        self.publisher.publish(scope, change).await?;
+        self.ledger.mark_published(scope, change.revision).await
     }
 }

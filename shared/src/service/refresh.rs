@@ -149,8 +149,7 @@ impl RefreshService {
             // The log does not have it any more.
             return Ok(SweepReport::default());
         };
-        self.foundation.publisher.publish(scope, &change).await.map_err(LedgerError::from)?;
-        self.foundation.ledger.mark_published(scope, revision).await?;
+        self.foundation.publish(scope, &change).await?;
         Ok(SweepReport { published: 1, ..SweepReport::default() })
     }
 

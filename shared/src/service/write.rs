@@ -363,7 +363,7 @@ impl WriteService {
             return Ok(Ok(around.write()));
         }
         let now = self.clock.now();
-        if follow.removing_until.is_some_and(|until| until > now) {
+        if follow.is_being_removed(now) {
             return Ok(Err(WriteError::Removing(key.clone())));
         }
         // An earlier put of this request is over, and what has been committed since lies on top of it.
@@ -397,7 +397,7 @@ impl WriteService {
     /// Does what a commit owes. What fails is left to config-refresh, which finds it in the ledger; the commit stands.
     async fn pay(&self, scope: &TenantScope, plan: &Plan, change: &Change, until: Instant) -> Vec<bool> {
         let publish = async {
-            let left = match tokio::time::timeout_at(until, self.publish(scope, change)).await {
+            let left = match tokio::time::timeout_at(until, self.foundation.publish(scope, change)).await {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error.to_string(),
                 Err(late) => late.to_string(),
@@ -406,11 +406,6 @@ impl WriteService {
         };
         let (pending, ()) = tokio::join!(self.bring_stores_after(scope, plan, until), publish);
         pending
-    }
-
-    async fn publish(&self, scope: &TenantScope, change: &Change) -> Result<(), LedgerError> {
-        self.foundation.publisher.publish(scope, change).await?;
-        self.foundation.ledger.mark_published(scope, change.revision).await
     }
 
     async fn bring_stores_after(&self, scope: &TenantScope, plan: &Plan, until: Instant) -> Vec<bool> {
