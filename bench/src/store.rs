@@ -11,7 +11,14 @@ use std::{
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
-use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::aws_lc_rs, pki_types::PrivateKeyDer};
+use rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    crypto::aws_lc_rs::{
+        self,
+        cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384},
+    },
+    pki_types::PrivateKeyDer,
+};
 
 use crate::http::{read_request, write_answer};
 
@@ -55,10 +62,14 @@ fn tls() -> Result<(String, ServerConfig), Box<dyn Error>> {
     let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let certificate = params.signed_by(&key, &root)?;
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    // In the order of s2n-tls, which AWS's endpoints use: its first suite is not the first of rustls.
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384];
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))?;
+    config.ignore_client_order = true;
     Ok((root.pem(), config))
 }
 

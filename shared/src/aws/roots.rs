@@ -3,16 +3,14 @@
 use std::{fs, io, sync::Arc};
 
 use aws_smithy_http_client::tls::TrustStore;
-use rustls::{
-    RootCertStore,
-    pki_types::{
-        CertificateDer,
-        pem::{self, PemObject},
-    },
-};
+use pem::{EncodeConfig, LineEnding, Pem, PemError};
+use rustls::{RootCertStore, pki_types::CertificateDer};
 
 /// Those of Amazon Trust Services. Reading five takes a twentieth of the time that a system's hundred and fifty take, in every cold start.
 const AMAZON: &[u8] = include_bytes!("amazon-roots.pem");
+
+/// What the parts of a bundle are called that count.
+const CERTIFICATE: &str = "CERTIFICATE";
 
 /// Which root certificates are trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +20,7 @@ pub enum TrustedRoots {
     /// The system's.
     System,
     /// Those of a file, as PEM.
-    Bundle(Arc<[u8]>),
+    Bundle(Arc<str>),
 }
 
 /// A bundle that cannot be used.
@@ -34,7 +32,7 @@ pub enum UnusableBundle {
     File(#[from] io::Error),
     /// The file is no PEM.
     #[error("it is no PEM: {0}")]
-    Form(#[from] pem::Error),
+    Form(#[from] PemError),
     /// A certificate cannot be a root.
     #[error("a certificate in it cannot be a root: {0}")]
     Certificate(#[from] rustls::Error),
@@ -48,17 +46,28 @@ impl TrustedRoots {
     /// use them, and the system's for all others.
     pub fn choose(bundle: Option<&str>, endpoint: Option<&str>, region: &str) -> Result<Self, UnusableBundle> {
         if let Some(path) = bundle {
-            let content = fs::read(path)?;
-            // The HTTP client reads it again, at its first connection, and panics on what cannot be used.
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(&content) {
-                roots.add(certificate?)?;
-            }
-            return if roots.is_empty() { Err(UnusableBundle::Empty) } else { Ok(Self::Bundle(content.into())) };
+            return Self::read(&fs::read(path)?);
         }
         let elsewhere = endpoint.is_some_and(|endpoint| endpoint.starts_with("https:"));
         let other_partition = region.starts_with("cn-") || region.starts_with("eusc-") || region.contains("-iso");
         Ok(if elsewhere || other_partition { Self::System } else { Self::Amazon })
+    }
+
+    /// The certificates of a bundle, and nothing else that stands in it. The HTTP client panics on what it cannot use, so it gets what
+    /// was found to be usable here, in a form that leaves nothing to interpretation.
+    fn read(bundle: &[u8]) -> Result<Self, UnusableBundle> {
+        let mut usable = RootCertStore::empty();
+        let mut certificates = Vec::new();
+        for part in pem::parse_many(bundle)?.into_iter().filter(|part| part.tag() == CERTIFICATE) {
+            usable.add(CertificateDer::from(part.contents()))?;
+            certificates.push(Pem::new(CERTIFICATE, part.into_contents()));
+        }
+        if certificates.is_empty() {
+            return Err(UnusableBundle::Empty);
+        }
+        Ok(Self::Bundle(
+            pem::encode_many_config(&certificates, EncodeConfig::new().set_line_ending(LineEnding::LF)).into(),
+        ))
     }
 
     /// The same for the HTTP client.
@@ -66,13 +75,15 @@ impl TrustedRoots {
         match self {
             Self::Amazon => TrustStore::empty().with_pem_certificate(AMAZON),
             Self::System => TrustStore::default(),
-            Self::Bundle(pem) => TrustStore::empty().with_pem_certificate(&pem[..]),
+            Self::Bundle(pem) => TrustStore::empty().with_pem_certificate(pem.as_bytes()),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::pem::PemObject;
+
     use super::*;
 
     #[test]
@@ -91,14 +102,24 @@ mod tests {
         }
     }
 
+    /// How many certificates the HTTP client gets, all of them such as it can use.
+    fn in_use(roots: &TrustedRoots) -> usize {
+        let pem = match roots {
+            TrustedRoots::Amazon => AMAZON,
+            TrustedRoots::System => &[],
+            TrustedRoots::Bundle(pem) => pem.as_bytes(),
+        };
+        let mut store = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            store.add(certificate.unwrap()).unwrap();
+        }
+        store.len()
+    }
+
     /// The built-in roots are five that the TLS library takes; a file replaces them, wherever calls go, and a wrong one is refused.
     #[test]
     fn a_bundle_replaces_them() {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(AMAZON) {
-            roots.add(certificate.unwrap()).unwrap();
-        }
-        assert_eq!(roots.len(), 5);
+        assert_eq!(in_use(&TrustedRoots::Amazon), 5);
 
         let folder = tempfile::tempdir().unwrap();
         let choose = |content: &[u8]| {
@@ -106,7 +127,11 @@ mod tests {
             fs::write(&file, content).unwrap();
             TrustedRoots::choose(file.to_str(), Some("https://localhost"), "cn-north-1")
         };
-        assert_eq!(choose(AMAZON).unwrap(), TrustedRoots::Bundle(AMAZON.into()));
+        assert_eq!(in_use(&choose(AMAZON).unwrap()), 5);
+        let one = std::str::from_utf8(AMAZON).unwrap().split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
+        let labelled = one.replacen('\n', "\nOwner: A Company\n\n", 1).replace('\n', "\r\n");
+        let others = "# Ours, Universit\u{e4}t\n-----BEGIN CRL-----\nAAAA\n-----END CRL-----\n";
+        assert_eq!(in_use(&choose([others, &labelled, one].concat().as_bytes()).unwrap()), 2);
         let no_certificate = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         for (content, refusal) in [(&b"roots"[..], "no certificate"), (no_certificate, "cannot be a root")] {
             assert!(choose(content).unwrap_err().to_string().contains(refusal), "{refusal}");
