@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use serde_json::Value;
-use tenantry::{clock::Clock, settings::Settings, telemetry::Telemetry};
+use tenantry::{clock::Clock, function::Context, settings::Settings, telemetry::Telemetry};
 
 use crate::{
     gateway,
@@ -67,18 +67,23 @@ impl Functions {
         };
 
         let app = config_read::App::start(&settings(READ)?).map_err(started(READ))?;
-        let read = http_function(app, |app, event| async move { config_read::handle(&app, event, None).await }.boxed());
+        let read = http_function(app, |app, event| {
+            async move { config_read::handle(&app, event, &Context::default()).await }.boxed()
+        });
 
         let app = config_write::App::start(&settings(WRITE)?).map_err(started(WRITE))?;
-        let write =
-            http_function(app, |app, event| async move { config_write::handle(&app, event, None).await }.boxed());
+        let write = http_function(app, |app, event| {
+            async move { config_write::handle(&app, event, &Context::default()).await }.boxed()
+        });
 
         let app = config_refresh::App::start(&settings(REFRESH)?).map_err(started(REFRESH))?;
         let app = Arc::new(app);
         let refresh: EventFunction = Arc::new(move |event, trace| {
             let app = Arc::clone(&app);
+            let mut context = Context::default();
+            context.xray_trace_id = trace;
             async move {
-                config_refresh::handle(&app, event, trace.as_deref()).await.map(drop).map_err(|error| error.to_string())
+                config_refresh::handle(&app, event, &context).await.map(drop).map_err(|error| error.to_string())
             }
             .boxed()
         });

@@ -13,7 +13,7 @@ use local::{
     template::{Stack, StackError, Surroundings, TEMPLATE},
 };
 use serde_json::{Value, json};
-use tenantry::{settings::Settings, telemetry::Telemetry};
+use tenantry::{function::Context, settings::Settings, telemetry::Telemetry};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type TestResult = Result<(), Error>;
@@ -124,8 +124,8 @@ async fn status(function: &str, method: &str, path: &str) -> Result<i64, Error> 
     event["routeKey"] = json!(format!("{method} {path}"));
     let event = serde_json::from_value(event)?;
     let answer = match function {
-        "config-read" => config_read::handle(&config_read::App::start(&settings)?, event, None).await,
-        "config-write" => config_write::handle(&config_write::App::start(&settings)?, event, None).await,
+        "config-read" => config_read::handle(&config_read::App::start(&settings)?, event, &Context::default()).await,
+        "config-write" => config_write::handle(&config_write::App::start(&settings)?, event, &Context::default()).await,
         other => return Err(format!("{other} answers no requests").into()),
     };
     Ok(answer.status_code)

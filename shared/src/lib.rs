@@ -1,6 +1,6 @@
 //! Tenantry: every tenant's configuration behind one interface, each key on the store that suits it.
 //!
-//! A request travels [`http`] → [`auth`] → [`service`] → [`ledger`] and [`store`]. What is decided where is in ARCHITECTURE.md.
+//! A request travels [`function`] → [`http`] → [`auth`] → [`service`] → [`ledger`] and [`store`]. What is decided where is in ARCHITECTURE.md.
 
 pub mod auth;
 pub mod aws;
@@ -8,6 +8,7 @@ pub mod cache;
 pub mod clock;
 pub mod entry;
 pub mod event;
+pub mod function;
 pub mod http;
 pub mod key;
 pub mod ledger;

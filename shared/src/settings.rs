@@ -1,5 +1,7 @@
 //! Everything that can be configured, read once at start from an injectable source (in Lambda: the environment).
 
+use lambda_http::http::Uri;
+
 use crate::{
     aws::{TrustedRoots, UnusableBundle},
     clock::Clock,
@@ -46,7 +48,7 @@ pub struct TokenSettings {
     /// `TOKEN_AUDIENCE`, comma separated: one of them must be in `aud`, or equal `client_id` where there is no `aud`.
     pub audience: Vec<String>,
     /// `JWKS_URL`: where the issuer's keys are; by default `<issuer>/.well-known/jwks.json`.
-    pub jwks_url: String,
+    pub jwks_url: Uri,
     /// `TENANT_CLAIM`: the claim that names the tenant; `custom:tenantId` by default.
     pub tenant_claim: String,
 }
@@ -112,8 +114,10 @@ impl Settings {
         let required = |name: &'static str| optional(name).ok_or(InvalidSettings::Missing(name));
 
         let issuer = required("TOKEN_ISSUER")?;
-        let jwks_url =
-            optional("JWKS_URL").unwrap_or_else(|| format!("{}/.well-known/jwks.json", issuer.trim_end_matches('/')));
+        let jwks_url = match optional("JWKS_URL") {
+            Some(value) => url("JWKS_URL", &value, &value)?,
+            None => url("TOKEN_ISSUER", &issuer, &format!("{}/.well-known/jwks.json", issuer.trim_end_matches('/')))?,
+        };
         let audience = required("TOKEN_AUDIENCE")?;
         let audience: Vec<_> = audience.split(',').map(|one| one.trim().to_owned()).collect();
         if audience.iter().any(String::is_empty) {
@@ -163,6 +167,13 @@ impl Settings {
     pub fn from_environment() -> Result<Self, InvalidSettings> {
         Self::load(&|name| std::env::var(name).ok())
     }
+}
+
+/// The address that the setting `name` leads to.
+fn url(name: &'static str, value: &str, address: &str) -> Result<Uri, InvalidSettings> {
+    let address = address.parse().ok().filter(|address: &Uri| address.host().is_some());
+    let expected = "a URL such as https://issuer.example.com";
+    address.ok_or_else(|| InvalidSettings::Unusable { name, value: value.to_owned(), expected })
 }
 
 /// Parameter Store's rules for the beginning of a name: a path, at most two levels here (so that tenant, tag and ten segments
@@ -228,6 +239,8 @@ mod tests {
             ("PARAMETER_ROOT", "/a/b/c", "PARAMETER_ROOT"),
             ("PARAMETER_ROOT", "/AWS-x", "PARAMETER_ROOT"),
             ("TAG_ROUTES", "[]", "TAG_ROUTES"),
+            ("TOKEN_ISSUER", "issuer", "TOKEN_ISSUER is \"issuer\"; it must be a URL"),
+            ("JWKS_URL", "not a url", "JWKS_URL"),
             ("AWS_CA_BUNDLE", "/nowhere/at/all", "AWS_CA_BUNDLE"),
             ("AWS_XRAY_DAEMON_ADDRESS", "somewhere", "an IP address and a port"),
         ] {

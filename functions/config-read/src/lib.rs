@@ -1,19 +1,17 @@
 //! Answers everything that reads: entries, lists, batches, history, changes, and whether the service is there.
 
-use lambda_http::http::{StatusCode, Uri};
+use lambda_http::http::StatusCode;
 use serde::Serialize;
 use tenantry::{
-    auth::{Authenticator, HttpKeys, Permission, TenantScope},
-    clock::{Clock, Timestamp},
+    auth::{Permission, TenantScope},
+    clock::Timestamp,
     entry::{Author, ETag, Epoch, Revision, TagList, Version},
-    http::{
-        Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, Problem, ProblemType, Respond, VersionView, outcome,
-    },
+    function::{Context, Front},
+    http::{Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, Problem, ProblemType, Respond, VersionView},
     key::{ConfigKey, is_key_prefix},
     ledger::{Change, ChangeOperation},
     service::{At, Fetched, Foundation, ReadService},
     settings::Settings,
-    telemetry::Telemetry,
 };
 
 /// The most entries, versions or changes of one page.
@@ -37,33 +35,25 @@ pub const ROUTES: [&str; 6] = [HEALTH, GET_ENTRY, LIST_ENTRIES, BATCH_GET, GET_H
 /// The running function.
 #[derive(Debug)]
 pub struct App {
-    authenticator: Authenticator,
+    front: Front,
     foundation: Foundation,
     reader: ReadService,
-    telemetry: Telemetry,
-    clock: Clock,
 }
 
-/// Answers one request. `trace` is the trace that the Lambda service says it belongs to.
-pub async fn handle(app: &App, event: Event, trace: Option<&str>) -> Answer {
+/// Answers one request.
+pub async fn handle(app: &App, event: Event, context: &Context) -> Answer {
     let route = event.route(&ROUTES);
-    let invocation = event.invocation("config-read", route, trace);
-    // Boxed, so that the future of every route does not lie in the stack of the runtime.
-    let answering = Box::pin(async { app.answer(route, &event).await.unwrap_or_else(Problem::answer) });
-    app.telemetry.observe(&app.clock, invocation, answering, outcome).await
+    app.front.answer(&event, route, context, Box::pin(app.answer(route, &event))).await
 }
 
 impl App {
     /// Makes the function from its settings. Connects to nothing yet.
     pub fn start(settings: &Settings) -> Result<Self, lambda_runtime::Error> {
-        let keys = HttpKeys::new(settings.tokens.jwks_url.parse::<Uri>()?);
         let foundation = Foundation::new(settings)?;
         Ok(Self {
-            authenticator: Authenticator::new(&settings.tokens, Box::new(keys), settings.clock.clone()),
+            front: Front::new("config-read", settings),
             reader: ReadService::new(foundation.clone(), settings),
             foundation,
-            telemetry: settings.telemetry.clone(),
-            clock: settings.clock.clone(),
         })
     }
 
@@ -85,7 +75,7 @@ impl App {
     }
 
     async fn scope(&self, event: &Event) -> Result<TenantScope, Problem> {
-        event.authorize(&self.authenticator, Permission::Read).await
+        self.front.authorize(event, Permission::Read).await
     }
 
     fn is_secret(&self, key: &ConfigKey) -> bool {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tenantry::{
     clock::Clock,
     event,
+    function::Context,
     service::{Foundation, RefreshService},
     settings::Settings,
     telemetry::{Invocation, Outcome, Telemetry, TraceContext},
@@ -58,9 +59,8 @@ struct ConfigChangedKey {
     key: String,
 }
 
-/// Handles one event. Fails, so that Lambda tries again, only where trying again can help. `trace` is the trace that the Lambda
-/// service says it belongs to.
-pub async fn handle(app: &App, event: Value, trace: Option<&str>) -> Result<Value, lambda_runtime::Error> {
+/// Handles one event. Fails, so that Lambda tries again, only where trying again can help.
+pub async fn handle(app: &App, event: Value, context: &Context) -> Result<Value, lambda_runtime::Error> {
     let Ok(envelope) = Envelope::deserialize(&event) else {
         warn!("an event that is no EventBridge event is dropped");
         return Ok(json!({"dropped": "not an EventBridge event"}));
@@ -70,8 +70,13 @@ pub async fn handle(app: &App, event: Value, trace: Option<&str>) -> Result<Valu
         (event::SOURCE, event::DETAIL_TYPE) => Kind::ConfigChanged,
         _ => Kind::Other,
     };
-    let trace = trace.and_then(TraceContext::parse);
-    let invocation = Invocation { function: "config-refresh", route: kind.name(), request_id: &envelope.id, trace };
+    let invocation = Invocation {
+        function: "config-refresh",
+        route: kind.name(),
+        id: &context.request_id,
+        request_id: &envelope.id,
+        trace: context.xray_trace_id.as_deref().and_then(TraceContext::parse),
+    };
     let outcome = |done: &Result<_, _>| if done.is_ok() { Outcome::Done } else { Outcome::Failed };
     app.telemetry.observe(&app.clock, invocation, app.work(kind, &envelope), outcome).await
 }

@@ -1,19 +1,18 @@
 //! Carries out everything that writes: puts, deletes, rollbacks, transactions.
 
-use lambda_http::http::{StatusCode, Uri};
+use lambda_http::http::StatusCode;
 use serde::Serialize;
 use tenantry::{
-    auth::{Authenticator, HttpKeys, Permission, TenantScope},
-    clock::Clock,
+    auth::{Permission, TenantScope},
     entry::{ETag, Precondition, Revision, TagList},
+    function::{Context, Front},
     http::{
         Answer, Event, OperationBody, Problem, ProblemType, PutBody, Respond, RollbackBody, TransactionBody,
-        WrittenView, outcome,
+        WrittenView,
     },
     key::ConfigKey,
     service::{Foundation, MAX_OPERATIONS, Operation, WriteRequest, WriteService, Written},
     settings::Settings,
-    telemetry::Telemetry,
 };
 
 const CONFIG: &str = "/v1/config/";
@@ -30,33 +29,25 @@ pub const ROUTES: [&str; 4] = [PUT_ENTRY, DELETE_ENTRY, ROLL_BACK_ENTRY, COMMIT_
 /// The running function.
 #[derive(Debug)]
 pub struct App {
-    authenticator: Authenticator,
+    front: Front,
     foundation: Foundation,
     writer: WriteService,
-    telemetry: Telemetry,
-    clock: Clock,
 }
 
-/// Answers one request. `trace` is the trace that the Lambda service says it belongs to.
-pub async fn handle(app: &App, event: Event, trace: Option<&str>) -> Answer {
+/// Answers one request.
+pub async fn handle(app: &App, event: Event, context: &Context) -> Answer {
     let route = event.route(&ROUTES);
-    let invocation = event.invocation("config-write", route, trace);
-    // Boxed, so that the future of every route does not lie in the stack of the runtime.
-    let answering = Box::pin(async { app.answer(route, &event).await.unwrap_or_else(Problem::answer) });
-    app.telemetry.observe(&app.clock, invocation, answering, outcome).await
+    app.front.answer(&event, route, context, Box::pin(app.answer(route, &event))).await
 }
 
 impl App {
     /// Makes the function from its settings. Connects to nothing yet.
     pub fn start(settings: &Settings) -> Result<Self, lambda_runtime::Error> {
-        let keys = HttpKeys::new(settings.tokens.jwks_url.parse::<Uri>()?);
         let foundation = Foundation::new(settings)?;
         Ok(Self {
-            authenticator: Authenticator::new(&settings.tokens, Box::new(keys), settings.clock.clone()),
+            front: Front::new("config-write", settings),
             writer: WriteService::new(foundation.clone(), settings),
             foundation,
-            telemetry: settings.telemetry.clone(),
-            clock: settings.clock.clone(),
         })
     }
 
@@ -76,7 +67,7 @@ impl App {
     }
 
     async fn scope(&self, event: &Event) -> Result<TenantScope, Problem> {
-        event.authorize(&self.authenticator, Permission::Write).await
+        self.front.authorize(event, Permission::Write).await
     }
 
     async fn put(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {

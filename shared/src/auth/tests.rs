@@ -19,6 +19,7 @@ use aws_lc_rs::{
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::JwkSet;
+use lambda_http::http::Uri;
 use serde_json::{Value, json};
 
 use super::*;
@@ -142,7 +143,7 @@ impl World {
         let settings = TokenSettings {
             issuer: ISSUER.to_owned(),
             audience: vec!["our-client".to_owned(), "https://api.example".to_owned()],
-            jwks_url: String::new(),
+            jwks_url: Uri::default(),
             tenant_claim: "custom:tenantId".to_owned(),
         };
         let shown = Arc::clone(&millis);

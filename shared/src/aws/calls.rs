@@ -1,18 +1,40 @@
 //! Tells telemetry of every call to AWS. Each attempt counts: that is what AWS charges, and what takes time.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    borrow::Cow,
+    time::{Instant, SystemTime},
+};
 
 use aws_sdk_dynamodb::{
     config::{
         ConfigBag, Intercept, Region, RuntimeComponents,
+        http::HttpResponse,
         interceptors::{BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef},
     },
     error::BoxError,
 };
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
 
-use super::Service;
+use serde::Deserialize;
+
+use super::{FailureKind, Service, kind_of};
 use crate::telemetry::{self, CallSeen};
+
+/// What the JSON protocols say of an error.
+#[derive(Deserialize)]
+struct ErrorBody<'a> {
+    #[serde(rename = "__type", borrow)]
+    code: Cow<'a, str>,
+}
+
+/// Whether an answer refuses for the moment. Its status does not tell: the JSON protocols say 400 to that as well.
+fn is_throttled(answer: &HttpResponse) -> bool {
+    let body = answer.body().bytes().filter(|_| !answer.status().is_success());
+    let error = body.and_then(|body| serde_json::from_slice::<ErrorBody<'_>>(body).ok());
+    // Behind the namespace, if there is one: `com.amazonaws.dynamodb.v20120810#ThrottlingException`.
+    let code = error.as_ref().and_then(|error| error.code.rsplit('#').next());
+    code.is_some_and(|code| kind_of(code, answer.status().is_server_error()) == FailureKind::Throttled)
+}
 
 /// Sees the calls of one client.
 #[derive(Debug)]
@@ -65,14 +87,38 @@ impl Intercept for CallObserver {
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let Some(attempt) = config.load::<Attempt>() else { return Ok(()) };
+        let answer = context.response();
         telemetry::trace_call(&CallSeen {
             service: self.service.trace_name(),
             operation: &attempt.operation,
             region: self.region.as_ref(),
             began: attempt.began,
             took: attempt.clock.elapsed(),
-            status: context.response().map(|response| response.status().as_u16()),
+            status: answer.map(|answer| answer.status().as_u16()),
+            throttled: answer.is_some_and(is_throttled),
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_smithy_types::body::SdkBody;
+
+    use super::*;
+
+    /// A throttle is one by its code: its status is that of any other mistake of the caller's.
+    #[test]
+    fn throttles_are_known_by_their_code() {
+        for (status, body, throttled) in [
+            (400, r#"{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException"}"#, true),
+            (400, r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"#, true),
+            (400, r#"{"__type":"com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException"}"#, false),
+            (200, r#"{"__type":"ThrottlingException"}"#, false),
+            (500, "", false),
+        ] {
+            let answer = HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body));
+            assert_eq!(is_throttled(&answer), throttled, "{status} {body}");
+        }
     }
 }

@@ -34,7 +34,7 @@ use crate::{
     ledger::IdempotencyClaim,
     routing::TagRoutes,
     service::Freshness,
-    telemetry::{self, Invocation, Outcome, TraceContext},
+    telemetry,
 };
 
 /// The longest `Idempotency-Key`, in bytes.
@@ -117,18 +117,6 @@ impl Event {
                 }
         };
         routes.iter().find(is_for).copied()
-    }
-
-    /// The request as an invocation of `function`. `trace` is what the Lambda service says of its trace; where that says nothing, API
-    /// Gateway's header does.
-    pub fn invocation(
-        &self,
-        function: &'static str,
-        route: Option<&'static str>,
-        trace: Option<&str>,
-    ) -> Invocation<'_> {
-        let trace = trace.or_else(|| self.header("x-amzn-trace-id")).and_then(TraceContext::parse);
-        Invocation { function, route: route.unwrap_or("none"), request_id: self.request_id(), trace }
     }
 
     /// The path as it came, without the stage that stands in front of it unless it is `$default`.
@@ -273,11 +261,6 @@ impl Event {
         telemetry::note_tenant(scope.tenant());
         Ok(scope)
     }
-}
-
-/// How an invocation with this answer ended.
-pub fn outcome(answer: &Answer) -> Outcome {
-    Outcome::Status(u16::try_from(answer.status_code).unwrap_or_default())
 }
 
 /// A query's parameters.

@@ -19,11 +19,11 @@ async fn ledger(endpoint: &str) -> (Ledger, TenantScope) {
         "AWS_ENDPOINT_URL" => Some(endpoint.to_owned()),
         "TABLE_NAME"
         | "EVENT_BUS_NAME"
-        | "TOKEN_ISSUER"
         | "TOKEN_AUDIENCE"
         | "AWS_REGION"
         | "AWS_ACCESS_KEY_ID"
         | "AWS_SECRET_ACCESS_KEY" => Some("something".to_owned()),
+        "TOKEN_ISSUER" => Some("https://issuer.example".to_owned()),
         _ => None,
     };
     let settings = Settings::load(&source).unwrap();

@@ -13,11 +13,11 @@ fn open_below(root: &str, routes: &str) -> Result<(TagRoutes, Stores), String> {
         "TAG_ROUTES" => Some(routes.to_owned()),
         "TABLE_NAME"
         | "EVENT_BUS_NAME"
-        | "TOKEN_ISSUER"
         | "TOKEN_AUDIENCE"
         | "AWS_REGION"
         | "AWS_ACCESS_KEY_ID"
         | "AWS_SECRET_ACCESS_KEY" => Some("something".to_owned()),
+        "TOKEN_ISSUER" => Some("https://issuer.example".to_owned()),
         _ => None,
     };
     let settings = Settings::load(&source).map_err(|error| error.to_string())?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 
 use super::{CacheResult, Invocation, Notes, Outcome, TraceContext};
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, entry::Revision, key::ConfigKey, tenant::TenantId};
 
 /// The namespace of the suite's metrics.
 const NAMESPACE: &str = "Tenantry";
@@ -34,6 +34,9 @@ struct Line<'a> {
     duration_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
+    /// OpenTelemetry's name for it.
+    #[serde(rename = "faas.invocation_id")]
+    id: &'a str,
     #[serde(rename = "request.id")]
     request_id: &'a str,
     #[serde(rename = "trace.id", skip_serializing_if = "Option::is_none")]
@@ -93,7 +96,7 @@ pub(super) fn write(
     took: Duration,
     outcome: Outcome,
 ) -> String {
-    let tag = notes.key.as_ref().map(super::super::key::ConfigKey::tag);
+    let tag = notes.key.as_ref().map(ConfigKey::tag);
     let dimensions: &[&[&str]] = if tag.is_some() { &[BY_ROUTE, BY_TAG] } else { &[BY_ROUTE] };
     let mut cloud_watch_metrics = vec![Directive { namespace: NAMESPACE, dimensions, metrics: OF_REQUESTS }];
     if notes.swept.is_some() {
@@ -114,11 +117,12 @@ pub(super) fn write(
         owed_work_age: notes.swept.as_ref().map(|(_, oldest)| oldest.as_secs_f64()),
         duration_ms: duration,
         status: if let Outcome::Status(status) = outcome { Some(status) } else { None },
+        id: invocation.id,
         request_id: invocation.request_id,
         trace_id: invocation.trace.as_ref().map(TraceContext::id),
-        tenant: notes.tenant.as_ref().map(super::super::tenant::TenantId::as_str),
-        key: notes.key.as_ref().map(super::super::key::ConfigKey::as_str),
-        revision: notes.revision.map(super::super::entry::Revision::get),
+        tenant: notes.tenant.as_ref().map(TenantId::as_str),
+        key: notes.key.as_ref().map(ConfigKey::as_str),
+        revision: notes.revision.map(Revision::get),
         cache: notes.cache.map(|cache| match cache {
             CacheResult::Hit => "hit",
             CacheResult::Validated => "validated",
@@ -153,7 +157,8 @@ mod tests {
     /// Suites of one account stay apart: metrics bear the name of the deployed function.
     #[test]
     fn metrics_bear_the_deployed_functions_name() {
-        let invocation = Invocation { function: "config-read", route: "GET /healthz", request_id: "", trace: None };
+        let invocation =
+            Invocation { function: "config-read", route: "GET /healthz", id: "", request_id: "", trace: None };
         let line = write(
             "tenantry-dev-ConfigRead-X",
             &invocation,

@@ -133,7 +133,7 @@ impl<'a> Subsegment<'a> {
             end_time: seconds(call.began + call.took),
             aws: AwsCall { operation: call.operation, region: call.region },
             http: call.status.map(|status| Http { response: Response { status } }),
-            throttle: call.status == Some(429),
+            throttle: call.throttled,
             error: call.status.is_some_and(|status| (400..500).contains(&status)),
             fault: call.status.is_none_or(|status| status >= 500),
         })
@@ -174,6 +174,7 @@ mod tests {
             began: UNIX_EPOCH + std::time::Duration::from_millis(1_500),
             took: std::time::Duration::from_millis(250),
             status,
+            throttled: false,
         };
         let sampled = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1";
         let sampled = TraceContext::parse(sampled).unwrap();
@@ -188,6 +189,9 @@ mod tests {
                 "aws": {"operation": "GetItem", "region": "eu-central-1"}, "http": {"response": {"status": 200}},
             })
         );
+        let throttled = CallSeen { throttled: true, ..call(Some(400)) };
+        let throttled = serde_json::to_value(Subsegment::new(&sampled, &throttled)).unwrap();
+        assert_eq!((&throttled["throttle"], &throttled["error"]), (&true.into(), &true.into()));
         let failed = serde_json::to_value(Subsegment::new(&sampled, &call(None))).unwrap();
         assert_eq!((&failed["fault"], &failed["http"]), (&true.into(), &serde_json::Value::Null));
         let unsampled = TraceContext { sampled: false, ..sampled.clone() };

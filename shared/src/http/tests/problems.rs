@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use jsonwebtoken::jwk::JwkSet;
+use lambda_http::http::Uri;
 
 use super::*;
 use crate::{
@@ -208,7 +209,7 @@ fn authenticator() -> Authenticator {
     let settings = TokenSettings {
         issuer: "https://issuer.example".to_owned(),
         audience: vec!["client".to_owned()],
-        jwks_url: String::new(),
+        jwks_url: Uri::default(),
         tenant_claim: "custom:tenantId".to_owned(),
     };
     Authenticator::new(&settings, Box::new(Down), Clock::new(|| Timestamp::from_millis(0)))

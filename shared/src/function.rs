@@ -1,0 +1,82 @@
+//! What the functions share: how each of them starts and ends, and the frame that those behind the API answer requests in.
+
+use std::{future::Future, process::ExitCode};
+
+use futures_util::{FutureExt, future::BoxFuture};
+pub use lambda_http::Context;
+use lambda_http::Error;
+use tracing::error;
+
+use crate::{
+    auth::{Authenticator, HttpKeys, Permission, TenantScope},
+    aws::said,
+    clock::Clock,
+    http::{Answer, Event, Problem},
+    settings::Settings,
+    telemetry::{self, Invocation, Outcome, Telemetry, TraceContext},
+};
+
+/// The `main` of a function: logs from the beginning, and a line that says why, where it cannot start or go on.
+pub async fn run(main: impl Future<Output = Result<(), Error>>) -> ExitCode {
+    telemetry::init();
+    match main.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(error = said(&*error), "the function ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Stands between API Gateway and a function's routes: knows who asks, and tells operators what was answered.
+#[derive(Debug)]
+pub struct Front {
+    function: &'static str,
+    authenticator: Authenticator,
+    telemetry: Telemetry,
+    clock: Clock,
+}
+
+impl Front {
+    /// The front of `function`.
+    pub fn new(function: &'static str, settings: &Settings) -> Self {
+        let keys = HttpKeys::new(settings.tokens.jwks_url.clone());
+        Self {
+            function,
+            authenticator: Authenticator::new(&settings.tokens, Box::new(keys), settings.clock.clone()),
+            telemetry: settings.telemetry.clone(),
+            clock: settings.clock.clone(),
+        }
+    }
+
+    /// Whose request it is, if its sender may do that.
+    pub async fn authorize(&self, event: &Event, permission: Permission) -> Result<TenantScope, Problem> {
+        event.authorize(&self.authenticator, permission).await
+    }
+
+    /// The answer to the request for `route`, and the line about it. `context` is what the Lambda service says of the invocation;
+    /// where that names no trace, API Gateway's header does. `answering` is boxed, so that the future of every route does not lie in
+    /// the stack of the runtime.
+    pub async fn answer(
+        &self,
+        event: &Event,
+        route: Option<&'static str>,
+        context: &Context,
+        answering: BoxFuture<'_, Result<Answer, Problem>>,
+    ) -> Answer {
+        let trace = context.xray_trace_id.as_deref().or_else(|| event.header("x-amzn-trace-id"));
+        let invocation = Invocation {
+            function: self.function,
+            route: route.unwrap_or("none"),
+            id: &context.request_id,
+            request_id: event.request_id(),
+            trace: trace.and_then(TraceContext::parse),
+        };
+        let answering = answering.map(|answer| answer.unwrap_or_else(Problem::answer));
+        self.telemetry.observe(&self.clock, invocation, answering, outcome).await
+    }
+}
+
+fn outcome(answer: &Answer) -> Outcome {
+    Outcome::Status(u16::try_from(answer.status_code).unwrap_or_default())
+}
