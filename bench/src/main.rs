@@ -50,8 +50,15 @@ struct Amounts {
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments = Arguments::parse();
-    let functions: &[_] =
-        if arguments.check { &["config-read"] } else { &["config-read", "config-write", "config-refresh"] };
+    let functions: &[_] = if arguments.check {
+        &["config-read"]
+    } else {
+        &["config-read", "config-write", "config-refresh", "config-claims"]
+    };
+    let counts = on_path("valgrind").is_some();
+    if arguments.check && !counts {
+        return Err("--check counts instructions, and needs valgrind for it".into());
+    }
     let binaries = binaries()?;
     if !arguments.no_build {
         build(functions)?;
@@ -61,7 +68,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     } else {
         Amounts { cold_rounds: 60, warm_rounds: 20, warm_calls: 250, counted_calls: 300 }
     };
-    let report = run(binaries, functions, &amounts)?;
+    let report = run(binaries, functions, &amounts, counts)?;
     let mut out = io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &report)?;
@@ -93,7 +100,7 @@ fn build(functions: &[&str]) -> Result<(), Box<dyn Error>> {
     if build.stdout(Stdio::null()).status()?.success() { Ok(()) } else { Err("the functions do not build".into()) }
 }
 
-fn run(binaries: PathBuf, functions: &[&str], amounts: &Amounts) -> Result<Report, Box<dyn Error>> {
+fn run(binaries: PathBuf, functions: &[&str], amounts: &Amounts, counts: bool) -> Result<Report, Box<dyn Error>> {
     let store = Store::start()?;
     let folder = tempfile::tempdir()?;
     let roots = folder.path().join("roots.pem");
@@ -114,7 +121,7 @@ fn run(binaries: PathBuf, functions: &[&str], amounts: &Amounts) -> Result<Repor
         ("config-read, head checked", "config-read", &checked),
     ];
     let mut warm = warm(&bench, &cases, amounts)?;
-    if on_path("valgrind").is_some() {
+    if counts {
         for (case, (_, name, event)) in warm.iter_mut().zip(&cases) {
             case.instructions = Some(bench.instructions(name, event, 50, amounts.counted_calls)?);
         }

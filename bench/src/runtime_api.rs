@@ -45,7 +45,7 @@ struct Shared {
 }
 
 impl RuntimeApi {
-    /// Listens on a free port. It ends, and the function with it, when it is dropped.
+    /// Listens on a free port, as long as this process runs. Dropped, it has no further events, which ends its function.
     pub(crate) fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;

@@ -54,7 +54,7 @@ fn source(file: &str) -> std::io::Result<String> {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file))
 }
 
-/// Promise: a function is given each setting that it reads, and none that it does not read.
+/// Promise: the functions are given each setting that they read, all the same ones, and none that nobody reads.
 #[test]
 fn settings_are_given_and_read() -> TestResult {
     let read = RefCell::new(BTreeSet::new());
@@ -62,7 +62,8 @@ fn settings_are_given_and_read() -> TestResult {
         read.borrow_mut().insert(name.to_owned());
         let is_typed = ["AWS_CA_BUNDLE", "AWS_XRAY_DAEMON_ADDRESS", "CACHE_MAX_BYTES", "PARAMETER_ROOT", "TAG_ROUTES"]
             .contains(&name);
-        (!is_typed).then(|| "x".to_owned())
+        let value = if ["JWKS_URL", "TOKEN_ISSUER"].contains(&name) { "https://x" } else { "x" };
+        (!is_typed).then(|| value.to_owned())
     });
     loaded?;
     let mut read = read.into_inner();
@@ -169,13 +170,30 @@ fn functions_know_their_routes() -> TestResult {
     Ok(())
 }
 
-/// The seconds of a constant in the code.
-fn seconds(file: &str, constant: &str) -> Result<Duration, Error> {
+/// A duration that is a constant in the code.
+fn constant(file: &str, name: &str) -> Result<Duration, Error> {
     let code = source(file)?;
-    let beginning = format!("const {constant}: Duration = Duration::from_secs(");
-    let at = code.find(&beginning).ok_or_else(|| format!("{file} has no {constant} in seconds"))?;
-    let number = code[at + beginning.len()..].split(')').next().unwrap_or_default();
-    Ok(Duration::from_secs(number.parse()?))
+    let (_, rest) = code
+        .split_once(&format!("const {name}: Duration = Duration::from_"))
+        .ok_or_else(|| format!("{file} has no duration {name}"))?;
+    let (number, unit) = match rest.split(')').next().and_then(|call| call.split_once('(')) {
+        Some(("secs", number)) => (number, 1),
+        Some(("mins", number)) => (number, 60),
+        _ => return Err(format!("{name} of {file} is in neither seconds nor minutes").into()),
+    };
+    Ok(Duration::from_secs(unit * number.parse::<u64>()?))
+}
+
+/// Promise: what keeps failing sounds the alarm. It is put off each time, and sweeps do not see it until it is due again; each period
+/// of the alarm has a sweep that does.
+#[test]
+fn the_alarm_sees_work_that_is_put_off() -> TestResult {
+    let (_, alarm) = TEMPLATE.split_once("MetricName: OwedWorkAge").ok_or("no alarm")?;
+    let (_, period) = alarm.split_once("Period: ").ok_or("no period")?;
+    let period = Duration::from_secs(period.split('\n').next().unwrap_or_default().parse()?);
+    let sweeps = stack()?.schedules.first().ok_or("no schedule")?.every;
+    assert!(period >= constant("shared/src/service/refresh.rs", "BACKOFF")? + 2 * sweeps, "{period:?}");
+    Ok(())
 }
 
 /// Promise: a function gives up by itself, and says so, before Lambda ends it; and before API Gateway stops waiting.
@@ -183,16 +201,16 @@ fn seconds(file: &str, constant: &str) -> Result<Duration, Error> {
 fn timeouts_fit_the_budgets() -> TestResult {
     let stack = stack()?;
     let timeout = |function: &str| stack.function(function).map(|function| function.timeout);
-    let call = seconds("shared/src/aws.rs", "CALL_TIMEOUT")?;
+    let call = constant("shared/src/aws.rs", "CALL_TIMEOUT")?;
 
     // The head, the entries, the values.
     assert!(timeout("config-read")? > 3 * call);
-    assert!(timeout("config-write")? > seconds("shared/src/service/write.rs", "REQUEST_BUDGET")?);
+    assert!(timeout("config-write")? > constant("shared/src/service/write.rs", "REQUEST_BUDGET")?);
     for function in ["config-read", "config-write"] {
         assert!(timeout(function)? < API_GATEWAY_TIMEOUT, "{function}");
     }
     // The last piece of work begins at the end of the run's budget, fails, and is put off.
-    let refresh = |constant| seconds("shared/src/service/refresh.rs", constant);
+    let refresh = |name| constant("shared/src/service/refresh.rs", name);
     let longest = refresh("RUN_BUDGET")? + refresh("ITEM_BUDGET")? + call;
     assert!(timeout("config-refresh")? > longest);
     Ok(())

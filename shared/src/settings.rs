@@ -171,7 +171,7 @@ impl Settings {
 
 /// The address that the setting `name` leads to.
 fn url(name: &'static str, value: &str, address: &str) -> Result<Uri, InvalidSettings> {
-    let address = address.parse().ok().filter(|address: &Uri| address.host().is_some());
+    let address = address.parse().ok().filter(|address: &Uri| matches!(address.scheme_str(), Some("https" | "http")));
     let expected = "a URL such as https://issuer.example.com";
     address.ok_or_else(|| InvalidSettings::Unusable { name, value: value.to_owned(), expected })
 }
@@ -240,7 +240,7 @@ mod tests {
             ("PARAMETER_ROOT", "/AWS-x", "PARAMETER_ROOT"),
             ("TAG_ROUTES", "[]", "TAG_ROUTES"),
             ("TOKEN_ISSUER", "issuer", "TOKEN_ISSUER is \"issuer\"; it must be a URL"),
-            ("JWKS_URL", "not a url", "JWKS_URL"),
+            ("JWKS_URL", "keys", "JWKS_URL"),
             ("AWS_CA_BUNDLE", "/nowhere/at/all", "AWS_CA_BUNDLE"),
             ("AWS_XRAY_DAEMON_ADDRESS", "somewhere", "an IP address and a port"),
         ] {

@@ -16,19 +16,35 @@ pub enum Refusal {
     /// The event is not one of the version that can change access tokens.
     NotVersion2,
     /// The user belongs to no tenant.
-    NoTenant,
+    NoTenant {
+        /// The user's id in the pool, for operators.
+        sub: String,
+    },
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotVersion2 => f.write_str("the trigger needs events of version V2_0 with a user"),
-            Self::NoTenant => write!(f, "the user has no attribute {TENANT_ATTRIBUTE}"),
+            Self::NoTenant { .. } => write!(f, "the user has no attribute {TENANT_ATTRIBUTE}"),
         }
     }
 }
 
 impl std::error::Error for Refusal {}
+
+impl Refusal {
+    /// The line for the log, as the other functions write theirs: `aws cognito-idp list-users --filter 'sub = "…"'` finds the user.
+    pub fn line(&self, invocation_id: &str) -> Value {
+        let mut line = json!({
+            "level": "WARN", "message": "no token was given out", "error": self.to_string(), "faas.invocation_id": invocation_id,
+        });
+        if let Self::NoTenant { sub } = self {
+            line["user.sub"] = json!(sub);
+        }
+        line
+    }
+}
 
 /// The event, as far as it is looked at.
 #[derive(Deserialize)]
@@ -45,6 +61,8 @@ struct Request {
 
 #[derive(Deserialize)]
 struct UserAttributes {
+    #[serde(default)]
+    sub: String,
     #[serde(rename = "custom:tenantId", default)]
     tenant: String,
 }
@@ -55,9 +73,9 @@ pub fn handle(mut event: Value) -> Result<Value, Refusal> {
     if version != "2" {
         return Err(Refusal::NotVersion2);
     }
-    let tenant = request.user_attributes.tenant;
+    let UserAttributes { sub, tenant } = request.user_attributes;
     if tenant.is_empty() {
-        return Err(Refusal::NoTenant);
+        return Err(Refusal::NoTenant { sub });
     }
     event["response"] = json!({
         "claimsAndScopeOverrideDetails": {
@@ -88,15 +106,20 @@ mod tests {
         assert_eq!(unanswered(answer), unanswered(sample()), "Cognito gets its event back");
     }
 
-    /// Promise: who has no tenant gets no token.
+    /// Promise: who has no tenant gets no token, and operators learn who it was; the user does not learn more than that.
     #[test]
     fn users_without_a_tenant_are_refused() {
         let mut without = sample();
         without["request"]["userAttributes"].as_object_mut().unwrap().remove(TENANT_ATTRIBUTE);
-        assert_eq!(handle(without), Err(Refusal::NoTenant));
+        let refusal = handle(without).unwrap_err();
+        assert_eq!(refusal.to_string(), "the user has no attribute custom:tenantId");
+        let line = refusal.line("8476a536");
+        let sub = &sample()["request"]["userAttributes"]["sub"];
+        assert_eq!((&line["user.sub"], &line["faas.invocation_id"]), (sub, &json!("8476a536")));
+        assert!(sub.is_string());
         let mut empty = sample();
         empty["request"]["userAttributes"][TENANT_ATTRIBUTE] = json!("");
-        assert_eq!(handle(empty), Err(Refusal::NoTenant));
+        assert!(matches!(handle(empty), Err(Refusal::NoTenant { .. })));
     }
 
     /// Promise: a tenant that a client gives beside the request is not taken for the user's.

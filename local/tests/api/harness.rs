@@ -60,7 +60,7 @@ pub(crate) struct Api {
 pub(crate) struct Tenant<'a> {
     api: &'a Api,
     pub(crate) name: String,
-    token: String,
+    pub(crate) token: String,
 }
 
 /// A request in the making.
