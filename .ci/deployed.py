@@ -1,10 +1,11 @@
 """Deploys the template into ministack with `sam deploy`, and drives what is deployed over HTTP.
 
-Arguments: ministack's address, the folder with the functions' binaries, a folder for passing files, the command `sam`.
+Arguments: ministack's address, the folder with the functions' binaries or what `sam build` made (.aws-sam/build), a folder for passing
+files, the command `sam`. Deployed twice: with a user pool, and with that pool as somebody else's issuer.
 
 Where the deployed copy differs from template.yaml, because ministack falls short of AWS: SAM's transform is applied here, and the
 OpenAPI body that it makes of the HTTP API becomes routes, integrations and authorizers of their own, since ministack does not read
-the body; alarms over several metrics are left out; a user pool has no ProviderURL. The architecture is this machine's, and the
+the body, and with it go the API's CORS, throttling and access log; alarms over several metrics are left out; a user pool has no ProviderURL. The architecture is this machine's, and the
 functions reach ministack by the parameter AwsEndpointUrl. ministack enforces no role, throttle or reserved concurrency, and delivers
 no event of the schedule: config-refresh is called by hand.
 """
@@ -22,7 +23,7 @@ import urllib.request
 import zipfile
 
 ENDPOINT, BINARIES, WORK, SAM = sys.argv[1:5]
-REGION, STACK, BUCKET = "eu-central-1", "tenantry-test", "artifacts"
+REGION, BUCKET = "eu-central-1", "artifacts"
 os.environ.update(AWS_DEFAULT_REGION=REGION, AWS_REGION=REGION, AWS_ENDPOINT_URL=ENDPOINT)
 
 import boto3  # noqa: E402 (it reads the environment)
@@ -33,10 +34,18 @@ from samtranslator.yaml_helper import yaml_parse  # noqa: E402
 # ---- Deploying ----
 
 
-def uploaded(name):
+def template_file():
+    built = os.path.join(BINARIES, "template.yaml")
+    return built if os.path.exists(built) else "template.yaml"
+
+
+def uploaded(name, resource):
     """The address of a function's binary, zipped as Lambda takes it."""
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as zipped, open(os.path.join(BINARIES, name), "rb") as binary:
+    path = os.path.join(BINARIES, name, "bootstrap")
+    if not os.path.exists(path):
+        path = os.path.join(BINARIES, resource["Metadata"]["BuildProperties"]["Binary"])
+    with zipfile.ZipFile(archive, "w") as zipped, open(path, "rb") as binary:
         entry = zipfile.ZipInfo("bootstrap")
         entry.external_attr = 0o755 << 16
         zipped.writestr(entry, binary.read(), zipfile.ZIP_DEFLATED, compresslevel=1)
@@ -52,9 +61,9 @@ class NoManagedPolicies:
 
 
 def transformed(template):
-    for resource in template["Resources"].values():
+    for name, resource in template["Resources"].items():
         if resource["Type"] == "AWS::Serverless::Function":
-            resource["Properties"]["CodeUri"] = uploaded(resource["Metadata"]["BuildProperties"]["Binary"])
+            resource["Properties"]["CodeUri"] = uploaded(name, resource)
     return transform(template, {}, NoManagedPolicies())
 
 
@@ -63,7 +72,7 @@ def with_routes(template):
     resources = template["Resources"]
     [(api_id, api)] = [(name, one) for name, one in resources.items() if one["Type"] == "AWS::ApiGatewayV2::Api"]
     body = api["Properties"].pop("Body")
-    api["Properties"] = {"Name": STACK, "ProtocolType": "HTTP"}
+    api["Properties"] = {"Name": "tenantry", "ProtocolType": "HTTP"}
 
     def add(name, kind, **properties):
         resources[name] = {"Type": f"AWS::ApiGatewayV2::{kind}", "Properties": {"ApiId": {"Ref": api_id}, **properties}}
@@ -107,29 +116,33 @@ def with_known_attributes(value):
 
 
 boto3.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
-with open("template.yaml") as text:
+with open(template_file()) as text:
     template = with_what_is_known(with_routes(transformed(yaml_parse(text.read()))))
-deployed = os.path.join(WORK, "template.json")
-with open(deployed, "w") as out:
+to_deploy = os.path.join(WORK, "template.json")
+with open(to_deploy, "w") as out:
     json.dump(template, out)
-parameters = {
-    "CreateUserPool": "true",
-    "AwsEndpointUrl": ENDPOINT,
-    "DeletionProtection": "false",
-    "Architecture": "arm64" if platform.machine() == "aarch64" else "x86_64",
-    "Tracing": "PassThrough",
-}
-with open(os.path.join(WORK, "sam-deploy.log"), "w") as log:
-    subprocess.run(
-        [SAM, "deploy", "--template-file", deployed, "--stack-name", STACK, "--s3-bucket", BUCKET, "--region", REGION,
-         "--capabilities", "CAPABILITY_IAM", "--no-confirm-changeset",
-         "--parameter-overrides", *[f"{name}={value}" for name, value in parameters.items()]],
-        check=True, stdout=log, stderr=log)
-cloudformation = boto3.client("cloudformation")
-outputs = {one["OutputKey"]: one["OutputValue"] for one in cloudformation.describe_stacks(StackName=STACK)["Stacks"][0]["Outputs"]}
-resources = {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in
-             cloudformation.describe_stack_resources(StackName=STACK)["StackResources"]}
-print(f"deployed: {len(resources)} resources")
+
+
+def deploy(stack, **parameters):
+    """Deploys a stack: its outputs, and its resources by logical id."""
+    parameters.update({
+        "AwsEndpointUrl": ENDPOINT,
+        "DeletionProtection": "false",
+        "Architecture": "arm64" if platform.machine() == "aarch64" else "x86_64",
+        "Tracing": "PassThrough",
+    })
+    with open(os.path.join(WORK, f"{stack}.log"), "w") as log:
+        subprocess.run(
+            [SAM, "deploy", "--template-file", to_deploy, "--stack-name", stack, "--s3-bucket", BUCKET, "--region", REGION,
+             "--capabilities", "CAPABILITY_IAM", "--no-confirm-changeset",
+             "--parameter-overrides", *[f"{name}={value}" for name, value in parameters.items()]],
+            check=True, stdout=log, stderr=log)
+    cloudformation = boto3.client("cloudformation")
+    outputs = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]["Outputs"]
+    resources = cloudformation.describe_stack_resources(StackName=stack)["StackResources"]
+    print(f"deployed {stack}: {len(resources)} resources")
+    return ({one["OutputKey"]: one["OutputValue"] for one in outputs},
+            {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in resources})
 
 
 # ---- What is deployed, driven as a client would ----
@@ -151,16 +164,24 @@ def send(method, url, body=None, headers=(), form=False):
     return answer.status, answer.headers, answer.read().decode()
 
 
-def token(pool, client, tenant):
-    """Signs a user of the tenant in, as a browser would, and takes the access token."""
+PASSWORD = "Correct-horse-battery-1"
+
+
+def user(pool, tenant):
+    """Makes a user of the tenant; its name."""
     cognito = boto3.client("cognito-idp")
-    name, password = f"{tenant}@example.com", "Correct-horse-battery-1"
-    cognito.admin_create_user(UserPoolId=pool, Username=name, MessageAction="SUPPRESS", TemporaryPassword=password, UserAttributes=[
+    name = f"{tenant}@example.com"
+    cognito.admin_create_user(UserPoolId=pool, Username=name, MessageAction="SUPPRESS", TemporaryPassword=PASSWORD, UserAttributes=[
         {"Name": "email", "Value": name}, {"Name": "email_verified", "Value": "true"}, {"Name": "custom:tenantId", "Value": tenant}])
-    cognito.admin_set_user_password(UserPoolId=pool, Username=name, Password=password, Permanent=True)
-    back = cognito.describe_user_pool_client(UserPoolId=pool, ClientId=client)["UserPoolClient"]["CallbackURLs"][0]
-    asked = dict(client_id=client, redirect_uri=back, scope="openid config/read config/write", response_type="code", state="s")
-    status, headers, page = send("POST", f"{ENDPOINT}/login", dict(asked, username=name, password=password), form=True)
+    cognito.admin_set_user_password(UserPoolId=pool, Username=name, Password=PASSWORD, Permanent=True)
+    return name
+
+
+def token(pool, client, name, scope):
+    """Signs a user in, as a browser would, and takes the access token."""
+    back = boto3.client("cognito-idp").describe_user_pool_client(UserPoolId=pool, ClientId=client)["UserPoolClient"]["CallbackURLs"][0]
+    asked = dict(client_id=client, redirect_uri=back, scope=f"openid {scope}", response_type="code", state="s")
+    status, headers, page = send("POST", f"{ENDPOINT}/login", dict(asked, username=name, password=PASSWORD), form=True)
     code = urllib.parse.parse_qs(urllib.parse.urlparse(headers.get("location", "")).query).get("code")
     assert code, (status, page)
     status, _, answer = send("POST", f"{ENDPOINT}/oauth2/token", dict(
@@ -169,10 +190,9 @@ def token(pool, client, tenant):
     return json.loads(answer)["access_token"]
 
 
-api = re.search(r"https://(\w+)\.", outputs["ApiUrl"]).group(1)
-url = f"{ENDPOINT}/_aws/execute-api/{api}/$default"
-pool, client = resources["UserPool"], resources["UserPoolClient"]
-acme, globex = ({"authorization": f"Bearer {token(pool, client, tenant)}"} for tenant in ("acme", "globex"))
+def url_of(outputs):
+    api = re.search(r"https://(\w+)\.", outputs["ApiUrl"]).group(1)
+    return f"{ENDPOINT}/_aws/execute-api/{api}/$default"
 
 
 def check(what, method, path, expected, body=None, headers=()):
@@ -183,6 +203,13 @@ def check(what, method, path, expected, body=None, headers=()):
     return received, json.loads(answer) if answer else None
 
 
+outputs, resources = deploy("tenantry-pool", CreateUserPool="true")
+url = url_of(outputs)
+pool, client = resources["UserPool"], resources["UserPoolClient"]
+jane, jim = user(pool, "acme"), user(pool, "globex")
+acme, globex, reader = ({"authorization": f"Bearer {token(pool, client, name, scope)}"} for name, scope in
+                        ((jane, "config/read config/write"), (jim, "config/read config/write"), (jane, "config/read")))
+
 check("health needs no token", "GET", "/healthz", 200)
 check("no token", "GET", "/v1/config/tenant_config_limits", 401)
 check("a token that is none", "GET", "/v1/config/tenant_config_limits", 401, headers={"authorization": "Bearer x.y.z"})
@@ -192,6 +219,7 @@ for key, value in (("tenant_config_limits", {"requestsPerSecond": 50}), ("param_
     assert entry["value"] == value, entry
     check("known", "GET", f"/v1/config/{key}", 304, headers=dict(acme, **{"if-none-match": headers["etag"]}))
     check("the other tenant", "GET", f"/v1/config/{key}", 404, headers=globex)
+check("a token to read with", "PUT", "/v1/config/tenant_config_limits", 403, {"value": 1}, reader)
 check("lost race", "PUT", "/v1/config/tenant_config_limits", 412, {"value": 1}, dict(acme, **{"if-match": '"9-000000000000"'}))
 _, page = check("list", "GET", "/v1/config?prefix=param_config_", 200, headers=acme)
 assert [entry["key"] for entry in page["entries"]] == ["param_config_db/primary/host"], page
@@ -203,3 +231,12 @@ answer = boto3.client("lambda").invoke(FunctionName=resources["ConfigRefresh"], 
 swept = json.load(answer["Payload"])
 assert "FunctionError" not in answer and swept["failed"] == 0, swept
 print(f"ok      config-refresh by hand: {swept}")
+
+outputs, _ = deploy("tenantry-own", TokenIssuer=outputs["AcceptedIssuer"], TokenAudience=client, ParameterRoot="/own")
+url = url_of(outputs)
+check("another suite, without a token", "GET", "/v1/config?prefix=", 401)
+_, page = check("its list, of another table", "GET", "/v1/config?prefix=", 200, headers=acme)
+assert page["entries"] == [], page
+check("write", "PUT", "/v1/config/param_config_k", 201, {"value": "v"}, acme)
+names = [one["Name"] for one in boto3.client("ssm").get_parameters_by_path(Path="/own/acme", Recursive=True)["Parameters"]]
+assert names == ["/own/acme/param_config_/k"], names
