@@ -70,6 +70,8 @@ fn settings_are_given_and_read() -> TestResult {
     for name in FROM_LAMBDA {
         assert!(read.remove(name), "{name} is not read");
     }
+    // Read when logging begins, before anything can go wrong.
+    read.insert("RUST_LOG".to_owned());
     for (name, function) in stack()?.functions {
         let given: BTreeSet<_> = function.environment.into_keys().collect();
         assert_eq!(given, read, "{name}: given on the left, read on the right");

@@ -58,6 +58,7 @@ fn environments() {
         ("CACHE_MAX_BYTES", "33554432"),
         ("EVENT_BUS_NAME", "tenantry-config"),
         ("PARAMETER_ROOT", "/tenantry"),
+        ("RUST_LOG", "info"),
         ("TABLE_NAME", "tenantry-ConfigTable"),
         ("TENANT_CLAIM", "custom:tenantId"),
         ("TOKEN_AUDIENCE", "a,b"),
