@@ -2,6 +2,7 @@
 //! Never a value, never a token, no claim but the tenant's id; and the tenant is no dimension of a metric.
 
 mod line;
+mod log;
 mod trace;
 
 use std::{
@@ -13,13 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{Instrument, error_span};
-use tracing_subscriber::{
-    filter::{LevelFilter, Targets},
-    layer::SubscriberExt,
-    util::SubscriberInitExt,
-};
-
+pub use log::init;
 pub use trace::{InvalidDaemonAddress, TraceContext, Tracer};
 
 use crate::{
@@ -29,32 +24,6 @@ use crate::{
     service::SweepReport,
     tenant::TenantId,
 };
-
-/// The crates whose every line is ours to answer for.
-const OURS: [&str; 4] = ["tenantry", "config_read", "config_write", "config_refresh"];
-
-/// Sends the process's logs to standard output as JSON lines, at the levels of `RUST_LOG`, by default `info`.
-pub fn init() {
-    let levels = levels(std::env::var("RUST_LOG").as_deref().unwrap_or_default());
-    let json = tracing_subscriber::fmt().json().flatten_event(true).with_span_list(false).without_time();
-    // A second call, as in tests, changes nothing.
-    let _ = json.with_max_level(LevelFilter::TRACE).finish().with(levels).try_init();
-}
-
-/// The levels of `RUST_LOG`, but that no library may trace: some then write whole requests, with tokens and values.
-fn levels(said: &str) -> Targets {
-    // `EnvFilter` knows more than levels by target, for regular expressions in the binary and in every start.
-    let said = said.parse().ok().filter(|_| !said.is_empty());
-    let said: Targets = said.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
-    let capped = |level: LevelFilter| level.min(LevelFilter::DEBUG);
-    let default = said.default_level().unwrap_or(LevelFilter::OFF);
-    Targets::new().with_default(capped(default)).with_targets(OURS.map(|target| (target, default))).with_targets(
-        said.into_iter().map(|(target, level)| {
-            let is_ours = OURS.iter().any(|ours| target.split("::").next() == Some(ours));
-            (target, if is_ours { level } else { capped(level) })
-        }),
-    )
-}
 
 /// Where the lines and the traces go.
 #[derive(Clone)]
@@ -119,6 +88,8 @@ pub(crate) struct Notes {
 }
 
 struct Current {
+    id: String,
+    request_id: String,
     notes: Mutex<Notes>,
     trace: Option<TraceContext>,
     tracer: Option<Tracer>,
@@ -132,10 +103,6 @@ impl Telemetry {
     /// Lines to standard output, which Lambda takes to CloudWatch, in the name of the deployed `function`; traces to the X-Ray daemon,
     /// if there is one.
     pub fn lambda(function: Option<String>, tracer: Option<Tracer>) -> Self {
-        let print = |line: &str| {
-            // One write, so that no other line comes in between. Where nobody reads there is nobody to tell.
-            let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
-        };
         Self { sink: Some(Arc::new(print)), tracer, function: function.map(Arc::from) }
     }
 
@@ -158,19 +125,16 @@ impl Telemetry {
         outcome: impl FnOnce(&T) -> Outcome,
     ) -> T {
         let (began, at) = (Instant::now(), clock.now());
-        let trace_id = invocation.trace.as_ref().map_or("", TraceContext::id);
-        // Of the highest level, so that no `RUST_LOG` takes the ids from what is logged below it.
-        let span = error_span!(
-            "invocation",
-            faas.invocation_id = invocation.id,
-            request.id = invocation.request_id,
-            trace.id = trace_id
-        );
-        let current =
-            Arc::new(Current { notes: Mutex::default(), trace: invocation.trace.clone(), tracer: self.tracer.clone() });
+        let current = Arc::new(Current {
+            id: invocation.id.to_owned(),
+            request_id: invocation.request_id.to_owned(),
+            trace: invocation.trace.clone(),
+            notes: Mutex::default(),
+            tracer: self.tracer.clone(),
+        });
         let mut line =
             Unwritten { telemetry: self, invocation, current: &current, at, began, outcome: Outcome::Failed };
-        let done = CURRENT.scope(Arc::clone(&current), doing).instrument(span).await;
+        let done = CURRENT.scope(Arc::clone(&current), doing).await;
         line.outcome = outcome(&done);
         done
     }
@@ -205,6 +169,12 @@ impl fmt::Debug for Telemetry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Telemetry").field("tracer", &self.tracer).finish_non_exhaustive()
     }
+}
+
+/// Writes a line to standard output. In one write, so that no other line comes in between.
+fn print(line: &str) {
+    // Where nobody reads there is nobody to tell.
+    let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Notes something about the invocation that this is a part of, if it is a part of one.
@@ -275,27 +245,8 @@ pub(crate) fn trace_header() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
-    use tracing::Level;
 
     use super::*;
-
-    /// What libraries say at the level `trace` is whole requests: no `RUST_LOG` brings that into the logs.
-    #[test]
-    fn libraries_are_never_traced() {
-        for said in ["trace", "lambda_runtime=trace", "hyper::proto=trace,info", "tenantry::aws=trace,hyper=trace"] {
-            let levels = levels(said);
-            for target in ["lambda_runtime::layers", "hyper::proto::h1", "aws_smithy_runtime::client"] {
-                assert!(!levels.would_enable(target, &Level::TRACE), "{target} at {said}");
-            }
-        }
-        assert!(levels("trace").would_enable("tenantry::ledger", &Level::TRACE));
-        assert!(levels("tenantry::aws=trace").would_enable("tenantry::aws", &Level::TRACE));
-        assert!(levels("hyper=debug").would_enable("hyper::proto", &Level::DEBUG));
-        for said in ["", "no=level=at all"] {
-            assert!(levels(said).would_enable("config_read", &Level::INFO), "{said}");
-            assert!(!levels(said).would_enable("config_read", &Level::DEBUG), "{said}");
-        }
-    }
 
     /// An invocation that panics is a failed one in the log and in the metrics.
     #[tokio::test]
