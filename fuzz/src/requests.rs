@@ -38,7 +38,7 @@ static AUTHENTICATOR: LazyLock<Authenticator> = LazyLock::new(|| {
         issuer: "https://issuer.example".to_owned(),
         audience: vec!["tenantry".to_owned()],
         // Nobody asks there: see `NoKeys`.
-            jwks_url: Default::default(),
+        jwks_url: http::Uri::default(),
         tenant_claim: TENANT_CLAIM.to_owned(),
     };
     Authenticator::new(&settings, Box::new(NoKeys), Clock::new(|| Timestamp::from_millis(1_763_692_800_000)))
