@@ -16,7 +16,7 @@
 //! - **`EventBridge` delivers at once**, to functions in this process, four times at most within about a second. What is
 //!   under way when the emulator stops is lost. Buses, rules and targets cannot be made by a call: the program that
 //!   starts the emulator adds rules. Event patterns are those of the crate `quamina`.
-//! - **`Parameter Store Change` always comes**, while AWS's is best effort.
+//! - **`Parameter Store Change` always comes**, while AWS's is best effort, unless [`Emulator::set_event_fate`] says otherwise.
 //! - **Parameter Store** never answers `TooManyUpdates` by itself, lets a name be used again right after its deletion,
 //!   takes any KMS key id and keeps secrets in plain text in its file, and knows no parameter policies. An
 //!   `AllowedPattern` is a Rust regular expression. Last-modified times never repeat, as if AWS's clock never did. Pages
@@ -45,7 +45,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use call_log::CallLog;
-pub use eventbridge::{Delivered, Rule, RuleError, Target};
+pub use eventbridge::{Delivered, EventFate, Rule, RuleError, Target};
 pub use faults::{Fault, Faults, Held, Injected};
 pub use permission::{Guard, Permission};
 
@@ -178,6 +178,11 @@ impl Emulator {
     /// Adds an `EventBridge` rule, or replaces the one of its name on its bus.
     pub fn add_rule(&self, rule: Rule) -> Result<(), RuleError> {
         self.gateway.events.add_rule(rule)
+    }
+
+    /// Decides what becomes of events from now on.
+    pub fn set_event_fate(&self, fate: EventFate) {
+        self.gateway.events.set_fate(fate);
     }
 
     /// Has `guard` decide from now on which calls are allowed.

@@ -11,6 +11,14 @@ use crate::shutdown::Shutdown;
 /// How long to wait before delivering again. AWS goes on for 24 hours; while developing, giving up soon is more use.
 const BACKOFF: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800)];
 
+/// An event, and the rule that it matches.
+#[derive(Clone, Debug)]
+pub(super) struct Match {
+    pub(super) rule: Rule,
+    pub(super) event: Value,
+    pub(super) trace: Option<String>,
+}
+
 /// The deliveries under way.
 #[derive(Debug)]
 pub(super) struct Deliveries {
@@ -23,18 +31,20 @@ impl Deliveries {
         Self { under_way: watch::Sender::new(0), shutdown }
     }
 
-    /// Sets `event` on its way.
-    pub(super) fn start(&self, rule: &Rule, event: &Value, trace: Option<&str>) {
+    /// Sets events on their way, one after another.
+    pub(super) fn start(&self, matches: Vec<Match>) {
         let under_way = UnderWay::begin(&self.under_way);
         let shutdown = self.shutdown.clone();
-        let rule = rule.clone();
-        let event = event.clone();
-        let trace = trace.map(str::to_owned);
         tokio::spawn(async move {
             let _under_way = under_way;
+            let delivering = async {
+                for one in matches {
+                    deliver(&one.rule, &one.event, one.trace).await;
+                }
+            };
             tokio::select! {
                 () = shutdown.requested() => {}
-                () = deliver(&rule, &event, trace) => {}
+                () = delivering => {}
             }
         });
     }

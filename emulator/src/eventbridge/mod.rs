@@ -4,7 +4,7 @@ mod delivery;
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use quamina::Quamina;
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::faults::Fault;
 use crate::shutdown::Shutdown;
 use crate::wire::{AwsError, parse, required};
-use delivery::Deliveries;
+use delivery::{Deliveries, Match};
 
 /// The bus that always exists, and that AWS services send their events to.
 pub(crate) const DEFAULT_BUS: &str = "default";
@@ -33,6 +33,22 @@ pub type Delivered = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 /// Takes a whole event, envelope and all, and the X-Ray trace header that it was put with. Called again with the same event after
 /// an error, so it has to bear doubles.
 pub type Target = Arc<dyn Fn(Value, Option<String>) -> Delivered + Send + Sync>;
+
+/// What becomes of the events that match a rule. `EventBridge` promises to deliver each at least once, in no order; that AWS sends those
+/// of Parameter Store at all it does not promise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventFate {
+    /// Each is delivered once.
+    #[default]
+    Delivered,
+    /// Each is delivered twice, at the same time.
+    Doubled,
+    /// They wait until they have another fate, and then come one by one, in the opposite order.
+    Delayed,
+    /// None is delivered.
+    Lost,
+}
 
 /// An `EventBridge` rule: events on `bus` that match `pattern` go to `target`.
 #[derive(Clone)]
@@ -92,6 +108,7 @@ pub(crate) struct EventBridge {
     account: String,
     rules: RwLock<Vec<Installed>>,
     deliveries: Deliveries,
+    fate: Mutex<(EventFate, Vec<Match>)>,
 }
 
 struct Installed {
@@ -138,6 +155,30 @@ impl EventBridge {
             account: account.to_owned(),
             rules: RwLock::default(),
             deliveries: Deliveries::new(shutdown),
+            fate: Mutex::default(),
+        }
+    }
+
+    /// Decides what becomes of events from now on, and of those that wait.
+    pub(crate) fn set_fate(&self, fate: EventFate) {
+        let mut now = self.fate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = std::mem::take(&mut now.1);
+        waiting.reverse();
+        now.0 = fate;
+        drop(now);
+        self.dispatch(waiting);
+    }
+
+    fn dispatch(&self, matches: Vec<Match>) {
+        let mut now = self.fate.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = match now.0 {
+            EventFate::Lost => 0,
+            EventFate::Delivered => 1,
+            EventFate::Doubled => 2,
+            EventFate::Delayed => return now.1.extend(matches),
+        };
+        for _ in 0..times {
+            self.deliveries.start(matches.clone());
         }
     }
 
@@ -182,7 +223,11 @@ impl EventBridge {
                 continue;
             }
             match installed.matcher.has_matches(text.as_bytes()) {
-                Ok(true) => self.deliveries.start(&installed.rule, &envelope, event.trace_header.as_deref()),
+                Ok(true) => self.dispatch(vec![Match {
+                    rule: installed.rule.clone(),
+                    event: envelope.clone(),
+                    trace: event.trace_header.clone(),
+                }]),
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(rule = installed.rule.name, %error, "an event could not be matched");
