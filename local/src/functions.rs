@@ -8,6 +8,7 @@ use tenantry::{clock::Clock, function::Context, settings::Settings, telemetry::T
 
 use crate::{
     gateway,
+    suite::{ACCOUNT, REGION},
     template::{Stack, StackError},
 };
 
@@ -78,10 +79,12 @@ impl Functions {
 
         let app = config_refresh::App::start(&settings(REFRESH)?).map_err(started(REFRESH))?;
         let app = Arc::new(app);
+        let own_arn = format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{REFRESH}");
         let refresh: EventFunction = Arc::new(move |event, trace| {
             let app = Arc::clone(&app);
             let mut context = Context::default();
             context.xray_trace_id = trace;
+            context.invoked_function_arn.clone_from(&own_arn);
             async move {
                 config_refresh::handle(&app, event, &context).await.map(drop).map_err(|error| error.to_string())
             }

@@ -129,7 +129,16 @@ impl AwsClients {
 
     /// Parameter Store, for the parameters of the scope's tenant.
     pub fn parameter_store(&self, _scope: &TenantScope) -> &aws_sdk_ssm::Client {
+        self.any_parameter_store()
+    }
+
+    fn any_parameter_store(&self) -> &aws_sdk_ssm::Client {
         self.0.ssm.get_or_init(|| client!(&self.0, aws_sdk_ssm, Service::ParameterStore))
+    }
+
+    /// Parameter Store, for names and versions across tenants.
+    pub fn parameter_store_of_system(&self, _authority: &SystemAuthority) -> &aws_sdk_ssm::Client {
+        self.any_parameter_store()
     }
 
     /// EventBridge, to say what the scope's tenant changed.

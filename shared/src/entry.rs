@@ -133,7 +133,7 @@ fn random_hex<const BYTES: usize>() -> String {
     bytes.iter().fold(String::with_capacity(2 * BYTES), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
-/// Who wrote: the token's subject, or [`Author::EXTERNAL`] for what was written behind our back.
+/// Who wrote: the token's subject, or [`Author::external`] for what was written behind our back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Author(Box<str>);
@@ -147,6 +147,11 @@ impl Author {
         Self(name.chars().take(Self::MAX_CHARS).collect())
     }
 
+    /// Somebody who wrote to a store, and not through us.
+    pub fn external() -> Self {
+        Self("external".into())
+    }
+
     /// The author as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -155,7 +160,7 @@ impl Author {
 
 /// Where a value lies in its store. For Parameter Store: the parameter's version and its last-modified time; a deleted and
 /// recreated parameter starts again at version 1, and only the time tells the two lives apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Locator {
     /// The store's own version of the value.
     pub version: u64,
@@ -207,6 +212,8 @@ pub struct Entry {
     pub commit: CommitId,
     /// Value or tombstone.
     pub state: State,
+    /// Whether a later put had replaced it in its store before it was found there: it stands in the history, and never was current.
+    pub superseded: bool,
 }
 
 impl Entry {

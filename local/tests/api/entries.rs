@@ -1,5 +1,6 @@
 //! What every store and strategy must do alike, and where each keeps its values.
 
+use emulator::EventFate;
 use http::Method;
 use local::Options;
 use serde_json::{Value, json};
@@ -361,6 +362,9 @@ async fn a_lost_value_does_not_take_its_neighbours_along() {
     for key in [lost, kept, own] {
         acme.put(key, &json!(key)).await.expect(201);
     }
+    api.settled().await;
+    // Before anybody tells: what is told of a removal is a deleted key.
+    api.suite.emulator().set_event_fate(EventFate::Lost);
     let name = acme.parameter_name("secret_config_", "lost");
     api.parameter_store().delete_parameter().name(name).send().await.expect("it was there");
     api.settled().await;

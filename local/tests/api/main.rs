@@ -13,6 +13,8 @@ mod entries;
 #[cfg(test)]
 mod feed;
 #[cfg(test)]
+mod foreign;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod isolation;

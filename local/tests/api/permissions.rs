@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, future::IntoFuture};
 
-use emulator::Fault;
+use emulator::{EventFate, Fault};
 use futures_util::future::join;
 use local::template::{Stack, Surroundings, TEMPLATE};
 use serde_json::json;
@@ -38,7 +38,11 @@ async fn roles_allow_nothing_that_is_not_used() {
     lose("PutEvents", 10);
     acme.put("back_config_k", &json!(4)).await.expect(201);
     api.suite.emulator().faults().clear();
-    // And config-write, where it finds the key alive that it has deleted, and an older put that may have come late.
+    let edit = api.parameter_store().put_parameter().name(acme.parameter_name("back_config_", "k")).value("theirs");
+    edit.overwrite(true).send().await.expect("Parameter Store takes it");
+    api.settled().await;
+    // And config-write, while config-refresh hears of nothing, where it finds the key alive that it has deleted, and an older put that may have come late.
+    api.suite.emulator().set_event_fate(EventFate::Lost);
     acme.put("secret_config_d", &json!(5)).await.expect(201);
     lose("PutParameter", 1);
     acme.put("secret_config_d", &json!(6)).await.expect_problem(503, "unavailable");

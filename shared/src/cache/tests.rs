@@ -64,6 +64,7 @@ fn entry(key: &ConfigKey, revision: u64, text: &str) -> Arc<Resolved> {
         modified_at: at(0),
         commit: head(revision).commit,
         state: State::Live(HeldValue::Value(value.clone())),
+        superseded: false,
     };
     Arc::new(Resolved { entry, value })
 }

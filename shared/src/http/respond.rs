@@ -152,6 +152,9 @@ pub struct VersionView<'a> {
     /// The version had a value that its store does not keep any more.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     value_gone: bool,
+    /// Somebody put it into its store, where a later put had replaced it before it was found.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    superseded: bool,
     author: &'a Author,
     modified_at: Timestamp,
     etag: ETag,
@@ -166,6 +169,7 @@ impl<'a> From<&'a Fetched> for VersionView<'a> {
             operation: if entry.is_live() { "put" } else { "delete" },
             value: value.as_ref(),
             value_gone: entry.is_live() && value.is_none(),
+            superseded: entry.superseded,
             author: &entry.author,
             modified_at: entry.modified_at,
             etag: entry.etag(),

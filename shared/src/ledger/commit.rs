@@ -11,8 +11,8 @@ use aws_sdk_dynamodb::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Change, ChangeOperation, ChangedKey, Head, Ledger, LedgerError,
-    follow::{GRACE, STORE_IS_NOT_FURTHER},
+    Change, ChangeOperation, ChangedKey, FollowState, Head, Ledger, LedgerError,
+    follow::{GRACE, NO_REMOVAL, STORE_IS_NOT_FURTHER},
     item::{self, FORMAT, Item, Reader, n, s},
     primary_key,
 };
@@ -20,7 +20,7 @@ use crate::{
     auth::TenantScope,
     aws::{AwsFailure, FailureKind, Service},
     clock::Timestamp,
-    entry::{CommitId, Entry, Epoch, PutId, Revision, State, Version},
+    entry::{Author, CommitId, Entry, Epoch, Locator, PutId, Revision, State, Version},
     key::ConfigKey,
     tenant::TenantId,
 };
@@ -54,8 +54,10 @@ pub struct Plan {
 pub struct PlannedWrite {
     /// The key.
     pub key: ConfigKey,
-    /// The version that the write follows; none for a key that never existed.
+    /// The version that is current before the write; none for a key that never had one.
     pub previous: Option<Version>,
+    /// The version that the write becomes.
+    pub version: Version,
     /// Whether the key has no value before the write.
     pub creates: bool,
     /// What the key says from now on.
@@ -75,6 +77,21 @@ pub enum StoreWork {
     Later,
     /// It has the value already.
     Done(PutBefore),
+    /// The write was found there.
+    Found(Found),
+}
+
+/// What somebody did to a store, and not through us.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// When, as the store says.
+    pub at: Timestamp,
+    /// Where it lies; none for a removal.
+    pub place: Option<Locator>,
+    /// Whether a later put of ours had replaced it already.
+    pub superseded: bool,
+    /// What the ledger knew of the store when it was found.
+    pub known: FollowState,
 }
 
 /// A put that went before its commit.
@@ -82,6 +99,8 @@ pub enum StoreWork {
 pub struct PutBefore {
     /// The id that the put was announced under.
     pub id: PutId,
+    /// The version that the put was described as: the next one at that time.
+    pub described: Version,
     /// The store's own version of it.
     pub placed: u64,
     /// The store's version that the ledger had noted before the put.
@@ -134,6 +153,16 @@ pub enum CommitOutcome {
     Lost,
 }
 
+impl PlannedWrite {
+    fn found(&self) -> Option<&Found> {
+        if let StoreWork::Found(found) = &self.store { Some(found) } else { None }
+    }
+
+    fn is_superseded(&self) -> bool {
+        self.found().is_some_and(|found| found.superseded)
+    }
+}
+
 impl Plan {
     fn revision(&self) -> Revision {
         self.head.revision.next()
@@ -142,12 +171,22 @@ impl Plan {
     fn entry(&self, scope: &TenantScope, write: &PlannedWrite) -> Entry {
         Entry {
             key: write.key.clone(),
-            version: write.previous.map_or(Version::FIRST, Version::next),
+            version: write.version,
             revision: self.revision(),
-            author: scope.author().clone(),
-            modified_at: self.at,
+            author: self.author(scope),
+            modified_at: write.found().map_or(self.at, |found| found.at),
             commit: self.commit.clone(),
             state: write.state.clone(),
+            superseded: write.is_superseded(),
+        }
+    }
+
+    /// Whoever committed something that was found is not who made it.
+    fn author(&self, scope: &TenantScope) -> Author {
+        if self.writes.iter().any(|write| write.found().is_some()) {
+            Author::external()
+        } else {
+            scope.author().clone()
         }
     }
 
@@ -165,7 +204,7 @@ impl Plan {
         Receipt {
             revision: self.revision(),
             at_millis: self.at.millis(),
-            author: scope.author().as_str().to_owned(),
+            author: self.author(scope).as_str().to_owned(),
             writes: writes.collect(),
         }
     }
@@ -176,12 +215,16 @@ impl Plan {
             ChangedKey {
                 key: entry.key.to_string(),
                 version: entry.version,
-                operation: if entry.is_live() { ChangeOperation::Put } else { ChangeOperation::Delete },
+                operation: match entry.state {
+                    _ if entry.superseded => ChangeOperation::Supersede,
+                    State::Live(_) => ChangeOperation::Put,
+                    State::Deleted => ChangeOperation::Delete,
+                },
             }
         });
         Change {
             revision: self.revision(),
-            author: scope.author().clone(),
+            author: self.author(scope),
             at: self.at,
             commit: self.commit.clone(),
             expires_at: self.at.plus(CHANGES_KEPT),
@@ -353,6 +396,52 @@ impl Expression {
         self.values.insert(format!(":{name}"), value);
     }
 
+    /// Of what was found in the store: how far it has been looked through, and what lies there. Refused where the ledger knows more
+    /// of the store by now.
+    fn note_found(&mut self, found: &Found, version: Version, now: Timestamp) {
+        let known = &found.known;
+        let unchanged = |name: &str, known: bool| {
+            if known { format!("{name} = :known_{name}") } else { format!("attribute_not_exists({name})") }
+        };
+        let absorbed = known.absorbed;
+        let mut conditions = vec![
+            unchanged("absorbedVersion", absorbed.is_some()),
+            unchanged("absorbedModifiedAt", absorbed.is_some()),
+            unchanged("storeVersion", known.store_version.is_some()),
+        ];
+        if let Some(absorbed) = absorbed {
+            self.values.insert(":known_absorbedVersion".to_owned(), n(absorbed.version));
+            self.values.insert(":known_absorbedModifiedAt".to_owned(), n(absorbed.modified_at.millis()));
+        }
+        if let Some(store_version) = known.store_version {
+            self.values.insert(":known_storeVersion".to_owned(), n(store_version));
+        }
+        match found.place {
+            Some(place) => {
+                self.set("absorbedVersion", n(place.version));
+                self.set("absorbedModifiedAt", n(place.modified_at.millis()));
+            }
+            None => {
+                for gone in ["absorbedVersion", "absorbedModifiedAt", "storeVersion"] {
+                    self.remove(gone);
+                }
+            }
+        }
+        if !found.superseded {
+            conditions.push(NO_REMOVAL.to_owned());
+            self.values.insert(":now".to_owned(), n(now.millis()));
+            self.set("followedVersion", n(version.get()));
+            if let Some(place) = found.place {
+                self.set("storeVersion", n(place.version));
+            } else {
+                conditions.push("attribute_not_exists(announced)".to_owned());
+            }
+        }
+        for condition in conditions {
+            self.condition = format!("{} AND {condition}", self.condition);
+        }
+    }
+
     fn remove(&mut self, name: &str) {
         self.remove.push(format!("#{name}"));
         self.names.insert(format!("#{name}"), name.to_owned());
@@ -391,6 +480,13 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
     if let Some(previous) = write.previous {
         expression.values.insert(":expected".to_owned(), n(previous.get()));
     }
+    if let Some(found) = write.found() {
+        expression.note_found(found, entry.version, plan.at);
+    }
+    if entry.superseded {
+        expression.set("latestVersion", n(entry.version.get()));
+        return expression;
+    }
     for (name, value) in item::entry_attributes(entry) {
         expression.set(name, value);
     }
@@ -404,14 +500,18 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
         expression.set("workKey", s(item::work_key(from, plan.at, tenant)));
     };
     match &write.store {
-        StoreWork::None => {}
+        StoreWork::None | StoreWork::Found(_) => {}
         StoreWork::Later => due(plan.at),
         StoreWork::Announced(id) => {
             due(plan.at.plus(GRACE));
             expression.other.push("ADD announced :announced".to_owned());
             expression.values.insert(":announced".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
         }
-        StoreWork::Done(PutBefore { id, placed, seen }) => {
+        StoreWork::Done(PutBefore { id, described, placed, seen }) => {
+            if *described != entry.version {
+                // The description names another version's item, which does not have the id.
+                expression.other.push("ADD retired :announced".to_owned());
+            }
             expression.set("followedVersion", n(entry.version.get()));
             expression.set("storeVersion", n(*placed));
             // Where somebody else has taken the put for abandoned, or is known to have put another value after it, what it put is not what

@@ -30,7 +30,7 @@ const MAX_CONFLICTS: usize = 6;
 const MAX_CONFLICT_WAIT: Duration = Duration::from_millis(150);
 
 /// That nobody is removing the value from its store at `:now`.
-const NO_REMOVAL: &str = "(attribute_not_exists(removingUntil) OR removingUntil < :now)";
+pub(super) const NO_REMOVAL: &str = "(attribute_not_exists(removingUntil) OR removingUntil < :now)";
 
 /// That the store is not known to hold something newer than what was put as `:storeVersion`, when `:seen` was noted of it. A version
 /// that nobody has noted since is older than the put, even where its number is higher: then the store has begun to count anew.
@@ -89,6 +89,13 @@ impl Ledger {
             (":calls", id_set(&calls)),
             (":now", n(now.millis())),
         ];
+        // What the calls whose place this one takes have put, if anything, is still ours.
+        let retired = if replaced.is_empty() {
+            ""
+        } else {
+            values.push((":replaced", id_set(replaced)));
+            " ADD retired :replaced"
+        };
         let unchanged = if seen.is_empty() {
             "attribute_not_exists(announced)"
         } else {
@@ -98,7 +105,7 @@ impl Ledger {
         self.update_entry(
             scope,
             key,
-            "SET workShard = :shard, workKey = :due, announced = :calls",
+            &format!("SET workShard = :shard, workKey = :due, announced = :calls{retired}"),
             // Done already if the SDK repeats a call whose answer was lost.
             &format!("announced = :calls OR ({unchanged} AND {NO_REMOVAL})"),
             values,
@@ -271,7 +278,10 @@ impl Ledger {
                 ("SET followedVersion = :version ", "version = :version")
             }
         };
-        let update = format!("{set}REMOVE storeVersion, removingUntil, announced, workShard, workKey");
+        // Should one of the calls put something after all, it is known as ours.
+        let update = format!(
+            "{set}REMOVE storeVersion, removingUntil, announced, workShard, workKey, absorbedVersion, absorbedModifiedAt ADD retired :ended"
+        );
         self.update_entry(scope, key, &update, &format!("{condition} AND announced = :ended"), values).await
     }
 
@@ -285,6 +295,45 @@ impl Ledger {
             [],
         )
         .await
+    }
+
+    /// Notes how far the store's own versions have been looked through, and forgets the ids in `done`, which need not be known any
+    /// more. Refused (`false`) where somebody else has noted something since.
+    pub async fn note_absorbed(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        before: Option<Locator>,
+        now: Locator,
+        done: &[PutId],
+    ) -> Result<bool, LedgerError> {
+        let mut values = vec![(":version", n(now.version)), (":at", n(now.modified_at.millis()))];
+        let mut update = "SET absorbedVersion = :version, absorbedModifiedAt = :at".to_owned();
+        if !done.is_empty() {
+            values.push((":done", id_set(done)));
+            update.push_str(" DELETE retired :done");
+        }
+        let condition = match before {
+            None => "attribute_exists(pk) AND attribute_not_exists(absorbedVersion)",
+            Some(before) => {
+                values.extend([(":before", n(before.version)), (":beforeAt", n(before.modified_at.millis()))]);
+                "absorbedVersion = :before AND absorbedModifiedAt = :beforeAt"
+            }
+        };
+        self.update_entry(scope, key, &update, condition, values).await
+    }
+
+    /// Owes a key's store that it be brought after again, because it does not show what is committed, whatever was noted. Refused
+    /// (`false`) where the key has moved on or calls are open, which look for themselves.
+    pub async fn owe_again(&self, scope: &TenantScope, key: &ConfigKey, version: Version) -> Result<bool, LedgerError> {
+        let now = self.clock.now();
+        let values = [
+            (":shard", s(item::follow_shard(item::shard(scope.tenant())))),
+            (":due", s(item::work_key(now, now, scope.tenant()))),
+            (":version", n(version.get())),
+        ];
+        let update = "SET workShard = :shard, workKey = :due REMOVE followedVersion";
+        self.update_entry(scope, key, update, "version = :version AND attribute_not_exists(announced)", values).await
     }
 
     /// Notes that nothing is owed to a store any more, because the key's tag has none outside the ledger now.

@@ -99,7 +99,12 @@ pub(super) fn time_shard(tenant: &TenantId) -> String {
 }
 
 pub(super) fn directory_shard(tenant: &TenantId) -> String {
-    format!("TENANTS#{}", shard(tenant))
+    directory(shard(tenant))
+}
+
+/// A shard of the tenants' directory.
+pub(super) fn directory(shard: u32) -> String {
+    format!("TENANTS#{shard}")
 }
 
 /// Where an item stands in the order of owed work: by the time from which it may be done. Behind that, the time since which it has
@@ -174,16 +179,18 @@ impl Head {
 }
 
 /// An `ENTRY#` item: the key's current version, and how far its store has followed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Current {
     /// The current version; none while the key's very first write is under way.
     pub entry: Option<Entry>,
     /// How far the store has followed.
     pub follow: FollowState,
+    /// The highest version of the key, if that is not the current one but one that was superseded when it was found.
+    latest: Option<Version>,
 }
 
 /// How far a tag's store has followed a key's entry.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FollowState {
     /// The newest version known to be in the store.
     pub followed: Option<Version>,
@@ -193,6 +200,10 @@ pub struct FollowState {
     pub announced: Vec<PutId>,
     /// Until when somebody may be removing the value from the store. No further call is announced before that.
     pub removing_until: Option<Timestamp>,
+    /// The ids of calls that are over and of which nobody knows what they did.
+    pub retired: Vec<PutId>,
+    /// How far the store's own versions have been looked through for what others put there.
+    pub absorbed: Option<Locator>,
     /// Whether something is owed.
     pub owed: bool,
 }
@@ -214,10 +225,37 @@ impl Current {
                 store_version: read.optional_number("storeVersion"),
                 announced: id_set(item, "announced"),
                 removing_until: read.optional_number("removingUntil").map(Timestamp::from_millis),
+                retired: id_set(item, "retired"),
+                absorbed: read_locator(&read, "absorbedVersion", "absorbedModifiedAt"),
                 owed: item.contains_key("workShard"),
             },
+            latest: read.optional_number("latestVersion").map(Version::new),
         })
     }
+
+    /// What the item says once `entry` has been committed, which was found in the store as far as `place`.
+    pub(crate) fn with_found(mut self, entry: Entry, place: Option<Locator>) -> Self {
+        self.follow.absorbed = place;
+        if entry.superseded {
+            self.latest = Some(entry.version);
+        } else {
+            self.follow.followed = Some(entry.version);
+            self.follow.store_version = place.map(|place| place.version);
+            self.entry = Some(entry);
+        }
+        self
+    }
+
+    /// The version that the key's next write becomes.
+    pub fn next_version(&self) -> Version {
+        let current = self.entry.as_ref().map(|entry| entry.version);
+        current.max(self.latest).map_or(Version::FIRST, Version::next)
+    }
+}
+
+fn read_locator(read: &Reader<'_>, version: &str, modified_at: &str) -> Option<Locator> {
+    let (version, modified_at) = (read.optional_number(version)?, read.optional_number(modified_at)?);
+    Some(Locator { version, modified_at: Timestamp::from_millis(modified_at) })
 }
 
 /// A set of put ids; empty where there is none.
@@ -242,6 +280,7 @@ pub(super) fn read_entry(item: &Item, key: ConfigKey) -> Result<Entry, DamagedIt
         modified_at: Timestamp::from_millis(read.number("modifiedAt")?),
         commit: CommitId::from_stored(read.text("commitId")?),
         state,
+        superseded: item.contains_key("superseded"),
     })
 }
 
@@ -271,6 +310,9 @@ pub(super) fn entry_attributes(entry: &Entry) -> Vec<(&'static str, AttributeVal
         ("modifiedAt", n(entry.modified_at.millis())),
         ("commitId", s(entry.commit.as_str())),
     ];
+    if entry.superseded {
+        attributes.push(("superseded", AttributeValue::Bool(true)));
+    }
     match &entry.state {
         State::Deleted => attributes.push(("state", s("deleted"))),
         State::Live(held) => {
@@ -312,6 +354,18 @@ pub enum ChangeOperation {
     Put,
     /// It was deleted.
     Delete,
+    /// A value was found that a later one had replaced already; what is current stays.
+    Supersede,
+}
+
+impl ChangeOperation {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Put => "put",
+            Self::Delete => "delete",
+            Self::Supersede => "supersede",
+        }
+    }
 }
 
 /// One commit, as the change log keeps it.
@@ -337,7 +391,7 @@ impl Change {
             AttributeValue::M(HashMap::from([
                 ("key".to_owned(), s(&changed.key)),
                 ("version".to_owned(), n(changed.version.get())),
-                ("operation".to_owned(), s(if changed.operation == ChangeOperation::Put { "put" } else { "delete" })),
+                ("operation".to_owned(), s(changed.operation.name())),
             ]))
         });
         [
@@ -367,6 +421,7 @@ impl Change {
             let operation = match inner.text("operation")? {
                 "put" => ChangeOperation::Put,
                 "delete" => ChangeOperation::Delete,
+                "supersede" => ChangeOperation::Supersede,
                 _ => return Err(inner.damaged("operation")),
             };
             let key = inner.text("key")?.to_owned();

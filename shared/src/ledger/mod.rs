@@ -5,14 +5,18 @@
 mod commit;
 mod follow;
 mod item;
+mod reconcile;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
 
-pub use commit::{CommitOutcome, IdempotencyClaim, Plan, PlannedWrite, PutBefore, Receipt, StoreWork, WrittenKey};
+pub use commit::{
+    CommitOutcome, Found, IdempotencyClaim, Plan, PlannedWrite, PutBefore, Receipt, StoreWork, WrittenKey,
+};
 pub use follow::{GRACE, Owed, OwedItem, Stored};
 pub use item::{Change, ChangeOperation, ChangedKey, Current, DamagedItem, FollowState, Head};
+pub use reconcile::Cursor;
 
 use crate::{
     auth::TenantScope,

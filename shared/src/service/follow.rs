@@ -199,10 +199,12 @@ impl Follower<'_> {
             self.unused = Some((call.id, call.given_out_for));
             return Ok(Step::Again);
         }
-        let removed = match current.follow.store_version {
-            Some(_) => self.external.remove(scope, key).await.map(|()| true).map_err(FollowError::from),
+        let removed = if current.follow.store_version.is_some() {
+            self.external.remove(scope, key).await.map(|()| true).map_err(FollowError::from)
+        } else {
             // Nothing of ours is known to lie there. What does may be an operator's.
-            None => self.remove_if_ours(&call.ended).await,
+            let known: Vec<_> = call.ended.iter().chain(&current.follow.retired).cloned().collect();
+            self.remove_if_ours(&known).await
         };
         match removed {
             Ok(true) => {}
@@ -227,10 +229,10 @@ impl Follower<'_> {
 
     /// Removes the value if every version of it was put by us: under one of `known`, or an id that the ledger keeps with the version.
     async fn remove_if_ours(&self, known: &[PutId]) -> Result<bool, FollowError> {
-        let marks = self.external.marks(self.scope, self.key).await?;
+        let versions = self.external.versions(self.scope, self.key, false).await?;
         let mut ids = HashSet::new();
-        for mark in &marks {
-            let Some((id, version)) = mark else { return Ok(false) };
+        for one in &versions {
+            let Some((id, version)) = &one.mark else { return Ok(false) };
             let is_given_out = known.contains(id)
                 || self.foundation.ledger.put_ids(self.scope, self.key, *version).await?.contains(id);
             // An id that comes twice was copied.
@@ -238,7 +240,7 @@ impl Follower<'_> {
                 return Ok(false);
             }
         }
-        if !marks.is_empty() {
+        if !versions.is_empty() {
             self.external.remove(self.scope, self.key).await?;
         }
         Ok(true)

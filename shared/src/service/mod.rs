@@ -1,14 +1,16 @@
 //! The use cases: reading, writing, and working off what writes still owe.
 
+mod absorb;
 mod follow;
 mod read;
+mod reconcile;
 mod refresh;
 mod write;
 
 use std::sync::Arc;
 
 pub use read::{At, BatchFound, Fetched, Freshness, HistoryPage, ListPage, ReadError, ReadService};
-pub use refresh::{RefreshService, SweepReport};
+pub use refresh::{AbsorbReport, RefreshError, RefreshService, SweepReport};
 pub use write::{MAX_OPERATIONS, Operation, WriteError, WriteRequest, WriteService, Written};
 
 use crate::{
@@ -18,7 +20,7 @@ use crate::{
     ledger::{Change, Ledger, LedgerError},
     routing::TagRoutes,
     settings::Settings,
-    store::{Stores, Surroundings, UnusableRoute},
+    store::{Stores, Surroundings, Survey, UnusableRoute},
 };
 
 /// What all use cases stand on, made once from the settings.
@@ -30,6 +32,8 @@ pub struct Foundation {
     pub ledger: Ledger,
     /// The stores.
     pub stores: Stores,
+    /// Looks over the parameters of all tenants.
+    pub survey: Survey,
     /// Where changes are published.
     pub publisher: EventPublisher,
 }
@@ -42,6 +46,7 @@ impl Foundation {
         Ok(Self {
             ledger: Ledger::new(clients.clone(), settings.table.clone(), Arc::clone(&routes), settings.clock.clone()),
             stores: Stores::open(&routes, &Surroundings { clients: &clients, settings })?,
+            survey: Survey::new(clients.clone(), settings),
             publisher: EventPublisher::new(clients, settings.event_bus.clone()),
             routes,
         })

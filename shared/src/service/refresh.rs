@@ -9,7 +9,9 @@ use tracing::{info, warn};
 
 use super::{
     Foundation,
+    absorb::{AbsorbError, absorb},
     follow::{FollowError, Followed, follow},
+    reconcile::Reconciler,
 };
 use crate::{
     auth::{SystemAuthority, TenantScope},
@@ -17,18 +19,20 @@ use crate::{
     entry::Revision,
     key::{ConfigKey, InvalidKey},
     ledger::{Ledger, LedgerError, Owed, OwedItem},
+    routing::Strategy,
     settings::Settings,
+    store::{NotAKey, key_of_parameter},
     telemetry,
     tenant::TenantId,
 };
 
 /// How many pieces of work of a kind a run takes from a shard, and how many of them it does at once.
 const MAX_OWED: usize = 1000;
-const AT_ONCE: usize = 4;
+pub(super) const AT_ONCE: usize = 4;
 /// How long a run may begin further pieces of work. With what the last ones take it stays under the function's timeout.
 const RUN_BUDGET: Duration = Duration::from_secs(30);
 /// How long one piece of work may take.
-const ITEM_BUDGET: Duration = Duration::from_secs(10);
+pub(super) const ITEM_BUDGET: Duration = Duration::from_secs(10);
 /// How long a piece of work that failed waits before it is tried again.
 const BACKOFF: Duration = Duration::from_mins(2);
 
@@ -39,8 +43,21 @@ pub struct SweepReport {
     pub published: usize,
     /// Stores brought after.
     pub followed: usize,
+    /// Parameters and entries that were compared with each other.
+    pub compared: usize,
+    /// Versions and removals of others that were found by that and committed.
+    pub absorbed: usize,
     /// Pieces of work that failed and were put off.
     pub failed: usize,
+}
+
+/// What came of looking at a parameter that somebody changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AbsorbReport {
+    /// Versions and removals of others that were committed.
+    pub committed: usize,
+    /// Stores brought after because they did not show what is committed.
+    pub followed: usize,
 }
 
 /// Works off what is owed.
@@ -49,6 +66,19 @@ pub struct RefreshService {
     foundation: Foundation,
     clock: Clock,
     authority: SystemAuthority,
+    parameter_root: String,
+}
+
+/// Why a parameter could not be looked at.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RefreshError {
+    /// It is no parameter of a key; it is left alone.
+    #[error("the parameter is left alone: {0}")]
+    NotOurs(#[from] NotAKey),
+    /// Something failed that may pass.
+    #[error("{0}")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +88,8 @@ enum WorkError {
     #[error(transparent)]
     Follow(#[from] FollowError),
     #[error(transparent)]
+    Absorb(#[from] AbsorbError),
+    #[error(transparent)]
     Key(#[from] InvalidKey),
     #[error("it took too long")]
     TooLong,
@@ -66,7 +98,12 @@ enum WorkError {
 impl RefreshService {
     /// A worker.
     pub fn new(foundation: Foundation, settings: &Settings) -> Self {
-        Self { foundation, clock: settings.clock.clone(), authority: SystemAuthority::for_owed_work() }
+        Self {
+            foundation,
+            clock: settings.clock.clone(),
+            authority: SystemAuthority::for_owed_work(),
+            parameter_root: settings.parameter_root.clone(),
+        }
     }
 
     /// Works off everything that is due, until nothing is or the time is up. What fails is put off and holds up nothing else.
@@ -82,8 +119,34 @@ impl RefreshService {
             oldest = oldest.into_iter().chain(since).min();
         }
         let age = oldest.map_or(Duration::ZERO, |since| self.clock.now().since(since));
+        match Box::pin(self.reconciler(give_up_at).run()).await {
+            Ok(reconciled) => {
+                report = report
+                    + SweepReport {
+                        compared: reconciled.compared,
+                        absorbed: reconciled.absorbed,
+                        failed: reconciled.failed,
+                        ..SweepReport::default()
+                    }
+            }
+            // It goes on where it was.
+            Err(error) => {
+                warn!(%error, "the stores could not be compared with the ledgers");
+                report.failed += 1;
+            }
+        }
         telemetry::note_sweep(report, age);
         Ok(report)
+    }
+
+    fn reconciler(&self, give_up_at: Instant) -> Reconciler<'_> {
+        Reconciler {
+            foundation: &self.foundation,
+            clock: &self.clock,
+            authority: &self.authority,
+            parameter_root: &self.parameter_root,
+            give_up_at,
+        }
     }
 
     /// What came of a shard, and since when the oldest of its work had been owed.
@@ -116,6 +179,22 @@ impl RefreshService {
             Owed { item, since }
         });
         self.work_off(named.collect(), Instant::now() + RUN_BUDGET).boxed().await
+    }
+
+    /// Looks through a parameter that somebody may have changed, and commits what is not ours.
+    pub async fn look_at_parameter(&self, name: &str) -> Result<AbsorbReport, RefreshError> {
+        let (tenant, key) = key_of_parameter(&self.parameter_root, &self.foundation.routes, name)?;
+        telemetry::note_tenant(&tenant);
+        telemetry::note_key(&key);
+        let scope = self.authority.act_for(tenant);
+        let failed = |error: WorkError| RefreshError::Failed(error.into());
+        let absorbed =
+            absorb(&self.foundation, &self.clock, &scope, &key).await.map_err(|error| failed(error.into()))?;
+        let mut report = AbsorbReport { committed: absorbed.committed, followed: 0 };
+        if absorbed.misplaced {
+            report.followed = self.follow(&scope, key.as_str()).await.map_err(failed)?.followed;
+        }
+        Ok(report)
     }
 
     async fn work_off(&self, owed: Vec<Owed>, give_up_at: Instant) -> SweepReport {
@@ -155,10 +234,16 @@ impl RefreshService {
 
     async fn follow(&self, scope: &TenantScope, key: &str) -> Result<SweepReport, WorkError> {
         let key = ConfigKey::parse(key, &self.foundation.routes)?;
-        if self.foundation.stores.of(&key).external().is_none() {
-            self.foundation.ledger.forget_store(scope, &key).await?;
-        } else if follow(&self.foundation, &self.clock, scope, &key, None).await? == Followed::Later {
-            info!(tenant.id = %scope.tenant(), config.key = %key, "somebody else is bringing the store after");
+        match self.foundation.stores.of(&key).external() {
+            None => self.foundation.ledger.forget_store(scope, &key).await?,
+            Some((_, strategy)) => {
+                if follow(&self.foundation, &self.clock, scope, &key, None).await? == Followed::Later {
+                    info!(tenant.id = %scope.tenant(), config.key = %key, "somebody else is bringing the store after");
+                } else if strategy == Strategy::WriteAround {
+                    // Parameter Store told of the put before it was committed, when nothing could be said of it yet.
+                    absorb(&self.foundation, &self.clock, scope, &key).await?;
+                }
+            }
         }
         Ok(SweepReport { followed: 1, ..SweepReport::default() })
     }
@@ -171,6 +256,8 @@ impl std::ops::Add for SweepReport {
         Self {
             published: self.published + other.published,
             followed: self.followed + other.followed,
+            compared: self.compared + other.compared,
+            absorbed: self.absorbed + other.absorbed,
             failed: self.failed + other.failed,
         }
     }

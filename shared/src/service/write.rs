@@ -301,6 +301,7 @@ impl WriteService {
             writes.push(PlannedWrite {
                 key: key.clone(),
                 previous: entry.map(|entry| entry.version),
+                version: current.map_or(Version::FIRST, Current::next_version),
                 creates: !entry.is_some_and(Entry::is_live),
                 state,
                 store,
@@ -379,7 +380,7 @@ impl WriteService {
         }
         attempt.around = None;
         attempt.puts += 1;
-        let version = entry.map_or(Version::FIRST, |entry| entry.version.next());
+        let version = current.map_or(Version::FIRST, Current::next_version);
         let placed = match external.put(scope, key, value, &id, version).await {
             Ok(placed) => placed,
             Err(error) => {
@@ -390,7 +391,8 @@ impl WriteService {
             }
         };
         let locator = external.locate(scope, key, &id, placed).await?;
-        let around = attempt.around.insert(Around { id, placed, locator, seen: follow.store_version });
+        let around =
+            attempt.around.insert(Around { id, described: version, placed, locator, seen: follow.store_version });
         Ok(Ok(around.write()))
     }
 
@@ -410,9 +412,9 @@ impl WriteService {
 
     async fn bring_stores_after(&self, scope: &TenantScope, plan: &Plan, until: Instant) -> Vec<bool> {
         let mut pending = Vec::with_capacity(plan.writes.len());
-        for PlannedWrite { key, store, previous, .. } in &plan.writes {
+        for PlannedWrite { key, store, version, .. } in &plan.writes {
             let is_pending = match store {
-                StoreWork::None => false,
+                StoreWork::None | StoreWork::Found(_) => false,
                 StoreWork::Later => true,
                 StoreWork::Done(..) => {
                     // The value is where it belongs; only the mark that somebody was at it comes off.
@@ -423,8 +425,7 @@ impl WriteService {
                     false
                 }
                 StoreWork::Announced(id) => {
-                    let version = previous.map_or(Version::FIRST, Version::next);
-                    let following = follow(&self.foundation, &self.clock, scope, key, Some((id.clone(), version)));
+                    let following = follow(&self.foundation, &self.clock, scope, key, Some((id.clone(), *version)));
                     match tokio::time::timeout_at(until, following).await {
                         Ok(Ok(followed)) => followed == Followed::Later,
                         Ok(Err(error)) => {
@@ -474,6 +475,7 @@ struct Attempt {
 /// A put that went before its commit.
 struct Around {
     id: PutId,
+    described: Version,
     placed: Placed,
     locator: Locator,
     /// The store's version that the ledger had noted before the put.
@@ -494,7 +496,12 @@ impl Around {
     fn write(&self) -> (State, StoreWork) {
         (
             State::Live(Held::Elsewhere(self.locator, self.placed.kind)),
-            StoreWork::Done(PutBefore { id: self.id.clone(), placed: self.placed.version, seen: self.seen }),
+            StoreWork::Done(PutBefore {
+                id: self.id.clone(),
+                described: self.described,
+                placed: self.placed.version,
+                seen: self.seen,
+            }),
         )
     }
 }

@@ -4,11 +4,14 @@
 
 mod dynamodb;
 mod parameter_store;
+mod survey;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
+pub use parameter_store::{NotAKey, key_of_parameter};
 use serde_json::Value;
+pub use survey::{MAX_DESCRIBED, Survey, SurveyPage};
 
 use crate::{
     auth::TenantScope,
@@ -88,9 +91,49 @@ pub trait ExternalStore: Send + Sync {
     /// Removes the key's value with all its versions. Nothing to remove is fine.
     async fn remove(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), StoreError>;
 
-    /// The id and our version that each version kept there was put with, the oldest first; none for a version that bears no mark of
-    /// ours. A mark proves nothing: anybody may have copied it.
-    async fn marks(&self, scope: &TenantScope, key: &ConfigKey) -> Result<Vec<Option<(PutId, Version)>>, StoreError>;
+    /// All versions that are kept there, the oldest first. Their text is readable only `with_values`.
+    async fn versions(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        with_values: bool,
+    ) -> Result<Vec<StoredVersion>, StoreError>;
+
+    /// How a value of ours is written.
+    fn kind_of(&self, value: &ConfigValue) -> TextKind;
+
+    /// What a text means that others wrote: a string, unless the value before it was JSON and it is JSON.
+    fn interpret(&self, text: &StoredText, before: Option<TextKind>) -> (ConfigValue, TextKind);
+}
+
+/// One version of a value, as its store has it.
+#[derive(Debug)]
+pub struct StoredVersion {
+    /// Where it lies.
+    pub place: Locator,
+    /// The id and our version that it was put with; none if it bears no mark of ours. A mark proves nothing: anybody may have copied it.
+    pub mark: Option<(PutId, Version)>,
+    /// What it says.
+    pub text: StoredText,
+    /// Whether the store keeps it as a secret.
+    pub is_secret: bool,
+}
+
+#[cfg(test)]
+impl StoredVersion {
+    /// A version that bears no mark.
+    pub(crate) fn unmarked(place: Locator) -> Self {
+        Self { place, mark: None, text: StoredText(String::new()), is_secret: false }
+    }
+}
+
+/// A text from a store, which may be a secret.
+pub struct StoredText(String);
+
+impl fmt::Debug for StoredText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoredText(…)")
+    }
 }
 
 /// What a put came to.

@@ -11,16 +11,19 @@ use aws_sdk_ssm::{
     types::{Parameter, ParameterStringFilter, ParameterTier, ParameterType},
 };
 
-use super::{ExternalStore, Placed, RouteOptions, StoreError, Surroundings, UnusableRoute, ValueRefused, ValueStore};
+use super::{
+    ExternalStore, Placed, RouteOptions, StoreError, StoredText, StoredVersion, Surroundings, UnusableRoute,
+    ValueRefused, ValueStore,
+};
 use crate::{
     auth::TenantScope,
     aws::{AwsClients, AwsFailure, FailureKind, Service},
     clock::Timestamp,
     entry::{Locator, PutId, TextKind, Version},
-    key::{ConfigKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
-    routing::Strategy,
+    key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
+    routing::{Strategy, TagRoutes},
     settings::MAX_PARAMETER_ROOT_BYTES,
-    tenant::MAX_TENANT_ID_BYTES,
+    tenant::{InvalidTenantId, MAX_TENANT_ID_BYTES, TenantId},
     value::ConfigValue,
 };
 
@@ -79,7 +82,7 @@ pub(super) fn open(
 
 impl ParameterStore {
     fn name(&self, scope: &TenantScope, key: &ConfigKey) -> String {
-        format!("{}/{}/{}/{}", self.root, scope.tenant(), key.tag(), key.name())
+        parameter_name(&self.root, scope.tenant(), key)
     }
 
     fn max_bytes(&self) -> usize {
@@ -221,9 +224,33 @@ impl ExternalStore for ParameterStore {
         values.collect()
     }
 
-    async fn marks(&self, scope: &TenantScope, key: &ConfigKey) -> Result<Vec<Option<(PutId, Version)>>, StoreError> {
-        let history = self.history(scope, &self.name(scope, key), false).await?;
-        Ok(history.iter().map(|one| one.description().and_then(mark)).collect())
+    async fn versions(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        with_values: bool,
+    ) -> Result<Vec<StoredVersion>, StoreError> {
+        let history = self.history(scope, &self.name(scope, key), with_values).await?;
+        let versions = history.into_iter().map(|one| {
+            let version = u64::try_from(one.version()).unwrap_or_default();
+            Ok(StoredVersion {
+                place: locator(version, one.last_modified_date())?,
+                mark: one.description().and_then(mark),
+                is_secret: one.r#type() == Some(&ParameterType::SecureString),
+                text: StoredText(one.value.unwrap_or_default()),
+            })
+        });
+        versions.collect()
+    }
+
+    fn kind_of(&self, value: &ConfigValue) -> TextKind {
+        encode(value).1
+    }
+
+    fn interpret(&self, StoredText(text): &StoredText, before: Option<TextKind>) -> (ConfigValue, TextKind) {
+        let json = || decode(text, TextKind::Json).ok().map(|value| (value, TextKind::Json));
+        let as_before = if before == Some(TextKind::Json) { json() } else { None };
+        as_before.unwrap_or_else(|| (ConfigValue::from_text(text), TextKind::Text))
     }
 
     async fn remove(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), StoreError> {
@@ -309,6 +336,39 @@ impl ParameterStore {
     }
 }
 
+/// The name of the parameter that a tenant's key lies in.
+pub(super) fn parameter_name(root: &str, tenant: &TenantId, key: &ConfigKey) -> String {
+    format!("{root}/{tenant}/{}/{}", key.tag(), key.name())
+}
+
+/// Why a parameter's name stands for no key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotAKey {
+    /// It lies somewhere else.
+    #[error("it does not lie under the root of the suite's parameters")]
+    Elsewhere,
+    /// Its tenant cannot be one.
+    #[error("it names no tenant: {0}")]
+    Tenant(#[from] InvalidTenantId),
+    /// Its tag and name cannot be those of a key.
+    #[error("it names no key: {0}")]
+    Key(#[from] InvalidKey),
+    /// A key of that name lies elsewhere.
+    #[error("the tag of {0} is not {1}")]
+    OtherTag(ConfigKey, String),
+}
+
+/// The tenant and the key whose value would lie in the parameter `name`.
+pub fn key_of_parameter(root: &str, routes: &TagRoutes, name: &str) -> Result<(TenantId, ConfigKey), NotAKey> {
+    let path = name.strip_prefix(root).and_then(|rest| rest.strip_prefix('/')).ok_or(NotAKey::Elsewhere)?;
+    let (tenant, rest) = path.split_once('/').unwrap_or((path, ""));
+    let tenant = tenant.parse()?;
+    let (tag, name) = rest.split_once('/').unwrap_or((rest, ""));
+    let key = ConfigKey::parse(&format!("{tag}{name}"), routes)?;
+    if key.tag() == tag { Ok((tenant, key)) } else { Err(NotAKey::OtherTag(key, tag.to_owned())) }
+}
+
 /// Why a put is refused because of the parameter that lies there, by `PutParameter`'s error codes.
 fn occupied(code: &str) -> Option<&'static str> {
     match code {
@@ -340,7 +400,7 @@ fn at_locator(found: &Parameter, locator: Locator) -> Option<&str> {
     found.value().filter(|_| same)
 }
 
-fn locator(version: u64, modified_at: Option<&aws_smithy_types::DateTime>) -> Result<Locator, StoreError> {
+pub(super) fn locator(version: u64, modified_at: Option<&aws_smithy_types::DateTime>) -> Result<Locator, StoreError> {
     let modified_at = timestamp(modified_at).ok_or_else(|| {
         AwsFailure::unexpected(Service::ParameterStore, "DescribeParameters", "a parameter without a date")
     })?;

@@ -55,6 +55,10 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     followed: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    compared: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    absorbed: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     failed: Option<usize>,
 }
 
@@ -132,6 +136,8 @@ pub(super) fn write(
         calls: &notes.calls,
         published: report.map(|report| report.published),
         followed: report.map(|report| report.followed),
+        compared: report.map(|report| report.compared),
+        absorbed: report.map(|report| report.absorbed),
         failed: report.map(|report| report.failed),
     };
     // Nothing in it can fail to be written.
@@ -146,6 +152,7 @@ fn class(outcome: Outcome) -> &'static str {
         Outcome::Status(..500) => "4xx",
         Outcome::Status(_) => "5xx",
         Outcome::Done => "done",
+        Outcome::Dropped => "dropped",
         Outcome::Failed => "failed",
     }
 }

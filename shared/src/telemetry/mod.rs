@@ -43,6 +43,8 @@ pub enum Outcome {
     Status(u16),
     /// An event was worked off.
     Done,
+    /// An event was dropped: it is not one that anything can be done about.
+    Dropped,
     /// An event could not be worked off; Lambda delivers it again.
     Failed,
 }

@@ -1,0 +1,144 @@
+//! What the comparison of the stores with the ledgers needs: who there is, which keys they have, and how far it has come.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Current, Ledger, LedgerError, Range,
+    item::{self, Item, Reader, s},
+    key_of_entry,
+};
+use crate::{
+    auth::{SystemAuthority, TenantScope},
+    aws::{AwsFailure, Service},
+    key::ConfigKey,
+    tenant::TenantId,
+};
+
+/// The item that keeps how far the comparison has come.
+const CURSOR: &str = "SYSTEM#RECONCILE";
+/// How many tenants one query looks up.
+const TENANTS_PAGE: i32 = 50;
+
+/// How far the comparison of the stores with the ledgers has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "camelCase")]
+pub enum Cursor {
+    /// At the beginning.
+    #[default]
+    Begin,
+    /// Among the parameters, at Parameter Store's own place.
+    Parameters {
+        /// Its token.
+        token: String,
+    },
+    /// Among the entries.
+    Entries {
+        /// The shard of the tenants' directory.
+        shard: u32,
+        /// The tenant, all before whom are done.
+        tenant: Option<String>,
+        /// The key of that tenant's that is done last.
+        key: Option<String>,
+    },
+}
+
+impl Ledger {
+    /// How far the comparison has come; at the beginning where that is not known.
+    pub async fn reconciled(&self, authority: &SystemAuthority) -> Result<Cursor, LedgerError> {
+        let answer = self
+            .clients
+            .dynamodb_of_system(authority)
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(cursor_key()))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| AwsFailure::of(Service::DynamoDb, "GetItem", &error))?;
+        let text = answer.item.as_ref().and_then(|item| Reader(item).optional_text("cursor"));
+        Ok(text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
+    }
+
+    /// Notes how far the comparison has come.
+    pub async fn note_reconciled(&self, authority: &SystemAuthority, cursor: &Cursor) -> Result<(), LedgerError> {
+        let mut noted = cursor_key();
+        noted.insert("format".to_owned(), item::n(item::FORMAT));
+        noted.insert("cursor".to_owned(), s(serde_json::to_string(cursor).unwrap_or_default()));
+        self.clients
+            .dynamodb_of_system(authority)
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(noted))
+            .send()
+            .await
+            .map_err(|error| AwsFailure::of(Service::DynamoDb, "PutItem", &error))?;
+        Ok(())
+    }
+
+    /// The next tenants of a shard of the directory, behind `after`; none at its end.
+    pub async fn tenants(
+        &self,
+        authority: &SystemAuthority,
+        shard: u32,
+        after: Option<&TenantId>,
+    ) -> Result<Vec<TenantId>, LedgerError> {
+        let answer = self
+            .clients
+            .dynamodb_of_system(authority)
+            .query()
+            .table_name(&self.table)
+            .index_name("changes-by-time")
+            .key_condition_expression("timeShard = :shard AND timeKey > :after")
+            .expression_attribute_values(":shard", s(item::directory(shard)))
+            // No tenant id sorts before this.
+            .expression_attribute_values(":after", s(after.map_or(" ", TenantId::as_str)))
+            .limit(TENANTS_PAGE)
+            .send()
+            .await
+            .map_err(|error| AwsFailure::of(Service::DynamoDb, "Query", &error))?;
+        let tenant = |found: &Item| found.get("timeKey").and_then(|key| key.as_s().ok()?.parse().ok());
+        Ok(answer.items().iter().filter_map(tenant).collect())
+    }
+
+    /// A tenant's next entries behind the key `after`, at most about `limit`, deleted ones among them; and the last key that was looked
+    /// at, if there are more.
+    pub async fn entries_after(
+        &self,
+        scope: &TenantScope,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<(ConfigKey, Current)>, Option<String>), LedgerError> {
+        let bound = after.map(item::entry_key);
+        let start = item::entry_key("");
+        let range = Range { prefix: &start, after: bound.as_deref(), descending: false, page: limit };
+        let mut entries = Vec::new();
+        let last = self
+            .scan_range(scope, range, |found| {
+                if let Ok(key) = ConfigKey::parse(key_of_entry(Reader(found).text("sk")?), &self.routes) {
+                    entries.push((key.clone(), Current::read(found, key)?));
+                }
+                Ok(entries.len() < limit)
+            })
+            .await?;
+        Ok((entries, last.map(|sort_key| key_of_entry(&sort_key).to_owned())))
+    }
+
+    /// What the ledger knows of these keys, at most [`super::MAX_BATCH_KEYS`] of them.
+    pub async fn currents(
+        &self,
+        scope: &TenantScope,
+        keys: &[ConfigKey],
+    ) -> Result<Vec<(ConfigKey, Current)>, LedgerError> {
+        let items = self.get_many(scope, keys.iter().map(|key| item::entry_key(key.as_str())).collect()).await?;
+        let currents = keys.iter().map(|key| {
+            let found = items.get(&item::entry_key(key.as_str())).map(|found| Current::read(found, key.clone()));
+            Ok((key.clone(), found.transpose()?.unwrap_or_default()))
+        });
+        currents.collect()
+    }
+}
+
+fn cursor_key() -> Item {
+    [("pk", CURSOR), ("sk", "CURSOR")].map(|(name, text)| (name.to_owned(), AttributeValue::S(text.to_owned()))).into()
+}

@@ -1,0 +1,529 @@
+//! Takes over what others put into a tag's store: each version that is not ours becomes a commit by `external`, in its order and with
+//! its own time.
+//!
+//! Nothing is believed but what the store and the ledger say. How far a store has been looked through is kept in the ledger and only
+//! moves forward, in the very commits that take versions over; so however often and by however many a key is looked at, no version is
+//! taken over twice, and none is left out.
+
+use std::{collections::HashMap, time::Duration};
+
+use tracing::{info, warn};
+
+use super::Foundation;
+use crate::{
+    auth::TenantScope,
+    clock::{Clock, Timestamp},
+    entry::{Author, CommitId, Entry, Held, Locator, PutId, State, TextKind, Version},
+    key::ConfigKey,
+    ledger::{CommitOutcome, Current, FollowState, Found, Head, LedgerError, Plan, PlannedWrite, StoreWork},
+    routing::Strategy,
+    store::{ExternalStore, StoreError, StoredVersion},
+};
+
+/// How often a key is looked at that others are at, and the longest wait between two looks: 0.05 s at first, doubling.
+const MAX_LOOKS: u32 = 8;
+const MIN_LOOK_WAIT: Duration = Duration::from_millis(50);
+const MAX_LOOK_WAIT: Duration = Duration::from_millis(800);
+/// How long after a commit a parameter that is not there is looked for again, because reads of a store may lag behind its writes.
+const MAY_LAG: Duration = Duration::from_secs(5);
+const LOOKS_FOR_NOTHING: u32 = 4;
+/// How far the clocks of a store and a function may be apart.
+const CLOCK_SKEW: Duration = Duration::from_secs(2);
+/// How long after its id was given out a put may take effect. AWS takes no request whose signature is older than five minutes, by clocks
+/// that may differ as much (Signature Version 4). What bears an older id is a copy.
+const MAX_PUT_DELAY: Duration = Duration::from_mins(15);
+
+/// Why a store could not be looked through.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AbsorbError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("others are at the key all the time")]
+    Busy,
+}
+
+/// What came of looking through a key's store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Absorbed {
+    /// How many versions, and removals, were taken over.
+    pub(crate) committed: usize,
+    /// Whether the store turned out not to show what is committed, and is owed that now.
+    pub(crate) misplaced: bool,
+}
+
+/// Takes over what is new in the store of `key`.
+pub(crate) async fn absorb(
+    foundation: &Foundation,
+    clock: &Clock,
+    scope: &TenantScope,
+    key: &ConfigKey,
+) -> Result<Absorbed, AbsorbError> {
+    let Some((external, strategy)) = foundation.stores.of(key).external() else { return Ok(Absorbed::default()) };
+    let one = Absorber { foundation, clock, scope, key, external, strategy };
+    let mut absorbed = Absorbed::default();
+    let mut wait = MIN_LOOK_WAIT;
+    for looks in 1..=MAX_LOOKS {
+        match one.look(&mut absorbed, looks).await? {
+            Looked::Done => return Ok(absorbed),
+            Looked::Again => {}
+            Looked::GoOn => continue,
+        }
+        tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        wait = (wait * 2).min(MAX_LOOK_WAIT);
+    }
+    Err(AbsorbError::Busy)
+}
+
+/// Whether there is more to look for.
+enum Looked {
+    Done,
+    /// What was taken over may not be all.
+    GoOn,
+    /// Somebody is at the key.
+    Again,
+}
+
+/// One who looks through the store of one key.
+struct Absorber<'a> {
+    foundation: &'a Foundation,
+    clock: &'a Clock,
+    scope: &'a TenantScope,
+    key: &'a ConfigKey,
+    external: &'a dyn ExternalStore,
+    strategy: Strategy,
+}
+
+impl Absorber<'_> {
+    async fn look(&self, absorbed: &mut Absorbed, looks: u32) -> Result<Looked, AbsorbError> {
+        let (ledger, scope, key) = (&self.foundation.ledger, self.scope, self.key);
+        let stored = self.external.versions(scope, key, false).await?;
+        // Behind the look at the store, so that every call of ours that it may show has been announced by then.
+        let current = ledger.current(scope, key).await?.unwrap_or_default();
+        if current.follow.is_being_removed(self.clock.now()) {
+            return Ok(Looked::Again);
+        }
+        let owners = self.owners(&current, &stored).await?;
+        let seen = judge(&current, &stored, &owners);
+        if stored.is_empty() || !seen.foreign.is_empty() {
+            // Something was done by others, it seems. What is judged then must have been so at one moment.
+            let stored = self.external.versions(scope, key, true).await?;
+            let after = ledger.current(scope, key).await?.unwrap_or_default();
+            if !is_unmoved(&current, &after) {
+                return Ok(Looked::Again);
+            }
+            return self.take_over(after, &stored, absorbed, looks).await;
+        }
+        if let Some(to) = seen.through.filter(|to| current.follow.absorbed != Some(*to)) {
+            let now = self.clock.now();
+            let is_done = |id: &&PutId| now.since(id.given_out_at()) > MAX_PUT_DELAY;
+            let done: Vec<_> = current.follow.retired.iter().filter(is_done).cloned().collect();
+            if !ledger.note_absorbed(scope, key, current.follow.absorbed, to, &done).await? {
+                return Ok(Looked::Again);
+            }
+        }
+        // Whoever has a put open commits it, and its event brings another look; or leaves it, and it is put right as owed work.
+        if let Some(version) = seen.misplaced {
+            absorbed.misplaced |= ledger.owe_again(scope, key, version).await?;
+        }
+        Ok(Looked::Done)
+    }
+
+    /// Commits what others did.
+    async fn take_over(
+        &self,
+        current: Current,
+        stored: &[StoredVersion],
+        absorbed: &mut Absorbed,
+        looks: u32,
+    ) -> Result<Looked, AbsorbError> {
+        if stored.is_empty() {
+            return self.removed(current, absorbed, looks).await;
+        }
+        let seen = judge(&current, stored, &self.owners(&current, stored).await?);
+        if seen.has_gap {
+            warn!(tenant.id = %self.scope.tenant(), config.key = %self.key, "versions that nobody looked at in time are not kept by the store any more");
+        }
+        let mut known = current;
+        let mut head = self.foundation.ledger.head(self.scope).await?;
+        for foreign in &seen.foreign {
+            let Some(version) = stored.iter().find(|one| one.place == foreign.place) else { break };
+            match self.commit_version(known, &mut head, version, foreign.superseded).await? {
+                Ok(after) => known = after,
+                Err(looked) => return Ok(looked),
+            }
+            absorbed.committed += 1;
+        }
+        // What is behind them, and what has come meanwhile.
+        Ok(Looked::GoOn)
+    }
+
+    /// Whose each version is that bears a mark.
+    async fn owners(
+        &self,
+        current: &Current,
+        stored: &[StoredVersion],
+    ) -> Result<HashMap<Locator, Owner>, LedgerError> {
+        let mut owners: HashMap<Locator, Owner> = HashMap::new();
+        let mut first = HashMap::new();
+        let mut given_out: HashMap<Version, Vec<PutId>> = HashMap::new();
+        for one in stored {
+            let Some((id, version)) = &one.mark else { continue };
+            // A description is copied with whatever edits a parameter without giving another one.
+            let is_first = *first.entry(id).or_insert(one.place) == one.place;
+            if !is_first || !is_in_time(id, one.place) || !is_behind(&current.follow, stored, one.place) {
+                continue;
+            }
+            if !given_out.contains_key(version) {
+                given_out.insert(*version, self.foundation.ledger.put_ids(self.scope, self.key, *version).await?);
+            }
+            let owner = if given_out[version].contains(id) {
+                Owner::Version(*version)
+            } else if is_committed_at(current, one.place) {
+                Owner::Version(current.entry.as_ref().map_or(*version, |entry| entry.version))
+            } else if current.follow.retired.contains(id) {
+                Owner::Nobody
+            } else if current.follow.announced.contains(id) {
+                Owner::Open
+            } else {
+                continue;
+            };
+            owners.insert(one.place, owner);
+        }
+        Ok(owners)
+    }
+
+    /// Commits a version of the store's. What the ledger knows then, or what there is to do where something came in between.
+    async fn commit_version(
+        &self,
+        known: Current,
+        head: &mut Head,
+        stored: &StoredVersion,
+        superseded: bool,
+    ) -> Result<Result<Current, Looked>, AbsorbError> {
+        let before = match known.entry.as_ref().map(|entry| &entry.state) {
+            Some(State::Live(Held::Value(value))) => Some(self.external.kind_of(value)),
+            Some(State::Live(Held::Elsewhere(_, kind))) => Some(*kind),
+            Some(State::Deleted) | None => None,
+        };
+        let (value, kind): (_, TextKind) = self.external.interpret(&stored.text, before);
+        // Secrets stay where they are, whatever the tag's route says.
+        let kept = if stored.is_secret || self.strategy == Strategy::WriteAround {
+            Held::Elsewhere(stored.place, kind)
+        } else {
+            Held::Value(value)
+        };
+        let (at, place) = (stored.place.modified_at, Some(stored.place));
+        let found = Found { at, place, superseded, known: known.follow.clone() };
+        self.commit(known, head, State::Live(kept), found).await
+    }
+
+    /// Nothing lies in the store.
+    async fn removed(&self, current: Current, absorbed: &mut Absorbed, looks: u32) -> Result<Looked, AbsorbError> {
+        let Some(entry) = current.entry.as_ref().filter(|entry| entry.is_live()) else { return Ok(Looked::Done) };
+        let follow = &current.follow;
+        let was_there = follow.followed == Some(entry.version) && follow.store_version.is_some();
+        if !was_there || !follow.announced.is_empty() {
+            // It is yet to be put.
+            return Ok(Looked::Done);
+        }
+        let now = self.clock.now();
+        if now.since(entry.modified_at) < MAY_LAG && looks < LOOKS_FOR_NOTHING {
+            return Ok(Looked::Again);
+        }
+        let found = Found { at: now, place: None, superseded: false, known: follow.clone() };
+        let mut head = self.foundation.ledger.head(self.scope).await?;
+        match self.commit(current, &mut head, State::Deleted, found).await? {
+            Ok(_) => absorbed.committed += 1,
+            Err(looked) => return Ok(looked),
+        }
+        Ok(Looked::Done)
+    }
+
+    async fn commit(
+        &self,
+        known: Current,
+        head: &mut Head,
+        state: State,
+        found: Found,
+    ) -> Result<Result<Current, Looked>, AbsorbError> {
+        let Foundation { ledger, .. } = self.foundation;
+        let (scope, key) = (self.scope, self.key);
+        let entry = Entry {
+            key: key.clone(),
+            version: known.next_version(),
+            revision: head.revision.next(),
+            author: Author::external(),
+            modified_at: found.at,
+            commit: CommitId::random(),
+            state,
+            superseded: found.superseded,
+        };
+        let place = found.place;
+        let write = PlannedWrite {
+            key: key.clone(),
+            previous: known.entry.as_ref().map(|entry| entry.version),
+            version: entry.version,
+            creates: !known.entry.as_ref().is_some_and(Entry::is_live),
+            state: entry.state.clone(),
+            store: StoreWork::Found(found),
+        };
+        let (head_before, commit) = (head.clone(), entry.commit.clone());
+        let plan = Plan { head: head_before, commit, at: self.clock.now(), writes: vec![write], idempotency: None };
+        let CommitOutcome::Committed(receipt, change) = ledger.commit(scope, &plan).await? else {
+            let current = ledger.current(scope, key).await?.unwrap_or_default();
+            return Ok(Err(if is_taken_over(&known, &current) { Looked::Done } else { Looked::Again }));
+        };
+        info!(tenant.id = %scope.tenant(), config.key = %key, revision = %receipt.revision, version = %entry.version, "what somebody else did to the store is committed");
+        if let Err(error) = self.foundation.publish(scope, &change).await {
+            warn!(tenant.id = %scope.tenant(), revision = %receipt.revision, %error, "a change is left for the sweep to publish");
+        }
+        *head = Head { revision: receipt.revision, commit: plan.commit, ..head.clone() };
+        Ok(Ok(known.with_found(entry, place)))
+    }
+}
+
+/// Whether another one who looks through the same store has just committed a version of it. They look again behind that, and so find
+/// whatever was there to be found by now; should they die, their event comes again.
+fn is_taken_over(known: &Current, current: &Current) -> bool {
+    let newest = current.entry.as_ref().filter(|entry| entry.author == Author::external());
+    known.follow.absorbed != current.follow.absorbed
+        && newest.is_some_and(|entry| known.entry.as_ref().is_none_or(|known| entry.version > known.version))
+}
+
+/// Whose a version in the store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// Ours: put for this version of the key.
+    Version(Version),
+    /// Ours, and never committed.
+    Nobody,
+    /// Ours, and yet to be committed.
+    Open,
+}
+
+/// What a look at a store comes to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    /// Versions to take over, in their order.
+    foreign: Vec<Foreign>,
+    /// How far nothing is to be done.
+    through: Option<Locator>,
+    /// Whether somebody's put, not yet committed, stands in the way of looking further.
+    is_open: bool,
+    /// The key's version, if the store does not show it and nobody is about to put that right.
+    misplaced: Option<Version>,
+    /// Whether the store has dropped versions that were not looked at.
+    has_gap: bool,
+}
+
+/// A version that others put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Foreign {
+    place: Locator,
+    superseded: bool,
+}
+
+/// What there is to do about `stored`, all versions that the store keeps, given what the ledger knows of it.
+fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMap<Locator, Owner>) -> Seen {
+    let follow = &current.follow;
+    let mut seen = Seen { has_gap: has_gap(follow, stored), ..Seen::default() };
+    let new: Vec<_> = stored.iter().map(|one| one.place).filter(|place| is_behind(follow, stored, *place)).collect();
+    let upto = new.iter().position(|place| owners.get(place) == Some(&Owner::Open)).unwrap_or(new.len());
+    seen.is_open = upto < new.len();
+    let new = &new[..upto];
+    let is_put_for_a_version = |place: &Locator| matches!(owners.get(place), Some(Owner::Version(_)));
+    for (index, place) in new.iter().enumerate() {
+        if !owners.contains_key(place) {
+            let superseded = new[index + 1..].iter().any(is_put_for_a_version) || is_newer(current, place.modified_at);
+            seen.foreign.push(Foreign { place: *place, superseded });
+        }
+    }
+    seen.through = new.last().copied();
+    let is_at_rest = !seen.is_open && seen.foreign.is_empty() && !follow.owed && follow.announced.is_empty();
+    if let (Some(last), Some(entry)) = (new.last(), current.entry.as_ref().filter(|_| is_at_rest)) {
+        let is_shown = entry.is_live() && owners.get(last) == Some(&Owner::Version(entry.version));
+        // What the ledger knows may be newer than what was read of the store.
+        let is_newest = follow.store_version.is_none_or(|known| known <= last.version);
+        seen.misplaced = (is_newest && !is_shown).then_some(entry.version);
+    }
+    seen
+}
+
+/// Whether a put under `id` can have come when the version was made.
+fn is_in_time(id: &PutId, place: Locator) -> bool {
+    place.modified_at.since(id.given_out_at()) <= MAX_PUT_DELAY
+}
+
+/// Whether the key was written after `at`, and its store does not show that yet: then what was put there at that time is older.
+fn is_newer(current: &Current, at: Timestamp) -> bool {
+    let Some(entry) = &current.entry else { return false };
+    if current.follow.followed != Some(entry.version) {
+        return entry.modified_at > at;
+    }
+    // What was left where a deleted key's value had been, because it was not all ours.
+    !entry.is_live() && entry.modified_at > at.plus(CLOCK_SKEW)
+}
+
+/// Whether a version lies behind the last one that was looked at. One of another life of the name does.
+fn is_behind(follow: &FollowState, stored: &[StoredVersion], place: Locator) -> bool {
+    follow.absorbed.is_none_or(|last| place.version > last.version || !is_same_life(last, stored))
+}
+
+/// Whether `last` is of the life that the store shows: it is still there, or has been dropped with all before it.
+fn is_same_life(last: Locator, stored: &[StoredVersion]) -> bool {
+    match stored.iter().find(|one| one.place.version == last.version) {
+        Some(found) => found.place == last,
+        None => stored.first().is_some_and(|first| {
+            first.place.version > last.version && first.place.modified_at >= last.modified_at && first.place.version > 1
+        }),
+    }
+}
+
+/// Whether versions have been dropped that nobody has looked at.
+fn has_gap(follow: &FollowState, stored: &[StoredVersion]) -> bool {
+    let Some(first) = stored.first() else { return false };
+    match follow.absorbed.filter(|last| is_same_life(*last, stored)) {
+        Some(last) => first.place.version > last.version + 1,
+        None => first.place.version > 1,
+    }
+}
+
+/// Whether the current version's value lies at `place`.
+fn is_committed_at(current: &Current, place: Locator) -> bool {
+    current
+        .entry
+        .as_ref()
+        .is_some_and(|entry| matches!(&entry.state, State::Live(Held::Elsewhere(locator, _)) if *locator == place))
+}
+
+/// Whether nothing has happened to a key between two looks at its entry.
+fn is_unmoved(before: &Current, after: &Current) -> bool {
+    let version = |current: &Current| current.entry.as_ref().map(|entry| (entry.version, entry.commit.clone()));
+    version(before) == version(after) && before.next_version() == after.next_version() && before.follow == after.follow
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{entry::Revision, routing::TagRoutes, value::ConfigValue};
+
+    /// A version at this number, written at as many milliseconds.
+    fn place(version: u64) -> Locator {
+        Locator { version, modified_at: Timestamp::from_millis(version) }
+    }
+
+    /// A store that keeps these versions, of which `owners` says whose they are: `?` nobody's that we know, `v` put for a version,
+    /// `0` ours and never committed, `…` ours and open.
+    fn store(owners: &[(Locator, &str)]) -> (Vec<StoredVersion>, HashMap<Locator, Owner>) {
+        let stored = owners.iter().map(|(place, _)| StoredVersion::unmarked(*place)).collect();
+        let owned = owners.iter().filter_map(|(place, owner)| match *owner {
+            "?" => None,
+            "0" => Some((*place, Owner::Nobody)),
+            "…" => Some((*place, Owner::Open)),
+            version => Some((*place, Owner::Version(Version::new(version.parse().unwrap())))),
+        });
+        (stored, owned.collect())
+    }
+
+    /// A key at a version that was written at a time, with what is known of its store.
+    fn key_at(version: u64, at: u64, is_live: bool, follow: FollowState) -> Current {
+        let routes = TagRoutes::default();
+        let entry = Entry {
+            key: ConfigKey::parse("param_config_k", &routes).unwrap(),
+            version: Version::new(version),
+            revision: Revision::new(version),
+            author: Author::new("a"),
+            modified_at: Timestamp::from_millis(at),
+            commit: CommitId::from_stored("c"),
+            state: if is_live { State::Live(Held::Value(ConfigValue::from_text("v"))) } else { State::Deleted },
+            superseded: false,
+        };
+        let mut current = Current::default();
+        (current.entry, current.follow) = (Some(entry), follow);
+        current
+    }
+
+    fn followed(version: u64, absorbed: Option<u64>) -> FollowState {
+        FollowState {
+            followed: Some(Version::new(version)),
+            store_version: Some(version),
+            absorbed: absorbed.map(place),
+            ..FollowState::default()
+        }
+    }
+
+    /// What is found, by store version, with a star behind what is superseded; then how far nothing is to be done, and what else.
+    fn judged(current: &Current, owners: &[(Locator, &str)]) -> String {
+        let (stored, owners) = store(owners);
+        let seen = judge(current, &stored, &owners);
+        let star = |one: &Foreign| format!("{}{}", one.place.version, if one.superseded { "*" } else { "" });
+        let foreign: Vec<_> = seen.foreign.iter().map(star).collect();
+        let through = seen.through.map_or(0, |place| place.version);
+        let flags = [(seen.is_open, "open"), (seen.misplaced.is_some(), "misplaced"), (seen.has_gap, "gap")];
+        let flags: Vec<_> = flags.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+        format!("[{}] {through} {}", foreign.join(" "), flags.join(" ")).trim_end().to_owned()
+    }
+
+    /// What is to be done about every order in which our puts and those of others can lie.
+    #[test]
+    fn versions_are_judged() {
+        let one = |owners: &[&'static str]| -> Vec<_> { (1..).map(place).zip(owners.iter().copied()).collect() };
+        let at_rest = |version| key_at(version, 0, true, followed(version, Some(1)));
+        for (what, current, stored, expected) in [
+            ("nothing new", at_rest(1), one(&["1"]), "[] 0"),
+            ("our own newer put", at_rest(2), one(&["1", "2"]), "[] 2"),
+            ("an edit", at_rest(1), one(&["1", "?"]), "[2] 2"),
+            ("two edits", at_rest(1), one(&["1", "?", "?"]), "[2 3] 3"),
+            ("an edit that our put replaced", at_rest(3), one(&["1", "?", "3"]), "[2*] 3"),
+            ("an edit on each side of it", at_rest(3), one(&["1", "?", "3", "?"]), "[2* 4] 4"),
+            ("a put that nobody committed, on top", at_rest(1), one(&["1", "0"]), "[] 2 misplaced"),
+            ("an edit below it", at_rest(1), one(&["1", "?", "0"]), "[2] 3"),
+            ("an older put that came late", at_rest(2), one(&["1", "2", "1"]), "[] 3 misplaced"),
+            ("an open put", at_rest(1), one(&["1", "…"]), "[] 0 open"),
+            ("an edit behind an open put", at_rest(1), one(&["1", "…", "?"]), "[] 0 open"),
+            ("an edit before an open put", at_rest(1), one(&["1", "?", "…"]), "[2] 2 open"),
+            ("nothing known so far", key_at(1, 0, true, followed(1, None)), one(&["1", "?"]), "[2] 2"),
+            ("never written", Current::default(), one(&["?", "?"]), "[1 2] 2"),
+        ] {
+            assert_eq!(judged(&current, &stored), expected, "{what}");
+        }
+    }
+
+    /// Where the key was written and its store does not show that yet, the later of the two writes wins, by the clock.
+    #[test]
+    fn what_is_owed_competes_by_time() {
+        let behind = |at| key_at(2, at, true, FollowState { absorbed: Some(place(1)), ..followed(1, None) });
+        assert_eq!(judged(&behind(9), &[(place(1), "1"), (place(5), "?")]), "[5*] 5");
+        assert_eq!(judged(&behind(4), &[(place(1), "1"), (place(5), "?")]), "[5] 5");
+        let skew = u64::try_from(CLOCK_SKEW.as_millis()).unwrap();
+        let deleted = |at| key_at(2, at, false, FollowState { store_version: None, ..followed(2, None) });
+        assert_eq!(judged(&deleted(5 + skew), &[(place(5), "?")]), "[5] 5 gap", "made anew");
+        assert_eq!(judged(&deleted(6 + skew), &[(place(5), "?")]), "[5*] 5 gap", "left where it was");
+    }
+
+    /// What bears an id long after that was given out is a copy, made when the original had left the store's history.
+    #[test]
+    fn old_ids_are_not_believed() {
+        let given_out_at = Timestamp::from_millis(1_000_000);
+        let id = PutId::new(given_out_at);
+        let made = |after: Duration| Locator { version: 1, modified_at: given_out_at.plus(after) };
+        assert!(is_in_time(&id, made(Duration::from_secs(1))) && is_in_time(&id, place(1)));
+        assert!(!is_in_time(&id, made(MAX_PUT_DELAY + Duration::from_secs(1))));
+    }
+
+    /// The same number at another time is another life of the name, and all of it is new; one that is merely gone is not.
+    #[test]
+    fn lives_are_told_apart_by_time() {
+        let known = key_at(1, 0, true, followed(3, Some(3)));
+        let later = |version| Locator { version, modified_at: Timestamp::from_millis(version + 100) };
+        assert_eq!(judged(&known, &[(later(1), "?"), (later(2), "?")]), "[1 2] 2");
+        assert_eq!(
+            judged(&known, &[(later(1), "?"), (later(2), "?"), (later(3), "?"), (later(4), "?")]),
+            "[1 2 3 4] 4"
+        );
+        assert_eq!(judged(&known, &[(later(4), "?"), (later(5), "?")]), "[4 5] 5");
+        assert_eq!(judged(&known, &[(later(7), "?")]), "[7] 7 gap");
+    }
+}

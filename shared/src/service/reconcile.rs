@@ -1,0 +1,205 @@
+//! Compares the stores with the ledgers, a page at a time, so that what no event told is found all the same.
+//!
+//! First all parameters, by names, versions and times: one that the ledger has not seen so far is looked through. Then all entries: one
+//! whose parameter is gone is looked through as well. Then from the beginning.
+
+use std::collections::{HashMap, VecDeque};
+
+use futures_util::{StreamExt as _, stream};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{
+    Foundation,
+    absorb::absorb,
+    refresh::{AT_ONCE, ITEM_BUDGET},
+};
+use crate::{
+    auth::SystemAuthority,
+    aws::AwsFailure,
+    clock::Clock,
+    entry::{Entry, Locator},
+    key::ConfigKey,
+    ledger::{Current, Cursor, Ledger, LedgerError},
+    store::{MAX_DESCRIBED, key_of_parameter},
+    tenant::TenantId,
+};
+
+/// How many pages one run compares: of at most [`MAX_DESCRIBED`] parameters, or of as many entries, out of at most [`MAX_TENANTS`]
+/// tenants. With a run every minute that is 1,000 of them a minute, at one request to Parameter Store every three seconds on average:
+/// the limit of 40 a second, which all of an account and region share, is left to readers.
+const PAGES: usize = 20;
+/// How many tenants are looked at for a page of entries.
+const MAX_TENANTS: usize = 50;
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reconciled {
+    /// Parameters and entries that were compared.
+    pub(crate) compared: usize,
+    /// Versions and removals of others that were committed.
+    pub(crate) absorbed: usize,
+    /// Keys that could not be looked through. They are compared again the next time round.
+    pub(crate) failed: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReconcileError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Aws(#[from] AwsFailure),
+}
+
+/// One who compares.
+pub(crate) struct Reconciler<'a> {
+    pub(crate) foundation: &'a Foundation,
+    pub(crate) clock: &'a Clock,
+    pub(crate) authority: &'a SystemAuthority,
+    pub(crate) parameter_root: &'a str,
+    /// When nothing more is begun.
+    pub(crate) give_up_at: Instant,
+}
+
+/// What a page came to: the keys that have to be looked through, and where to go on behind it.
+struct Page {
+    compared: usize,
+    differ: Vec<(TenantId, ConfigKey)>,
+    next: Cursor,
+}
+
+impl Reconciler<'_> {
+    /// Goes on from where the last run stopped.
+    pub(crate) async fn run(&self) -> Result<Reconciled, ReconcileError> {
+        let ledger = &self.foundation.ledger;
+        let mut cursor = ledger.reconciled(self.authority).await?;
+        let mut all = Reconciled::default();
+        for _ in 0..PAGES {
+            if Instant::now() >= self.give_up_at {
+                break;
+            }
+            let page = match cursor {
+                Cursor::Begin => self.parameters(None).await?,
+                Cursor::Parameters { token } => self.parameters(Some(token)).await?,
+                Cursor::Entries { shard, tenant, key } => self.entries(shard, tenant, key).await?,
+            };
+            all.compared += page.compared;
+            if !self.look(page.differ, &mut all).await {
+                // The page is compared again: what was looked through by now does not differ any more.
+                break;
+            }
+            cursor = page.next;
+            ledger.note_reconciled(self.authority, &cursor).await?;
+            if cursor == Cursor::Begin {
+                // Once round in a run is enough.
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    async fn parameters(&self, token: Option<String>) -> Result<Page, ReconcileError> {
+        let page = self.foundation.survey.page(self.authority, token).await?;
+        let compared = page.parameters.len();
+        let mut tenants: HashMap<TenantId, Vec<(ConfigKey, Locator)>> = HashMap::new();
+        for (name, place) in page.parameters {
+            match key_of_parameter(self.parameter_root, &self.foundation.routes, &name) {
+                Ok((tenant, key)) => tenants.entry(tenant).or_default().push((key, place)),
+                Err(reason) => info!(name, %reason, "a parameter is left alone"),
+            }
+        }
+        let mut differ = Vec::new();
+        for (tenant, found) in tenants {
+            let scope = self.authority.act_for(tenant.clone());
+            let keys: Vec<_> = found.iter().map(|(key, _)| key.clone()).collect();
+            let currents = self.foundation.ledger.currents(&scope, &keys).await?;
+            let known = currents.into_iter().zip(found);
+            let unseen = known.filter(|((_, current), (_, place))| current.follow.absorbed != Some(*place));
+            differ.extend(unseen.map(|((key, _), _)| (tenant.clone(), key)));
+        }
+        let entries = Cursor::Entries { shard: 0, tenant: None, key: None };
+        let next = page.next.map_or(entries, |token| Cursor::Parameters { token });
+        Ok(Page { compared, differ, next })
+    }
+
+    /// Entries behind a tenant's key, of this tenant and the next ones.
+    async fn entries(
+        &self,
+        mut shard: u32,
+        tenant: Option<String>,
+        mut key: Option<String>,
+    ) -> Result<Page, ReconcileError> {
+        let ledger = &self.foundation.ledger;
+        let mut tenant: Option<TenantId> = tenant.and_then(|tenant| tenant.parse().ok());
+        let mut waiting = VecDeque::new();
+        let mut expected = Vec::new();
+        let mut next = None;
+        for _ in 0..MAX_TENANTS {
+            // A tenant without a key is one whose entries are all done.
+            if key.is_none() {
+                if waiting.is_empty() {
+                    waiting.extend(ledger.tenants(self.authority, shard, tenant.as_ref()).await?);
+                }
+                tenant = waiting.pop_front();
+            }
+            let Some(of) = tenant.clone() else {
+                shard += 1;
+                if !Ledger::work_shards().any(|other| other == shard) {
+                    next = Some(Cursor::Begin);
+                    break;
+                }
+                continue;
+            };
+            let scope = self.authority.act_for(of.clone());
+            let left = MAX_DESCRIBED - expected.len();
+            let (entries, last) = ledger.entries_after(&scope, key.as_deref(), left).await?;
+            let wanted = entries.into_iter().filter(|(key, current)| self.is_expected(key, current));
+            expected.extend(wanted.map(|(key, _)| (of.clone(), key)));
+            key = last;
+            if expected.len() == MAX_DESCRIBED {
+                break;
+            }
+        }
+        let compared = expected.len();
+        if !expected.is_empty() {
+            let present = self.foundation.survey.present(self.authority, &expected).await?;
+            expected.retain(|one| !present.contains(one));
+        }
+        let on = Cursor::Entries { shard, tenant: tenant.map(|tenant| tenant.to_string()), key };
+        Ok(Page { compared, differ: expected, next: next.unwrap_or(on) })
+    }
+
+    /// Whether a parameter has to be there for the key.
+    fn is_expected(&self, key: &ConfigKey, current: &Current) -> bool {
+        let has_store = self.foundation.stores.of(key).external().is_some();
+        has_store && current.follow.store_version.is_some() && current.entry.as_ref().is_some_and(Entry::is_live)
+    }
+
+    /// Looks keys through, some at a time; what fails holds up no other. Whether there was time for all.
+    async fn look(&self, differ: Vec<(TenantId, ConfigKey)>, all: &mut Reconciled) -> bool {
+        let wanted = differ.len();
+        let in_time = |_: &_| std::future::ready(Instant::now() < self.give_up_at);
+        let looking = stream::iter(differ).take_while(in_time).map(|(tenant, key)| self.look_at(tenant, key));
+        let looked: Vec<_> = looking.buffer_unordered(AT_ONCE).collect().await;
+        for one in &looked {
+            match one {
+                Some(committed) => all.absorbed += committed,
+                None => all.failed += 1,
+            }
+        }
+        looked.len() == wanted
+    }
+
+    /// How much was committed; none if that failed.
+    async fn look_at(&self, tenant: TenantId, key: ConfigKey) -> Option<usize> {
+        let scope = self.authority.act_for(tenant);
+        let looking = absorb(self.foundation, self.clock, &scope, &key);
+        let failed = match tokio::time::timeout(ITEM_BUDGET, looking).await {
+            Ok(Ok(absorbed)) => return Some(absorbed.committed),
+            Ok(Err(error)) => error.to_string(),
+            Err(late) => late.to_string(),
+        };
+        warn!(tenant.id = %scope.tenant(), config.key = %key, error = failed, "a key could not be looked through");
+        None
+    }
+}
