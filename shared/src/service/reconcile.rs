@@ -156,7 +156,7 @@ impl Reconciler<'_> {
             let wanted = entries.into_iter().filter(|(key, current)| self.is_expected(key, current));
             expected.extend(wanted.map(|(key, _)| (of.clone(), key)));
             key = last;
-            if expected.len() == MAX_DESCRIBED {
+            if expected.len() == MAX_DESCRIBED || Instant::now() >= self.give_up_at {
                 break;
             }
         }
