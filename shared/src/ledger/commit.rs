@@ -168,7 +168,8 @@ impl Plan {
         self.head.revision.next()
     }
 
-    fn entry(&self, scope: &TenantScope, write: &PlannedWrite) -> Entry {
+    /// What the key of a write says once that is committed.
+    pub(crate) fn entry(&self, scope: &TenantScope, write: &PlannedWrite) -> Entry {
         Entry {
             key: write.key.clone(),
             version: write.version,

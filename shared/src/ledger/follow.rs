@@ -1,7 +1,7 @@
 //! What commits still owe: events to publish, stores to bring after. Kept as marks on the items themselves, found through the sparse
 //! index `work`, and taken off only by who has done the work.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -360,8 +360,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// The numbers of the shards that owed work is spread over.
-    pub fn work_shards() -> impl Iterator<Item = u32> {
+    /// The numbers of the shards that tenants, and what is owed to them, are spread over.
+    pub fn shards() -> Range<u32> {
         0..item::SHARDS
     }
 

@@ -250,37 +250,28 @@ impl Absorber<'_> {
     ) -> Result<Result<Current, Looked>, AbsorbError> {
         let Foundation { ledger, .. } = self.foundation;
         let (scope, key) = (self.scope, self.key);
-        let entry = Entry {
-            key: key.clone(),
-            version: known.next_version(),
-            revision: head.revision.next(),
-            author: Author::external(),
-            modified_at: found.at,
-            commit: CommitId::random(),
-            state,
-            superseded: found.superseded,
-        };
-        let place = found.place;
+        let (version, place) = (known.next_version(), found.place);
         let write = PlannedWrite {
             key: key.clone(),
             previous: known.entry.as_ref().map(|entry| entry.version),
-            version: entry.version,
+            version,
             creates: !known.entry.as_ref().is_some_and(Entry::is_live),
-            state: entry.state.clone(),
+            state,
             store: StoreWork::Found(found),
         };
-        let (head_before, commit) = (head.clone(), entry.commit.clone());
-        let plan = Plan { head: head_before, commit, at: self.clock.now(), writes: vec![write], idempotency: None };
+        let (at, commit) = (self.clock.now(), CommitId::random());
+        let plan = Plan { head: head.clone(), commit, at, writes: vec![write], idempotency: None };
         let CommitOutcome::Committed(receipt, change) = ledger.commit(scope, &plan).await? else {
             let current = ledger.current(scope, key).await?.unwrap_or_default();
             return Ok(Err(if is_taken_over(&known, &current) { Looked::Done } else { Looked::Again }));
         };
-        info!(tenant.id = %scope.tenant(), config.key = %key, revision = %receipt.revision, version = %entry.version, "what somebody else did to the store is committed");
+        info!(tenant.id = %scope.tenant(), config.key = %key, revision = %receipt.revision, %version, "what somebody else did to the store is committed");
         if let Err(error) = self.foundation.publish(scope, &change).await {
             warn!(tenant.id = %scope.tenant(), revision = %receipt.revision, %error, "a change is left for the sweep to publish");
         }
-        *head = Head { revision: receipt.revision, commit: plan.commit, ..head.clone() };
-        Ok(Ok(known.with_found(entry, place)))
+        *head = Head { revision: receipt.revision, commit: plan.commit.clone(), ..head.clone() };
+        let entries = plan.writes.iter().map(|write| plan.entry(scope, write));
+        Ok(Ok(entries.fold(known, |known, entry| known.with_found(entry, place))))
     }
 }
 

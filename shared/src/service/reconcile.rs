@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::{
     Foundation,
     absorb::absorb,
-    refresh::{AT_ONCE, ITEM_BUDGET},
+    refresh::{AT_ONCE, ITEM_BUDGET, SweepReport},
 };
 use crate::{
     auth::SystemAuthority,
@@ -21,7 +21,7 @@ use crate::{
     entry::{Entry, Locator},
     key::ConfigKey,
     ledger::{Current, Cursor, Ledger, LedgerError},
-    store::{MAX_DESCRIBED, key_of_parameter},
+    store::MAX_DESCRIBED,
     tenant::TenantId,
 };
 
@@ -31,17 +31,6 @@ use crate::{
 const PAGES: usize = 20;
 /// How many tenants are looked at for a page of entries.
 const MAX_TENANTS: usize = 50;
-
-/// What a run came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reconciled {
-    /// Parameters and entries that were compared.
-    pub(crate) compared: usize,
-    /// Versions and removals of others that were committed.
-    pub(crate) absorbed: usize,
-    /// Keys that could not be looked through. They are compared again the next time round.
-    pub(crate) failed: usize,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReconcileError {
@@ -56,7 +45,6 @@ pub(crate) struct Reconciler<'a> {
     pub(crate) foundation: &'a Foundation,
     pub(crate) clock: &'a Clock,
     pub(crate) authority: &'a SystemAuthority,
-    pub(crate) parameter_root: &'a str,
     /// When nothing more is begun.
     pub(crate) give_up_at: Instant,
 }
@@ -69,11 +57,11 @@ struct Page {
 }
 
 impl Reconciler<'_> {
-    /// Goes on from where the last run stopped.
-    pub(crate) async fn run(&self) -> Result<Reconciled, ReconcileError> {
+    /// Goes on from where the last run stopped. What could not be looked through is compared again the next time round.
+    pub(crate) async fn run(&self) -> Result<SweepReport, ReconcileError> {
         let ledger = &self.foundation.ledger;
         let mut cursor = ledger.reconciled(self.authority).await?;
-        let mut all = Reconciled::default();
+        let mut all = SweepReport::default();
         for _ in 0..PAGES {
             if Instant::now() >= self.give_up_at {
                 break;
@@ -103,7 +91,7 @@ impl Reconciler<'_> {
         let compared = page.parameters.len();
         let mut tenants: HashMap<TenantId, Vec<(ConfigKey, Locator)>> = HashMap::new();
         for (name, place) in page.parameters {
-            match key_of_parameter(self.parameter_root, &self.foundation.routes, &name) {
+            match self.foundation.survey.key_of(&self.foundation.routes, &name) {
                 Ok((tenant, key)) => tenants.entry(tenant).or_default().push((key, place)),
                 Err(reason) => info!(name, %reason, "a parameter is left alone"),
             }
@@ -144,7 +132,7 @@ impl Reconciler<'_> {
             }
             let Some(of) = tenant.clone() else {
                 shard += 1;
-                if !Ledger::work_shards().any(|other| other == shard) {
+                if !Ledger::shards().contains(&shard) {
                     next = Some(Cursor::Begin);
                     break;
                 }
@@ -176,7 +164,7 @@ impl Reconciler<'_> {
     }
 
     /// Looks keys through, some at a time; what fails holds up no other. Whether there was time for all.
-    async fn look(&self, differ: Vec<(TenantId, ConfigKey)>, all: &mut Reconciled) -> bool {
+    async fn look(&self, differ: Vec<(TenantId, ConfigKey)>, all: &mut SweepReport) -> bool {
         let wanted = differ.len();
         let in_time = |_: &_| std::future::ready(Instant::now() < self.give_up_at);
         let looking = stream::iter(differ).take_while(in_time).map(|(tenant, key)| self.look_at(tenant, key));

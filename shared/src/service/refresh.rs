@@ -21,7 +21,7 @@ use crate::{
     ledger::{Ledger, LedgerError, Owed, OwedItem},
     routing::Strategy,
     settings::Settings,
-    store::{NotAKey, key_of_parameter},
+    store::NotAKey,
     telemetry,
     tenant::TenantId,
 };
@@ -66,7 +66,6 @@ pub struct RefreshService {
     foundation: Foundation,
     clock: Clock,
     authority: SystemAuthority,
-    parameter_root: String,
 }
 
 /// Why a parameter could not be looked at.
@@ -98,19 +97,14 @@ enum WorkError {
 impl RefreshService {
     /// A worker.
     pub fn new(foundation: Foundation, settings: &Settings) -> Self {
-        Self {
-            foundation,
-            clock: settings.clock.clone(),
-            authority: SystemAuthority::for_owed_work(),
-            parameter_root: settings.parameter_root.clone(),
-        }
+        Self { foundation, clock: settings.clock.clone(), authority: SystemAuthority::for_owed_work() }
     }
 
     /// Works off everything that is due, until nothing is or the time is up. What fails is put off and holds up nothing else.
     pub async fn sweep(&self) -> Result<SweepReport, LedgerError> {
         let give_up_at = Instant::now() + RUN_BUDGET;
         // Boxed, because the compiler gives up on types nested as deeply as futures around the SDK's.
-        let shards = join_all(Ledger::work_shards().map(|shard| self.sweep_shard(shard, give_up_at).boxed())).await;
+        let shards = join_all(Ledger::shards().map(|shard| self.sweep_shard(shard, give_up_at).boxed())).await;
         let mut report = SweepReport::default();
         let mut oldest = None;
         for shard in shards {
@@ -120,15 +114,7 @@ impl RefreshService {
         }
         let age = oldest.map_or(Duration::ZERO, |since| self.clock.now().since(since));
         match Box::pin(self.reconciler(give_up_at).run()).await {
-            Ok(reconciled) => {
-                report = report
-                    + SweepReport {
-                        compared: reconciled.compared,
-                        absorbed: reconciled.absorbed,
-                        failed: reconciled.failed,
-                        ..SweepReport::default()
-                    }
-            }
+            Ok(reconciled) => report = report + reconciled,
             // It goes on where it was.
             Err(error) => {
                 warn!(%error, "the stores could not be compared with the ledgers");
@@ -140,13 +126,7 @@ impl RefreshService {
     }
 
     fn reconciler(&self, give_up_at: Instant) -> Reconciler<'_> {
-        Reconciler {
-            foundation: &self.foundation,
-            clock: &self.clock,
-            authority: &self.authority,
-            parameter_root: &self.parameter_root,
-            give_up_at,
-        }
+        Reconciler { foundation: &self.foundation, clock: &self.clock, authority: &self.authority, give_up_at }
     }
 
     /// What came of a shard, and since when the oldest of its work had been owed.
@@ -183,7 +163,7 @@ impl RefreshService {
 
     /// Looks through a parameter that somebody may have changed, and commits what is not ours.
     pub async fn look_at_parameter(&self, name: &str) -> Result<AbsorbReport, RefreshError> {
-        let (tenant, key) = key_of_parameter(&self.parameter_root, &self.foundation.routes, name)?;
+        let (tenant, key) = self.foundation.survey.key_of(&self.foundation.routes, name)?;
         telemetry::note_tenant(&tenant);
         telemetry::note_key(&key);
         let scope = self.authority.act_for(tenant);

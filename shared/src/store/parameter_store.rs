@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use aws_sdk_ssm::{
     config::retry::RetryConfig,
+    operation::describe_parameters::DescribeParametersOutput,
     types::{Parameter, ParameterStringFilter, ParameterTier, ParameterType},
 };
 
@@ -34,6 +35,8 @@ const MAX_ADVANCED_BYTES: usize = 8 * 1024;
 // `arn:aws-us-gov:ssm:us-gov-west-1:123456789012:parameter`, takes 56. No name here can be too long for it.
 const _: () =
     assert!(56 + MAX_PARAMETER_ROOT_BYTES + 1 + MAX_TENANT_ID_BYTES + 1 + MAX_TAG_BYTES + 1 + MAX_NAME_BYTES <= 1_011);
+/// The most parameters that one `DescribeParameters` answers, and the most names that it is asked for.
+pub const MAX_DESCRIBED: usize = 50;
 /// The most names of one `GetParameters`.
 const MAX_NAMES: usize = 10;
 /// How long a put that cannot be found is waited for: at first, and at last, doubling in between; 1.55 s in all.
@@ -275,30 +278,21 @@ impl ParameterStore {
         placed: Placed,
     ) -> Result<Locator, StoreError> {
         let client = self.clients.parameter_store(scope);
-        let filter = ParameterStringFilter::builder().key("Name").option("Equals").values(name).build();
-        let filter = filter.map_err(|error| {
-            AwsFailure::unexpected(Service::ParameterStore, "DescribeParameters", error.to_string())
-        })?;
-        let answer = client
-            .describe_parameters()
-            .parameter_filters(filter)
-            .send()
-            .await
-            .map_err(|error| AwsFailure::of(Service::ParameterStore, "DescribeParameters", &error))?;
+        let answer = describe(client, ("Name", "Equals"), vec![name.to_owned()], None).await?;
         let newest = answer.parameters().first();
         let is_ours = |description: Option<&str>| description.and_then(mark).is_some_and(|(found, _)| found == *id);
         if let Some(newest) = newest
             && u64::try_from(newest.version()).ok() == Some(placed.version)
             && is_ours(newest.description())
         {
-            return locator(placed.version, newest.last_modified_date());
+            return Ok(locator(placed.version, newest.last_modified_date())?);
         }
         // Somebody has put another version since: ours is in the history.
         let history = self.history(scope, name, false).await?;
         let ours = history
             .iter()
             .find(|one| u64::try_from(one.version()).ok() == Some(placed.version) && is_ours(one.description()));
-        locator(placed.version, ours.ok_or(StoreError::Gone)?.last_modified_date())
+        Ok(locator(placed.version, ours.ok_or(StoreError::Gone)?.last_modified_date())?)
     }
 
     /// All versions that Parameter Store keeps, the oldest first. A page may be empty and still not be the last.
@@ -360,7 +354,7 @@ pub enum NotAKey {
 }
 
 /// The tenant and the key whose value would lie in the parameter `name`.
-pub fn key_of_parameter(root: &str, routes: &TagRoutes, name: &str) -> Result<(TenantId, ConfigKey), NotAKey> {
+pub(super) fn key_of_parameter(root: &str, routes: &TagRoutes, name: &str) -> Result<(TenantId, ConfigKey), NotAKey> {
     let path = name.strip_prefix(root).and_then(|rest| rest.strip_prefix('/')).ok_or(NotAKey::Elsewhere)?;
     let (tenant, rest) = path.split_once('/').unwrap_or((path, ""));
     let tenant = tenant.parse()?;
@@ -400,7 +394,28 @@ fn at_locator(found: &Parameter, locator: Locator) -> Option<&str> {
     found.value().filter(|_| same)
 }
 
-pub(super) fn locator(version: u64, modified_at: Option<&aws_smithy_types::DateTime>) -> Result<Locator, StoreError> {
+/// Names, versions and times of the parameters whose key `by.0` is, in the way `by.1`, one of `values`.
+pub(super) async fn describe(
+    client: &aws_sdk_ssm::Client,
+    by: (&str, &str),
+    values: Vec<String>,
+    token: Option<String>,
+) -> Result<DescribeParametersOutput, AwsFailure> {
+    const OPERATION: &str = "DescribeParameters";
+    let filter = ParameterStringFilter::builder().key(by.0).option(by.1).set_values(Some(values)).build();
+    let filter =
+        filter.map_err(|error| AwsFailure::unexpected(Service::ParameterStore, OPERATION, error.to_string()))?;
+    client
+        .describe_parameters()
+        .parameter_filters(filter)
+        .max_results(i32::try_from(MAX_DESCRIBED).unwrap_or(i32::MAX))
+        .set_next_token(token)
+        .send()
+        .await
+        .map_err(|error| AwsFailure::of(Service::ParameterStore, OPERATION, &error))
+}
+
+pub(super) fn locator(version: u64, modified_at: Option<&aws_smithy_types::DateTime>) -> Result<Locator, AwsFailure> {
     let modified_at = timestamp(modified_at).ok_or_else(|| {
         AwsFailure::unexpected(Service::ParameterStore, "DescribeParameters", "a parameter without a date")
     })?;

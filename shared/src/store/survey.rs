@@ -2,20 +2,18 @@
 
 use std::collections::HashSet;
 
-use aws_sdk_ssm::types::ParameterStringFilter;
+use tracing::warn;
 
-use super::parameter_store::{locator, parameter_name};
+use super::parameter_store::{NotAKey, describe, key_of_parameter, locator, parameter_name};
 use crate::{
     auth::SystemAuthority,
-    aws::{AwsClients, AwsFailure, Service},
+    aws::{AwsClients, AwsFailure},
     entry::Locator,
     key::ConfigKey,
+    routing::TagRoutes,
     settings::Settings,
     tenant::TenantId,
 };
-
-/// The most parameters that `DescribeParameters` names at once, and the most names that it is asked for.
-pub const MAX_DESCRIBED: usize = 50;
 
 /// Looks over the parameters below the suite's root.
 #[derive(Clone, Debug)]
@@ -39,11 +37,19 @@ impl Survey {
         Self { clients, root: settings.parameter_root.clone() }
     }
 
-    /// The parameters from `token` on. A token that Parameter Store does not take any more begins anew.
+    /// The tenant and the key whose value would lie in the parameter `name`.
+    pub fn key_of(&self, routes: &TagRoutes, name: &str) -> Result<(TenantId, ConfigKey), NotAKey> {
+        key_of_parameter(&self.root, routes, name)
+    }
+
+    /// The parameters from `token` on. A token that Parameter Store does not take any more is the end: the rest waits for the next round.
     pub async fn page(&self, authority: &SystemAuthority, token: Option<String>) -> Result<SurveyPage, AwsFailure> {
         let begins = token.is_none();
-        match self.describe(authority, "Path", Some("Recursive"), vec![self.root.clone()], token).await {
-            Err(failure) if failure.is("InvalidNextToken") && !begins => Ok(SurveyPage::default()),
+        match self.describe(authority, ("Path", "Recursive"), vec![self.root.clone()], token).await {
+            Err(failure) if failure.is("InvalidNextToken") && !begins => {
+                warn!(error = %failure, "the parameters could not all be compared in this round");
+                Ok(SurveyPage::default())
+            }
             page => page,
         }
     }
@@ -58,7 +64,7 @@ impl Survey {
         let mut found = HashSet::new();
         let mut token = None;
         loop {
-            let page = self.describe(authority, "Name", Some("Equals"), names.clone(), token).await?;
+            let page = self.describe(authority, ("Name", "Equals"), names.clone(), token).await?;
             found.extend(page.parameters.into_iter().map(|(name, _)| name));
             token = page.next;
             if token.is_none() {
@@ -71,31 +77,15 @@ impl Survey {
     async fn describe(
         &self,
         authority: &SystemAuthority,
-        by: &str,
-        option: Option<&str>,
+        by: (&str, &str),
         values: Vec<String>,
         token: Option<String>,
     ) -> Result<SurveyPage, AwsFailure> {
-        const OPERATION: &str = "DescribeParameters";
-        let unexpected = |detail: String| AwsFailure::unexpected(Service::ParameterStore, OPERATION, detail);
-        let filter = ParameterStringFilter::builder().key(by).set_option(option.map(str::to_owned));
-        let filter = filter.set_values(Some(values)).build().map_err(|error| unexpected(error.to_string()))?;
-        let answer = self
-            .clients
-            .parameter_store_of_system(authority)
-            .describe_parameters()
-            .parameter_filters(filter)
-            .max_results(i32::try_from(MAX_DESCRIBED).unwrap_or(i32::MAX))
-            .set_next_token(token)
-            .send()
-            .await
-            .map_err(|error| AwsFailure::of(Service::ParameterStore, OPERATION, &error))?;
+        let answer = describe(self.clients.parameter_store_of_system(authority), by, values, token).await?;
         let mut parameters = Vec::new();
         for one in answer.parameters() {
             let version = u64::try_from(one.version()).unwrap_or_default();
-            let place = locator(version, one.last_modified_date())
-                .map_err(|_| unexpected("a parameter without a date".to_owned()))?;
-            parameters.push((one.name().unwrap_or_default().to_owned(), place));
+            parameters.push((one.name().unwrap_or_default().to_owned(), locator(version, one.last_modified_date())?));
         }
         Ok(SurveyPage { parameters, next: answer.next_token })
     }
