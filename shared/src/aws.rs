@@ -1,5 +1,6 @@
 //! The AWS clients, handed out per tenant, and what can go wrong with any AWS call.
 
+mod breaker;
 mod calls;
 mod roots;
 
@@ -12,7 +13,9 @@ use std::{
 use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::{
     config::{
-        BehaviorVersion, Region, SharedCredentialsProvider, SharedHttpClient, http::HttpResponse, retry::RetryConfig,
+        BehaviorVersion, Region, SharedCredentialsProvider, SharedHttpClient,
+        http::HttpResponse,
+        retry::{RetryConfig, RetryPartition, TokenBucket},
         timeout::TimeoutConfig,
     },
     error::{ProvideErrorMetadata, SdkError},
@@ -23,11 +26,13 @@ use aws_smithy_http_client::{
 };
 use tracing::warn;
 
+use breaker::{Breaker, CircuitOpen};
 use calls::CallObserver;
 pub use roots::{TrustedRoots, UnusableBundle};
 
 use crate::{
     auth::{SystemAuthority, TenantScope},
+    clock::Clock,
     settings::AwsSettings,
 };
 
@@ -35,6 +40,16 @@ use crate::{
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a call may take with all its attempts: well under the 30 s that API Gateway waits.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
+/// How often a call is tried.
+const MAX_ATTEMPTS: u32 = 3;
+/// The longest wait before a throttled call is tried again; doubles, up to the second. Other failures wait 50 ms at first (the SDK's
+/// own number). The SDK takes a random part of it ("full jitter").
+const MIN_THROTTLE_WAIT: Duration = Duration::from_millis(200);
+const MAX_RETRY_WAIT: Duration = Duration::from_secs(2);
+/// How many retries a client may make on credit, and what part of one each success earns. So a client makes at most half as many retries
+/// as it has successes, and these: a service that is down or slow gets little more than it would without retries.
+const RETRY_CREDIT: usize = 10;
+const RETRIES_PER_SUCCESS: f32 = 0.5;
 
 /// How long the start of a function waits for its connection to DynamoDB.
 const WARM_UP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -50,6 +65,7 @@ pub struct AwsClients(Arc<Clients>);
 
 #[derive(Debug)]
 struct Clients {
+    clock: Clock,
     region: String,
     endpoint: Option<String>,
     credentials: SharedCredentialsProvider,
@@ -64,11 +80,18 @@ macro_rules! client {
         let clients: &Clients = $clients;
         let mut config = $sdk::Config::builder()
             .interceptor(CallObserver::new($service, &clients.region))
+            .interceptor(Breaker::new($service, clients.clock.clone()))
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(clients.region.clone()))
             .credentials_provider(clients.credentials.clone())
             .http_client(SharedHttpClient::clone(&clients.http))
-            .retry_config(RetryConfig::standard())
+            .retry_config(
+                RetryConfig::standard()
+                    .with_max_attempts(MAX_ATTEMPTS)
+                    .with_initial_backoff(MIN_THROTTLE_WAIT)
+                    .with_max_backoff(MAX_RETRY_WAIT),
+            )
+            .retry_partition(retry_budget($service))
             .timeout_config(
                 TimeoutConfig::builder()
                     .connect_timeout(Duration::from_secs(1))
@@ -81,9 +104,16 @@ macro_rules! client {
     }};
 }
 
+/// What all retries of one client share.
+fn retry_budget(service: Service) -> RetryPartition {
+    let tokens = TokenBucket::builder().capacity(RETRY_CREDIT).success_reward(RETRIES_PER_SUCCESS);
+    let tokens = tokens.retry_cost(1).throttling_retry_cost(1).timeout_retry_cost(1);
+    RetryPartition::custom(service.trace_name()).token_bucket(tokens.build()).build()
+}
+
 impl AwsClients {
     /// Clients for the region, endpoint and credentials of `settings`. Connects to nothing yet.
-    pub fn new(settings: &AwsSettings) -> Self {
+    pub fn new(settings: &AwsSettings, clock: &Clock) -> Self {
         let mut http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
         match TlsContext::builder().with_trust_store(settings.roots.store()).build() {
             Ok(tls) => http = http.tls_context(tls),
@@ -91,6 +121,7 @@ impl AwsClients {
             Err(error) => warn!(%error, "the root certificates cannot be used"),
         }
         Self(Arc::new(Clients {
+            clock: clock.clone(),
             region: settings.region.clone(),
             endpoint: settings.endpoint.clone(),
             credentials: SharedCredentialsProvider::new(Credentials::from_keys(
@@ -193,6 +224,29 @@ pub enum FailureKind {
     Unavailable,
     /// The service understood and refused.
     Refused,
+    /// The call was not made, because the service does not answer.
+    CircuitOpen {
+        /// When it may be tried again.
+        retry_after: Duration,
+    },
+}
+
+impl FailureKind {
+    /// Whether the call certainly did nothing.
+    pub const fn did_nothing(self) -> bool {
+        match self {
+            Self::Throttled | Self::Refused | Self::CircuitOpen { .. } => true,
+            Self::Unavailable => false,
+        }
+    }
+
+    /// Whether it is the service's state that failed the call, not the call itself.
+    pub const fn is_outage(self) -> bool {
+        match self {
+            Self::Throttled | Self::Unavailable | Self::CircuitOpen { .. } => true,
+            Self::Refused => false,
+        }
+    }
 }
 
 /// A failed AWS call.
@@ -217,9 +271,11 @@ impl AwsFailure {
         E: std::error::Error + ProvideErrorMetadata + 'static,
     {
         let code = error.code().map(str::to_owned);
-        let kind = match error {
-            SdkError::ConstructionFailure(_) => FailureKind::Refused,
-            SdkError::ServiceError(context) => {
+        let open = causes(error).find_map(|cause| cause.downcast_ref::<CircuitOpen>());
+        let kind = match (error, open) {
+            (_, Some(open)) => FailureKind::CircuitOpen { retry_after: open.retry_after },
+            (SdkError::ConstructionFailure(_), None) => FailureKind::Refused,
+            (SdkError::ServiceError(context), None) => {
                 kind_of(code.as_deref().unwrap_or_default(), context.raw().status().is_server_error())
             }
             // Timeouts, broken connections, unreadable answers, and whatever the SDK adds.
@@ -271,8 +327,11 @@ fn kind_of(code: &str, is_server_error: bool) -> FailureKind {
 
 /// What an error and its causes say. Not what they show for debugging: that may be the body of an answer, and so a value.
 pub(crate) fn said(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
+    causes(error).fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
+}
+
+fn causes<'a>(error: &'a (dyn std::error::Error + 'a)) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |cause| cause.source())
 }
 
 #[cfg(test)]
@@ -317,14 +376,15 @@ mod tests {
     }
 
     fn clients(endpoint: std::net::SocketAddr) -> AwsClients {
-        AwsClients::new(&AwsSettings {
+        let settings = AwsSettings {
             region: "us-east-1".to_owned(),
             endpoint: Some(format!("http://{endpoint}")),
             access_key_id: "id".to_owned(),
             secret_access_key: "key".to_owned(),
             session_token: None,
             roots: TrustedRoots::Amazon,
-        })
+        };
+        AwsClients::new(&settings, &Clock::system())
     }
 
     /// A store that takes the connection and says nothing holds up no start for longer than it may.

@@ -1,6 +1,6 @@
 //! What the functions share: how each of them starts and ends, and the frame that those behind the API answer requests in.
 
-use std::{future::Future, process::ExitCode};
+use std::{future::Future, process::ExitCode, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 pub use lambda_http::Context;
@@ -11,10 +11,13 @@ use crate::{
     auth::{Authenticator, HttpKeys, Permission, TenantScope},
     aws::said,
     clock::Clock,
-    http::{Answer, Event, Problem},
+    http::{Answer, Event, Problem, ProblemType},
     settings::Settings,
     telemetry::{self, Invocation, Outcome, Telemetry, TraceContext},
 };
+
+/// When a request must have been answered, counted from its begin: before the timeout of the functions that answer requests.
+const ANSWER_BUDGET: Duration = Duration::from_secs(27);
 
 /// The `main` of a function: logs from the beginning, and a line that says why, where it cannot start or go on.
 pub async fn run(main: impl Future<Output = Result<(), Error>>) -> ExitCode {
@@ -72,9 +75,15 @@ impl Front {
             request_id: event.request_id(),
             trace: trace.and_then(TraceContext::parse),
         };
-        let answering = answering.map(|answer| answer.unwrap_or_else(Problem::answer));
+        let answering = tokio::time::timeout(ANSWER_BUDGET, answering)
+            .map(|in_time| in_time.unwrap_or_else(|_| Err(too_slow())).unwrap_or_else(Problem::answer));
         self.telemetry.observe(&self.clock, invocation, answering, outcome).await
     }
+}
+
+fn too_slow() -> Problem {
+    let detail = "it could not be finished in time; a write may have taken place: read the key, or send the same request with the same Idempotency-Key";
+    Problem::new(ProblemType::Unavailable, detail).retry_after(2)
 }
 
 fn outcome(answer: &Answer) -> Outcome {

@@ -33,6 +33,9 @@ pub(crate) const ROUTES: &str = r#"{
   "secret_config_": {"store": "parameter-store", "type": "SecureString"}
 }"#;
 
+/// Longer than any circuit to a store stays open.
+pub(crate) const CIRCUIT: Duration = Duration::from_secs(31);
+
 /// A client of an emulated service, past the suite.
 macro_rules! client {
     ($api:expr, $sdk:ident) => {

@@ -21,6 +21,8 @@ mod isolation;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod outage;
+#[cfg(test)]
 mod permissions;
 #[cfg(test)]
 mod secrets;

@@ -208,9 +208,11 @@ async fn a_late_restoration_hides_no_commit() {
 #[tokio::test]
 async fn uncommitted_puts_push_nothing_out() {
     let api = Api::start().await;
-    let acme = api.tenant("acme");
+    let (acme, globex) = (api.tenant("acme"), api.tenant("globex"));
     acme.put("secret_config_k", &json!("v")).await.expect(201);
-    for _ in 0..10 {
+    for n in 0..10 {
+        // So that Parameter Store does not seem to be down.
+        globex.put("param_config_k", &json!(n)).await;
         api.suite.emulator().faults().inject("PutParameter", Fault::ReplyLost, 1);
         acme.put("secret_config_k", &json!("never committed")).await.expect_problem(503, "unavailable");
         api.pass(GRACE / 10);

@@ -44,7 +44,7 @@ pub(super) struct CallObserver {
 }
 
 /// An attempt under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Attempt {
     operation: String,
     began: SystemTime,
@@ -86,6 +86,7 @@ impl Intercept for CallObserver {
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        // None was sent where the circuit is open.
         let Some(attempt) = config.load::<Attempt>() else { return Ok(()) };
         let answer = context.response();
         telemetry::trace_call(&CallSeen {
@@ -97,6 +98,7 @@ impl Intercept for CallObserver {
             status: answer.map(|answer| answer.status().as_u16()),
             throttled: answer.is_some_and(is_throttled),
         });
+        config.interceptor_state().unset::<Attempt>();
         Ok(())
     }
 }

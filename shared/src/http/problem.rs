@@ -231,6 +231,11 @@ impl From<AwsFailure> for Problem {
                 Self::new(ProblemType::Unavailable, format!("{service} does not answer now; try again later"))
                     .retry_after(2)
             }
+            FailureKind::CircuitOpen { retry_after } => {
+                let seconds = u32::try_from(retry_after.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+                Self::new(ProblemType::Unavailable, format!("{service} does not answer now; try again later"))
+                    .retry_after(seconds)
+            }
             // Refused for good, so that trying again the same way does not help: a limit of the account, a lacking permission.
             FailureKind::Refused => Self::new(
                 ProblemType::Unavailable,
@@ -292,6 +297,9 @@ impl From<ReadError> for Problem {
             ReadError::RouteChanged(key) => Self::off_route(&key, &detail),
             ReadError::NotReached { head, .. } => {
                 Self::new(ProblemType::Unprocessable, detail).at(head).with("revision", head.get())
+            }
+            ReadError::TooSlow => {
+                Self::new(ProblemType::Unavailable, format!("{detail}; try again later")).retry_after(2)
             }
             ReadError::Contention => Self::new(ProblemType::Contention, format!("{detail}; try again")).retry_after(1),
             ReadError::Compacted { head, .. } | ReadError::Ahead { head, .. } => {

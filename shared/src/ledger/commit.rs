@@ -350,7 +350,7 @@ fn judge(error: &SdkError<TransactWriteItemsError, HttpResponse>, failure: &AwsF
         return match failure.kind {
             FailureKind::Unavailable => Judgement::Open,
             FailureKind::Throttled => Judgement::Throttled,
-            FailureKind::Refused => Judgement::Refused,
+            FailureKind::Refused | FailureKind::CircuitOpen { .. } => Judgement::Refused,
         };
     };
     // The reasons come in the order of the items; the head is the first. Where nothing was wrong with an item, the code is "None".

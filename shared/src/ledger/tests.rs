@@ -7,34 +7,14 @@ use std::{
 };
 
 use super::*;
-use crate::{
-    auth::{Authenticator, HttpKeys, Permission, Presented},
-    aws::FailureKind,
-    settings::Settings,
-};
+use crate::{aws::FailureKind, fixture};
 
 /// The ledgers in the table at `endpoint`, and somebody who may read one.
 async fn ledger(endpoint: &str) -> (Ledger, TenantScope) {
-    let source = |name: &str| match name {
-        "AWS_ENDPOINT_URL" => Some(endpoint.to_owned()),
-        "TABLE_NAME"
-        | "EVENT_BUS_NAME"
-        | "TOKEN_AUDIENCE"
-        | "AWS_REGION"
-        | "AWS_ACCESS_KEY_ID"
-        | "AWS_SECRET_ACCESS_KEY" => Some("something".to_owned()),
-        "TOKEN_ISSUER" => Some("https://issuer.example".to_owned()),
-        _ => None,
-    };
-    let settings = Settings::load(&source).unwrap();
-    let claims = [("custom:tenantId", "acme"), ("scope", "config/read")];
-    let claims = claims.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    let keys = Box::new(HttpKeys::new("http://127.0.0.1:1".parse().unwrap()));
-    let authenticator = Authenticator::new(&settings.tokens, keys, Clock::system());
-    let caller = authenticator.authenticate(Presented::Claims(&claims)).await.unwrap();
-    let clients = AwsClients::new(&settings.aws);
-    let ledger = Ledger::new(clients, settings.table, Arc::new(settings.routes), settings.clock);
-    (ledger, caller.authorize(Permission::Read).unwrap())
+    let settings = fixture::settings(&[("AWS_ENDPOINT_URL", endpoint)]).unwrap();
+    let scope = fixture::reader(&settings).await;
+    let clients = AwsClients::new(&settings.aws, &settings.clock);
+    (Ledger::new(clients, settings.table, Arc::new(settings.routes), settings.clock), scope)
 }
 
 /// A table that answers each of `requests` with `answer`, one connection each.

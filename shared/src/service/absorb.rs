@@ -357,19 +357,23 @@ fn is_newer(current: &Current, at: Timestamp) -> bool {
     !entry.is_live() && entry.modified_at > at.plus(CLOCK_SKEW)
 }
 
-/// Whether a version lies behind the last one that was looked at. One of another life of the name does.
+/// Whether a version lies behind the last one that was looked at. Within one life of a name its versions tell; between two lives, the
+/// time: what is shown may be an earlier life, because reads of a store may lag behind its writes.
 fn is_behind(follow: &FollowState, stored: &[StoredVersion], place: Locator) -> bool {
-    follow.absorbed.is_none_or(|last| place.version > last.version || !is_same_life(last, stored))
+    follow.absorbed.is_none_or(|last| {
+        if is_same_life(last, stored) { place.version > last.version } else { place.modified_at > last.modified_at }
+    })
 }
 
-/// Whether `last` is of the life that the store shows: it is still there, or has been dropped with all before it.
+/// Whether `last` is of the life that the store shows: it is still there, has been dropped with all before it, or is not shown yet.
 fn is_same_life(last: Locator, stored: &[StoredVersion]) -> bool {
-    match stored.iter().find(|one| one.place.version == last.version) {
-        Some(found) => found.place == last,
-        None => stored.first().is_some_and(|first| {
-            first.place.version > last.version && first.place.modified_at >= last.modified_at && first.place.version > 1
-        }),
+    if let Some(found) = stored.iter().find(|one| one.place.version == last.version) {
+        return found.place == last;
     }
+    let (Some(first), Some(newest)) = (stored.first(), stored.last()) else { return false };
+    let is_dropped = first.place.version > last.version.max(1) && first.place.modified_at >= last.modified_at;
+    let is_yet_to_come = newest.place.version < last.version && newest.place.modified_at <= last.modified_at;
+    is_dropped || is_yet_to_come
 }
 
 /// Whether versions have been dropped that nobody has looked at.
@@ -516,5 +520,18 @@ mod tests {
         );
         assert_eq!(judged(&known, &[(later(4), "?"), (later(5), "?")]), "[4 5] 5");
         assert_eq!(judged(&known, &[(later(7), "?")]), "[7] 7 gap");
+    }
+
+    /// What the store showed some time ago, in this life of the name or in the one before, holds nothing new.
+    #[test]
+    fn old_views_are_recognised() {
+        let known = key_at(1, 0, true, followed(3, Some(3)));
+        assert_eq!(judged(&known, &[(place(1), "1"), (place(2), "?")]), "[] 0");
+        assert_eq!(judged(&known, &[]), "[] 0");
+        let second_life = Locator { version: 2, modified_at: Timestamp::from_millis(200) };
+        let known = key_at(1, 0, true, FollowState { absorbed: Some(second_life), ..followed(3, None) });
+        let first_life: Vec<_> = (1..=3).map(|version| (place(version), "?")).collect();
+        assert!(judged(&known, &first_life).starts_with("[] 0"));
+        assert!(judged(&known, &first_life[2..]).starts_with("[] 0"), "with its oldest dropped");
     }
 }

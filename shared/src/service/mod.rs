@@ -41,7 +41,7 @@ pub struct Foundation {
 impl Foundation {
     /// Makes the clients and opens the stores. Connects to nothing yet.
     pub fn new(settings: &Settings) -> Result<Self, UnusableRoute> {
-        let clients = AwsClients::new(&settings.aws);
+        let clients = AwsClients::new(&settings.aws, &settings.clock);
         let routes = Arc::new(settings.routes.clone());
         Ok(Self {
             ledger: Ledger::new(clients.clone(), settings.table.clone(), Arc::clone(&routes), settings.clock.clone()),
@@ -58,3 +58,6 @@ impl Foundation {
         self.ledger.mark_published(scope, change.revision).await
     }
 }
+
+#[cfg(test)]
+mod tests;

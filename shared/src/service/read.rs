@@ -7,7 +7,6 @@ use tracing::error;
 use super::Foundation;
 use crate::{
     auth::TenantScope,
-    aws::FailureKind,
     cache::{Cache, Known, Observed, Resolved, Validity},
     clock::Clock,
     entry::{Entry, Epoch, Held, Locator, Revision, State, TextKind, Version},
@@ -23,6 +22,8 @@ use crate::{
 const MAX_ANSWER_BYTES: usize = 4_000_000;
 /// How many changes a warm environment catches up on; behind more than that, it forgets the tenant.
 const MAX_DELTA: u64 = 200;
+/// How long a read of entries may take with all its calls, before the last known ones are as good as it gets.
+const READ_BUDGET: Duration = Duration::from_secs(10);
 /// How often a read that was overtaken by writes begins anew.
 const MAX_ROUNDS: usize = 8;
 /// How often a value is looked for that its store does not have. A newer version may have been committed meanwhile, and the commit
@@ -53,6 +54,12 @@ pub struct At<T> {
     pub stale: bool,
     /// The answer.
     pub found: T,
+}
+
+impl<T> At<T> {
+    fn map<U>(self, change: impl FnOnce(T) -> U) -> At<U> {
+        At { revision: self.revision, age: self.age, stale: self.stale, found: change(self.found) }
+    }
 }
 
 /// What a batch found.
@@ -131,6 +138,9 @@ pub enum ReadError {
     /// Writes came faster than the read.
     #[error("the keys changed faster than they could be read together")]
     Contention,
+    /// The stores were too slow.
+    #[error("the stores did not answer in time")]
+    TooSlow,
     /// The log does not reach back that far.
     #[error("the changes after revision {since} are not all kept any more")]
     Compacted {
@@ -152,10 +162,11 @@ pub enum ReadError {
 impl ReadError {
     /// Whether the store, or the way to it, is down: an earlier answer is then better than none.
     fn is_outage(&self) -> bool {
-        let (Self::Ledger(LedgerError::Aws(failure)) | Self::Store(StoreError::Aws(failure))) = self else {
-            return false;
-        };
-        matches!(failure.kind, FailureKind::Unavailable | FailureKind::Throttled)
+        match self {
+            Self::Ledger(LedgerError::Aws(failure)) | Self::Store(StoreError::Aws(failure)) => failure.kind.is_outage(),
+            Self::TooSlow => true,
+            _ => false,
+        }
     }
 }
 
@@ -180,8 +191,11 @@ impl ReadService {
         key: &ConfigKey,
         freshness: Freshness,
     ) -> Result<At<Known>, ReadError> {
-        match self.get_fresh(scope, key, freshness).await {
-            Err(error) if error.is_outage() => self.last_known(scope, key, freshness).ok_or(error),
+        match in_time(self.get_fresh(scope, key, freshness)).await {
+            Err(error) if error.is_outage() => {
+                let last_known = self.last_known(scope, &[key], freshness).ok_or(error)?;
+                Ok(last_known.map(|mut known| known.remove(key).flatten()))
+            }
             answer => answer,
         }
     }
@@ -224,6 +238,21 @@ impl ReadService {
 
     /// The current entries of some keys, all valid at one revision.
     pub async fn batch_get(
+        &self,
+        scope: &TenantScope,
+        keys: &[ConfigKey],
+        freshness: Freshness,
+    ) -> Result<At<BatchFound>, ReadError> {
+        match in_time(self.batch_get_fresh(scope, keys, freshness)).await {
+            Err(error) if error.is_outage() => {
+                let last_known = self.last_known(scope, &keys.iter().collect::<Vec<_>>(), freshness).ok_or(error)?;
+                Ok(last_known.map(|known| fit(keys, &known, |_| false)))
+            }
+            answer => answer,
+        }
+    }
+
+    async fn batch_get_fresh(
         &self,
         scope: &TenantScope,
         keys: &[ConfigKey],
@@ -404,17 +433,23 @@ impl ReadService {
         }
     }
 
-    /// What was last known of a key, if that is recent enough to stand in while the store is down.
-    fn last_known(&self, scope: &TenantScope, key: &ConfigKey, freshness: Freshness) -> Option<At<Known>> {
+    /// What was last known of all these keys, at one revision, if that is recent enough to stand in while a store is down.
+    fn last_known<'a>(
+        &self,
+        scope: &TenantScope,
+        keys: &[&'a ConfigKey],
+        freshness: Freshness,
+    ) -> Option<At<HashMap<&'a ConfigKey, Known>>> {
         let valid = self.cache.validity(scope.tenant())?;
         let age = valid.age(self.clock.now());
         let reached = freshness.min_revision.is_none_or(|asked| asked <= valid.head.revision);
         if freshness.stale_if_error.is_zero() || age > freshness.stale_if_error || !reached {
             return None;
         }
-        let known = self.cache.get(scope.tenant(), &valid, key)?;
+        let known = keys.iter().map(|key| Some((*key, self.cache.get(scope.tenant(), &valid, key)?)));
+        let found = known.collect::<Option<_>>()?;
         telemetry::note_cache(CacheResult::Stale);
-        Some(At { revision: valid.head.revision, age: Some(age), stale: true, found: known })
+        Some(At { revision: valid.head.revision, age: Some(age), stale: true, found })
     }
 
     /// Whether the entry's value is in a store that the route of its tag does not lead to any more.
@@ -474,6 +509,11 @@ impl ReadService {
         });
         Ok(versions.collect())
     }
+}
+
+/// The answer, if it comes within what a read may take.
+async fn in_time<T>(reading: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
+    tokio::time::timeout(READ_BUDGET, reading).await.unwrap_or(Err(ReadError::TooSlow))
 }
 
 /// How memory was believed: within `max-age` it has an age, else it was validated.

@@ -15,7 +15,7 @@ pub use survey::{Survey, SurveyPage};
 
 use crate::{
     auth::TenantScope,
-    aws::{AwsClients, AwsFailure, FailureKind, Service},
+    aws::{AwsClients, AwsFailure, Service},
     entry::{Locator, PutId, TextKind, Version},
     key::{ConfigKey, Tag},
     routing::{Route, Strategy, TagRoutes},
@@ -192,7 +192,7 @@ impl StoreError {
     /// Whether the call that failed certainly did nothing.
     pub fn did_nothing(&self) -> bool {
         match self {
-            Self::Aws(failure) => matches!(failure.kind, FailureKind::Throttled | FailureKind::Refused),
+            Self::Aws(failure) => failure.kind.did_nothing(),
             Self::Occupied { .. } => true,
             Self::Gone | Self::Unreadable(_) => false,
         }

@@ -1,6 +1,7 @@
 //! What a route may say, and how large a value each store takes. Nothing here connects to anything.
 
 use super::*;
+use crate::fixture;
 
 /// Opens the stores of `routes` and gives them, or what the operator is told.
 fn open(routes: &str) -> Result<(TagRoutes, Stores), String> {
@@ -8,20 +9,9 @@ fn open(routes: &str) -> Result<(TagRoutes, Stores), String> {
 }
 
 fn open_below(root: &str, routes: &str) -> Result<(TagRoutes, Stores), String> {
-    let source = |name: &str| match name {
-        "PARAMETER_ROOT" => Some(root.to_owned()),
-        "TAG_ROUTES" => Some(routes.to_owned()),
-        "TABLE_NAME"
-        | "EVENT_BUS_NAME"
-        | "TOKEN_AUDIENCE"
-        | "AWS_REGION"
-        | "AWS_ACCESS_KEY_ID"
-        | "AWS_SECRET_ACCESS_KEY" => Some("something".to_owned()),
-        "TOKEN_ISSUER" => Some("https://issuer.example".to_owned()),
-        _ => None,
-    };
-    let settings = Settings::load(&source).map_err(|error| error.to_string())?;
-    let clients = AwsClients::new(&settings.aws);
+    let settings = fixture::settings(&[("PARAMETER_ROOT", root), ("TAG_ROUTES", routes)]);
+    let settings = settings.map_err(|error| error.to_string())?;
+    let clients = AwsClients::new(&settings.aws, &settings.clock);
     let stores = Stores::open(&settings.routes, &Surroundings { clients: &clients, settings: &settings });
     stores.map(|stores| (settings.routes, stores)).map_err(|error| error.to_string())
 }

@@ -1,0 +1,33 @@
+//! What becomes of reads while a store does not answer at all. The time is tokio's own, and moves when nothing else does.
+
+use std::{net::TcpListener, time::Duration};
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::{aws::FailureKind, fixture, key::ConfigKey};
+
+/// Promise: who waits for a store that never answers is told so within a bounded time; after a few times at once, without asking it.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_ever() {
+    // Whoever connects is let in by the system, and never hears a word.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let settings = fixture::settings(&[("AWS_ENDPOINT_URL", &endpoint)]).unwrap();
+    let scope = fixture::reader(&settings).await;
+    let foundation = Foundation::new(&settings).unwrap();
+    let key = ConfigKey::parse("tenant_config_k", &foundation.routes).unwrap();
+    let reader = ReadService::new(foundation, &settings);
+    let mut took = Vec::new();
+    let mut last = None;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        last = Some(reader.get(&scope, &key, Freshness::default()).await.expect_err("nobody answers"));
+        took.push(begun.elapsed());
+    }
+    let [first, _, third] = took[..] else { panic!("three reads") };
+    assert!(first <= Duration::from_secs(10), "{took:?}");
+    assert!(third < Duration::from_millis(1), "{took:?}");
+    let Some(ReadError::Ledger(LedgerError::Aws(failure))) = last else { panic!("{last:?}") };
+    assert!(matches!(failure.kind, FailureKind::CircuitOpen { .. }), "{failure:?}");
+}
