@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use crate::call_log::CallLog;
 use crate::dynamodb::{self, DynamoDb};
 use crate::eventbridge::{self, EventBridge};
-use crate::faults::{Fault, Faults};
+use crate::faults::{Fault, Faults, View};
 use crate::parameter_store::{self, ParameterStore};
 use crate::permission::{self, Account, Guarded};
 use crate::shutdown::Shutdown;
@@ -98,32 +98,52 @@ impl Gateway {
             let message = format!("{} is not allowed {} on {}", denied.principal, denied.action, denied.resource);
             return Ok(AwsError::new("AccessDeniedException", message).into_reply(call.service.protocol()));
         }
-        let Some(hit) = self.faults.take(&call.operation) else { return Ok(self.execute(call).await) };
+        let fits = |fault| self.fits(fault, &call);
+        let Some(hit) = self.faults.take(&call.operation, fits) else {
+            return Ok(self.execute(call, View::Whole).await);
+        };
         let fault = tokio::select! {
             fault = hit.fault() => fault,
             () = self.shutdown.requested() => return Err(Unanswered),
         };
         match fault {
-            None => Ok(self.execute(call).await),
+            None => Ok(self.execute(call, View::Whole).await),
             Some(Fault::ReplyLost) => {
-                self.execute(call).await;
+                self.execute(call, View::Whole).await;
                 hit.announce();
                 Err(Unanswered)
             }
             Some(fault) => {
                 hit.announce();
-                self.fail(fault, &call).await
+                self.fail(fault, call).await
             }
         }
     }
 
-    async fn execute(&self, call: Call) -> Reply {
+    /// Whether a fault means something to a call, and AWS might answer it so.
+    fn fits(&self, fault: Fault, call: &Call) -> bool {
+        match fault {
+            Fault::Throttle
+            | Fault::InternalError
+            | Fault::ReplyLost
+            | Fault::NoReply
+            | Fault::Delay(_)
+            | Fault::Reset => true,
+            Fault::TransactionConflict | Fault::NotYet | Fault::StalePage | Fault::EmptyPage => match call.service {
+                Service::DynamoDb => dynamodb::fits(fault, &call.operation, &call.body),
+                Service::ParameterStore => self.parameters.fits(fault, &call.operation, &call.body),
+                Service::EventBridge | Service::Sts => false,
+            },
+        }
+    }
+
+    async fn execute(&self, call: Call, view: View) -> Reply {
         let protocol = call.service.protocol();
         let answer = match call.service {
-            Service::DynamoDb => self.dynamodb.call(&call.headers, call.body).await,
+            Service::DynamoDb => self.dynamodb.call(&call.operation, &call.headers, call.body, view).await,
             Service::ParameterStore => self
                 .parameters
-                .call(&call.operation, call.body)
+                .call(&call.operation, call.body, view)
                 .await
                 .map(|answer| json_reply(StatusCode::OK, protocol, &answer)),
             Service::EventBridge => self
@@ -135,21 +155,32 @@ impl Gateway {
         answer.unwrap_or_else(|error| error.into_reply(protocol))
     }
 
-    /// Fails a call without executing it.
-    async fn fail(&self, fault: Fault, call: &Call) -> Result<Reply, Unanswered> {
-        if fault == Fault::NoReply {
-            self.shutdown.requested().await;
-            return Err(Unanswered);
-        }
-        if fault == Fault::NotYet
-            && call.service == Service::ParameterStore
-            && let Some(nothing) = parameter_store::nothing(&call.operation, &call.body)
-        {
-            let protocol = call.service.protocol();
-            return Ok(nothing.map_or_else(
-                |error| error.into_reply(protocol),
-                |nothing| json_reply(StatusCode::OK, protocol, &nothing),
-            ));
+    /// Has a call suffer what does not need its answer.
+    async fn fail(&self, fault: Fault, call: Call) -> Result<Reply, Unanswered> {
+        let protocol = call.service.protocol();
+        match fault {
+            Fault::NoReply => {
+                self.shutdown.requested().await;
+                return Err(Unanswered);
+            }
+            Fault::Reset => return Err(Unanswered),
+            Fault::Delay(delay) => {
+                tokio::select! {
+                    () = self.shutdown.requested() => return Err(Unanswered),
+                    () = tokio::time::sleep(delay) => return Ok(self.execute(call, View::Whole).await),
+                }
+            }
+            Fault::StalePage => return Ok(self.execute(call, View::Stale).await),
+            Fault::EmptyPage => return Ok(self.execute(call, View::EmptyPage).await),
+            Fault::NotYet if call.service == Service::ParameterStore => {
+                if let Some(nothing) = parameter_store::nothing(&call.operation, &call.body) {
+                    return Ok(nothing.map_or_else(
+                        |error| error.into_reply(protocol),
+                        |nothing| json_reply(StatusCode::OK, protocol, &nothing),
+                    ));
+                }
+            }
+            Fault::Throttle | Fault::InternalError | Fault::ReplyLost | Fault::TransactionConflict | Fault::NotYet => {}
         }
         let error = match call.service {
             Service::DynamoDb => dynamodb::failure(fault, &call.operation, &call.body),
@@ -158,7 +189,7 @@ impl Gateway {
             Service::Sts if fault == Fault::Throttle => AwsError::new("Throttling", "Rate exceeded"),
             Service::Sts => AwsError::internal("InternalFailure", "Internal server error"),
         };
-        Ok(error.into_reply(call.service.protocol()))
+        Ok(error.into_reply(protocol))
     }
 }
 

@@ -9,18 +9,21 @@
 //! - **No authentication.** Signatures are not verified. Whoever reaches the port may do everything that the program which
 //!   starts the emulator does not forbid ([`Emulator::guard`]): that sees the actions and resources of IAM, no conditions.
 //!   `DynamoDB` wants to see some credentials all the same. It speaks plain HTTP, and listens only where it is told to.
-//! - **No throttling, no latency.** Limits of size and number are those of AWS; limits of rate are not there. Throttles
-//!   and other failures are injected ([`Faults`]).
-//! - **`DynamoDB` is always consistent.** Every read is strongly consistent and no index ever lags. Expired items are
-//!   deleted within seconds instead of days. Writes of one table never conflict by themselves: they run one by one.
-//! - **`EventBridge` delivers at once**, to functions in this process, four times at most within about a second. What is
-//!   under way when the emulator stops is lost. Buses, rules and targets cannot be made by a call: the program that
-//!   starts the emulator adds rules. Event patterns are those of the crate `quamina`.
+//! - **No throttling, no latency.** Limits of size and number are those of AWS; limits of rate are not there. Throttles,
+//!   delays and other failures are injected, one by one or at random from a seed ([`Faults`]).
+//! - **`DynamoDB` is always consistent.** Every read is strongly consistent and no index ever lags, unless a fault has it lag
+//!   ([`Fault::StalePage`]). Expired items are deleted within seconds instead of days. Writes of one table never conflict by
+//!   themselves: they run one by one.
+//! - **`EventBridge` delivers at once**, to functions in this process, four times at most within about a second, unless
+//!   [`Emulator::set_event_fate`] has events late, doubled or lost. What is under way when the emulator stops is lost. Buses,
+//!   rules and targets cannot be made by a call: the program that starts the emulator adds rules. Event patterns are
+//!   those of the crate `quamina`.
 //! - **`Parameter Store Change` always comes**, while AWS's is best effort, unless [`Emulator::set_event_fate`] says otherwise.
-//! - **Parameter Store** never answers `TooManyUpdates` by itself, lets a name be used again right after its deletion,
-//!   takes any KMS key id and keeps secrets in plain text in its file, and knows no parameter policies. An
-//!   `AllowedPattern` is a Rust regular expression. Last-modified times never repeat, as if AWS's clock never did. Pages
-//!   are full unless [`Options::empty_pages`] asks for AWS's habit of sending empty ones in between.
+//! - **Parameter Store** shows a put to every reader at once ([`Fault::StalePage`] has it lag), never answers
+//!   `TooManyUpdates` by itself, lets a name be used again right after its deletion, takes any KMS key id and keeps
+//!   secrets in plain text in its file, and knows no parameter policies. An `AllowedPattern` is a Rust regular expression.
+//!   Last-modified times never repeat, as if AWS's clock never did. Pages are full unless [`Options::empty_pages`] or
+//!   [`Fault::EmptyPage`] asks for AWS's habit of sending empty ones in between.
 //! - **Data** stays in two `SQLite` files. Both have a write on disk before it is answered.
 
 mod call_log;
@@ -45,8 +48,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use call_log::CallLog;
-pub use eventbridge::{Delivered, EventFate, Rule, RuleError, Target};
-pub use faults::{Fault, Faults, Held, Injected};
+pub use eventbridge::{Delivered, EventFate, EventOdds, Rule, RuleError, Target};
+pub use faults::{Fault, Faults, Held, Injected, Schedule, Scheduled};
 pub use permission::{Guard, Permission};
 
 use dynamodb::DynamoDb;

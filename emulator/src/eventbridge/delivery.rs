@@ -31,13 +31,16 @@ impl Deliveries {
         Self { under_way: watch::Sender::new(0), shutdown }
     }
 
-    /// Sets events on their way, one after another.
-    pub(super) fn start(&self, matches: Vec<Match>) {
+    /// Sets events on their way, one after another, the first after `wait`.
+    pub(super) fn start(&self, matches: Vec<Match>, wait: Duration) {
         let under_way = UnderWay::begin(&self.under_way);
         let shutdown = self.shutdown.clone();
         tokio::spawn(async move {
             let _under_way = under_way;
             let delivering = async {
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                }
                 for one in matches {
                     deliver(&one.rule, &one.event, one.trace).await;
                 }

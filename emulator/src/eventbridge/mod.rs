@@ -1,10 +1,11 @@
 //! `EventBridge`: takes events, finds the rules that match, and hands each match over for delivery.
 
 mod delivery;
+mod fate;
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use quamina::Quamina;
 use serde::Deserialize;
@@ -16,6 +17,8 @@ use crate::faults::Fault;
 use crate::shutdown::Shutdown;
 use crate::wire::{AwsError, parse, required};
 use delivery::{Deliveries, Match};
+use fate::Fates;
+pub use fate::{EventFate, EventOdds};
 
 /// The bus that always exists, and that AWS services send their events to.
 pub(crate) const DEFAULT_BUS: &str = "default";
@@ -33,22 +36,6 @@ pub type Delivered = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 /// Takes a whole event, envelope and all, and the X-Ray trace header that it was put with. Called again with the same event after
 /// an error, so it has to bear doubles.
 pub type Target = Arc<dyn Fn(Value, Option<String>) -> Delivered + Send + Sync>;
-
-/// What becomes of the events that match a rule. `EventBridge` promises to deliver each at least once, in no order; that AWS sends those
-/// of Parameter Store at all it does not promise.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum EventFate {
-    /// Each is delivered once.
-    #[default]
-    Delivered,
-    /// Each is delivered twice, at the same time.
-    Doubled,
-    /// They wait until they have another fate, and then come one by one, in the opposite order.
-    Delayed,
-    /// None is delivered.
-    Lost,
-}
 
 /// An `EventBridge` rule: events on `bus` that match `pattern` go to `target`.
 #[derive(Clone)]
@@ -108,7 +95,7 @@ pub(crate) struct EventBridge {
     account: String,
     rules: RwLock<Vec<Installed>>,
     deliveries: Deliveries,
-    fate: Mutex<(EventFate, Vec<Match>)>,
+    fates: Fates,
 }
 
 struct Installed {
@@ -155,30 +142,19 @@ impl EventBridge {
             account: account.to_owned(),
             rules: RwLock::default(),
             deliveries: Deliveries::new(shutdown),
-            fate: Mutex::default(),
+            fates: Fates::default(),
         }
     }
 
     /// Decides what becomes of events from now on, and of those that wait.
     pub(crate) fn set_fate(&self, fate: EventFate) {
-        let mut now = self.fate.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut waiting = std::mem::take(&mut now.1);
-        waiting.reverse();
-        now.0 = fate;
-        drop(now);
-        self.dispatch(waiting);
+        let waited = self.fates.set(fate);
+        self.dispatch(waited);
     }
 
-    fn dispatch(&self, matches: Vec<Match>) {
-        let mut now = self.fate.lock().unwrap_or_else(PoisonError::into_inner);
-        let times = match now.0 {
-            EventFate::Lost => 0,
-            EventFate::Delivered => 1,
-            EventFate::Doubled => 2,
-            EventFate::Delayed => return now.1.extend(matches),
-        };
-        for _ in 0..times {
-            self.deliveries.start(matches.clone());
+    fn dispatch(&self, events: Vec<Match>) {
+        for (events, wait) in self.fates.meet(events) {
+            self.deliveries.start(events, wait);
         }
     }
 
@@ -387,9 +363,7 @@ impl Entry {
 pub(crate) fn failure(fault: Fault) -> AwsError {
     match fault {
         Fault::Throttle => AwsError::new("ThrottlingException", "Rate exceeded"),
-        Fault::InternalError | Fault::ReplyLost | Fault::NoReply | Fault::NotYet | Fault::TransactionConflict => {
-            AwsError::internal("InternalException", "Internal server error")
-        }
+        _ => AwsError::internal("InternalException", "Internal server error"),
     }
 }
 

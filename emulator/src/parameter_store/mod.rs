@@ -17,9 +17,10 @@ use time::OffsetDateTime;
 
 use crate::StartError;
 use crate::eventbridge::{DEFAULT_BUS, Event, EventBridge};
-use crate::faults::Fault;
+use crate::faults::{Fault, View};
 use crate::wire::{AwsError, parse, required};
-use name::Place;
+use name::{Place, Selector};
+use read::Reader;
 use store::{Store, Version};
 
 /// Names of one `DeleteParameters` (API reference).
@@ -54,7 +55,7 @@ struct Change {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Delete {
+struct Names {
     name: Option<String>,
     names: Option<Vec<String>>,
 }
@@ -77,11 +78,11 @@ impl ParameterStore {
     }
 
     /// Answers a call, and tells what it changed.
-    pub(crate) async fn call(&self, operation: &str, body: Bytes) -> Result<Value, AwsError> {
+    pub(crate) async fn call(&self, operation: &str, body: Bytes, view: View) -> Result<Value, AwsError> {
         let service = self.clone();
         let operation = operation.to_owned();
         // The database waits for the disk; that must not hold up a worker that serves others.
-        let done = tokio::task::spawn_blocking(move || service.execute(&operation, &body)).await;
+        let done = tokio::task::spawn_blocking(move || service.execute(&operation, &body, view)).await;
         let (answer, changes) = done.map_err(|error| {
             tracing::error!(%error, "a Parameter Store call failed");
             AwsError::internal("InternalServerError", "The emulator failed; its log says why.")
@@ -92,16 +93,17 @@ impl ParameterStore {
         Ok(answer)
     }
 
-    fn execute(&self, operation: &str, body: &[u8]) -> Result<(Value, Vec<Change>), AwsError> {
+    fn execute(&self, operation: &str, body: &[u8], view: View) -> Result<(Value, Vec<Change>), AwsError> {
         let (store, place) = (&*self.store, &self.place);
+        let reader = Reader { store, place, view, empty_pages: self.empty_pages };
         let unchanged = |answer: Value| (answer, Vec::new());
         match operation {
             "PutParameter" => put::put(store, place, body).map(|(answer, change)| (answer, vec![change])),
-            "GetParameter" => read::one(store, place, body).map(unchanged),
-            "GetParameters" => read::some(store, place, body).map(unchanged),
-            "GetParametersByPath" => read::by_path(store, place, self.empty_pages, body).map(unchanged),
-            "GetParameterHistory" => read::history(store, place, body).map(unchanged),
-            "DescribeParameters" => read::describe(store, place, self.empty_pages, body).map(unchanged),
+            "GetParameter" => read::one(&reader, body).map(unchanged),
+            "GetParameters" => read::some(&reader, body).map(unchanged),
+            "GetParametersByPath" => read::by_path(&reader, body).map(unchanged),
+            "GetParameterHistory" => read::history(&reader, body).map(unchanged),
+            "DescribeParameters" => read::describe(&reader, body).map(unchanged),
             "DeleteParameter" => self.delete_one(body),
             "DeleteParameters" => self.delete_some(body),
             "LabelParameterVersion" => {
@@ -118,8 +120,36 @@ impl ParameterStore {
         }
     }
 
+    /// Whether a fault means something to a call, and AWS might answer it so. For faults that are not for every call.
+    pub(crate) fn fits(&self, fault: Fault, operation: &str, body: &[u8]) -> bool {
+        match (fault, operation) {
+            // The operations whose errors include TooManyUpdates in the API reference.
+            (
+                Fault::TransactionConflict,
+                "PutParameter"
+                | "LabelParameterVersion"
+                | "UnlabelParameterVersion"
+                | "AddTagsToResource"
+                | "RemoveTagsFromResource",
+            )
+            | (
+                Fault::StalePage | Fault::EmptyPage,
+                "GetParametersByPath" | "DescribeParameters" | "GetParameterHistory",
+            ) => true,
+            (Fault::StalePage, "GetParameter" | "GetParameters") => self.asks_for_newest(body),
+            (Fault::NotYet, _) => nothing(operation, body).is_some(),
+            _ => false,
+        }
+    }
+
+    /// Whether one of the names stands without a version or label.
+    fn asks_for_newest(&self, body: &[u8]) -> bool {
+        let newest = |name: &String| self.place.asked(name).is_ok_and(|asked| asked.selector == Selector::Latest);
+        parse::<Names>(body).is_ok_and(|asked| asked.name.iter().chain(asked.names.iter().flatten()).any(newest))
+    }
+
     fn delete_one(&self, body: &[u8]) -> Result<(Value, Vec<Change>), AwsError> {
-        let request: Delete = parse(body)?;
+        let request: Names = parse(body)?;
         let name = self.place.asked(required(request.name.as_deref(), "name")?)?.name;
         self.store.transaction(|tables| {
             let version = tables.latest(&name)?.ok_or_else(|| not_found(&name))?;
@@ -129,7 +159,7 @@ impl ParameterStore {
     }
 
     fn delete_some(&self, body: &[u8]) -> Result<(Value, Vec<Change>), AwsError> {
-        let request: Delete = parse(body)?;
+        let request: Names = parse(body)?;
         let names = required(request.names, "names")?;
         if names.is_empty() || names.len() > MAX_DELETED {
             return Err(AwsError::constraint(
@@ -195,9 +225,7 @@ pub(crate) fn failure(fault: Fault) -> AwsError {
             "TooManyUpdates",
             "There are concurrent updates for a resource that supports one update at a time.",
         ),
-        Fault::InternalError | Fault::ReplyLost | Fault::NoReply | Fault::NotYet => {
-            AwsError::internal("InternalServerError", "Internal server error")
-        }
+        _ => AwsError::internal("InternalServerError", "Internal server error"),
     }
 }
 

@@ -7,6 +7,7 @@ use super::name::{self, Asked, Place, Selector};
 use super::page::{self, Position};
 use super::store::{Store, Tables, Version};
 use super::{milliseconds, not_found};
+use crate::faults::View;
 use crate::wire::{AwsError, parse, required};
 
 /// Names of one `GetParameters`, results of one page of `GetParametersByPath` (API reference).
@@ -40,18 +41,39 @@ struct Filter {
     values: Vec<String>,
 }
 
+/// What the calls read, and what they show of it.
+pub(super) struct Reader<'a> {
+    pub(super) store: &'a Store,
+    pub(super) place: &'a Place,
+    pub(super) view: View,
+    /// Whether some pages of every listing are empty and lead on all the same, as AWS's may be.
+    pub(super) empty_pages: bool,
+}
+
+impl Reader<'_> {
+    fn read<T>(&self, work: impl FnOnce(&Tables<'_>) -> Result<T, AwsError>) -> Result<T, AwsError> {
+        if self.view == View::Stale { self.store.behind(work) } else { self.store.transaction(work) }
+    }
+
+    /// The answer at `position` if that page is to be empty though more may follow.
+    fn empty_page(&self, position: &Position) -> Option<Value> {
+        let is_empty = self.view == View::EmptyPage || (self.empty_pages && position.is_empty_page());
+        is_empty.then(|| json!({ "Parameters": [], "NextToken": position.after_empty_page() }))
+    }
+}
+
 /// `GetParameter`
-pub(super) fn one(store: &Store, place: &Place, body: &[u8]) -> Result<Value, AwsError> {
+pub(super) fn one(reader: &Reader<'_>, body: &[u8]) -> Result<Value, AwsError> {
     let request: Get = parse(body)?;
-    let asked = place.asked(required(request.name.as_deref(), "name")?)?;
-    store.transaction(|tables| {
+    let asked = reader.place.asked(required(request.name.as_deref(), "name")?)?;
+    reader.read(|tables| {
         let version = find(tables, &asked)?;
-        Ok(json!({ "Parameter": parameter(place, &version, &asked, request.with_decryption) }))
+        Ok(json!({ "Parameter": parameter(reader.place, &version, &asked, request.with_decryption) }))
     })
 }
 
 /// `GetParameters`: what does not exist is named in `InvalidParameters`.
-pub(super) fn some(store: &Store, place: &Place, body: &[u8]) -> Result<Value, AwsError> {
+pub(super) fn some(reader: &Reader<'_>, body: &[u8]) -> Result<Value, AwsError> {
     let request: Get = parse(body)?;
     let mut names = required(request.names, "names")?;
     if names.is_empty() {
@@ -66,13 +88,13 @@ pub(super) fn some(store: &Store, place: &Place, body: &[u8]) -> Result<Value, A
     }
     names.sort_unstable();
     names.dedup();
-    store.transaction(|tables| {
+    reader.read(|tables| {
         let (mut found, mut invalid) = (Vec::new(), Vec::new());
         for name in &names {
-            let asked = place.asked(name)?;
+            let asked = reader.place.asked(name)?;
             match find(tables, &asked) {
                 Ok(version) => {
-                    found.push(parameter(place, &version, &asked, request.with_decryption));
+                    found.push(parameter(reader.place, &version, &asked, request.with_decryption));
                 }
                 Err(error) if error.code().ends_with("NotFound") => invalid.push(name),
                 Err(error) => return Err(error),
@@ -82,8 +104,8 @@ pub(super) fn some(store: &Store, place: &Place, body: &[u8]) -> Result<Value, A
     })
 }
 
-/// `GetParametersByPath`; with `empty_pages` some pages are empty and lead on all the same, as AWS's may be.
-pub(super) fn by_path(store: &Store, place: &Place, empty_pages: bool, body: &[u8]) -> Result<Value, AwsError> {
+/// `GetParametersByPath`
+pub(super) fn by_path(reader: &Reader<'_>, body: &[u8]) -> Result<Value, AwsError> {
     let request: Get = parse(body)?;
     let path = name::path(required(request.path.as_deref(), "path")?)?;
     if request.parameter_filters.is_some_and(|filters| !filters.is_empty()) {
@@ -92,10 +114,10 @@ pub(super) fn by_path(store: &Store, place: &Place, empty_pages: bool, body: &[u
     let size = page::size(request.max_results, MAX_PARAMETERS, MAX_PARAMETERS)?;
     let recursive = request.recursive == Some(true);
     let position = Position::of(&format!("path {recursive} {path}"), request.next_token.as_deref())?;
-    if empty_pages && position.is_empty_page() {
-        return Ok(json!({ "Parameters": [], "NextToken": position.after_empty_page() }));
+    if let Some(empty) = reader.empty_page(&position) {
+        return Ok(empty);
     }
-    store.transaction(|tables| {
+    reader.read(|tables| {
         let mut found = if path.is_empty() {
             // Names without a slash lie under the root, too.
             tables.list(&position.after, size + 1, |version| {
@@ -114,7 +136,7 @@ pub(super) fn by_path(store: &Store, place: &Place, empty_pages: bool, body: &[u
                     selector_text: None,
                     by_arn: false,
                 };
-                parameter(place, version, &asked, request.with_decryption)
+                parameter(reader.place, version, &asked, request.with_decryption)
             })
             .collect();
         Ok(with_token(json!({ "Parameters": parameters }), next))
@@ -122,7 +144,7 @@ pub(super) fn by_path(store: &Store, place: &Place, empty_pages: bool, body: &[u
 }
 
 /// `DescribeParameters`
-pub(super) fn describe(store: &Store, place: &Place, empty_pages: bool, body: &[u8]) -> Result<Value, AwsError> {
+pub(super) fn describe(reader: &Reader<'_>, body: &[u8]) -> Result<Value, AwsError> {
     let request: Get = parse(body)?;
     let modern = request.parameter_filters.unwrap_or_default();
     // The older form knows no options: a name is filtered by its beginning.
@@ -138,36 +160,38 @@ pub(super) fn describe(store: &Store, place: &Place, empty_pages: bool, body: &[
     }
     let size = page::size(request.max_results, MAX_PARAMETERS, MAX_DESCRIBED)?;
     let position = Position::of(&format!("describe {filters:?}"), request.next_token.as_deref())?;
-    if empty_pages && position.is_empty_page() {
-        return Ok(json!({ "Parameters": [], "NextToken": position.after_empty_page() }));
+    if let Some(empty) = reader.empty_page(&position) {
+        return Ok(empty);
     }
-    store.transaction(|tables| {
+    reader.read(|tables| {
         let mut found =
             tables.list(&position.after, size + 1, |version| filters.iter().all(|filter| filter.takes(version)))?;
         let next = next_token(&mut found, size, &position);
-        let parameters: Vec<Value> = found.iter().map(|version| Value::Object(metadata(place, version))).collect();
+        let parameters: Vec<Value> =
+            found.iter().map(|version| Value::Object(metadata(reader.place, version))).collect();
         Ok(with_token(json!({ "Parameters": parameters }), next))
     })
 }
 
 /// `GetParameterHistory`, oldest first
-pub(super) fn history(store: &Store, place: &Place, body: &[u8]) -> Result<Value, AwsError> {
+pub(super) fn history(reader: &Reader<'_>, body: &[u8]) -> Result<Value, AwsError> {
     let request: Get = parse(body)?;
-    let name = place.asked(required(request.name.as_deref(), "name")?)?.name;
+    let name = reader.place.asked(required(request.name.as_deref(), "name")?)?.name;
     let size = page::size(request.max_results, MAX_DESCRIBED, MAX_DESCRIBED)?;
     let position = Position::of(&format!("history {name}"), request.next_token.as_deref())?;
     let after = position.after.parse().unwrap_or(0);
-    store.transaction(|tables| {
-        if !tables.exists(&name)? {
-            return Err(not_found(&name));
+    reader.read(|tables| {
+        let newest = tables.latest(&name)?.ok_or_else(|| not_found(&name))?;
+        if let Some(empty) = reader.empty_page(&position) {
+            return Ok(empty);
         }
-        let mut versions = tables.history(&name, after, size + 1)?;
+        let mut versions = tables.history(&name, after, newest.number, size + 1)?;
         let more = versions.len() > size;
         versions.truncate(size);
         let next = versions.last().filter(|_| more).map(|last| position.next(&last.number.to_string()));
         let mut entries = Vec::new();
         for version in &versions {
-            let mut entry = metadata(place, version);
+            let mut entry = metadata(reader.place, version);
             entry.remove("ARN");
             entry.insert("Value".to_owned(), json!(shown_value(version, request.with_decryption)));
             entry.insert("Labels".to_owned(), json!(tables.labels(&name, version.number)?));
@@ -186,7 +210,7 @@ fn find(tables: &Tables<'_>, asked: &Asked) -> Result<Version, AwsError> {
         }
     }
     match &asked.selector {
-        Selector::Latest => tables.latest(&name)?,
+        Selector::Latest => return tables.latest(&name)?.ok_or_else(|| not_found(&name)),
         Selector::Version(number) => tables.version(&name, *number)?,
         Selector::Label(label) => tables.labelled(&name, label)?,
     }

@@ -36,6 +36,9 @@ const TABLES: &str = "
 const COLUMNS: &str = "v.name, v.version, v.type, v.value, v.ciphertext, v.description, v.tier, v.key_id, \
                        v.allowed_pattern, v.data_type, v.modified";
 
+/// Parameters with what is taken for their newest versions.
+const NEWEST: &str = "parameters p JOIN versions v ON v.name = p.name AND v.version = p.version - ?1";
+
 /// One version of a parameter.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Version {
@@ -63,7 +66,11 @@ pub(super) struct Store {
 }
 
 /// The database within one transaction.
-pub(super) struct Tables<'a>(Transaction<'a>);
+pub(super) struct Tables<'a> {
+    transaction: Transaction<'a>,
+    /// How many versions lie between a parameter's newest version and the one that is taken for it.
+    behind: i64,
+}
 
 impl From<rusqlite::Error> for AwsError {
     fn from(error: rusqlite::Error) -> Self {
@@ -101,10 +108,20 @@ impl Store {
 
     /// Does `work` as one transaction; an error undoes all of it.
     pub(super) fn transaction<T>(&self, work: impl FnOnce(&Tables<'_>) -> Result<T, AwsError>) -> Result<T, AwsError> {
+        self.begin(0, work)
+    }
+
+    /// Does `work`, which writes nothing, as if the newest put of each parameter had not happened yet.
+    pub(super) fn behind<T>(&self, work: impl FnOnce(&Tables<'_>) -> Result<T, AwsError>) -> Result<T, AwsError> {
+        self.begin(1, work)
+    }
+
+    fn begin<T>(&self, behind: i64, work: impl FnOnce(&Tables<'_>) -> Result<T, AwsError>) -> Result<T, AwsError> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let tables = Tables(connection.transaction_with_behavior(TransactionBehavior::Immediate)?);
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let tables = Tables { transaction, behind };
         let done = work(&tables)?;
-        tables.0.commit()?;
+        tables.transaction.commit()?;
         Ok(done)
     }
 }
@@ -114,37 +131,40 @@ impl Tables<'_> {
     /// again starts again at version 1, and is told from its former life by its time.
     pub(super) fn next_time(&self) -> Result<i64, AwsError> {
         let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
-        Ok(self.0.query_row("UPDATE clock SET last = max(last + 1, ?1) RETURNING last", [now], |row| row.get(0))?)
+        Ok(self
+            .transaction
+            .query_row("UPDATE clock SET last = max(last + 1, ?1) RETURNING last", [now], |row| row.get(0))?)
     }
 
     pub(super) fn exists(&self, name: &str) -> Result<bool, AwsError> {
-        let mut statement = self.0.prepare_cached("SELECT 1 FROM parameters WHERE name = ?1")?;
+        let mut statement = self.transaction.prepare_cached("SELECT 1 FROM parameters WHERE name = ?1")?;
         Ok(statement.exists([name])?)
     }
 
     pub(super) fn latest(&self, name: &str) -> Result<Option<Version>, AwsError> {
-        let sql = format!("SELECT {COLUMNS} FROM versions v JOIN parameters p USING (name, version) WHERE name = ?1");
-        Ok(self.0.prepare_cached(&sql)?.query_row([name], read).optional()?)
+        let sql = format!("SELECT {COLUMNS} FROM {NEWEST} WHERE p.name = ?2");
+        Ok(self.transaction.prepare_cached(&sql)?.query_row(params![self.behind, name], read).optional()?)
     }
 
     pub(super) fn version(&self, name: &str, version: i64) -> Result<Option<Version>, AwsError> {
         let sql = format!("SELECT {COLUMNS} FROM versions v WHERE name = ?1 AND version = ?2");
-        Ok(self.0.prepare_cached(&sql)?.query_row(params![name, version], read).optional()?)
+        Ok(self.transaction.prepare_cached(&sql)?.query_row(params![name, version], read).optional()?)
     }
 
     pub(super) fn labelled(&self, name: &str, label: &str) -> Result<Option<Version>, AwsError> {
         let sql = format!(
             "SELECT {COLUMNS} FROM versions v JOIN labels l USING (name, version) WHERE name = ?1 AND label = ?2"
         );
-        Ok(self.0.prepare_cached(&sql)?.query_row([name, label], read).optional()?)
+        Ok(self.transaction.prepare_cached(&sql)?.query_row([name, label], read).optional()?)
     }
 
-    /// The versions after `after`, oldest first.
-    pub(super) fn history(&self, name: &str, after: i64, limit: usize) -> Result<Vec<Version>, AwsError> {
-        let sql =
-            format!("SELECT {COLUMNS} FROM versions v WHERE name = ?1 AND version > ?2 ORDER BY version LIMIT ?3");
-        let mut statement = self.0.prepare_cached(&sql)?;
-        let rows = statement.query_map(params![name, after, sql_limit(limit)], read)?;
+    /// The versions after `after`, up to `last`, oldest first.
+    pub(super) fn history(&self, name: &str, after: i64, last: i64, limit: usize) -> Result<Vec<Version>, AwsError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM versions v WHERE name = ?1 AND version > ?2 AND version <= ?3 ORDER BY version LIMIT ?4"
+        );
+        let mut statement = self.transaction.prepare_cached(&sql)?;
+        let rows = statement.query_map(params![name, after, last, sql_limit(limit)], read)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -155,12 +175,10 @@ impl Tables<'_> {
         limit: usize,
         wanted: impl Fn(&Version) -> bool,
     ) -> Result<Vec<Version>, AwsError> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM versions v JOIN parameters p USING (name, version) WHERE p.name > ?1 ORDER BY p.name"
-        );
-        let mut statement = self.0.prepare_cached(&sql)?;
+        let sql = format!("SELECT {COLUMNS} FROM {NEWEST} WHERE p.name > ?2 ORDER BY p.name");
+        let mut statement = self.transaction.prepare_cached(&sql)?;
         let mut found = Vec::new();
-        for row in statement.query_map([after], read)? {
+        for row in statement.query_map(params![self.behind, after], read)? {
             let version = row?;
             if wanted(&version) {
                 found.push(version);
@@ -182,30 +200,30 @@ impl Tables<'_> {
         limit: usize,
     ) -> Result<Vec<Version>, AwsError> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM versions v JOIN parameters p USING (name, version)
-             WHERE p.name > ?1 AND substr(p.name, 1, length(?2)) = ?2
-               AND (NOT ?3 OR instr(substr(p.name, length(?2) + 1), '/') = 0)
-             ORDER BY p.name LIMIT ?4"
+            "SELECT {COLUMNS} FROM {NEWEST}
+             WHERE p.name > ?2 AND substr(p.name, 1, length(?3)) = ?3
+               AND (NOT ?4 OR instr(substr(p.name, length(?3) + 1), '/') = 0)
+             ORDER BY p.name LIMIT ?5"
         );
         // Nothing before the prefix itself can match, and starting there lets the index find it.
         let from = if after < prefix { prefix } else { after };
-        let mut statement = self.0.prepare_cached(&sql)?;
-        let rows = statement.query_map(params![from, prefix, one_level, sql_limit(limit)], read)?;
+        let mut statement = self.transaction.prepare_cached(&sql)?;
+        let rows = statement.query_map(params![self.behind, from, prefix, one_level, sql_limit(limit)], read)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
     pub(super) fn count_in_tier(&self, tier: &str) -> Result<i64, AwsError> {
-        Ok(self.0.query_row("SELECT count(*) FROM parameters WHERE tier = ?1", [tier], |row| row.get(0))?)
+        Ok(self.transaction.query_row("SELECT count(*) FROM parameters WHERE tier = ?1", [tier], |row| row.get(0))?)
     }
 
     /// Number of versions kept, and the oldest of them.
     pub(super) fn kept(&self, name: &str) -> Result<(i64, i64), AwsError> {
         let sql = "SELECT count(*), coalesce(min(version), 0) FROM versions WHERE name = ?1";
-        Ok(self.0.query_row(sql, [name], |row| Ok((row.get(0)?, row.get(1)?)))?)
+        Ok(self.transaction.query_row(sql, [name], |row| Ok((row.get(0)?, row.get(1)?)))?)
     }
 
     pub(super) fn put(&self, new: &Version) -> Result<(), AwsError> {
-        self.0.execute(
+        self.transaction.execute(
             "INSERT INTO versions (name, version, type, value, ciphertext, description, tier, key_id, allowed_pattern,
                                    data_type, modified)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
@@ -223,7 +241,7 @@ impl Tables<'_> {
                 new.modified
             ],
         )?;
-        self.0.execute(
+        self.transaction.execute(
             "INSERT INTO parameters (name, version, tier) VALUES (?1, ?2, ?3)
              ON CONFLICT (name) DO UPDATE SET version = excluded.version, tier = excluded.tier",
             params![new.name, new.number, new.tier],
@@ -232,28 +250,28 @@ impl Tables<'_> {
     }
 
     pub(super) fn drop_version(&self, name: &str, version: i64) -> Result<(), AwsError> {
-        self.0.execute("DELETE FROM versions WHERE name = ?1 AND version = ?2", params![name, version])?;
+        self.transaction.execute("DELETE FROM versions WHERE name = ?1 AND version = ?2", params![name, version])?;
         Ok(())
     }
 
     /// Removes the parameter with all that belongs to it.
     pub(super) fn delete(&self, name: &str) -> Result<(), AwsError> {
         for table in ["parameters", "versions", "labels", "tags"] {
-            self.0.execute(&format!("DELETE FROM {table} WHERE name = ?1"), [name])?;
+            self.transaction.execute(&format!("DELETE FROM {table} WHERE name = ?1"), [name])?;
         }
         Ok(())
     }
 
     pub(super) fn labels(&self, name: &str, version: i64) -> Result<Vec<String>, AwsError> {
         let sql = "SELECT label FROM labels WHERE name = ?1 AND version = ?2 ORDER BY label";
-        let mut statement = self.0.prepare_cached(sql)?;
+        let mut statement = self.transaction.prepare_cached(sql)?;
         let rows = statement.query_map(params![name, version], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Puts the label on `version`; it leaves the version that had it.
     pub(super) fn put_label(&self, name: &str, label: &str, version: i64) -> Result<(), AwsError> {
-        self.0.execute(
+        self.transaction.execute(
             "INSERT INTO labels (name, label, version) VALUES (?1, ?2, ?3)
              ON CONFLICT (name, label) DO UPDATE SET version = excluded.version",
             params![name, label, version],
@@ -264,22 +282,24 @@ impl Tables<'_> {
     /// Says whether there was such a label on that version.
     pub(super) fn remove_label(&self, name: &str, label: &str, version: i64) -> Result<bool, AwsError> {
         let sql = "DELETE FROM labels WHERE name = ?1 AND label = ?2 AND version = ?3";
-        Ok(self.0.execute(sql, params![name, label, version])? > 0)
+        Ok(self.transaction.execute(sql, params![name, label, version])? > 0)
     }
 
     pub(super) fn tags(&self, name: &str) -> Result<Vec<(String, String)>, AwsError> {
-        let mut statement = self.0.prepare_cached("SELECT key, value FROM tags WHERE name = ?1 ORDER BY key")?;
+        let mut statement =
+            self.transaction.prepare_cached("SELECT key, value FROM tags WHERE name = ?1 ORDER BY key")?;
         let rows = statement.query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
     pub(super) fn put_tag(&self, name: &str, key: &str, value: &str) -> Result<(), AwsError> {
-        self.0.execute("INSERT OR REPLACE INTO tags (name, key, value) VALUES (?1, ?2, ?3)", [name, key, value])?;
+        self.transaction
+            .execute("INSERT OR REPLACE INTO tags (name, key, value) VALUES (?1, ?2, ?3)", [name, key, value])?;
         Ok(())
     }
 
     pub(super) fn remove_tag(&self, name: &str, key: &str) -> Result<(), AwsError> {
-        self.0.execute("DELETE FROM tags WHERE name = ?1 AND key = ?2", [name, key])?;
+        self.transaction.execute("DELETE FROM tags WHERE name = ?1 AND key = ?2", [name, key])?;
         Ok(())
     }
 }
@@ -288,7 +308,7 @@ impl Tables<'_> {
 impl Tables<'_> {
     /// Makes `count` parameters without versions, to be counted only.
     pub(super) fn fill(&self, tier: &str, count: i64) -> Result<(), AwsError> {
-        self.0.execute(
+        self.transaction.execute(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?2)
              INSERT INTO parameters (name, version, tier) SELECT 'fill-' || ?1 || i, 1, ?1 FROM n",
             params![tier, count],

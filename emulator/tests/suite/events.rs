@@ -1,13 +1,14 @@
 //! Rules and events: what matches is delivered, whole, again after an error, and can be waited for.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
 use aws_sdk_ssm::types::ParameterType;
-use emulator::{Emulator, Options, Rule, Target};
+use emulator::{Emulator, EventFate, EventOdds, Options, Rule, Target};
 use serde_json::{Value, json};
 
-use crate::clients::{Outcome, start};
+use crate::clients::{Failure, Outcome, start};
 
 /// Collects what it is given.
 #[derive(Clone, Default)]
@@ -188,5 +189,47 @@ async fn a_trace_goes_with_its_event() -> Outcome {
     }
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
     assert_eq!(seen, [Some("Root=1-5759e988-bd862e3fe1be46a994272793".to_owned()), None]);
+    Ok(())
+}
+
+/// The numbers of 100 events, as they come when they are sent all at once with this fate.
+async fn arrivals(fate: EventFate) -> Result<Vec<u64>, Failure> {
+    let (emulator, aws) = start(Options::default()).await;
+    let inbox = Inbox::default();
+    emulator.add_rule(rule("r", "default", json!({ "source": ["s"] }), inbox.target()))?;
+    // Held back until all are there, so that none has to wait for the calls of others.
+    emulator.set_event_fate(EventFate::Delayed);
+    for call in 0..10 {
+        let entries = (0..10).map(|number| entry("default", "s", &json!({ "number": call * 10 + number })));
+        aws.events.put_events().set_entries(Some(entries.collect())).send().await?;
+    }
+    emulator.set_event_fate(fate);
+    emulator.settled().await;
+    let events = inbox.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(events.iter().filter_map(|event| event["detail"]["number"].as_u64()).collect())
+}
+
+/// Guards: a seed has some events lost, some doubled, some late, and others as they are; the same seed has the same ones, and
+/// all is settled in the end.
+#[tokio::test(start_paused = true)]
+async fn a_seed_decides_the_fate_of_events() -> Outcome {
+    let longest = Duration::from_mins(1);
+    let odds = |seed| EventFate::Random(EventOdds { seed, lost: 0.2, doubled: 0.2, delayed: 0.2, longest });
+    let first = arrivals(odds(1)).await?;
+    assert_eq!(first, arrivals(odds(1)).await?);
+    assert_ne!(first, arrivals(odds(2)).await?);
+    let times = |number| first.iter().filter(|came| **came == number).count();
+    for expected in [0, 1, 2] {
+        assert!((0..100).any(|number| times(number) == expected), "{expected} times");
+    }
+    assert!((0..100).all(|number| times(number) <= 2));
+
+    let none = EventOdds { seed: 1, lost: 0.0, doubled: 0.0, delayed: 0.0, longest };
+    let newest_first: Vec<u64> = (0..100).rev().collect();
+    assert_eq!(arrivals(EventFate::Random(none)).await?, newest_first);
+    let mut late = arrivals(EventFate::Random(EventOdds { delayed: 1.0, ..none })).await?;
+    assert_ne!(late, newest_first);
+    late.sort_unstable();
+    assert!(late.into_iter().eq(0..100));
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Injected faults: each does what it says, as often as it was asked to, and tells when.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{Put, TransactWriteItem};
 use aws_sdk_ssm::types::ParameterType;
@@ -124,6 +125,52 @@ async fn a_call_without_reply_does_not_hold_up_the_end() -> Outcome {
     let silent = emulator.faults().inject("PutItem", Fault::NoReply, 1);
     let call = tokio::spawn(put(&aws, "1").send());
     silent.reached().await;
+    emulator.stop().await;
+    assert!(call.await?.is_err());
+    Ok(())
+}
+
+/// Guards: a call whose connection is closed is not executed, whatever its service, and its caller gets nothing.
+#[tokio::test]
+async fn a_reset_call_is_not_executed() -> Outcome {
+    let (emulator, aws) = start(Options::default()).await;
+    aws.table("table").await?;
+    let faults = emulator.faults();
+    let reset = ["PutItem", "PutParameter", "PutEvents"].map(|operation| faults.inject(operation, Fault::Reset, 1));
+    assert_eq!(code(put(&aws, "1").send()).await, "no answer");
+    let parameter = aws.ssm.put_parameter().name("/p").value("v").r#type(ParameterType::String);
+    assert_eq!(code(parameter.clone().send()).await, "no answer");
+    let entry = aws_sdk_eventbridge::types::PutEventsRequestEntry::builder().build();
+    assert_eq!(code(aws.events.put_events().entries(entry).send()).await, "no answer");
+    assert!(reset.iter().all(|reset| reset.hits() == 1));
+    assert!(!exists(&aws, "1").await?);
+    assert_eq!(code(aws.ssm.get_parameter().name("/p").send()).await, "ParameterNotFound");
+    assert_eq!((code(put(&aws, "1").send()).await, code(parameter.send()).await), ("ok".to_owned(), "ok".to_owned()));
+    Ok(())
+}
+
+/// Guards: a delayed call is executed once its time has come, by Tokio's clock, and answered as if nothing had been.
+#[tokio::test(start_paused = true)]
+async fn a_delayed_call_is_executed_later() -> Outcome {
+    let (emulator, aws) = start(Options::default()).await;
+    let (begin, hour) = (tokio::time::Instant::now(), Duration::from_hours(1));
+    let delayed = emulator.faults().inject("PutParameter", Fault::Delay(hour), 1);
+    assert_eq!(aws.put_parameter("/p", "v").await?, 1);
+    assert_eq!((begin.elapsed() >= hour, delayed.hits()), (true, 1));
+    assert_eq!(aws.value("/p").await?, "v");
+    Ok(())
+}
+
+/// Guards: while a call is delayed others are answered, and it is dropped when the emulator stops.
+#[tokio::test]
+async fn a_delayed_call_holds_up_nothing() -> Outcome {
+    let (emulator, aws) = start(Options::default()).await;
+    aws.table("table").await?;
+    let delayed = emulator.faults().inject("PutItem", Fault::Delay(Duration::MAX), 1);
+    let call = tokio::spawn(put(&aws, "1").send());
+    delayed.reached().await;
+    put(&aws, "2").send().await?;
+    assert!(!exists(&aws, "1").await? && exists(&aws, "2").await?);
     emulator.stop().await;
     assert!(call.await?.is_err());
     Ok(())

@@ -9,8 +9,12 @@ mod events;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod lag;
+#[cfg(test)]
 mod parameters;
 #[cfg(test)]
 mod persistence;
+#[cfg(test)]
+mod schedule;
 #[cfg(test)]
 mod wire;

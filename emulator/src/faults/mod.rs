@@ -1,12 +1,18 @@
-//! Failures on demand: tests see what a caller does when AWS throttles, fails, conflicts, or leaves it without an answer.
+//! Failures on demand: tests see what a caller does when AWS throttles, fails, conflicts, lags, or leaves it without an answer.
+
+mod schedule;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// How a call fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) use schedule::pick;
+pub use schedule::{Schedule, Scheduled};
+
+/// How a call fails, or differs from what its caller would like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Fault {
     /// Refused, not executed: `ProvisionedThroughputExceededException` from `DynamoDB`, `ThrottlingException` elsewhere.
@@ -26,12 +32,54 @@ pub enum Fault {
     /// once. `DescribeParameters` and `GetParameters` find none, `GetParameter` and `GetParameterHistory` refuse, everything else
     /// is a 500.
     NotYet,
+    /// Executed after this long, by Tokio's clock; not at all if the emulator stops before.
+    Delay(Duration),
+    /// Not executed: the connection is closed without an answer. SDK clients may retry it on their own.
+    Reset,
+    /// Executed, but the answer does not show the newest writes yet.
+    ///
+    /// - `GetParameter`, `GetParameters`, `GetParametersByPath`, `DescribeParameters` and `GetParameterHistory` answer as if the
+    ///   newest put of each parameter had not happened yet: with the version before, and not at all if there is none. Versions
+    ///   that are asked for by number or label are there all the same.
+    /// - `GetItem`, `BatchGetItem`, `Query` and `Scan` find nothing, as if all had been written just now, and go on to no further
+    ///   page. That is for eventually consistent reads, so for every query of a global index. With `ConsistentRead` AWS shows every
+    ///   write that was answered, and so does this: such a read is executed as usual, in a `BatchGetItem` for each table by itself.
+    ///
+    /// Every other call is executed as usual.
+    StalePage,
+    /// Executed, but what is answered is less than it could be, and says how to go on.
+    ///
+    /// - `GetParametersByPath`, `DescribeParameters` and `GetParameterHistory` answer an empty page, and a token that goes on where
+    ///   this page would have begun.
+    /// - `Query` and `Scan` end after the first item that they look at, as with `Limit` 1: before it there is no key to go on
+    ///   from. The page is empty if a filter passes over that item. From the second page on (with `ExclusiveStartKey`)
+    ///   the page is empty and its `LastEvaluatedKey` is the key that came in. AWS does that only with a filter, and with another key:
+    ///   SDK paginators take it for the end unless they are built with `stop_on_duplicate_token(false)`.
+    /// - `BatchGetItem` reads the first half of the keys and hands the rest back as `UnprocessedKeys`. One key alone is read: AWS
+    ///   hands back all of them only by refusing the call ([`Fault::Throttle`]).
+    ///
+    /// Every other call is executed as usual.
+    EmptyPage,
 }
 
-/// The faults that are waiting for a call. An operation's faults are consumed in the order in which they were injected.
+/// How a call that is executed is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum View {
+    /// With what is there.
+    #[default]
+    Whole,
+    /// [`Fault::StalePage`]
+    Stale,
+    /// [`Fault::EmptyPage`]
+    EmptyPage,
+}
+
+/// The faults that are waiting for a call, by name or by chance. An operation's faults are consumed in the order in which they were
+/// injected.
 #[derive(Debug, Default)]
 pub struct Faults {
     waiting: Mutex<HashMap<String, VecDeque<Waiting>>>,
+    scheduled: Mutex<Option<Scheduled>>,
 }
 
 #[derive(Debug)]
@@ -123,13 +171,37 @@ impl Faults {
         Held { hits: seen, _release: release }
     }
 
-    /// Takes back every fault that was not hit yet.
-    pub fn clear(&self) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Has calls fail at random from now on, in place of any schedule before, until its bound is reached, it is ended, or the
+    /// faults are cleared. Calls that were injected a fault or are held by name suffer that, and take no turn; nor do calls
+    /// that a guard forbids. A turn brings nothing if its fault would mean nothing to the call or AWS would not answer it so:
+    /// [`Fault::TransactionConflict`] is for writes and transactions of `DynamoDB` and writes of Parameter Store that AWS documents it
+    /// for, and [`Fault::NotYet`], [`Fault::StalePage`] and [`Fault::EmptyPage`] are for the reads they name.
+    pub fn schedule(&self, schedule: Schedule) -> Scheduled {
+        let scheduled = Scheduled::new(schedule);
+        let before = self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).replace(scheduled.clone());
+        if let Some(before) = before {
+            before.end();
+        }
+        scheduled
     }
 
-    /// Takes the fault for a call of `operation` that has just come in.
-    pub(crate) fn take(&self, operation: &str) -> Option<Hit> {
+    /// Takes back every fault that was not hit yet, and ends the schedule.
+    pub fn clear(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if let Some(scheduled) = self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            scheduled.end();
+        }
+    }
+
+    /// Takes the fault for a call of `operation` that has just come in. `fits` says whether the call can suffer a fault.
+    pub(crate) fn take(&self, operation: &str, fits: impl FnOnce(Fault) -> bool) -> Option<Hit> {
+        self.take_named(operation).or_else(|| {
+            let scheduled = self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+            scheduled.turn(operation, fits).map(|fault| Hit { what: What::Fail(fault), hits: None })
+        })
+    }
+
+    fn take_named(&self, operation: &str) -> Option<Hit> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = waiting.get_mut(operation)?;
         let first = queue.front_mut()?;
@@ -138,7 +210,7 @@ impl Faults {
             return None;
         }
         first.left -= 1;
-        let hit = Hit { what: first.what.clone(), hits: first.hits.clone() };
+        let hit = Hit { what: first.what.clone(), hits: Some(first.hits.clone()) };
         if first.left == 0 {
             queue.pop_front();
         }
@@ -150,13 +222,16 @@ impl Faults {
 #[derive(Debug)]
 pub(crate) struct Hit {
     what: What,
-    hits: watch::Sender<usize>,
+    /// None if nobody was promised to be told.
+    hits: Option<watch::Sender<usize>>,
 }
 
 impl Hit {
     /// Wakes those who wait for the fault.
     pub(crate) fn announce(&self) {
-        self.hits.send_modify(|hits| *hits += 1);
+        if let Some(hits) = &self.hits {
+            hits.send_modify(|hits| *hits += 1);
+        }
     }
 
     /// How the call fails, once it was held as long as it is to be.

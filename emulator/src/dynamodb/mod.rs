@@ -3,6 +3,8 @@
 //! The engine's router is private. Its server therefore listens on a loopback port of its own, which nobody is told,
 //! and calls are passed on to it.
 
+mod partial;
+
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
@@ -20,12 +22,16 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::StartError;
-use crate::faults::Fault;
+use crate::faults::{Fault, View};
 use crate::shutdown::Shutdown;
 use crate::wire::{AwsError, Reply};
+use partial::Partial;
 
 /// How often expired items are deleted. AWS takes up to two days; a short time shows expiry while developing.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// Over the body of an answer; clients do without it if it is not there.
+const CHECKSUM: &str = "x-amz-crc32";
 
 const PREFIX: &str = "com.amazonaws.dynamodb.v20120810#";
 
@@ -62,8 +68,16 @@ impl DynamoDb {
         Ok((Self { url, client }, vec![serving, sweeping]))
     }
 
-    /// Passes a call on and hands back the engine's answer.
-    pub(crate) async fn call(&self, headers: &HeaderMap, body: Bytes) -> Result<Reply, AwsError> {
+    /// Passes a call on and hands back the engine's answer, or as much of it as `view` lets through.
+    pub(crate) async fn call(
+        &self,
+        operation: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+        view: View,
+    ) -> Result<Reply, AwsError> {
+        let partial = Partial::of(view, operation, &body);
+        let body = partial.as_ref().and_then(Partial::request).unwrap_or(body);
         let failed = |error: &dyn std::error::Error| {
             AwsError::internal("InternalServerError", format!("The embedded DynamoDB did not answer: {error}"))
         };
@@ -76,8 +90,16 @@ impl DynamoDb {
             request.headers_mut().remove(name);
         }
         let (parts, body) = self.client.request(request).await.map_err(|error| failed(&error))?.into_parts();
-        let body = body.collect().await.map_err(|error| failed(&error))?.to_bytes();
+        let mut body = body.collect().await.map_err(|error| failed(&error))?.to_bytes();
+        let cut = partial.filter(|_| parts.status.is_success()).and_then(|partial| partial.answer(&body));
+        let is_cut = cut.is_some();
+        body = cut.unwrap_or(body);
         let mut reply = Response::from_parts(parts, Full::new(body));
+        if is_cut {
+            // Both are of the answer as it was.
+            reply.headers_mut().remove(CONTENT_LENGTH);
+            reply.headers_mut().remove(CHECKSUM);
+        }
         reply.headers_mut().remove(CONNECTION);
         reply.headers_mut().remove(TRANSFER_ENCODING);
         Ok(reply)
@@ -120,9 +142,19 @@ pub(crate) fn failure(fault: Fault, operation: &str, body: &[u8]) -> AwsError {
         Fault::TransactionConflict => {
             AwsError::new(format!("{PREFIX}TransactionConflictException"), "Transaction is ongoing for the item")
         }
-        Fault::InternalError | Fault::ReplyLost | Fault::NoReply | Fault::NotYet => {
-            AwsError::internal("InternalServerError", "Internal server error")
+        _ => AwsError::internal("InternalServerError", "Internal server error"),
+    }
+}
+
+/// Whether a fault means something to a call, and AWS might answer it so. For faults that are not for every call.
+pub(crate) fn fits(fault: Fault, operation: &str, body: &[u8]) -> bool {
+    match fault {
+        Fault::TransactionConflict => {
+            operation.starts_with("Transact") || matches!(operation, "PutItem" | "UpdateItem" | "DeleteItem")
         }
+        Fault::StalePage => Partial::of(View::Stale, operation, body).is_some(),
+        Fault::EmptyPage => Partial::of(View::EmptyPage, operation, body).is_some(),
+        _ => false,
     }
 }
 
