@@ -166,30 +166,15 @@ impl Absorber<'_> {
         stored: &[StoredVersion],
     ) -> Result<HashMap<Locator, Owner>, LedgerError> {
         let mut owners: HashMap<Locator, Owner> = HashMap::new();
-        let mut first = HashMap::new();
         let mut given_out: HashMap<Version, Vec<PutId>> = HashMap::new();
-        for one in stored {
-            let Some((id, version)) = &one.mark else { continue };
-            // A description is copied with whatever edits a parameter without giving another one.
-            let is_first = *first.entry(id).or_insert(one.place) == one.place;
-            if !is_first || !is_in_time(id, one.place) || !is_behind(&current.follow, stored, one.place) {
-                continue;
+        for marked in credible(current, stored) {
+            let version = marked.version;
+            if !given_out.contains_key(&version) {
+                given_out.insert(version, self.foundation.ledger.put_ids(self.scope, self.key, version).await?);
             }
-            if !given_out.contains_key(version) {
-                given_out.insert(*version, self.foundation.ledger.put_ids(self.scope, self.key, *version).await?);
+            if let Some(owner) = owner_of(current, marked, &given_out[&version]) {
+                owners.insert(marked.place, owner);
             }
-            let owner = if given_out[version].contains(id) {
-                Owner::Version(*version)
-            } else if is_committed_at(current, one.place) {
-                Owner::Version(current.entry.as_ref().map_or(*version, |entry| entry.version))
-            } else if current.follow.retired.contains(id) {
-                Owner::Nobody
-            } else if current.follow.announced.contains(id) {
-                Owner::Open
-            } else {
-                continue;
-            };
-            owners.insert(one.place, owner);
         }
         Ok(owners)
     }
@@ -292,6 +277,43 @@ enum Owner {
     Nobody,
     /// Ours, and yet to be committed.
     Open,
+}
+
+/// A version in the store that bears a mark.
+#[derive(Clone, Copy, Debug)]
+struct Marked<'a> {
+    place: Locator,
+    id: &'a PutId,
+    version: Version,
+}
+
+/// The versions behind what was looked at whose marks say something, if the ledger knows their ids.
+fn credible<'a>(current: &Current, stored: &'a [StoredVersion]) -> Vec<Marked<'a>> {
+    let mut first = HashMap::new();
+    let marked = stored.iter().filter_map(|one| {
+        let (id, version) = one.mark.as_ref()?;
+        // A description is copied with whatever edits a parameter without giving another one.
+        let is_first = *first.entry(id).or_insert(one.place) == one.place;
+        let is_credible = is_first && is_in_time(id, one.place) && is_behind(&current.follow, stored, one.place);
+        is_credible.then_some(Marked { place: one.place, id, version: *version })
+    });
+    marked.collect()
+}
+
+/// Whose a version is, given the ids that were given out for the one that its mark names.
+fn owner_of(current: &Current, marked: Marked<'_>, given_out: &[PutId]) -> Option<Owner> {
+    let Marked { place, id, version } = marked;
+    if given_out.contains(id) {
+        Some(Owner::Version(version))
+    } else if is_committed_at(current, place) {
+        Some(Owner::Version(current.entry.as_ref().map_or(version, |entry| entry.version)))
+    } else if current.follow.retired.contains(id) {
+        Some(Owner::Nobody)
+    } else if current.follow.announced.contains(id) {
+        Some(Owner::Open)
+    } else {
+        None
+    }
 }
 
 /// What a look at a store comes to.

@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use super::Foundation;
 use crate::{
     auth::TenantScope,
-    clock::Clock,
+    clock::{Clock, Timestamp},
     entry::{Entry, Held, PutId, State, Version},
     key::ConfigKey,
     ledger::{Current, GRACE, LedgerError, Stored},
@@ -62,8 +62,8 @@ pub(crate) async fn follow(
 ) -> Result<Followed, FollowError> {
     let Some((external, _)) = foundation.stores.of(key).external() else { return Ok(Followed::Done) };
     let unused = announced.map(|(id, version)| (id, Some(version)));
-    let mut follower =
-        Follower { foundation, clock, external, scope, key, unused, own: Vec::new(), last_done: None, makes_up: false };
+    let calls = Calls { unused, ..Calls::default() };
+    let mut follower = Follower { foundation, clock, external, scope, key, calls };
     let (mut rounds, mut looks) = (0, 0);
     while rounds < MAX_ROUNDS && looks < MAX_LOOKS {
         let Some(current) = foundation.ledger.current(scope, key).await? else { return Ok(Followed::Done) };
@@ -90,6 +90,12 @@ struct Follower<'a> {
     external: &'a dyn ExternalStore,
     scope: &'a TenantScope,
     key: &'a ConfigKey,
+    calls: Calls,
+}
+
+/// The calls to a key's store that a follower answers for.
+#[derive(Clone, Debug, Default)]
+struct Calls {
     /// An announced id that no call has been made under yet, with the version that it was given out for.
     unused: Option<(PutId, Option<Version>)>,
     /// The announced ids of calls that have been made.
@@ -115,35 +121,72 @@ struct Call {
     ended: Vec<PutId>,
 }
 
-impl Follower<'_> {
-    async fn step(&mut self, current: &Current) -> Result<Step, FollowError> {
+/// What there is to do for a key's store.
+#[derive(Debug)]
+enum Due<'a> {
+    /// Nothing.
+    Nothing,
+    /// Nothing by this follower: somebody else is at it.
+    Left,
+    /// The value of the committed version is to be put, which makes up for these abandoned calls.
+    Put(Version, &'a Held, Vec<PutId>),
+    /// The value is to be removed: of a key that was deleted at this version, or that never got one.
+    Remove(Option<Version>),
+}
+
+impl Calls {
+    /// What there is to do at `now`, as the ledger tells.
+    fn due<'a>(&self, current: &'a Current, now: Timestamp) -> Due<'a> {
         let unused = self.unused.as_ref().map(|(id, _)| id);
         let others = current.follow.announced.iter().filter(|id| !self.own.contains(id) && unused != Some(id)).cloned();
-        let (abandoned, open): (Vec<_>, Vec<_>) = others.partition(|id| self.is_abandoned(id));
+        let (abandoned, open): (Vec<_>, Vec<_>) = others.partition(|id| is_abandoned(id, now));
         if unused.is_none() && self.own.is_empty() && !open.is_empty() {
             // Who announced a call looks again after it. Should they die, their call counts as abandoned soon.
-            return Ok(Step::Leave);
+            return Due::Left;
         }
         let version = current.entry.as_ref().map(|entry| entry.version);
         let behind = version.is_some() && current.follow.followed != version;
         let undone = self.last_done.is_some() && self.last_done != version;
         if !behind && !undone && abandoned.is_empty() {
-            let ended = self.ids();
-            if current.follow.owed || !ended.is_empty() {
-                self.foundation.ledger.end_calls(self.scope, self.key, &ended).await?;
-            }
-            return Ok(Step::Done);
+            return Due::Nothing;
         }
         match &current.entry {
-            Some(entry) => match &entry.state {
-                State::Live(held) => self.put(current, entry, held, &abandoned).await,
-                // While a call of somebody else is open nothing is removed: it may be a put that is yet to be committed.
-                State::Deleted if !open.is_empty() => Ok(Step::Leave),
-                State::Deleted => self.remove(current, Some(entry.version)).await,
-            },
-            None if !open.is_empty() => Ok(Step::Leave),
-            // The key's first write has put its value and was never committed.
-            None => self.remove(current, None).await,
+            Some(Entry { state: State::Live(held), version, .. }) => Due::Put(*version, held, abandoned),
+            // While a call of somebody else is open nothing is removed: it may be a put that is yet to be committed.
+            _ if !open.is_empty() => Due::Left,
+            // Where there is no version, the key's first write has put its value and was never committed.
+            _ => Due::Remove(version),
+        }
+    }
+
+    /// Those of the announced calls that are over once the next one is: the follower's own, and abandoned ones.
+    fn ended(&self, announced: &[PutId], now: Timestamp) -> Vec<PutId> {
+        announced.iter().filter(|id| self.own.contains(id) || is_abandoned(id, now)).cloned().collect()
+    }
+
+    /// All ids that the follower answers for.
+    fn ids(&self) -> Vec<PutId> {
+        self.own.iter().chain(self.unused.iter().map(|(id, _)| id)).cloned().collect()
+    }
+}
+
+fn is_abandoned(id: &PutId, now: Timestamp) -> bool {
+    now.since(id.given_out_at()) > GRACE
+}
+
+impl Follower<'_> {
+    async fn step(&mut self, current: &Current) -> Result<Step, FollowError> {
+        match self.calls.due(current, self.clock.now()) {
+            Due::Nothing => {
+                let ended = self.calls.ids();
+                if current.follow.owed || !ended.is_empty() {
+                    self.foundation.ledger.end_calls(self.scope, self.key, &ended).await?;
+                }
+                Ok(Step::Done)
+            }
+            Due::Left => Ok(Step::Leave),
+            Due::Put(version, held, abandoned) => self.put(current, version, held, &abandoned).await,
+            Due::Remove(version) => self.remove(current, version).await,
         }
     }
 
@@ -151,11 +194,11 @@ impl Follower<'_> {
     async fn put(
         &mut self,
         current: &Current,
-        entry: &Entry,
+        version: Version,
         held: &Held,
         abandoned: &[PutId],
     ) -> Result<Step, FollowError> {
-        let (scope, key, ledger, version) = (self.scope, self.key, &self.foundation.ledger, entry.version);
+        let (scope, key, ledger) = (self.scope, self.key, &self.foundation.ledger);
         let value = match held {
             Held::Value(value) => value.clone(),
             Held::Elsewhere(locator, kind) => {
@@ -163,7 +206,7 @@ impl Follower<'_> {
                 found.pop().flatten().ok_or(StoreError::Gone)?
             }
         };
-        let replaced = [self.own.as_slice(), abandoned].concat();
+        let replaced = [self.calls.own.as_slice(), abandoned].concat();
         let Some(call) = self.announce(current, &replaced).await? else { return Ok(Step::Again) };
         if call.given_out_for != Some(version) {
             ledger.give_out(scope, key, version, &call.id).await?;
@@ -196,7 +239,7 @@ impl Follower<'_> {
         let Some(call) = self.announce(current, &[]).await? else { return Ok(Step::Again) };
         let until = self.clock.now().plus(REMOVAL);
         if !ledger.begin_removal(scope, key, version, &call.ended, until).await? {
-            self.unused = Some((call.id, call.given_out_for));
+            self.calls.unused = Some((call.id, call.given_out_for));
             return Ok(Step::Again);
         }
         let removed = if current.follow.store_version.is_some() {
@@ -214,7 +257,7 @@ impl Follower<'_> {
             Err(error) => {
                 if error.did_nothing() {
                     ledger.end_removal(scope, key, until).await?;
-                    self.own.push(call.id);
+                    self.calls.own.push(call.id);
                     self.leave().await?;
                 }
                 return Err(error);
@@ -251,9 +294,8 @@ impl Follower<'_> {
     async fn announce(&mut self, current: &Current, replaced: &[PutId]) -> Result<Option<Call>, FollowError> {
         let seen = &current.follow.announced;
         // All others that are announced are over once this call is, but for those that are open.
-        let mut ended: Vec<_> =
-            seen.iter().filter(|id| self.own.contains(id) || self.is_abandoned(id)).cloned().collect();
-        if let Some((id, given_out_for)) = self.unused.take() {
+        let mut ended = self.calls.ended(seen, self.clock.now());
+        if let Some((id, given_out_for)) = self.calls.unused.take() {
             ended.push(id.clone());
             return Ok(Some(Call { id, given_out_for, ended }));
         }
@@ -263,26 +305,17 @@ impl Follower<'_> {
         }
         ended.retain(|id| !replaced.contains(id));
         ended.push(id.clone());
-        self.own.retain(|id| !replaced.contains(id));
-        self.makes_up |= !replaced.is_empty();
+        self.calls.own.retain(|id| !replaced.contains(id));
+        self.calls.makes_up |= !replaced.is_empty();
         Ok(Some(Call { id, given_out_for: None, ended }))
-    }
-
-    /// All ids that this follower answers for.
-    fn ids(&self) -> Vec<PutId> {
-        self.own.iter().chain(self.unused.iter().map(|(id, _)| id)).cloned().collect()
-    }
-
-    fn is_abandoned(&self, id: &PutId) -> bool {
-        self.clock.now().since(id.given_out_at()) > GRACE
     }
 
     /// Takes back what was noted of a put that did nothing.
     async fn give_up(&mut self, call: Call, version: Version) -> Result<(), FollowError> {
         let ledger = &self.foundation.ledger;
         ledger.take_back(self.scope, self.key, version, &call.id).await?;
-        if self.makes_up {
-            self.own.push(call.id);
+        if self.calls.makes_up {
+            self.calls.own.push(call.id);
         } else {
             ledger.end_calls(self.scope, self.key, &[call.id]).await?;
         }
@@ -290,19 +323,19 @@ impl Follower<'_> {
     }
 
     fn after(&mut self, call: Call, version: Option<Version>, marked: bool) -> Step {
-        self.own.push(call.id);
-        self.last_done = version;
+        self.calls.own.push(call.id);
+        self.calls.last_done = version;
         if marked { Step::Done } else { Step::Again }
     }
 
     /// Leaves the rest to others, and keeps them waiting as little as can be.
     async fn leave(&self) -> Result<(), FollowError> {
         let ledger = &self.foundation.ledger;
-        let ended = self.ids();
+        let ended = self.calls.ids();
         if ended.is_empty() {
             return Ok(());
         }
-        if self.own.is_empty() && !self.makes_up {
+        if self.calls.own.is_empty() && !self.calls.makes_up {
             // Nothing was called.
             ledger.end_calls(self.scope, self.key, &ended).await?;
         } else {
