@@ -120,7 +120,7 @@ impl Gateway {
         }
     }
 
-    /// Whether a fault means something to a call, and AWS might answer it so.
+    /// Whether a fault means something to a call.
     fn fits(&self, fault: Fault, call: &Call) -> bool {
         match fault {
             Fault::Throttle

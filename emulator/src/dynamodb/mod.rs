@@ -146,7 +146,7 @@ pub(crate) fn failure(fault: Fault, operation: &str, body: &[u8]) -> AwsError {
     }
 }
 
-/// Whether a fault means something to a call, and AWS might answer it so. For faults that are not for every call.
+/// Whether a fault means something to a call. For faults that are not for every call.
 pub(crate) fn fits(fault: Fault, operation: &str, body: &[u8]) -> bool {
     match fault {
         Fault::TransactionConflict => {

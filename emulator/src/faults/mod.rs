@@ -173,13 +173,14 @@ impl Faults {
 
     /// Has calls fail at random from now on, in place of any schedule before, until its bound is reached, it is ended, or the
     /// faults are cleared. Calls that were injected a fault or are held by name suffer that, and take no turn; nor do calls
-    /// that a guard forbids. A turn brings nothing if its fault would mean nothing to the call or AWS would not answer it so:
+    /// that a guard forbids. A turn brings nothing if its fault would mean nothing to the call:
     /// [`Fault::TransactionConflict`] is for writes and transactions of `DynamoDB` and writes of Parameter Store that AWS documents it
     /// for, and [`Fault::NotYet`], [`Fault::StalePage`] and [`Fault::EmptyPage`] are for the reads they name.
     pub fn schedule(&self, schedule: Schedule) -> Scheduled {
         let scheduled = Scheduled::new(schedule);
         let before = self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).replace(scheduled.clone());
         if let Some(before) = before {
+            // A call may be about to take its turn there.
             before.end();
         }
         scheduled
@@ -189,6 +190,7 @@ impl Faults {
     pub fn clear(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if let Some(scheduled) = self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // As above.
             scheduled.end();
         }
     }

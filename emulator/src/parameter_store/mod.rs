@@ -120,7 +120,7 @@ impl ParameterStore {
         }
     }
 
-    /// Whether a fault means something to a call, and AWS might answer it so. For faults that are not for every call.
+    /// Whether a fault means something to a call. For faults that are not for every call.
     pub(crate) fn fits(&self, fault: Fault, operation: &str, body: &[u8]) -> bool {
         match (fault, operation) {
             // The operations whose errors include TooManyUpdates in the API reference.

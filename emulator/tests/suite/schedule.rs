@@ -1,11 +1,14 @@
 //! Faults and fates from a seed: what a seed has decided it decides again, within the bounds it was given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::KeysAndAttributes;
+use aws_sdk_eventbridge::types::PutEventsRequestEntry;
+use aws_sdk_ssm::types::ParameterType;
 use emulator::{Fault, Options, Schedule};
 
-use crate::clients::{Failure, Outcome, code, start};
+use crate::clients::{Failure, Outcome, code, start, text};
 
 fn schedule(seed: u64) -> Schedule {
     let kinds = [
@@ -30,7 +33,7 @@ async fn outcomes(seed: u64) -> Result<(Vec<String>, BTreeMap<Fault, usize>), Fa
     for call in 0..60 {
         let name = format!("/p/{}", call % 5);
         let put = aws.ssm.put_parameter().name(&name).value("v").overwrite(true);
-        outcomes.push(code(put.r#type(aws_sdk_ssm::types::ParameterType::String).send()).await);
+        outcomes.push(code(put.r#type(ParameterType::String).send()).await);
         let page = aws.ssm.get_parameters_by_path().path("/p").send().await;
         outcomes.push(match page {
             Ok(page) => {
@@ -96,6 +99,48 @@ async fn a_schedule_keeps_to_its_bounds() -> Outcome {
     Ok(())
 }
 
+/// Guards: by chance a call suffers only what means something to it; the rest is neither dealt nor counted.
+#[tokio::test]
+async fn a_turn_brings_what_fits_the_call() -> Outcome {
+    let (emulator, aws) = start(Options::default()).await;
+    aws.table("table").await?;
+    let key = || HashMap::from([("pk".to_owned(), text("a")), ("sk".to_owned(), text("1"))]);
+    for fault in [Fault::TransactionConflict, Fault::NotYet, Fault::StalePage, Fault::EmptyPage] {
+        aws.put_parameter("/p", "v").await?;
+        let scheduled = emulator.faults().schedule(Schedule {
+            seed: 1,
+            faults: vec![(fault, 1.0)],
+            operations: None,
+            max: usize::MAX,
+        });
+        let entry = PutEventsRequestEntry::builder().source("s").detail_type("t").detail("{}").build();
+        assert_eq!(code(aws.events.put_events().entries(entry).send()).await, "ok");
+        let get = aws.dynamodb.get_item().table_name("table").set_key(Some(key())).consistent_read(true);
+        assert_eq!(code(get.send()).await, "ok");
+        let one = KeysAndAttributes::builder().keys(key()).consistent_read(true).build()?;
+        assert_eq!(code(aws.dynamodb.batch_get_item().request_items("table", one).send()).await, "ok");
+        assert_eq!(code(aws.ssm.delete_parameter().name("/p").send()).await, "ok");
+        assert_eq!(scheduled.dealt(), BTreeMap::new(), "{fault:?}");
+
+        let query = aws.dynamodb.query().table_name("table").key_condition_expression("pk = :pk");
+        let put = aws.dynamodb.put_item().table_name("table").set_item(Some(key()));
+        let outcomes = [
+            code(put.send()).await,
+            code(query.expression_attribute_values(":pk", text("a")).send()).await,
+            code(aws.ssm.get_parameter().name("/p").send()).await,
+        ];
+        let (expected, dealt) = match fault {
+            Fault::TransactionConflict => (["TransactionConflictException", "ok", "ParameterNotFound"], 1),
+            Fault::StalePage => (["ok", "ok", "ParameterNotFound"], 2),
+            _ => (["ok", "ok", "ParameterNotFound"], 1),
+        };
+        assert_eq!(outcomes, expected, "{fault:?}");
+        assert_eq!(scheduled.dealt(), BTreeMap::from([(fault, dealt)]), "{fault:?}");
+        emulator.faults().clear();
+    }
+    Ok(())
+}
+
 /// Guards: with many callers at the same time each call suffers its own fault only: retried until they are done, all writes
 /// are there, once.
 #[tokio::test]
@@ -107,7 +152,7 @@ async fn concurrent_callers_get_through() -> Outcome {
     let scheduled = emulator.faults().schedule(random);
     let names: Vec<_> = (0..100).map(|number| format!("/p/{number}")).collect();
     let write = |name: &String| {
-        let put = aws.ssm.put_parameter().name(name).value("v").r#type(aws_sdk_ssm::types::ParameterType::String);
+        let put = aws.ssm.put_parameter().name(name).value("v").r#type(ParameterType::String);
         async move {
             // A put that was executed without its caller being told would be refused the next time.
             loop {
