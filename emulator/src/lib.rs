@@ -49,7 +49,7 @@ use tokio::task::JoinHandle;
 
 pub use call_log::CallLog;
 pub use eventbridge::{Delivered, EventFate, EventOdds, Rule, RuleError, Target};
-pub use faults::{Fault, Faults, Held, Injected, Schedule, Scheduled};
+pub use faults::{ANY, Fault, Faults, Held, Injected, Schedule, Scheduled};
 pub use permission::{Guard, Permission};
 
 use dynamodb::DynamoDb;

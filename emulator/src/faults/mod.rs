@@ -11,6 +11,9 @@ use tokio::sync::watch;
 pub(crate) use schedule::pick;
 pub use schedule::{Schedule, Scheduled};
 
+/// Stands for whatever operation.
+pub const ANY: &str = "*";
+
 /// How a call fails, or differs from what its caller would like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -95,17 +98,34 @@ struct Waiting {
 enum What {
     Fail(Fault),
     /// Wait until this changes, or nobody can change it any more.
-    Hold(watch::Receiver<()>),
+    Hold(watch::Receiver<Release>),
+}
+
+/// What becomes of a call that was held, once it is not any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Release {
+    Now,
+    Never,
 }
 
 /// Tells when a call is held, and lets it go on.
 #[derive(Debug)]
 pub struct Held {
     hits: watch::Receiver<usize>,
-    _release: watch::Sender<()>,
+    release: watch::Sender<Release>,
 }
 
 impl Held {
+    /// Whether the call has come in.
+    pub fn is_reached(&self) -> bool {
+        *self.hits.borrow() > 0
+    }
+
+    /// Has the call never be executed, if it is held by now.
+    pub fn forget(self) {
+        self.release.send_replace(Release::Never);
+    }
+
     /// Resolves once the call has come in.
     pub async fn reached(&self) {
         Injected { hits: self.hits.clone() }.reached().await;
@@ -157,18 +177,18 @@ impl Faults {
         Injected { hits: seen }
     }
 
-    /// Holds a call of `operation` before it is executed: the one after `passes` others from now on. Its caller waits, as if the call
-    /// took long to arrive. It is executed even if the caller gives up.
+    /// Holds a call of `operation`, or of any with [`ANY`], before it is executed: the one after `passes` others from now on. Its caller
+    /// waits, as if the call took long to arrive. It is executed even if the caller gives up, once it is released.
     pub fn hold(&self, operation: &str, passes: usize) -> Held {
         let (hits, seen) = watch::channel(0);
-        let (release, held) = watch::channel(());
+        let (release, held) = watch::channel(Release::Now);
         self.waiting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .entry(operation.to_owned())
             .or_default()
             .push_back(Waiting { what: What::Hold(held), passes, left: 1, hits });
-        Held { hits: seen, _release: release }
+        Held { hits: seen, release }
     }
 
     /// Has calls fail at random from now on, in place of any schedule before, until its bound is reached, it is ended, or the
@@ -205,7 +225,8 @@ impl Faults {
 
     fn take_named(&self, operation: &str) -> Option<Hit> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = waiting.get_mut(operation)?;
+        let named = waiting.get(operation).is_some_and(|queue| !queue.is_empty());
+        let queue = waiting.get_mut(if named { operation } else { ANY })?;
         let first = queue.front_mut()?;
         if first.passes > 0 {
             first.passes -= 1;
@@ -242,9 +263,11 @@ impl Hit {
             What::Fail(fault) => Some(*fault),
             What::Hold(held) => {
                 self.announce();
-                // An error says that whoever held the call is gone.
-                let _released = held.clone().changed().await;
-                None
+                // An error says that whoever held the call has let it go.
+                let mut held = held.clone();
+                let _released = held.changed().await;
+                // Closed without an answer: whoever called is gone, or has waited for it.
+                (*held.borrow() == Release::Never).then_some(Fault::Reset)
             }
         }
     }

@@ -22,15 +22,9 @@ fn put(tenant: &Tenant<'_>, key: &str, value: &str) -> Value {
     tenant.event("PUT", &format!("/v1/config/{key}"), &json!({"value": value}))
 }
 
-fn delete(tenant: &Tenant<'_>, key: &str) -> Value {
-    let mut event = tenant.event("DELETE", &format!("/v1/config/{key}"), &Value::Null);
-    event["body"] = Value::Null;
-    event
-}
-
 /// Lets the time pass after which work counts as abandoned, and has config-refresh look twice: what the first run leaves is put
 /// off, never forgotten. Afterwards nothing more must be owed.
-async fn recover(api: &Api) {
+pub(crate) async fn recover(api: &Api) {
     for _ in 0..2 {
         api.settled().await;
         api.pass(GRACE * 3);
@@ -77,64 +71,6 @@ async fn a_refused_event_is_published_later() {
     assert_eq!(api.calls_during("PutEvents", api.suite.run_schedules()).await.0, 1);
     recover(&api).await;
     api.suite.stop().await;
-}
-
-/// Promise: wherever a writer dies, whatever it was doing to whatever kind of key, in the end Parameter Store holds what is
-/// committed, and the key can be written as before.
-#[tokio::test]
-async fn parameter_store_ends_with_what_is_committed() {
-    let puts = ["BatchGetItem", "TransactWriteItems", "PutParameter", "DescribeParameters", "UpdateItem", "PutEvents"];
-    let deletes = ["TransactWriteItems", "UpdateItem", "DeleteParameter", "PutEvents"];
-    let api = Api::start().await;
-    let mut cases = 0;
-    for tag in ["param_config_", "back_config_", "around_config_", "secret_config_"] {
-        let around = matches!(tag, "around_config_" | "secret_config_");
-        let late = tag == "back_config_";
-        for existing in [false, true] {
-            for (operations, is_delete) in [(puts.as_slice(), false), (deletes.as_slice(), true)] {
-                for operation in operations {
-                    // Steps that this kind of write does not take.
-                    let skipped = (*operation == "DescribeParameters" && !around)
-                        || (matches!(*operation, "PutParameter" | "DeleteParameter" | "UpdateItem") && late)
-                        || (is_delete && !existing);
-                    if skipped {
-                        continue;
-                    }
-                    cases += 1;
-                    dies(&api.tenant(&format!("case-{cases}")), &api, tag, existing, operation, is_delete).await;
-                }
-            }
-        }
-    }
-    assert_eq!(cases, 54, "no case is left out by mistake");
-    api.suite.stop().await;
-}
-
-/// One case: a write of a key dies before `operation`, and everything comes right.
-async fn dies(acme: &Tenant<'_>, api: &Api, tag: &str, existing: bool, operation: &str, is_delete: bool) {
-    let case = format!("{tag} existing: {existing}, delete: {is_delete}, dies before {operation}");
-    let (key, name) = (format!("{tag}k"), acme.parameter_name(tag, "k"));
-    if existing {
-        acme.put(&key, &json!("before")).await.expect(201);
-        api.settled().await;
-    }
-    let request = if is_delete { delete(acme, &key) } else { put(acme, &key, "after") };
-    die_before(api, acme, operation, request).await;
-    recover(api).await;
-
-    let committed = acme.get(&key).await;
-    let value = (committed.status == 200).then(|| committed.body["value"].as_str().expect("text").to_owned());
-    // Either the write took place or it did not; a third thing is no outcome.
-    let before = existing.then(|| "before".to_owned());
-    let after = (!is_delete).then(|| "after".to_owned());
-    assert!((value == before || value == after) && matches!(committed.status, 200 | 404), "{case}: {}", committed.text);
-    assert_eq!(api.parameter(&name).await.map(|(text, _)| text), value, "{case}");
-    let next = acme.put(&key, &json!("next")).await;
-    assert!(matches!(next.status, 200 | 201), "{case}: {}", next.text);
-    api.settled().await;
-    assert_eq!(api.parameter(&name).await.map(|(text, _)| text), Some("next".to_owned()), "{case}");
-    let revisions = acme.changes("since=0").await.expect(200).each("changes", "revision");
-    assert_eq!(revisions, (1..=revisions.len()).collect::<Vec<_>>(), "{case}");
 }
 
 /// Promise: a commit whose answer was lost took place once, and is answered as done, with or without an idempotency key.

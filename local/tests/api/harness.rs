@@ -36,6 +36,12 @@ pub(crate) const ROUTES: &str = r#"{
 /// Longer than any circuit to a store stays open.
 pub(crate) const CIRCUIT: Duration = Duration::from_secs(31);
 
+/// The seeds that tests with chance in them are run with: two, or as many as `TENANTRY_SEEDS` says.
+pub(crate) fn seeds() -> std::ops::Range<u64> {
+    let asked = std::env::var("TENANTRY_SEEDS").ok().map(|count| count.parse().expect("TENANTRY_SEEDS is a number"));
+    0..asked.unwrap_or(2)
+}
+
 /// A client of an emulated service, past the suite.
 macro_rules! client {
     ($api:expr, $sdk:ident) => {

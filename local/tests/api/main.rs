@@ -9,6 +9,8 @@ mod concurrency;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod crash_points;
+#[cfg(test)]
 mod entries;
 #[cfg(test)]
 mod feed;

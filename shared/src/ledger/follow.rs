@@ -323,17 +323,29 @@ impl Ledger {
         self.update_entry(scope, key, &update, condition, values).await
     }
 
-    /// Owes a key's store that it be brought after again, because it does not show what is committed, whatever was noted. Refused
-    /// (`false`) where the key has moved on or calls are open, which look for themselves.
-    pub async fn owe_again(&self, scope: &TenantScope, key: &ConfigKey, version: Version) -> Result<bool, LedgerError> {
+    /// Owes a key's store that it be brought after again, because it does not show what is committed at `version`, or shows something of a
+    /// key that has none, whatever was noted. Refused (`false`) where the key has moved on or calls are open, which look for themselves.
+    pub async fn owe_again(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        version: Option<Version>,
+    ) -> Result<bool, LedgerError> {
         let now = self.clock.now();
-        let values = [
+        let mut values = vec![
             (":shard", s(item::follow_shard(item::shard(scope.tenant())))),
             (":due", s(item::work_key(now, now, scope.tenant()))),
-            (":version", n(version.get())),
         ];
+        let is_at = match version {
+            Some(version) => {
+                values.push((":version", n(version.get())));
+                "version = :version"
+            }
+            None => "attribute_not_exists(version)",
+        };
         let update = "SET workShard = :shard, workKey = :due REMOVE followedVersion";
-        self.update_entry(scope, key, update, "version = :version AND attribute_not_exists(announced)", values).await
+        let condition = format!("{is_at} AND attribute_not_exists(announced)");
+        self.update_entry(scope, key, update, &condition, values).await
     }
 
     /// Notes that nothing is owed to a store any more, because the key's tag has none outside the ledger now.

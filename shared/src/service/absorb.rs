@@ -124,7 +124,8 @@ impl Absorber<'_> {
             }
         }
         // Whoever has a put open commits it, and its event brings another look; or leaves it, and it is put right as owed work.
-        if let Some(version) = seen.misplaced {
+        if seen.is_misplaced {
+            let version = current.entry.as_ref().map(|entry| entry.version);
             absorbed.misplaced |= ledger.owe_again(scope, key, version).await?;
         }
         Ok(Looked::Done)
@@ -325,8 +326,8 @@ struct Seen {
     through: Option<Locator>,
     /// Whether somebody's put, not yet committed, stands in the way of looking further.
     is_open: bool,
-    /// The key's version, if the store does not show it and nobody is about to put that right.
-    misplaced: Option<Version>,
+    /// Whether the store does not show the key's version, or shows something of a key that has none, and nobody is about to put that right.
+    is_misplaced: bool,
     /// Whether the store has dropped versions that were not looked at.
     has_gap: bool,
 }
@@ -355,11 +356,12 @@ fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMap<Locator, 
     }
     seen.through = new.last().copied();
     let is_at_rest = !seen.is_open && seen.foreign.is_empty() && !follow.owed && follow.announced.is_empty();
-    if let (Some(last), Some(entry)) = (new.last(), current.entry.as_ref().filter(|_| is_at_rest)) {
-        let is_shown = entry.is_live() && owners.get(last) == Some(&Owner::Version(entry.version));
+    if let Some(last) = new.last().filter(|_| is_at_rest) {
+        let is_what_lies_there =
+            |entry: &Entry| entry.is_live() && owners.get(last) == Some(&Owner::Version(entry.version));
         // What the ledger knows may be newer than what was read of the store.
         let is_newest = follow.store_version.is_none_or(|known| known <= last.version);
-        seen.misplaced = (is_newest && !is_shown).then_some(entry.version);
+        seen.is_misplaced = is_newest && !current.entry.as_ref().is_some_and(is_what_lies_there);
     }
     seen
 }
@@ -478,7 +480,7 @@ mod tests {
         let star = |one: &Foreign| format!("{}{}", one.place.version, if one.superseded { "*" } else { "" });
         let foreign: Vec<_> = seen.foreign.iter().map(star).collect();
         let through = seen.through.map_or(0, |place| place.version);
-        let flags = [(seen.is_open, "open"), (seen.misplaced.is_some(), "misplaced"), (seen.has_gap, "gap")];
+        let flags = [(seen.is_open, "open"), (seen.is_misplaced, "misplaced"), (seen.has_gap, "gap")];
         let flags: Vec<_> = flags.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
         format!("[{}] {through} {}", foreign.join(" "), flags.join(" ")).trim_end().to_owned()
     }
@@ -503,6 +505,7 @@ mod tests {
             ("an edit before an open put", at_rest(1), one(&["1", "?", "…"]), "[2] 2 open"),
             ("nothing known so far", key_at(1, 0, true, followed(1, None)), one(&["1", "?"]), "[2] 2"),
             ("never written", Current::default(), one(&["?", "?"]), "[1 2] 2"),
+            ("a first put that nobody committed", Current::default(), one(&["0"]), "[] 1 misplaced"),
         ] {
             assert_eq!(judged(&current, &stored), expected, "{what}");
         }

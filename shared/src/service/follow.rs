@@ -147,7 +147,9 @@ impl Calls {
         let version = current.entry.as_ref().map(|entry| entry.version);
         let behind = version.is_some() && current.follow.followed != version;
         let undone = self.last_done.is_some() && self.last_done != version;
-        if !behind && !undone && abandoned.is_empty() {
+        // What a first write left behind that was never committed, and came after that had been looked for.
+        let is_left = version.is_none() && current.follow.owed && self.own.is_empty();
+        if !behind && !undone && !is_left && abandoned.is_empty() {
             return Due::Nothing;
         }
         match &current.entry {
