@@ -170,6 +170,31 @@ async fn a_reader_never_goes_back() {
     api.suite.stop().await;
 }
 
+/// Promise: a batch that is read while a transaction is committed shows all of it or nothing, whatever is in memory already.
+#[tokio::test]
+async fn no_batch_shows_half_a_transaction() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let keys = ["tenant_config_a", "param_config_a"];
+    let write = |n: u64| {
+        acme.transaction(&json!([{"op": "put", "key": keys[0], "value": n}, {"op": "put", "key": keys[1], "value": n}]))
+    };
+    write(1).await.expect(200);
+    // One of them is in memory, the other is not; and the head has been looked at when the transaction comes.
+    acme.get(keys[0]).await.expect(200);
+    let held = api.suite.emulator().faults().hold("BatchGetItem", 0);
+    let reading = acme.batch_get(&keys).into_future();
+    let writing = async {
+        held.reached().await;
+        write(2).await.expect(200);
+        held.release();
+    };
+    let (batch, ()) = futures_util::future::join(reading, writing).await;
+    let values = batch.expect(200).each("found", "value");
+    assert_eq!(values[0], values[1]);
+    api.suite.stop().await;
+}
+
 /// Promise: of 32 requests with one idempotency key, one is carried out, and all get its result.
 #[tokio::test]
 async fn one_idempotency_key_is_carried_out_once() {

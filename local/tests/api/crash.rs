@@ -58,6 +58,18 @@ async fn an_event_is_never_lost() {
     api.suite.stop().await;
 }
 
+/// Promise: what an event tells of is committed: nothing is published of a write that is not, or not yet.
+#[tokio::test]
+async fn no_event_comes_before_its_commit() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    for key in ["tenant_config_k", "param_config_k", "secret_config_k"] {
+        die_before(&api, &acme, "TransactWriteItems", put(&acme, key, "v")).await;
+        assert_eq!(api.suite.emulator().calls().count("PutEvents"), 0, "{key}");
+    }
+    api.suite.stop().await;
+}
+
 /// Promise: an event that EventBridge refused is not lost either, and the writer's answer does not suffer.
 #[tokio::test]
 async fn a_refused_event_is_published_later() {

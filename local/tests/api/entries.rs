@@ -268,6 +268,27 @@ async fn all_pages(tenant: &Tenant<'_>, prefix: &str, limit: usize) -> Vec<Strin
     }
 }
 
+/// Promise: a key whose name another's begins with has nothing to do with it.
+#[tokio::test]
+async fn neighbouring_keys_share_no_history() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    for tag in ["tenant_config_", "param_config_", "secret_config_"] {
+        let names = ["k", "k2", "k/2", "k-"];
+        for (n, name) in names.iter().enumerate() {
+            acme.put(&format!("{tag}{name}"), &json!(format!("{n}"))).await.expect(201);
+        }
+        acme.delete(&format!("{tag}k")).await.expect(200);
+        for (n, name) in names.iter().enumerate().skip(1) {
+            let key = format!("{tag}{name}");
+            assert_eq!(acme.get(&key).await.expect(200).body["value"], format!("{n}"));
+            assert_eq!(acme.history(&key).await.expect(200).each("versions", "value"), [format!("{n}")]);
+        }
+        assert_eq!(acme.history(&format!("{tag}k")).await.expect(200).each("versions", "version"), [2, 1]);
+    }
+    api.suite.stop().await;
+}
+
 /// Promise: whoever has an old version is told so by its tag, as with the current one; what there is not to show is said all the
 /// same.
 #[tokio::test]

@@ -2,7 +2,10 @@
 
 use aws_sdk_ssm::types::ParameterType;
 use emulator::EventFate;
-use local::suite::{ACCOUNT, REGION};
+use local::{
+    Options,
+    suite::{ACCOUNT, REGION},
+};
 use serde_json::{Value, json};
 use tenantry::ledger::GRACE;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -375,6 +378,43 @@ async fn forged_events_do_nothing() {
         api.suite.invoke("config-refresh", forged).await.expect("it is dropped");
         assert_eq!(api.suite.emulator().calls().total(), before, "{path} = {value}");
     }
+    api.suite.stop().await;
+}
+
+/// Promise: a page of Parameter Store's may be empty and is not the last one for that.
+#[tokio::test]
+async fn empty_pages_end_nothing() {
+    let api = Api::with(Options { empty_pages: true, ..Options::default() }).await;
+    let acme = api.tenant("acme");
+    api.suite.emulator().set_event_fate(EventFate::Lost);
+    for n in 0..60 {
+        edit(&api, &acme.parameter_name("param_config_", &format!("many/{n}")), "found", ParameterType::String).await;
+    }
+    let name = acme.parameter_name("param_config_", "k");
+    for n in 1..=60 {
+        edit(&api, &name, &format!("{n}"), ParameterType::String).await;
+    }
+    api.suite.run_schedules().await.expect("a sweep");
+    for n in 0..60 {
+        acme.get(&format!("param_config_many/{n}")).await.expect(200);
+    }
+    assert_eq!(story(&acme.get("param_config_k").await.expect(200).body), json!([60, "external", "60"]));
+    api.suite.stop().await;
+}
+
+/// Promise: what lies beside the suite's root, or beside a tenant's folder, is nobody's, however its name begins.
+#[tokio::test]
+async fn neighbours_of_the_root_are_left_alone() {
+    let api = Api::start().await;
+    let (acme, neighbour) = (api.tenant("acme"), api.tenant("acme-2"));
+    for name in ["/tenantry-2/acme/param_config_/k", "/tenantry2/acme/param_config_/k", "/acme/param_config_/k"] {
+        edit(&api, name, "nobody's", ParameterType::String).await;
+    }
+    edit(&api, &neighbour.parameter_name("param_config_", "k"), "the neighbour's", ParameterType::String).await;
+    api.settled().await;
+    api.suite.run_schedules().await.expect("a sweep");
+    acme.get("param_config_k").await.expect(404);
+    assert_eq!(neighbour.get("param_config_k").await.expect(200).body["value"], "the neighbour's");
     api.suite.stop().await;
 }
 

@@ -23,6 +23,8 @@ mod isolation;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod linearizability;
+#[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod permissions;

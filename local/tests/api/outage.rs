@@ -1,6 +1,7 @@
 //! Stores that are down or half down: nobody waits long, no store is asked more than it must be, and all is well again soon after.
 
-use emulator::Fault;
+use emulator::{EventFate, Fault, Schedule};
+use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::harness::{Api, CIRCUIT};
@@ -92,4 +93,49 @@ async fn last_known_values_come_at_once() {
     api.pass(CIRCUIT);
     assert_eq!(acme.get(keys[0]).header("cache-control", allowed).await.expect(200).header("tenantry-stale"), "");
     api.suite.stop().await;
+}
+
+/// How many calls to AWS 40 warm reads and 10 writes take while calls fail with this probability; none is given up by its sender.
+async fn calls_in_a_brown_out(fault: Fault, probability: f64) -> (u64, u64) {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    acme.put("tenant_config_k", &json!("v")).await.expect(201);
+    acme.get("tenant_config_k").await.expect(200);
+    api.settled().await;
+    // config-refresh makes calls of its own.
+    api.suite.emulator().set_event_fate(EventFate::Lost);
+    let faults = vec![(fault, probability)];
+    api.suite.emulator().faults().schedule(Schedule { seed: 1, faults, operations: None, max: usize::MAX });
+    let calls = api.suite.emulator().calls();
+    calls.reset();
+    for _ in 0..40 {
+        acme.get("tenant_config_k").await;
+    }
+    let reading = calls.total();
+    for n in 0..10 {
+        api.tenant(&format!("tenant-{n}")).put("param_config_k", &json!(n)).await;
+    }
+    let writing = calls.total() - reading;
+    api.suite.emulator().faults().clear();
+    api.suite.stop().await;
+    (reading, writing)
+}
+
+/// Promise: a service that fails a part of its calls, or all, is not called more than twice as often for that.
+#[tokio::test]
+async fn retries_have_a_budget() {
+    let undisturbed = calls_in_a_brown_out(Fault::Throttle, 0.0).await;
+    let faults = [Fault::Throttle, Fault::InternalError, Fault::ReplyLost];
+    let brown_outs = faults.into_iter().flat_map(|fault| [0.3, 0.7, 1.0].map(|probability| (fault, probability)));
+    let counted = join_all(brown_outs.map(async |(fault, probability)| {
+        let (reading, writing) = calls_in_a_brown_out(fault, probability).await;
+        println!("{fault:?} {probability}: {reading} and {writing} calls instead of {undisturbed:?}");
+        (fault, probability, reading, writing)
+    }));
+    for (fault, probability, reading, writing) in counted.await {
+        assert!(
+            reading <= 2 * undisturbed.0 && writing <= 2 * undisturbed.1,
+            "{fault:?} {probability}: {reading}, {writing}"
+        );
+    }
 }
