@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Change, ChangeOperation, ChangedKey, FollowState, Head, Ledger, LedgerError,
-    follow::{GRACE, NO_REMOVAL, STORE_IS_NOT_FURTHER},
+    follow::{GRACE, STORE_IS_NOT_FURTHER},
     item::{self, FORMAT, Item, Reader, n, s},
     primary_key,
 };
@@ -399,7 +399,7 @@ impl Expression {
 
     /// Of what was found in the store: how far it has been looked through, and what lies there. Refused where the ledger knows more
     /// of the store by now.
-    fn note_found(&mut self, found: &Found, version: Version, now: Timestamp) {
+    fn note_found(&mut self, found: &Found, version: Version) {
         let known = &found.known;
         let unchanged = |name: &str, known: bool| {
             if known { format!("{name} = :known_{name}") } else { format!("attribute_not_exists({name})") }
@@ -410,6 +410,13 @@ impl Expression {
             unchanged("absorbedModifiedAt", absorbed.is_some()),
             unchanged("storeVersion", known.store_version.is_some()),
         ];
+        if !found.superseded {
+            // None was under way then. One that has begun since may have removed what was found, even if its time is over.
+            conditions.push(unchanged("removingUntil", known.removing_until.is_some()));
+            if let Some(until) = known.removing_until {
+                self.values.insert(":known_removingUntil".to_owned(), n(until.millis()));
+            }
+        }
         if let Some(absorbed) = absorbed {
             self.values.insert(":known_absorbedVersion".to_owned(), n(absorbed.version));
             self.values.insert(":known_absorbedModifiedAt".to_owned(), n(absorbed.modified_at.millis()));
@@ -429,8 +436,6 @@ impl Expression {
             }
         }
         if !found.superseded {
-            conditions.push(NO_REMOVAL.to_owned());
-            self.values.insert(":now".to_owned(), n(now.millis()));
             self.set("followedVersion", n(version.get()));
             if let Some(place) = found.place {
                 self.set("storeVersion", n(place.version));
@@ -482,7 +487,7 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
         expression.values.insert(":expected".to_owned(), n(previous.get()));
     }
     if let Some(found) = write.found() {
-        expression.note_found(found, entry.version, plan.at);
+        expression.note_found(found, entry.version);
     }
     if entry.superseded {
         expression.set("latestVersion", n(entry.version.get()));

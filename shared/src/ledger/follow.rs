@@ -30,7 +30,7 @@ const MAX_CONFLICTS: usize = 6;
 const MAX_CONFLICT_WAIT: Duration = Duration::from_millis(150);
 
 /// That nobody is removing the value from its store at `:now`.
-pub(super) const NO_REMOVAL: &str = "(attribute_not_exists(removingUntil) OR removingUntil < :now)";
+const NO_REMOVAL: &str = "(attribute_not_exists(removingUntil) OR removingUntil < :now)";
 
 /// That the store is not known to hold something newer than what was put as `:storeVersion`, when `:seen` was noted of it. A version
 /// that nobody has noted since is older than the put, even where its number is higher: then the store has begun to count anew.
