@@ -212,7 +212,8 @@ impl Ledger {
     }
 
     /// Notes that the store has got `version`, and that the calls in `ended` are over; takes the key off the index of owed work unless
-    /// other calls are open. Refused (`false`) where the key has moved on, or the store is known to be further.
+    /// other calls are open. What those of them in `made_up_for` put, should they come after all, is still ours. Refused (`false`) where
+    /// the key has moved on, or the store is known to be further.
     pub async fn mark_followed(
         &self,
         scope: &TenantScope,
@@ -220,6 +221,7 @@ impl Ledger {
         version: Version,
         stored: Stored,
         ended: &[PutId],
+        made_up_for: &[PutId],
     ) -> Result<bool, LedgerError> {
         let mut values = vec![
             (":version", n(version.get())),
@@ -233,13 +235,20 @@ impl Ledger {
             values.extend(locator_values(locator, kind));
         }
         let condition = format!("version = :version AND {STORE_IS_NOT_FURTHER}");
-        let all = format!("{set} REMOVE announced, workShard, workKey");
+        let retire = if made_up_for.is_empty() {
+            ""
+        } else {
+            values.push((":madeUpFor", id_set(made_up_for)));
+            " ADD retired :madeUpFor"
+        };
+        let all = format!("{set} REMOVE announced, workShard, workKey{retire}");
         let no_other = format!("{condition} AND announced = :ended");
         if self.update_entry(scope, key, &all, &no_other, values.clone()).await? {
             return Ok(true);
         }
-        let marked =
-            self.update_entry(scope, key, &format!("{set} DELETE announced :ended"), &condition, values).await?;
+        let marked = self
+            .update_entry(scope, key, &format!("{set}{retire} DELETE announced :ended"), &condition, values)
+            .await?;
         if marked {
             self.settle(scope, key).await?;
         }

@@ -228,7 +228,9 @@ impl Follower<'_> {
             let locator = self.external.locate(scope, key, &call.id, placed).await?;
             stored.locator = Some((locator, placed.kind));
         }
-        let marked = ledger.mark_followed(scope, key, version, stored, &call.ended).await?;
+        let is_others = |id: &&PutId| **id != call.id && !self.calls.own.contains(id);
+        let made_up_for: Vec<_> = call.ended.iter().filter(is_others).cloned().collect();
+        let marked = ledger.mark_followed(scope, key, version, stored, &call.ended, &made_up_for).await?;
         if let Some(place) = stored.locator.filter(|_| marked) {
             ledger.relocate(scope, key, version, place).await?;
         }
