@@ -270,14 +270,16 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes that nothing of ours is left in the store of a key that was deleted at `version`, or that never got one, and that the
-    /// calls in `ended`, which are all there are, are over. Refused (`false`) where the key has moved on.
+    /// Notes that nothing of ours is left in the store of a key that was deleted at `version`, or that never got one, or nothing that
+    /// may be removed (`is_left`), and that the calls in `ended`, which are all there are, are over. Refused (`false`) where the key
+    /// has moved on.
     pub async fn mark_removed(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
         version: Option<Version>,
         ended: &[PutId],
+        is_left: bool,
     ) -> Result<bool, LedgerError> {
         let mut values = vec![(":ended", id_set(ended))];
         let (set, condition) = match version {
@@ -287,10 +289,11 @@ impl Ledger {
                 ("SET followedVersion = :version ", "version = :version")
             }
         };
+        // What was left there has been looked through as far as it had been.
+        let gone = if is_left { "" } else { ", absorbedVersion, absorbedModifiedAt" };
         // Should one of the calls put something after all, it is known as ours.
-        let update = format!(
-            "{set}REMOVE storeVersion, removingUntil, announced, workShard, workKey, absorbedVersion, absorbedModifiedAt ADD retired :ended"
-        );
+        let update =
+            format!("{set}REMOVE storeVersion, removingUntil, announced, workShard, workKey{gone} ADD retired :ended");
         self.update_entry(scope, key, &update, &format!("{condition} AND announced = :ended"), values).await
     }
 

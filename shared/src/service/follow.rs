@@ -253,10 +253,11 @@ impl Follower<'_> {
             let known: Vec<_> = call.ended.iter().chain(&current.follow.retired).cloned().collect();
             self.remove_if_ours(&known).await
         };
-        match removed {
-            Ok(true) => {}
+        let is_left = match removed {
+            Ok(true) => false,
             Ok(false) => {
                 warn!(tenant.id = %scope.tenant(), config.key = %key, "what lies in the store under the key's name is not all ours; it is left alone");
+                true
             }
             Err(error) => {
                 if error.did_nothing() {
@@ -266,8 +267,8 @@ impl Follower<'_> {
                 }
                 return Err(error);
             }
-        }
-        let marked = ledger.mark_removed(scope, key, version, &call.ended).await?;
+        };
+        let marked = ledger.mark_removed(scope, key, version, &call.ended, is_left).await?;
         if !marked {
             ledger.end_removal(scope, key, until).await?;
         }
