@@ -5,7 +5,10 @@
 //! moves forward, in the very commits that take versions over; so however often and by however many a key is looked at, no version is
 //! taken over twice, and none is left out.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, hash_map},
+    time::Duration,
+};
 
 use tracing::{info, warn};
 
@@ -169,11 +172,13 @@ impl Absorber<'_> {
         let mut owners: HashMap<Locator, Owner> = HashMap::new();
         let mut given_out: HashMap<Version, Vec<PutId>> = HashMap::new();
         for marked in credible(current, stored) {
-            let version = marked.version;
-            if !given_out.contains_key(&version) {
-                given_out.insert(version, self.foundation.ledger.put_ids(self.scope, self.key, version).await?);
-            }
-            if let Some(owner) = owner_of(current, marked, &given_out[&version]) {
+            let given_out = match given_out.entry(marked.version) {
+                hash_map::Entry::Occupied(known) => known.into_mut(),
+                hash_map::Entry::Vacant(unknown) => {
+                    unknown.insert(self.foundation.ledger.put_ids(self.scope, self.key, marked.version).await?)
+                }
+            };
+            if let Some(owner) = owner_of(current, marked, given_out) {
                 owners.insert(marked.place, owner);
             }
         }
