@@ -335,8 +335,9 @@ impl Ledger {
         self.update_entry(scope, key, &update, condition, values).await
     }
 
-    /// Owes a key's store that it be brought after again, because it does not show what is committed at `version`, or shows something of a
-    /// key that has none, whatever was noted. Refused (`false`) where the key has moved on or calls are open, which look for themselves.
+    /// Owes a key's store that it be brought after again, because it does not show what is committed as `version`, or shows something
+    /// although nothing ever was, whatever was noted. Refused (`false`) where the key has moved on or calls are open, which look for
+    /// themselves.
     pub async fn owe_again(
         &self,
         scope: &TenantScope,
@@ -348,15 +349,15 @@ impl Ledger {
             (":shard", s(item::follow_shard(item::shard(scope.tenant())))),
             (":due", s(item::work_key(now, now, scope.tenant()))),
         ];
-        let is_at = match version {
+        let unmoved = match version {
+            None => "attribute_not_exists(version)",
             Some(version) => {
                 values.push((":version", n(version.get())));
                 "version = :version"
             }
-            None => "attribute_not_exists(version)",
         };
         let update = "SET workShard = :shard, workKey = :due REMOVE followedVersion";
-        let condition = format!("{is_at} AND attribute_not_exists(announced)");
+        let condition = format!("{unmoved} AND attribute_not_exists(announced)");
         self.update_entry(scope, key, update, &condition, values).await
     }
 

@@ -6,7 +6,7 @@
 //! taken over twice, and none is left out.
 
 use std::{
-    collections::{HashMap, hash_map},
+    collections::{HashMap, hash_map::Entry as MapEntry},
     time::Duration,
 };
 
@@ -101,51 +101,54 @@ struct Absorber<'a> {
 impl Absorber<'_> {
     async fn look(&self, absorbed: &mut Absorbed, looks: u32) -> Result<Looked, AbsorbError> {
         let (ledger, scope, key) = (&self.foundation.ledger, self.scope, self.key);
-        let stored = self.external.versions(scope, key, false).await?;
+        let mut stored = self.external.versions(scope, key, false).await?;
         // Behind the look at the store, so that every call of ours that it may show has been announced by then.
         let current = ledger.current(scope, key).await?.unwrap_or_default();
         if current.follow.is_being_removed(self.clock.now()) {
             return Ok(Looked::Again);
         }
-        let owners = self.owners(&current, &stored).await?;
-        let seen = judge(&current, &stored, &owners);
-        if stored.is_empty() || !seen.foreign.is_empty() {
-            // Something was done by others, it seems. What is judged then must have been so at one moment.
-            let stored = self.external.versions(scope, key, true).await?;
+        let mut seen = judge(&current, &stored, &self.owners(&current, &stored).await?);
+        if needs_another_look(&current, &stored, &seen) {
+            // What is judged now must have been so at one moment.
+            stored = self.external.versions(scope, key, true).await?;
             let after = ledger.current(scope, key).await?.unwrap_or_default();
             if !is_unmoved(&current, &after) {
                 return Ok(Looked::Again);
             }
-            return self.take_over(after, &stored, absorbed, looks).await;
+            if stored.is_empty() {
+                return self.removed(after, absorbed, looks).await;
+            }
+            seen = judge(&after, &stored, &self.owners(&after, &stored).await?);
+            if !seen.foreign.is_empty() {
+                return self.take_over(after, &stored, &seen, absorbed).await;
+            }
+        }
+        // Whoever has a put open commits it, and its event brings another look; or leaves it, and it is put right as owed work.
+        if seen.misplaced {
+            // Before it is noted that this version was looked at: whoever dies in between leaves it to be looked at again.
+            let version = current.entry.as_ref().map(|entry| entry.version);
+            if !ledger.owe_again(scope, key, version).await? {
+                return Ok(Looked::Again);
+            }
+            absorbed.misplaced = true;
         }
         if let Some(to) = seen.through.filter(|to| current.follow.absorbed != Some(*to)) {
-            let now = self.clock.now();
-            let is_done = |id: &&PutId| now.since(id.given_out_at()) > MAX_PUT_DELAY;
-            let done: Vec<_> = current.follow.retired.iter().filter(is_done).cloned().collect();
+            let done = done_with(&current.follow, &stored, self.clock.now());
             if !ledger.note_absorbed(scope, key, current.follow.absorbed, to, &done).await? {
                 return Ok(Looked::Again);
             }
         }
-        // Whoever has a put open commits it, and its event brings another look; or leaves it, and it is put right as owed work.
-        if seen.is_misplaced {
-            let version = current.entry.as_ref().map(|entry| entry.version);
-            absorbed.misplaced |= ledger.owe_again(scope, key, version).await?;
-        }
         Ok(Looked::Done)
     }
 
-    /// Commits what others did.
+    /// Commits what others put.
     async fn take_over(
         &self,
         current: Current,
         stored: &[StoredVersion],
+        seen: &Seen,
         absorbed: &mut Absorbed,
-        looks: u32,
     ) -> Result<Looked, AbsorbError> {
-        if stored.is_empty() {
-            return self.removed(current, absorbed, looks).await;
-        }
-        let seen = judge(&current, stored, &self.owners(&current, stored).await?);
         if seen.has_gap {
             warn!(tenant.id = %self.scope.tenant(), config.key = %self.key, "versions that nobody looked at in time are not kept by the store any more");
         }
@@ -172,13 +175,13 @@ impl Absorber<'_> {
         let mut owners: HashMap<Locator, Owner> = HashMap::new();
         let mut given_out: HashMap<Version, Vec<PutId>> = HashMap::new();
         for marked in credible(current, stored) {
-            let given_out = match given_out.entry(marked.version) {
-                hash_map::Entry::Occupied(known) => known.into_mut(),
-                hash_map::Entry::Vacant(unknown) => {
-                    unknown.insert(self.foundation.ledger.put_ids(self.scope, self.key, marked.version).await?)
+            let ids = match given_out.entry(marked.version) {
+                MapEntry::Occupied(known) => known.into_mut(),
+                MapEntry::Vacant(one) => {
+                    one.insert(self.foundation.ledger.put_ids(self.scope, self.key, marked.version).await?)
                 }
             };
-            if let Some(owner) = owner_of(current, marked, given_out) {
+            if let Some(owner) = owner_of(current, marked, ids) {
                 owners.insert(marked.place, owner);
             }
         }
@@ -268,15 +271,24 @@ impl Absorber<'_> {
 
 /// Whether another one who looks through the same store has just committed a version of it. They look again behind that, and so find
 /// whatever was there to be found by now; should they die, their event comes again.
-fn is_taken_over(known: &Current, current: &Current) -> bool {
+pub(super) fn is_taken_over(known: &Current, current: &Current) -> bool {
     let newest = current.entry.as_ref().filter(|entry| entry.author == Author::external());
     known.follow.absorbed != current.follow.absorbed
         && newest.is_some_and(|entry| known.entry.as_ref().is_none_or(|known| entry.version > known.version))
 }
 
+/// Whether what was seen is acted upon only if another look at the store, between two at the entry that agree, sees it too: because
+/// others seem to have done something, or the store does not seem to show what is committed, which may have come behind the look; or
+/// because the store does not show how far it has been looked through. Then it is another life of the name; or it was read before
+/// somebody else looked further, and what was taken over since would seem to be new.
+pub(super) fn needs_another_look(current: &Current, stored: &[StoredVersion], seen: &Seen) -> bool {
+    let is_life_known = current.follow.absorbed.is_none_or(|last| is_same_life(last, stored));
+    stored.is_empty() || !seen.foreign.is_empty() || seen.misplaced || !is_life_known
+}
+
 /// Whose a version in the store is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Owner {
+pub(super) enum Owner {
     /// Ours: put for this version of the key.
     Version(Version),
     /// Ours, and never committed.
@@ -287,14 +299,14 @@ enum Owner {
 
 /// A version in the store that bears a mark.
 #[derive(Clone, Copy, Debug)]
-struct Marked<'a> {
-    place: Locator,
-    id: &'a PutId,
-    version: Version,
+pub(super) struct Marked<'a> {
+    pub(super) place: Locator,
+    pub(super) id: &'a PutId,
+    pub(super) version: Version,
 }
 
 /// The versions behind what was looked at whose marks say something, if the ledger knows their ids.
-fn credible<'a>(current: &Current, stored: &'a [StoredVersion]) -> Vec<Marked<'a>> {
+pub(super) fn credible<'a>(current: &Current, stored: &'a [StoredVersion]) -> Vec<Marked<'a>> {
     let mut first = HashMap::new();
     let marked = stored.iter().filter_map(|one| {
         let (id, version) = one.mark.as_ref()?;
@@ -307,7 +319,7 @@ fn credible<'a>(current: &Current, stored: &'a [StoredVersion]) -> Vec<Marked<'a
 }
 
 /// Whose a version is, given the ids that were given out for the one that its mark names.
-fn owner_of(current: &Current, marked: Marked<'_>, given_out: &[PutId]) -> Option<Owner> {
+pub(super) fn owner_of(current: &Current, marked: Marked<'_>, given_out: &[PutId]) -> Option<Owner> {
     let Marked { place, id, version } = marked;
     if given_out.contains(id) {
         Some(Owner::Version(version))
@@ -324,28 +336,28 @@ fn owner_of(current: &Current, marked: Marked<'_>, given_out: &[PutId]) -> Optio
 
 /// What a look at a store comes to.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Seen {
+pub(super) struct Seen {
     /// Versions to take over, in their order.
-    foreign: Vec<Foreign>,
+    pub(super) foreign: Vec<Foreign>,
     /// How far nothing is to be done.
-    through: Option<Locator>,
+    pub(super) through: Option<Locator>,
     /// Whether somebody's put, not yet committed, stands in the way of looking further.
-    is_open: bool,
-    /// Whether the store does not show the key's version, or shows something of a key that has none, and nobody is about to put that right.
-    is_misplaced: bool,
+    pub(super) is_open: bool,
+    /// Whether the store does not show what is committed, and nobody is about to put that right.
+    pub(super) misplaced: bool,
     /// Whether the store has dropped versions that were not looked at.
-    has_gap: bool,
+    pub(super) has_gap: bool,
 }
 
 /// A version that others put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Foreign {
-    place: Locator,
-    superseded: bool,
+pub(super) struct Foreign {
+    pub(super) place: Locator,
+    pub(super) superseded: bool,
 }
 
 /// What there is to do about `stored`, all versions that the store keeps, given what the ledger knows of it.
-fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMap<Locator, Owner>) -> Seen {
+pub(super) fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMap<Locator, Owner>) -> Seen {
     let follow = &current.follow;
     let mut seen = Seen { has_gap: has_gap(follow, stored), ..Seen::default() };
     let new: Vec<_> = stored.iter().map(|one| one.place).filter(|place| is_behind(follow, stored, *place)).collect();
@@ -359,16 +371,23 @@ fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMap<Locator, 
             seen.foreign.push(Foreign { place: *place, superseded });
         }
     }
-    seen.through = new.last().copied();
-    let is_at_rest = !seen.is_open && seen.foreign.is_empty() && !follow.owed && follow.announced.is_empty();
-    if let Some(last) = new.last().filter(|_| is_at_rest) {
-        let is_what_lies_there =
-            |entry: &Entry| entry.is_live() && owners.get(last) == Some(&Owner::Version(entry.version));
-        // What the ledger knows may be newer than what was read of the store.
-        let is_newest = follow.store_version.is_none_or(|known| known <= last.version);
-        seen.is_misplaced = is_newest && !current.entry.as_ref().is_some_and(is_what_lies_there);
+    let is_at_rest = !follow.owed && follow.announced.is_empty();
+    if let Some((last, before)) = new.split_last() {
+        let shown = current.entry.as_ref().filter(|entry| entry.is_live()).map(|entry| Owner::Version(entry.version));
+        let is_shown = shown.is_some_and(|shown| owners.get(last) == Some(&shown));
+        // Whether the newest version is in its place cannot be said while somebody is at the key, so it is to be looked at again.
+        let is_judged = is_shown || is_at_rest || seen.is_open;
+        seen.through = if is_judged { Some(*last) } else { before.last().copied() };
+        seen.misplaced = is_at_rest && !seen.is_open && seen.foreign.is_empty() && !is_shown;
     }
     seen
+}
+
+/// The retired ids that need not be known any more: their puts cannot take effect now, and nothing in the store bears them.
+pub(super) fn done_with(follow: &FollowState, stored: &[StoredVersion], now: Timestamp) -> Vec<PutId> {
+    let is_borne = |id: &PutId| stored.iter().any(|one| one.mark.as_ref().is_some_and(|(borne, _)| borne == id));
+    let is_done = |id: &&PutId| now.since(id.given_out_at()) > MAX_PUT_DELAY && !is_borne(id);
+    follow.retired.iter().filter(is_done).cloned().collect()
 }
 
 /// Whether a put under `id` can have come when the version was made.
@@ -423,7 +442,7 @@ fn is_committed_at(current: &Current, place: Locator) -> bool {
 }
 
 /// Whether nothing has happened to a key between two looks at its entry.
-fn is_unmoved(before: &Current, after: &Current) -> bool {
+pub(super) fn is_unmoved(before: &Current, after: &Current) -> bool {
     let version = |current: &Current| current.entry.as_ref().map(|entry| (entry.version, entry.commit.clone()));
     version(before) == version(after) && before.next_version() == after.next_version() && before.follow == after.follow
 }
@@ -485,7 +504,7 @@ mod tests {
         let star = |one: &Foreign| format!("{}{}", one.place.version, if one.superseded { "*" } else { "" });
         let foreign: Vec<_> = seen.foreign.iter().map(star).collect();
         let through = seen.through.map_or(0, |place| place.version);
-        let flags = [(seen.is_open, "open"), (seen.is_misplaced, "misplaced"), (seen.has_gap, "gap")];
+        let flags = [(seen.is_open, "open"), (seen.misplaced, "misplaced"), (seen.has_gap, "gap")];
         let flags: Vec<_> = flags.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
         format!("[{}] {through} {}", foreign.join(" "), flags.join(" ")).trim_end().to_owned()
     }

@@ -95,15 +95,15 @@ struct Follower<'a> {
 
 /// The calls to a key's store that a follower answers for.
 #[derive(Clone, Debug, Default)]
-struct Calls {
+pub(super) struct Calls {
     /// An announced id that no call has been made under yet, with the version that it was given out for.
-    unused: Option<(PutId, Option<Version>)>,
+    pub(super) unused: Option<(PutId, Option<Version>)>,
     /// The announced ids of calls that have been made.
-    own: Vec<PutId>,
+    pub(super) own: Vec<PutId>,
     /// The version that the last call was made for.
-    last_done: Option<Version>,
+    pub(super) last_done: Option<Version>,
     /// Whether the ids here have taken the place of others, so that they stand for what those calls may have done.
-    makes_up: bool,
+    pub(super) makes_up: bool,
 }
 
 /// What one look at the ledger, and the call that followed from it, came to.
@@ -123,7 +123,7 @@ struct Call {
 
 /// What there is to do for a key's store.
 #[derive(Debug)]
-enum Due<'a> {
+pub(super) enum Due<'a> {
     /// Nothing.
     Nothing,
     /// Nothing by this follower: somebody else is at it.
@@ -136,7 +136,7 @@ enum Due<'a> {
 
 impl Calls {
     /// What there is to do at `now`, as the ledger tells.
-    fn due<'a>(&self, current: &'a Current, now: Timestamp) -> Due<'a> {
+    pub(super) fn due<'a>(&self, current: &'a Current, now: Timestamp) -> Due<'a> {
         let unused = self.unused.as_ref().map(|(id, _)| id);
         let others = current.follow.announced.iter().filter(|id| !self.own.contains(id) && unused != Some(id)).cloned();
         let (abandoned, open): (Vec<_>, Vec<_>) = others.partition(|id| is_abandoned(id, now));
@@ -145,7 +145,11 @@ impl Calls {
             return Due::Left;
         }
         let version = current.entry.as_ref().map(|entry| entry.version);
-        let behind = version.is_some() && current.follow.followed != version;
+        let behind = match version {
+            Some(_) => current.follow.followed != version,
+            // What a first write that never was committed has put late is found, and owed, when its call is long over.
+            None => current.follow.owed && current.follow.announced.is_empty(),
+        };
         let undone = self.last_done.is_some() && self.last_done != version;
         // What a first write left behind that was never committed, and came after that had been looked for.
         let is_left = version.is_none() && current.follow.owed && self.own.is_empty();
@@ -162,7 +166,7 @@ impl Calls {
     }
 
     /// Those of the announced calls that are over once the next one is: the follower's own, and abandoned ones.
-    fn ended(&self, announced: &[PutId], now: Timestamp) -> Vec<PutId> {
+    pub(super) fn ended(&self, announced: &[PutId], now: Timestamp) -> Vec<PutId> {
         announced.iter().filter(|id| self.own.contains(id) || is_abandoned(id, now)).cloned().collect()
     }
 
