@@ -2,6 +2,8 @@
 
 mod absorb;
 mod follow;
+#[cfg(test)]
+mod model;
 mod read;
 mod reconcile;
 mod refresh;

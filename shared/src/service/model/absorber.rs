@@ -1,0 +1,215 @@
+//! One who takes over what others put: `service/absorb.rs`. What lies in the store is judged by the real code.
+
+use super::{
+    super::absorb::Seen,
+    Actor, Defect, Strategy,
+    follower::Follower,
+    real::Lens,
+    world::{Found, Ids, Item, Place, Stored, World},
+};
+
+/// How often a key is looked at that others are at. Fewer than in the code.
+const MAX_LOOKS: u8 = 3;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Absorber {
+    looks: u8,
+    misplaced: bool,
+    /// Whether the store is brought after if it turned out not to show what is committed.
+    follows: Option<Strategy>,
+    at: At,
+}
+
+/// The call that comes next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum At {
+    Versions,
+    Current(Vec<Stored>),
+    Owners(Vec<Stored>, Item),
+    VersionsAgain(Item),
+    CurrentAgain(Item, Vec<Stored>),
+    OwnersAgain(Item, Vec<Stored>),
+    /// What is left to commit, behind what is known by now and the head that follows from it.
+    Commit(Item, Option<u8>, Vec<Found>),
+    Lost(Item),
+    Owe(Item, Option<(Place, Ids)>),
+    Note(Item, Place, Ids, bool),
+}
+
+impl Absorber {
+    fn new(follows: Option<Strategy>) -> Self {
+        Self { looks: 1, misplaced: false, follows, at: At::Versions }
+    }
+
+    /// `RefreshService::look_at_parameter`.
+    pub(super) fn of_event(strategy: Strategy) -> Self {
+        Self::new(Some(strategy))
+    }
+
+    /// `Reconciler::look_at`; and `RefreshService::follow` behind `follow`.
+    pub(super) fn alone() -> Self {
+        Self::new(None)
+    }
+
+    fn to(mut self, at: At) -> Actor {
+        self.at = at;
+        Actor::Absorb(self)
+    }
+
+    pub(super) fn step(self, world: &mut World) -> Actor {
+        let lens = Lens::of(world);
+        match self.at.clone() {
+            At::Versions => self.to(At::Current(world.store.clone())),
+            At::Current(stored) => {
+                let item = world.item;
+                if item.is_being_removed() {
+                    return self.again();
+                }
+                if lens.has_credible(&item, &stored) {
+                    return self.to(At::Owners(stored, item));
+                }
+                self.look(world, &stored, item)
+            }
+            At::Owners(stored, item) => self.look(world, &stored, item),
+            At::VersionsAgain(item) => self.to(At::CurrentAgain(item, world.store.clone())),
+            At::CurrentAgain(item, stored) => {
+                let after = world.item;
+                if !lens.is_unmoved(&item, &after) {
+                    return self.again();
+                }
+                if stored.is_empty() {
+                    return self.removed(after);
+                }
+                if lens.has_credible(&after, &stored) {
+                    return self.to(At::OwnersAgain(after, stored));
+                }
+                self.judge_again(world, after, &stored)
+            }
+            At::OwnersAgain(item, stored) => self.judge_again(world, item, &stored),
+            At::Commit(known, head, mut left) => {
+                let found = left.remove(0);
+                if !world.commit_found(&known, head, found) {
+                    return self.to(At::Lost(known));
+                }
+                if left.is_empty() {
+                    return if found.stored.is_some() { self.go_on() } else { self.done() };
+                }
+                let known = with_found(world, known, found);
+                self.to(At::Commit(known, Some(world.head), left))
+            }
+            At::Lost(known) => {
+                if lens.is_taken_over(&known, &world.item) {
+                    self.done()
+                } else {
+                    self.again()
+                }
+            }
+            At::Owe(item, through) => {
+                if !world.owe_again(item.version()) {
+                    return self.again();
+                }
+                let owed = Self { misplaced: true, ..self };
+                match through {
+                    Some((to, done)) => owed.to(At::Note(item, to, done, false)),
+                    None => owed.done(),
+                }
+            }
+            At::Note(item, to, done, owes) => {
+                if !world.note_absorbed(item.absorbed, to, done) {
+                    return self.again();
+                }
+                if owes { self.to(At::Owe(item, None)) } else { self.done() }
+            }
+        }
+    }
+
+    /// `Absorber::look`, once the owners are known.
+    fn look(self, world: &World, stored: &[Stored], item: Item) -> Actor {
+        let lens = Lens::of(world);
+        let seen = lens.judge(world, &item, stored);
+        let has_news = stored.is_empty() || !seen.foreign.is_empty();
+        let needs_another = match world.defect {
+            Some(Defect::OneLook) if stored.is_empty() => return self.removed(item),
+            Some(Defect::OneLook) if has_news => return self.take_over(item, stored, &seen),
+            Some(Defect::OldLook) => has_news,
+            _ => lens.needs_another_look(&item, stored, &seen),
+        };
+        if needs_another { self.to(At::VersionsAgain(item)) } else { self.note(world, item, stored, &seen) }
+    }
+
+    /// The same, at the second look.
+    fn judge_again(self, world: &World, item: Item, stored: &[Stored]) -> Actor {
+        let seen = Lens::of(world).judge(world, &item, stored);
+        if seen.foreign.is_empty() {
+            self.note(world, item, stored, &seen)
+        } else {
+            self.take_over(item, stored, &seen)
+        }
+    }
+
+    fn note(self, world: &World, item: Item, stored: &[Stored], seen: &Seen) -> Actor {
+        let through = seen.through.and_then(|to| Lens::place(stored, to)).map(|one| one.place);
+        let through = through.filter(|to| item.absorbed != Some(*to));
+        let through = through.map(|to| (to, Lens::of(world).done_with(&item, stored)));
+        match through {
+            Some((to, done)) if !seen.misplaced || world.has(Defect::NotedFirst) => {
+                self.to(At::Note(item, to, done, seen.misplaced))
+            }
+            _ if seen.misplaced => self.to(At::Owe(item, through)),
+            _ => self.done(),
+        }
+    }
+
+    /// `Absorber::take_over`.
+    fn take_over(self, item: Item, stored: &[Stored], seen: &Seen) -> Actor {
+        let found =
+            seen.foreign.iter().map(|one| Found { stored: Lens::place(stored, one.place), superseded: one.superseded });
+        self.to(At::Commit(item, None, found.collect()))
+    }
+
+    /// `Absorber::removed`. That reads may lag is not modelled, so nothing is waited for.
+    fn removed(self, item: Item) -> Actor {
+        let is_live = item.entry.is_some_and(|entry| entry.is_live());
+        let was_there = item.followed == item.version() && item.store_version > 0;
+        if !is_live || !was_there || item.announced != 0 {
+            return self.done();
+        }
+        self.to(At::Commit(item, None, vec![Found { stored: None, superseded: false }]))
+    }
+
+    /// `Looked::Again`.
+    fn again(self) -> Actor {
+        self.go_on()
+    }
+
+    /// `Looked::GoOn`.
+    fn go_on(mut self) -> Actor {
+        if self.looks == MAX_LOOKS {
+            // `AbsorbError::Busy`
+            return Actor::Idle;
+        }
+        self.looks += 1;
+        self.to(At::Versions)
+    }
+
+    /// `Looked::Done`.
+    fn done(self) -> Actor {
+        match self.follows.filter(|_| self.misplaced) {
+            Some(strategy) => Actor::Follow(Follower::of_refresh(strategy)),
+            None => Actor::Idle,
+        }
+    }
+}
+
+/// `Current::with_found`.
+fn with_found(world: &World, mut known: Item, found: Found) -> Item {
+    known.absorbed = found.stored.map(|one| one.place);
+    if found.superseded {
+        known.latest = known.next_version();
+    } else {
+        known.entry = world.item.entry;
+        known.followed = world.item.followed;
+        known.store_version = world.item.store_version;
+    }
+    known
+}

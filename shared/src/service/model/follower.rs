@@ -1,0 +1,373 @@
+//! One who brings the store after: `service/follow.rs`. What there is to do is decided by the real [`Calls`].
+
+use super::{
+    super::follow::{Calls, Due},
+    Actor, Defect, Outcome, Strategy,
+    absorber::Absorber,
+    real::Lens,
+    world::{Held, Ids, Item, Place, Value, World, bit},
+};
+use crate::entry::Version;
+
+/// How often the ledger may move on, and how often somebody's removal is looked at. Fewer than in the code, so that the end of a
+/// follower's patience is seen.
+const MAX_ROUNDS: u8 = 3;
+const MAX_LOOKS: u8 = 2;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Follower {
+    unused: Option<(u8, u8)>,
+    own: Ids,
+    last_done: u8,
+    makes_up: bool,
+    rounds: u8,
+    looks: u8,
+    /// Whether the store is looked through afterwards.
+    absorbs: bool,
+    at: At,
+}
+
+/// What a put is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Job {
+    version: u8,
+    value: Value,
+    is_elsewhere: bool,
+    /// What the ledger said: ids that are announced, those of them that are abandoned, and the store's version.
+    announced: Ids,
+    abandoned: Ids,
+    seen: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Call {
+    id: u8,
+    given_out_for: u8,
+    ended: Ids,
+}
+
+/// The call that comes next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum At {
+    Read,
+    Get(Job, Place),
+    Announce(Job),
+    GiveOut(Job, Call),
+    Put(Job, Call),
+    Locate(Job, Call, Place),
+    Mark(Job, Call, Place),
+    /// Behind `mark_followed` and what follows from it.
+    SettleMarked,
+    TakeBack(Job, Call),
+    AnnounceRemoval(Item),
+    Begin(Item, Call),
+    LookThrough(Item, Call),
+    PutIds(Item, Call, Vec<(u8, u8)>),
+    Delete(Item, Call),
+    MarkRemoved(Item, Call, bool),
+    EndRemoval(Item, Call, bool),
+    EndCalls(Ids, Then),
+    Settle(Then),
+    LeaveCalls(Ids),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Then {
+    Done,
+    Later,
+    Leave,
+}
+
+impl Follower {
+    fn new(unused: Option<(u8, u8)>, absorbs: bool) -> Self {
+        Self { unused, own: 0, last_done: 0, makes_up: false, rounds: 0, looks: 0, absorbs, at: At::Read }
+    }
+
+    /// What follows a commit, which gave an id out.
+    pub(super) fn of_commit(id: u8, version: u8) -> Self {
+        Self::new(Some((id, version)), false)
+    }
+
+    /// `RefreshService::follow`. Parameter Store told of a put around the ledger before it was committed, when nothing could be said of
+    /// it yet, so its store is looked through afterwards.
+    pub(super) fn of_refresh(strategy: Strategy) -> Self {
+        Self::new(None, strategy == Strategy::Around)
+    }
+
+    fn to(mut self, at: At) -> Actor {
+        self.at = at;
+        Actor::Follow(self)
+    }
+
+    /// The ids that the follower answers for, or is about to make a call under.
+    pub(super) fn ids(&self) -> Ids {
+        let under_way = match &self.at {
+            At::GiveOut(_, call)
+            | At::Put(_, call)
+            | At::Locate(_, call, _)
+            | At::Mark(_, call, _)
+            | At::TakeBack(_, call)
+            | At::Begin(_, call)
+            | At::LookThrough(_, call)
+            | At::PutIds(_, call, _)
+            | At::Delete(_, call)
+            | At::MarkRemoved(_, call, _)
+            | At::EndRemoval(_, call, _) => bit(call.id),
+            At::EndCalls(ids, _) | At::LeaveCalls(ids) => *ids,
+            _ => 0,
+        };
+        self.own | self.unused.map_or(0, |(id, _)| bit(id)) | under_way
+    }
+
+    pub(super) fn next_put(&self) -> Option<(u8, u8, Value)> {
+        let At::Put(job, call) = &self.at else { return None };
+        Some((call.id, job.version, job.value))
+    }
+
+    /// Whether the next call can be refused.
+    pub(super) fn is_at_store(&self) -> bool {
+        matches!(self.at, At::Put(..) | At::Delete(..))
+    }
+
+    fn calls(&self, lens: Lens) -> Calls {
+        Calls {
+            unused: self.unused.map(|(id, version)| (lens.id(id), (version > 0).then(|| Version::new(version.into())))),
+            own: lens.ids(self.own),
+            last_done: (self.last_done > 0).then(|| Version::new(self.last_done.into())),
+            makes_up: self.makes_up,
+        }
+    }
+
+    pub(super) fn step(mut self, world: &mut World, outcome: Outcome) -> Actor {
+        match self.at.clone() {
+            At::Read => self.look(world),
+            At::Get(job, place) => {
+                let found = world.store.iter().find(|one| one.place == place).map(|one| one.value);
+                // What is not there any more is an error.
+                found.map_or(Actor::Idle, |value| self.announce(world, Job { value, ..job }))
+            }
+            At::Announce(job) => {
+                let replaced = self.own | job.abandoned;
+                let id = world.new_id();
+                if !world.announce(id, job.announced, replaced) {
+                    world.ids -= 1;
+                    return self.again();
+                }
+                // `Calls::ended` without the replaced, which are all of them.
+                self.own &= !replaced;
+                self.makes_up |= replaced != 0;
+                self.to(At::GiveOut(job, Call { id, given_out_for: 0, ended: bit(id) }))
+            }
+            At::GiveOut(job, call) => {
+                world.change_put_ids(job.version, call.id, true);
+                self.to(At::Put(job, call))
+            }
+            At::Put(job, call) => {
+                if outcome == Outcome::Refused {
+                    return self.to(At::TakeBack(job, call));
+                }
+                let place = world.put(job.value, Some((call.id, job.version)));
+                self.to(if job.is_elsewhere { At::Locate(job, call, place) } else { At::Mark(job, call, place) })
+            }
+            At::Locate(job, call, placed) => match world.locate(call.id, placed.version) {
+                Some(place) => self.to(At::Mark(job, call, place)),
+                None => Actor::Idle,
+            },
+            At::Mark(job, call, place) => {
+                let others = call.ended & !bit(call.id) & !self.own;
+                let marked = world.mark_followed(job.version, place, job.seen, call.ended, others);
+                self.own |= bit(call.id);
+                self.last_done = job.version;
+                match marked {
+                    // `Ledger::relocate` changes nothing that matters here.
+                    Some(false) => self.done(),
+                    Some(true) => self.to(At::SettleMarked),
+                    None => self.again(),
+                }
+            }
+            At::SettleMarked => {
+                world.settle();
+                self.done()
+            }
+            // `Follower::give_up`
+            At::TakeBack(job, call) => {
+                world.change_put_ids(job.version, call.id, false);
+                if self.makes_up {
+                    self.own |= bit(call.id);
+                    return self.leave();
+                }
+                self.to(At::EndCalls(bit(call.id), Then::Leave))
+            }
+            At::EndCalls(ids, then) => {
+                world.end_calls(ids);
+                self.to(At::Settle(then))
+            }
+            At::Settle(then) => {
+                world.settle();
+                match then {
+                    Then::Done => self.done(),
+                    Then::Later => Actor::Idle,
+                    Then::Leave => self.leave(),
+                }
+            }
+            At::LeaveCalls(ids) => {
+                world.leave_calls(ids);
+                Actor::Idle
+            }
+            _ => self.remove(world, outcome),
+        }
+    }
+
+    /// `Follower::remove`.
+    fn remove(mut self, world: &mut World, outcome: Outcome) -> Actor {
+        match self.at.clone() {
+            At::AnnounceRemoval(item) => {
+                let ended = self.ended(world, &item);
+                let id = world.new_id();
+                if !world.announce(id, item.announced, 0) {
+                    world.ids -= 1;
+                    return self.again();
+                }
+                self.to(At::Begin(item, Call { id, given_out_for: 0, ended: ended | bit(id) }))
+            }
+            At::Begin(item, call) => {
+                if !world.begin_removal(item.version(), call.ended, call.id) {
+                    self.unused = Some((call.id, call.given_out_for));
+                    return self.again();
+                }
+                self.to(if item.store_version > 0 { At::Delete(item, call) } else { At::LookThrough(item, call) })
+            }
+            // `Follower::remove_if_ours`
+            At::LookThrough(item, call) => {
+                let marks: Option<Vec<_>> = world.store.iter().map(|one| one.mark).collect();
+                match marks {
+                    Some(marks) if !marks.is_empty() => self.to(At::PutIds(item, call, marks)),
+                    marks => self.to(At::MarkRemoved(item, call, marks.is_none())),
+                }
+            }
+            At::PutIds(item, call, marks) => {
+                let known = call.ended | item.retired;
+                let mut seen = 0;
+                let all_ours = marks.iter().all(|(id, version)| {
+                    let is_first = seen & bit(*id) == 0;
+                    seen |= bit(*id);
+                    is_first && (known | world.put_ids(*version)) & bit(*id) != 0
+                });
+                self.to(if all_ours { At::Delete(item, call) } else { At::MarkRemoved(item, call, true) })
+            }
+            At::Delete(item, call) => {
+                if outcome == Outcome::Refused {
+                    return self.to(At::EndRemoval(item, call, true));
+                }
+                world.delete();
+                self.to(At::MarkRemoved(item, call, false))
+            }
+            At::MarkRemoved(item, call, is_left) => {
+                if !world.mark_removed(item.version(), call.ended, is_left) {
+                    return self.to(At::EndRemoval(item, call, false));
+                }
+                self.done()
+            }
+            At::EndRemoval(item, call, refused) => {
+                world.end_removal(call.id);
+                self.own |= bit(call.id);
+                if refused {
+                    return self.leave();
+                }
+                self.last_done = item.version();
+                self.again()
+            }
+            other => self.to(other),
+        }
+    }
+
+    /// `follow`: one look at the ledger, and `Follower::step`.
+    fn look(mut self, world: &mut World) -> Actor {
+        let item = world.item;
+        if !item.exists {
+            return self.done();
+        }
+        if item.is_being_removed() {
+            self.looks += 1;
+            return self.again();
+        }
+        self.rounds += 1;
+        let lens = Lens::of(world);
+        let current = lens.current(&item);
+        let calls = self.calls(lens);
+        match calls.due(&current, lens.now()) {
+            Due::Left => self.leave(),
+            Due::Nothing => self.settle(&item),
+            Due::Put(..)
+                if world.has(Defect::NothingMadeUpFor) && item.followed == item.version() && self.last_done == 0 =>
+            {
+                self.own |= item.announced & world.abandoned();
+                self.settle(&item)
+            }
+            Due::Put(version, _, abandoned) => {
+                let (Some(value), Some(entry)) = (item.value(), item.entry) else { return self.done() };
+                let version = u8::try_from(version.get()).unwrap_or_default();
+                let (announced, abandoned) = (item.announced, Lens::bits(&abandoned));
+                let is_elsewhere = matches!(entry.held, Held::Elsewhere(..));
+                let job = Job { version, value, is_elsewhere, announced, abandoned, seen: item.store_version };
+                match entry.held {
+                    Held::Elsewhere(place, _) => self.to(At::Get(job, place)),
+                    _ => self.announce(world, job),
+                }
+            }
+            Due::Remove(_) => match self.unused.take() {
+                Some((id, given_out_for)) => {
+                    let ended = self.ended(world, &item) | bit(id);
+                    self.to(At::Begin(item, Call { id, given_out_for, ended }))
+                }
+                None => self.to(At::AnnounceRemoval(item)),
+            },
+        }
+    }
+
+    /// `Calls::ended`.
+    fn ended(&self, world: &World, item: &Item) -> Ids {
+        let lens = Lens::of(world);
+        Lens::bits(&self.calls(lens).ended(&lens.ids(item.announced), lens.now()))
+    }
+
+    /// `Follower::announce` of a put, as far as it calls nothing.
+    fn announce(mut self, world: &World, job: Job) -> Actor {
+        let Some((id, given_out_for)) = self.unused else { return self.to(At::Announce(job)) };
+        let ended = (job.announced & (self.own | world.abandoned())) | bit(id);
+        self.unused = None;
+        let call = Call { id, given_out_for, ended };
+        self.to(if given_out_for == job.version { At::Put(job, call) } else { At::GiveOut(job, call) })
+    }
+
+    /// Nothing is left to do.
+    fn settle(self, item: &Item) -> Actor {
+        let ids = self.own | self.unused.map_or(0, |(id, _)| bit(id));
+        match (item.owed, ids) {
+            (false, 0) => self.done(),
+            (true, 0) => self.to(At::Settle(Then::Done)),
+            _ => self.to(At::EndCalls(ids, Then::Done)),
+        }
+    }
+
+    fn again(self) -> Actor {
+        if self.rounds < MAX_ROUNDS && self.looks < MAX_LOOKS { self.to(At::Read) } else { self.leave() }
+    }
+
+    /// `Follower::leave`.
+    fn leave(self) -> Actor {
+        let ids = self.own | self.unused.map_or(0, |(id, _)| bit(id));
+        if ids == 0 {
+            Actor::Idle
+        } else if self.own == 0 && !self.makes_up {
+            self.to(At::EndCalls(ids, Then::Later))
+        } else {
+            self.to(At::LeaveCalls(ids))
+        }
+    }
+
+    /// `Followed::Done`.
+    fn done(self) -> Actor {
+        if self.absorbs { Actor::Absorb(Absorber::alone()) } else { Actor::Idle }
+    }
+}

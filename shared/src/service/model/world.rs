@@ -1,0 +1,513 @@
+//! What the actors of the model share: Parameter Store, the key's items in the ledger, and the time as far as it matters.
+//!
+//! Every method is one external call, with the conditions that the code gives it.
+
+use super::{Defect, Strategy};
+
+/// A set of put ids, each a bit.
+pub(super) type Ids = u32;
+
+pub(super) fn bit(id: u8) -> Ids {
+    1 << id
+}
+
+/// Whose a value is: the nth writer's, or the nth foreign one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Value {
+    Writer(u8),
+    Foreign(u8),
+}
+
+/// A locator. The life is what the code cannot see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) version: u8,
+    pub(super) at: u16,
+    pub(super) life: u8,
+}
+
+/// A version in Parameter Store, with the id and the version that its description names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Stored {
+    pub(super) place: Place,
+    pub(super) mark: Option<(u8, u8)>,
+    pub(super) value: Value,
+}
+
+/// What an entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Held {
+    Deleted,
+    Here(Value),
+    Elsewhere(Place, Value),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Entry {
+    pub(super) version: u8,
+    pub(super) held: Held,
+    pub(super) modified_at: u16,
+    pub(super) is_external: bool,
+}
+
+impl Entry {
+    pub(super) fn is_live(&self) -> bool {
+        self.held != Held::Deleted
+    }
+}
+
+/// The `ENTRY#` item. Versions count from 1; 0 is an attribute that is not there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Item {
+    pub(super) exists: bool,
+    pub(super) entry: Option<Entry>,
+    pub(super) latest: u8,
+    pub(super) followed: u8,
+    pub(super) store_version: u8,
+    pub(super) announced: Ids,
+    pub(super) retired: Ids,
+    /// The call that removes, and whether its time is over.
+    pub(super) removing: Option<(u8, bool)>,
+    pub(super) absorbed: Option<Place>,
+    pub(super) owed: bool,
+}
+
+impl Item {
+    /// `FollowState::is_being_removed`.
+    pub(super) fn is_being_removed(&self) -> bool {
+        self.removing.is_some_and(|(_, is_over)| !is_over)
+    }
+
+    /// The time of a removal is over.
+    pub(super) fn end_removal(&mut self) {
+        self.removing = self.removing.map(|(id, _)| (id, true));
+    }
+
+    pub(super) fn version(&self) -> u8 {
+        self.entry.map_or(0, |entry| entry.version)
+    }
+
+    /// `Current::next_version`.
+    pub(super) fn next_version(&self) -> u8 {
+        self.version().max(self.latest) + 1
+    }
+
+    pub(super) fn value(&self) -> Option<Value> {
+        match self.entry?.held {
+            Held::Deleted => None,
+            Held::Here(value) | Held::Elsewhere(_, value) => Some(value),
+        }
+    }
+}
+
+/// A `VERSION#` item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Past {
+    pub(super) version: u8,
+    /// None for a tombstone.
+    pub(super) value: Option<Value>,
+    pub(super) is_external: bool,
+    pub(super) superseded: bool,
+    pub(super) put_ids: Ids,
+    /// The request that wrote it; none for what was found.
+    pub(super) writer: Option<u8>,
+}
+
+/// What a version was found to be: `ledger::commit::Found`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Found {
+    /// None for a removal.
+    pub(super) stored: Option<Stored>,
+    pub(super) superseded: bool,
+}
+
+/// `ledger::commit::PutBefore`, with the locator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Around {
+    pub(super) id: u8,
+    pub(super) described: u8,
+    pub(super) place: Place,
+    pub(super) seen: u8,
+}
+
+/// What must never be, a bit each.
+pub(super) mod fault {
+    pub(in super::super) const LOST: u16 = 1;
+    pub(in super::super) const NUMBERS: u16 = 1 << 1;
+    pub(in super::super) const TWICE: u16 = 1 << 2;
+    pub(in super::super) const OURS_AS_FOREIGN: u16 = 1 << 3;
+    pub(in super::super) const BACKWARDS: u16 = 1 << 4;
+    pub(in super::super) const APART: u16 = 1 << 5;
+    pub(in super::super) const MISSED: u16 = 1 << 6;
+    pub(in super::super) const STUCK: u16 = 1 << 7;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct World {
+    pub(super) strategy: Strategy,
+    pub(super) defect: Option<Defect>,
+    /// Counts what is dated: writes of Parameter Store and commits.
+    pub(super) clock: u16,
+    /// How many put ids have been given out. Those below `old` count as abandoned; those below `ancient` cannot take effect any more.
+    pub(super) ids: u8,
+    pub(super) old: u8,
+    pub(super) ancient: u8,
+    pub(super) has_paused: bool,
+    pub(super) store: Vec<Stored>,
+    pub(super) lives: u8,
+    pub(super) foreign: u8,
+    pub(super) removals: u8,
+    pub(super) head: u8,
+    pub(super) item: Item,
+    pub(super) history: Vec<Past>,
+    /// The writers whose commit took place.
+    pub(super) committed: Ids,
+    pub(super) faults: u16,
+}
+
+impl World {
+    pub(super) fn new(strategy: Strategy, defect: Option<Defect>) -> Self {
+        Self {
+            strategy,
+            defect,
+            clock: 0,
+            ids: 0,
+            old: 0,
+            ancient: 0,
+            has_paused: false,
+            store: Vec::new(),
+            lives: 0,
+            foreign: 0,
+            removals: 0,
+            head: 0,
+            item: Item::default(),
+            history: Vec::new(),
+            committed: 0,
+            faults: 0,
+        }
+    }
+
+    pub(super) fn has(&self, defect: Defect) -> bool {
+        self.defect == Some(defect)
+    }
+
+    fn tick(&mut self) -> u16 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// `PutId::new`.
+    pub(super) fn new_id(&mut self) -> u8 {
+        self.ids += 1;
+        self.ids - 1
+    }
+
+    /// The ids that count as abandoned.
+    pub(super) fn abandoned(&self) -> Ids {
+        bit(self.old) - 1
+    }
+
+    // Parameter Store.
+
+    /// `PutParameter`.
+    pub(super) fn put(&mut self, value: Value, mark: Option<(u8, u8)>) -> Place {
+        let version = self.store.last().map_or(1, |newest| newest.place.version + 1);
+        if version == 1 {
+            self.lives += 1;
+        }
+        let place = Place { version, at: self.tick(), life: self.lives };
+        self.store.push(Stored { place, mark, value });
+        place
+    }
+
+    /// `DeleteParameter`.
+    pub(super) fn delete(&mut self) {
+        self.store.clear();
+    }
+
+    /// Somebody else's `PutParameter`.
+    pub(super) fn edit(&mut self, mark: Option<(u8, u8)>) {
+        self.foreign += 1;
+        self.put(Value::Foreign(self.foreign), mark);
+    }
+
+    /// Longer than a put may be under way.
+    pub(super) fn pause(&mut self) {
+        self.has_paused = true;
+        self.clock = super::PAUSE;
+        (self.old, self.ancient) = (self.ids, self.ids);
+        self.item.end_removal();
+    }
+
+    /// `ParameterStore::locate`.
+    pub(super) fn locate(&self, id: u8, placed: u8) -> Option<Place> {
+        let ours = |one: &&Stored| one.place.version == placed && one.mark.is_some_and(|(mark, _)| mark == id);
+        self.store.iter().find(ours).map(|one| one.place)
+    }
+
+    // `ledger/follow.rs`.
+
+    /// `Ledger::announce`.
+    pub(super) fn announce(&mut self, id: u8, seen: Ids, replaced: Ids) -> bool {
+        let item = &mut self.item;
+        let free = !item.is_being_removed() || self.defect == Some(Defect::RemovalAlone);
+        if item.announced != seen || !free {
+            return false;
+        }
+        item.exists = true;
+        item.announced = (seen & !replaced) | bit(id);
+        item.retired |= replaced;
+        item.owed = true;
+        true
+    }
+
+    /// The first update of `Ledger::end_calls`.
+    pub(super) fn end_calls(&mut self, ended: Ids) {
+        self.item.announced &= !ended;
+    }
+
+    /// `Ledger::leave_calls`.
+    pub(super) fn leave_calls(&mut self, ended: Ids) {
+        let item = &mut self.item;
+        if item.entry.is_some() && item.followed != item.version() && item.announced == ended {
+            item.announced = 0;
+        }
+    }
+
+    /// `Ledger::begin_removal`.
+    pub(super) fn begin_removal(&mut self, version: u8, known: Ids, id: u8) -> bool {
+        let announced = self.item.announced == known || self.has(Defect::RemovalWithOthers);
+        let item = &mut self.item;
+        let is_deleted = item.version() == version && !item.entry.is_some_and(|entry| entry.is_live());
+        if !is_deleted || !announced || item.is_being_removed() {
+            return false;
+        }
+        item.removing = Some((id, false));
+        true
+    }
+
+    /// `Ledger::end_removal`.
+    pub(super) fn end_removal(&mut self, id: u8) {
+        if self.item.removing.is_some_and(|(removing, _)| removing == id) {
+            self.item.removing = None;
+        }
+    }
+
+    /// `Ledger::give_out` and `Ledger::take_back`.
+    pub(super) fn change_put_ids(&mut self, version: u8, id: u8, is_given: bool) {
+        for past in self.history.iter_mut().filter(|past| past.version == version) {
+            past.put_ids = if is_given { past.put_ids | bit(id) } else { past.put_ids & !bit(id) };
+        }
+    }
+
+    /// `Ledger::put_ids`.
+    pub(super) fn put_ids(&self, version: u8) -> Ids {
+        self.history.iter().find(|past| past.version == version).map_or(0, |past| past.put_ids)
+    }
+
+    /// [`STORE_IS_NOT_FURTHER`](crate::ledger).
+    fn is_not_further(&self, placed: u8, seen: u8) -> bool {
+        let known = self.item.store_version;
+        known == 0 || known < placed || known == seen
+    }
+
+    /// `Ledger::mark_followed`, but for the settling; none if that is refused, and whether other calls are open.
+    pub(super) fn mark_followed(
+        &mut self,
+        version: u8,
+        placed: Place,
+        seen: u8,
+        ended: Ids,
+        others: Ids,
+    ) -> Option<bool> {
+        let further = !self.is_not_further(placed.version, seen) && !self.has(Defect::FollowsBackwards);
+        let same = self.item.version() == version || self.has(Defect::MarksAnyVersion);
+        if !same || further {
+            return None;
+        }
+        let others = if self.has(Defect::MadeUpForForgotten) { 0 } else { others };
+        let item = &mut self.item;
+        item.followed = version;
+        item.store_version = placed.version;
+        if let Some(Entry { held: Held::Elsewhere(place, _), .. }) = &mut item.entry {
+            *place = placed;
+        }
+        item.retired |= others;
+        let is_open = item.announced != ended;
+        item.announced &= !ended;
+        item.owed &= is_open;
+        Some(is_open)
+    }
+
+    /// `Ledger::mark_removed`.
+    pub(super) fn mark_removed(&mut self, version: u8, ended: Ids, is_left: bool) -> bool {
+        if self.item.version() != version || self.item.announced != ended {
+            return false;
+        }
+        let forgets = self.has(Defect::LeftForgotten);
+        let item = &mut self.item;
+        item.followed = version;
+        item.store_version = 0;
+        item.removing = None;
+        item.announced = 0;
+        item.owed = false;
+        item.absorbed = item.absorbed.filter(|_| is_left && !forgets);
+        item.retired |= ended;
+        true
+    }
+
+    /// `Ledger::settle`.
+    pub(super) fn settle(&mut self) {
+        let item = &mut self.item;
+        if item.announced == 0 && (item.entry.is_none() || item.followed == item.version()) {
+            item.owed = false;
+        }
+    }
+
+    fn absorb_to(&mut self, to: Option<Place>) {
+        if let (Some(before), Some(to)) = (self.item.absorbed, to)
+            && before.life == to.life
+            && to.version < before.version
+        {
+            self.faults |= fault::BACKWARDS;
+        }
+        self.item.absorbed = to;
+    }
+
+    /// `Ledger::note_absorbed`.
+    pub(super) fn note_absorbed(&mut self, before: Option<Place>, now: Place, done: Ids) -> bool {
+        let same = self.item.absorbed == before || self.has(Defect::AbsorbedAnyhow);
+        if !self.item.exists || !same {
+            return false;
+        }
+        self.absorb_to(Some(now));
+        self.item.retired &= !done;
+        true
+    }
+
+    /// `Ledger::owe_again`.
+    pub(super) fn owe_again(&mut self, version: u8) -> bool {
+        let item = &mut self.item;
+        if item.version() != version || item.announced != 0 {
+            return false;
+        }
+        item.owed = true;
+        item.followed = 0;
+        true
+    }
+
+    // `ledger/commit.rs`.
+
+    /// The conditions that every commit has. `head` is the one that it was planned upon; none where that was read just before.
+    fn may_commit(&self, known: &Item, head: Option<u8>) -> bool {
+        let version = known.next_version();
+        let is_head = head.is_none_or(|head| head == self.head) || self.has(Defect::AnyHead);
+        let is_new = self.history.iter().all(|past| past.version != version);
+        let same = known.version() == self.item.version();
+        is_head && (same || self.has(Defect::AnyEntry)) && (is_new || self.has(Defect::AnyVersion))
+    }
+
+    fn commit(&mut self, past: Past, entry: Option<Entry>) {
+        self.committed |= past.writer.map_or(0, bit);
+        let found = |value: Value| self.history.iter().filter(move |past| past.value == Some(value)).count();
+        let external = |past: &&Past| past.is_external && past.value.is_none();
+        let mut faults = 0;
+        match past.value {
+            Some(Value::Writer(_)) if past.is_external => faults |= fault::OURS_AS_FOREIGN,
+            Some(value @ Value::Foreign(n)) => {
+                let later = (n + 1..=self.foreign).any(|later| found(Value::Foreign(later)) > 0);
+                if later || found(value) > 0 {
+                    faults |= fault::TWICE;
+                }
+            }
+            None if past.is_external && self.history.iter().filter(external).count() >= usize::from(self.removals) => {
+                faults |= fault::OURS_AS_FOREIGN;
+            }
+            _ => {}
+        }
+        if self.history.last().map_or(0, |last| last.version) + 1 != past.version {
+            faults |= fault::NUMBERS;
+        }
+        self.faults |= faults;
+        self.head += 1;
+        self.history.push(past);
+        self.item.exists = true;
+        if let Some(entry) = entry {
+            self.item.entry = Some(entry);
+        }
+        if self.history.len() != usize::from(self.head) {
+            self.faults |= fault::NUMBERS;
+        }
+    }
+
+    /// A commit with `StoreWork::Announced` (an id is given out) or `StoreWork::Later`; with the id.
+    pub(super) fn commit_first(&mut self, known: &Item, who: u8, value: Option<Value>, later: bool) -> Option<u8> {
+        if !self.may_commit(known, None) {
+            return None;
+        }
+        let id = if later { None } else { Some(self.new_id()) };
+        let (version, put_ids) = (known.next_version(), id.map_or(0, bit));
+        let held = value.map_or(Held::Deleted, Held::Here);
+        let entry = Entry { version, held, modified_at: self.tick(), is_external: false };
+        let past = Past { version, value, is_external: false, superseded: false, put_ids, writer: Some(who) };
+        self.commit(past, Some(entry));
+        self.item.announced |= put_ids;
+        self.item.owed = true;
+        Some(id.unwrap_or_default())
+    }
+
+    /// A commit with `StoreWork::Done`.
+    pub(super) fn commit_around(&mut self, known: &Item, head: u8, who: u8, around: Around) -> bool {
+        let stands = self.item.announced & bit(around.id) != 0 || self.has(Defect::Unannounced);
+        let further = !self.is_not_further(around.place.version, around.seen) && !self.has(Defect::AroundFurther);
+        if !self.may_commit(known, Some(head)) || !stands || further {
+            return false;
+        }
+        let (version, value) = (known.next_version(), Value::Writer(who));
+        let state = Held::Elsewhere(around.place, value);
+        let entry = Entry { version, held: state, modified_at: self.tick(), is_external: false };
+        let (value, put_ids, writer) = (Some(value), bit(around.id), Some(who));
+        self.commit(Past { version, value, is_external: false, superseded: false, put_ids, writer }, Some(entry));
+        if around.described != version {
+            self.item.retired |= bit(around.id);
+        }
+        self.item.followed = version;
+        self.item.store_version = around.place.version;
+        self.item.announced &= !bit(around.id);
+        true
+    }
+
+    /// A commit with `StoreWork::Found`: `Expression::note_found`.
+    pub(super) fn commit_found(&mut self, known: &Item, head: Option<u8>, found: Found) -> bool {
+        let same = known.absorbed == self.item.absorbed || self.has(Defect::FoundAnyhow);
+        let same = same && (known.store_version == self.item.store_version || self.has(Defect::FoundAnyhow));
+        // A removal that has begun since has its mark there, whether or not its time is over.
+        let is_removed = match self.defect {
+            Some(Defect::RemovalOverlooked) => self.item.is_being_removed(),
+            _ => self.item.removing != known.removing,
+        };
+        let is_alone = !is_removed && (found.stored.is_some() || self.item.announced == 0);
+        let free = found.superseded || is_alone;
+        if !self.may_commit(known, head) || !same || !free {
+            return false;
+        }
+        let version = known.next_version();
+        let modified_at = found.stored.map_or_else(|| self.tick(), |one| one.place.at);
+        let state = found.stored.map_or(Held::Deleted, |one| match self.strategy {
+            Strategy::Around => Held::Elsewhere(one.place, one.value),
+            Strategy::Through | Strategy::Back => Held::Here(one.value),
+        });
+        let entry = Entry { version, held: state, modified_at, is_external: true };
+        let (value, superseded) = (found.stored.map(|one| one.value), found.superseded);
+        let past = Past { version, value, is_external: true, superseded, put_ids: 0, writer: None };
+        self.commit(past, (!superseded).then_some(entry));
+        self.absorb_to(found.stored.map(|one| one.place));
+        if superseded {
+            self.item.latest = version;
+        } else {
+            self.item.followed = version;
+            self.item.store_version = found.stored.map_or(0, |one| one.place.version);
+        }
+        true
+    }
+}
