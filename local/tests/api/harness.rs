@@ -130,11 +130,29 @@ impl Api {
     /// One of a tenant's items, as it lies in the table.
     pub(crate) async fn item(&self, tenant: &Tenant<'_>, sort_key: &str) -> HashMap<String, AttributeValue> {
         let dynamodb = client!(self, aws_sdk_dynamodb);
-        let tables = dynamodb.list_tables().send().await.expect("DynamoDB answers");
-        let [table] = tables.table_names() else { panic!("the suite has one table: {tables:?}") };
-        let get = dynamodb.get_item().table_name(table).key("sk", AttributeValue::S(sort_key.to_owned()));
+        let get = dynamodb
+            .get_item()
+            .table_name(self.table(&dynamodb).await)
+            .key("sk", AttributeValue::S(sort_key.to_owned()));
         let get = get.key("pk", AttributeValue::S(format!("TENANT#{}", tenant.name)));
         get.send().await.expect("DynamoDB answers").item.unwrap_or_default()
+    }
+
+    /// Sets an attribute of one of a tenant's items to a text or a number, as nobody but a restored table would.
+    pub(crate) async fn set(&self, tenant: &Tenant<'_>, sort_key: &str, attribute: &str, value: AttributeValue) {
+        let dynamodb = client!(self, aws_sdk_dynamodb);
+        let key = [("pk", format!("TENANT#{}", tenant.name)), ("sk", sort_key.to_owned())];
+        let key = key.map(|(name, text)| (name.to_owned(), AttributeValue::S(text)));
+        let update = dynamodb.update_item().table_name(self.table(&dynamodb).await).set_key(Some(key.into()));
+        let update = update.update_expression("SET #a = :v").expression_attribute_names("#a", attribute);
+        update.expression_attribute_values(":v", value).send().await.expect("DynamoDB answers");
+    }
+
+    /// The name of the suite's table.
+    async fn table(&self, dynamodb: &aws_sdk_dynamodb::Client) -> String {
+        let tables = dynamodb.list_tables().send().await.expect("DynamoDB answers");
+        let [table] = tables.table_names() else { panic!("the suite has one table: {tables:?}") };
+        table.clone()
     }
 
     /// The text that a parameter holds now, and its version; none if there is no such parameter.

@@ -26,6 +26,7 @@ mod limits;
 mod linearizability;
 #[cfg(test)]
 mod outage;
+mod mirror;
 #[cfg(test)]
 mod permissions;
 #[cfg(test)]
