@@ -5,7 +5,7 @@ use std::time::Duration;
 use emulator::{EventFate, Fault};
 use serde_json::json;
 
-use crate::harness::{Api, CIRCUIT};
+use crate::harness::{Api, CIRCUIT, Tenant};
 
 /// Promise: a warm read of an unchanged tenant costs one small read of the head, whatever the store, and a change costs the
 /// changed key only.
@@ -87,6 +87,54 @@ async fn each_strategy_costs_what_is_stated() {
         api.suite.emulator().calls().reset();
         tenant.get(&key).await.expect(200);
         assert_eq!(counted(), "GetItem 1", "a warm read of {tag}");
+    }
+    api.suite.stop().await;
+}
+
+/// Promise: under every tag, a change costs a warm environment one look at what changed and one load of that very key: nothing for its
+/// neighbours, nothing for any other tenant, and nothing the second time.
+#[tokio::test]
+async fn a_change_costs_its_own_key_once() {
+    let api = Api::start().await;
+    let (acme, globex) = (api.tenant("acme"), api.tenant("globex"));
+    let tags = ["tenant_config_", "param_config_", "back_config_", "around_config_", "secret_config_"];
+    let keys = tags.map(|tag| [format!("{tag}changed"), format!("{tag}neighbour")]).concat();
+    for tenant in [&acme, &globex] {
+        for key in &keys {
+            tenant.put(key, &json!("old")).await.expect(201);
+        }
+        api.settled().await;
+        for key in &keys {
+            tenant.get(key).await.expect(200);
+        }
+    }
+    let check = async |tenant: &Tenant<'_>, key: &str, value: &str, calls: &str| {
+        api.suite.emulator().calls().reset();
+        assert_eq!(tenant.get(key).await.expect(200).body["value"], value, "{key} of {}", tenant.name);
+        let counts = api.suite.emulator().calls().snapshot();
+        let counts: Vec<_> = counts.iter().map(|(operation, count)| format!("{operation} {count}")).collect();
+        assert_eq!(counts.join(", "), calls, "{key} of {}", tenant.name);
+    };
+    for (tag, others) in tags.into_iter().zip(1..) {
+        let changed = format!("{tag}changed");
+        check(&globex, &changed, "old", "GetItem 1").await;
+        acme.put(&changed, &json!("new")).await.expect(200);
+        api.settled().await;
+        let is_around = matches!(tag, "around_config_" | "secret_config_");
+        check(
+            &acme,
+            &changed,
+            "new",
+            if is_around { "GetItem 2, GetParameters 1, Query 1" } else { "GetItem 2, Query 1" },
+        )
+        .await;
+        check(&acme, &changed, "new", "GetItem 1").await;
+        for key in keys.iter().filter(|key| **key != changed) {
+            let value = if keys.iter().step_by(2).take(others).any(|one| one == key) { "new" } else { "old" };
+            check(&acme, key, value, "GetItem 1").await;
+            check(&globex, key, "old", "GetItem 1").await;
+        }
+        check(&globex, &changed, "old", "GetItem 1").await;
     }
     api.suite.stop().await;
 }

@@ -25,8 +25,9 @@ mod limits;
 #[cfg(test)]
 mod linearizability;
 #[cfg(test)]
-mod outage;
 mod mirror;
+#[cfg(test)]
+mod outage;
 #[cfg(test)]
 mod permissions;
 #[cfg(test)]
