@@ -54,6 +54,10 @@ pub struct Run {
     /// Value for a parameter of template.yaml, such as `TagRoutes`; may be given several times.
     #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = assignment)]
     pub parameters: Vec<(String, String)>,
+    /// Loses every event of every bus, which AWS does not promise to deliver either: what they would have told is found by the
+    /// schedule, each minute.
+    #[arg(long)]
+    pub no_events: bool,
 }
 
 /// What the token is to say.
@@ -105,6 +109,7 @@ mod tests {
         assert!(arguments.command.is_none());
         assert_eq!((arguments.run.http_port, arguments.run.aws_port, arguments.run.grpc_port), (8080, 4566, 50051));
         assert_eq!(arguments.run.data, PathBuf::from(".tenantry"));
+        assert!(!arguments.run.no_events && check("--no-events").unwrap().run.no_events);
     }
 
     #[test]
@@ -124,6 +129,7 @@ mod tests {
             ("--data", "--data <DIR>"),
             ("--parameter x", "expected NAME=VALUE"),
             ("--bogus", "--bogus"),
+            ("--no-events=yes", "--no-events"),
             ("token", "--tenant <TENANT>"),
             ("token --tenant a --claim =b", "expected NAME=VALUE"),
             ("token --tenant a --claim b", "expected NAME=VALUE"),

@@ -69,6 +69,7 @@ async fn serve(arguments: Run) -> Result<(), Box<dyn Error>> {
         data: Some(arguments.data.clone()),
         parameters: arguments.parameters.into_iter().collect(),
         run_schedules: true,
+        lose_events: arguments.no_events,
         ready_file: arguments.ready_file,
         telemetry: Telemetry::to(|line| info!(target: "invocation", "{line}"), None),
         ..Options::default()
@@ -81,6 +82,7 @@ async fn serve(arguments: Run) -> Result<(), Box<dyn Error>> {
         issuer: suite.issuer().url(),
         tokens: &tokens,
         data: &arguments.data,
+        has_events: !arguments.no_events,
     };
     // Nobody has to read it: the suite runs without a terminal as well.
     let _ = welcome.write(&mut io::stdout().lock());

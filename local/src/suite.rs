@@ -10,7 +10,7 @@ use std::{
 
 use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Region};
-use emulator::Emulator;
+use emulator::{Emulator, EventFate};
 use serde_json::{Value, json};
 use tenantry::{clock::Clock, telemetry::Telemetry};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -73,6 +73,8 @@ pub struct Options {
     /// File to write once everything answers (see [`Ready`]). One of an earlier run is removed first, and it is removed
     /// again when the suite stops.
     pub ready_file: Option<PathBuf>,
+    /// Whether every event of every bus is lost. Schedules are none of them.
+    pub lose_events: bool,
     /// Whether listings of Parameter Store send empty pages in between, as those of AWS may.
     pub empty_pages: bool,
     /// What the functions take for the time; the emulator, the issuer and the gateway go by the machine's clock.
@@ -172,6 +174,9 @@ impl Suite {
         })
         .await
         .map_err(|source| StartError::Emulator { port: options.aws_port, source })?;
+        if options.lose_events {
+            emulator.set_event_fate(EventFate::Lost);
+        }
         let dynamodb = dynamodb(emulator.url());
         for table in &stack.tables {
             table::ensure(&dynamodb, table).await?;

@@ -21,7 +21,17 @@ pub struct Welcome<'a> {
     pub tokens: &'a BTreeMap<String, String>,
     /// The data folder.
     pub data: &'a Path,
+    /// Whether events are delivered.
+    pub has_events: bool,
 }
+
+/// What is different without events, and how late things are: the sweep takes up what has been owed for a minute, and compares 1,000
+/// parameters, and the keys of 1,000 tenants, each minute.
+const WITHOUT_EVENTS: &str = "\
+Events are lost (--no-events); each minute, the schedule finds what they would have told. An edit in Parameter Store shows
+within about a minute, while there are no more than 1,000 parameters; write-back values are in Parameter Store one to two
+minutes after their write. Readers of the API get every write at once, as ever.
+";
 
 /// The tour: what a line shows, and the line. Each line stands for itself except that it needs those before it.
 const TOUR: &[(&str, &str)] = &[
@@ -66,6 +76,9 @@ impl Welcome<'_> {
         writeln!(out, "  HTTP API      {}", self.http_url)?;
         writeln!(out, "  AWS services  {}", self.aws_url)?;
         writeln!(out, "  token issuer  {}\n", self.issuer)?;
+        if !self.has_events {
+            writeln!(out, "{WITHOUT_EVENTS}")?;
+        }
         writeln!(out, "Paste these lines into another shell, all at once or one by one:\n")?;
         writeln!(out, "export API={}", self.http_url)?;
         writeln!(out, "export AWS={}", self.aws_url)?;
@@ -92,5 +105,24 @@ impl Welcome<'_> {
         }
         writeln!(out)?;
         out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: who has switched events off is told so, and how late things are then; nobody else is.
+    #[test]
+    fn lost_events_are_told() {
+        for has_events in [true, false] {
+            let (tokens, data) = (BTreeMap::from([("acme".to_owned(), "t".to_owned())]), Path::new(".tenantry"));
+            let welcome = Welcome { http_url: "h", aws_url: "a", issuer: "i", tokens: &tokens, data, has_events };
+            let mut text = Vec::new();
+            welcome.write(&mut text).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            assert_eq!(text.contains("Events are lost (--no-events)"), !has_events, "{text}");
+            assert!(text.contains("export ACME_TOKEN=t\n"), "{text}");
+        }
     }
 }

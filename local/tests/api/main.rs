@@ -27,6 +27,8 @@ mod linearizability;
 #[cfg(test)]
 mod mirror;
 #[cfg(test)]
+mod no_events;
+#[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod permissions;
