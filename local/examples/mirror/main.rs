@@ -33,13 +33,13 @@ struct Arguments {
     /// Address of the HTTP API; without it, that of the ready file, or `$API`.
     #[arg(long, value_name = "URL")]
     api: Option<String>,
-    /// The tenant's access token; without it, the ready file's for the tenant, or `$ACME_TOKEN`.
+    /// The tenant's access token; without it, that of the ready file, or of the environment, such as `$ACME_TOKEN`.
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
     /// The file that `cargo run -p local -- --ready-file FILE` writes.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// Whose token of the ready file to take.
+    /// Whose token of the ready file or the environment to take.
     #[arg(long, default_value = "acme")]
     tenant: String,
     /// File that keeps the copy, with all values, so that the next run goes on from there.
@@ -73,10 +73,12 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let told = |pointer: &str| ready.pointer(pointer).and_then(|found| found.as_str()).map(str::to_owned);
     let api = arguments.api.or_else(|| told("/httpUrl")).or_else(|| env::var("API").ok());
     let token = arguments.token.or_else(|| told(&format!("/tokens/{}", arguments.tenant)));
-    let token = token.or_else(|| env::var("ACME_TOKEN").ok());
+    let token = token.or_else(|| env::var(format!("{}_TOKEN", arguments.tenant.to_uppercase())).ok());
     let client = Client::new(
         &api.ok_or("where is the API? Give --api, --ready-file, or $API")?,
-        &token.ok_or("who is the tenant? Give --token, --ready-file, or $ACME_TOKEN")?,
+        &token.ok_or(
+            "who is the tenant? Give --token, --ready-file, or a token in the environment, such as $ACME_TOKEN",
+        )?,
     )?;
     let state = arguments.state.as_deref();
     let mut mirror = Mirror::new(client, MAX_PAGE, state.map(read).transpose()?.flatten());
