@@ -103,7 +103,7 @@ async fn writes_die(tag: &str, points: usize) {
             }
         }
     }
-    println!("{cases} deaths of config-write under {tag}");
+    eprintln!("{cases} deaths of config-write under {tag}");
     assert!(cases >= points * seeds().count(), "no crash point is left out by mistake");
 }
 

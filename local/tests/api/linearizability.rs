@@ -89,24 +89,24 @@ impl History {
         let undone = self.undone();
         // Whose deed may still be under way goes on under another name.
         let mut names: BTreeMap<usize, usize> = BTreeMap::new();
-        let mut shown = String::new();
+        let mut shown = Vec::new();
         for (index, (client, seen)) in self.0.into_iter().enumerate() {
             let name = *names.entry(client).or_insert(client);
             match seen {
                 Seen::Begun(_) if undone.contains(&index) => {}
                 Seen::Begun(deed) => {
-                    shown += &format!("{name}: {deed:?} …\n");
+                    shown.push(format!("{name}: {deed:?} …"));
                     tester.on_invoke(name, deed)?;
                 }
                 Seen::Told(told) => {
-                    shown += &format!("{name}: … {told:?}\n");
+                    shown.push(format!("{name}: … {told:?}"));
                     tester.on_return(name, told)?;
                 }
                 Seen::Undone => {}
                 Seen::Unknown => _ = names.insert(client, 1000 + index),
             }
         }
-        if tester.is_consistent() { Ok(tester.len()) } else { Err(shown) }
+        if tester.is_consistent() { Ok(tester.len()) } else { Err(shown.join("\n")) }
     }
 
     /// Where deeds begin that were not done.
@@ -246,9 +246,9 @@ async fn each_key_is_linearizable() {
             // What was acknowledged is there in the end, and Parameter Store has it, too.
             let mut history = history.into_inner().expect("nobody panicked");
             let tenant = api.tenant(key);
-            let last = tenant.get(key).await;
+            let newest = tenant.get(key).await;
             history.0.push((CLIENTS, Seen::Begun(Deed::Get)));
-            history.0.push((CLIENTS, told(&Deed::Get, &last)));
+            history.0.push((CLIENTS, told(&Deed::Get, &newest)));
             deeds +=
                 history.judge().unwrap_or_else(|shown| panic!("{key} with seed {seed} is not linearizable:\n{shown}"));
             let (tag, name) = key.split_at(key.len() - 1);
@@ -256,12 +256,12 @@ async fn each_key_is_linearizable() {
                 let parameter = api.parameter(&tenant.parameter_name(tag, name)).await.map(|(text, _)| text);
                 assert_eq!(
                     parameter,
-                    (last.status == 200).then(|| last.body["value"].to_string()),
+                    (newest.status == 200).then(|| newest.body["value"].to_string()),
                     "{key} with seed {seed}"
                 );
             }
         }
         api.suite.stop().await;
     }
-    println!("{deeds} deeds, among them {dealt:?}");
+    eprintln!("{deeds} deeds, among them {dealt:?}");
 }

@@ -129,7 +129,7 @@ async fn retries_have_a_budget() {
     let brown_outs = faults.into_iter().flat_map(|fault| [0.3, 0.7, 1.0].map(|probability| (fault, probability)));
     let counted = join_all(brown_outs.map(async |(fault, probability)| {
         let (reading, writing) = calls_in_a_brown_out(fault, probability).await;
-        println!("{fault:?} {probability}: {reading} and {writing} calls instead of {undisturbed:?}");
+        eprintln!("{fault:?} {probability}: {reading} and {writing} calls instead of {undisturbed:?}");
         (fault, probability, reading, writing)
     }));
     for (fault, probability, reading, writing) in counted.await {

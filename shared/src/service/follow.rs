@@ -151,9 +151,7 @@ impl Calls {
             None => current.follow.owed && current.follow.announced.is_empty(),
         };
         let undone = self.last_done.is_some() && self.last_done != version;
-        // What a first write left behind that was never committed, and came after that had been looked for.
-        let is_left = version.is_none() && current.follow.owed && self.own.is_empty();
-        if !behind && !undone && !is_left && abandoned.is_empty() {
+        if !behind && !undone && abandoned.is_empty() {
             return Due::Nothing;
         }
         match &current.entry {

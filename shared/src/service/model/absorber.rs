@@ -131,7 +131,6 @@ impl Absorber {
         let needs_another = match world.defect {
             Some(Defect::OneLook) if stored.is_empty() => return self.removed(item),
             Some(Defect::OneLook) if has_news => return self.take_over(item, stored, &seen),
-            Some(Defect::OldLook) => has_news,
             _ => lens.needs_another_look(&item, stored, &seen),
         };
         if needs_another { self.to(At::VersionsAgain(item)) } else { self.note(world, item, stored, &seen) }

@@ -65,8 +65,6 @@ enum Defect {
     Unannounced,
     /// What others did is judged by one look, not by two that agree.
     OneLook,
-    /// What another one looked through meanwhile is taken for another life.
-    OldLook,
     /// How far was looked is noted before the store is owed what it does not show.
     NotedFirst,
     /// How far was looked is forgotten although what others put is left there.

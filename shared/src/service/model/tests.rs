@@ -185,7 +185,6 @@ fn what_is_broken_is_found() {
         (Defect::MarksAnyVersion, apart, Through, true, vec![PUT], 1, many),
         (Defect::Unannounced, ours, Around, true, vec![PUT], 1, Budget { runs: 1, ..NONE }),
         (Defect::OneLook, ours, Back, false, vec![PUT], 2, Budget { runs: 2, ..EDIT }),
-        (Defect::OldLook, backwards, Back, true, vec![], 2, Budget { runs: 2, ..EDIT }),
         (Defect::NotedFirst, apart, Through, true, vec![PUT], 1, Budget { removals: 1, deaths: 1, ..EDIT }),
         (Defect::LeftForgotten, stuck, Back, false, vec![PUT, DELETE], 1, EDIT),
         (Defect::RemovalOverlooked, stuck, Around, true, vec![DELETE], 1, Budget { deaths: 1, ..EDIT }),
