@@ -8,8 +8,6 @@ pub mod cache;
 pub mod clock;
 pub mod entry;
 pub mod event;
-#[cfg(test)]
-mod fixture;
 pub mod function;
 pub mod http;
 pub mod key;

@@ -14,7 +14,7 @@ use self::{
     client::{Client, MAX_PAGE},
     follower::{Event, Kept, Mirror, Next},
 };
-use crate::harness::{Api, Tenant};
+use crate::harness::{Api, CIRCUIT, Tenant};
 
 #[path = "../../examples/mirror/client.rs"]
 mod client;
@@ -273,6 +273,7 @@ async fn failures_are_waited_out() {
             assert!((asked..=asked + jitter).contains(&time) && step.events.is_empty(), "{operation}: {time:?}");
         }
         faults.clear();
+        api.pass(CIRCUIT);
     };
     check(&mut mirror, "GetItem", Fault::InternalError, 2, 2).await;
     assert_eq!(mirror.step().await.expect("a step").next, Next::Continue);

@@ -1,5 +1,7 @@
 //! Who is calling, and what they may do. The only place that makes a [`TenantScope`].
 
+#[cfg(test)]
+pub(crate) mod fixture;
 mod jwks;
 mod token;
 

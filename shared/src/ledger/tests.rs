@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::{aws::FailureKind, fixture};
+use crate::{auth::fixture, aws::FailureKind};
 
 /// The ledgers in the table at `endpoint`, and somebody who may read one.
 async fn ledger(endpoint: &str) -> (Ledger, TenantScope) {

@@ -5,7 +5,7 @@ use std::{net::TcpListener, time::Duration};
 use tokio::time::Instant;
 
 use super::*;
-use crate::{aws::FailureKind, fixture, key::ConfigKey};
+use crate::{auth::fixture, aws::FailureKind, key::ConfigKey};
 
 /// Promise: who waits for a store that never answers is told so within a bounded time; after a few times at once, without asking it.
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! What a route may say, and how large a value each store takes. Nothing here connects to anything.
 
 use super::*;
-use crate::fixture;
+use crate::auth::fixture;
 
 /// Opens the stores of `routes` and gives them, or what the operator is told.
 fn open(routes: &str) -> Result<(TagRoutes, Stores), String> {

@@ -1,7 +1,7 @@
 //! What unit tests start from: settings that are complete, and a caller.
 
+use super::{Authenticator, HttpKeys, Permission, Presented, TenantScope};
 use crate::{
-    auth::{Authenticator, HttpKeys, Permission, Presented, TenantScope},
     clock::Clock,
     settings::{InvalidSettings, Settings},
 };
