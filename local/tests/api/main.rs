@@ -25,6 +25,8 @@ mod limits;
 #[cfg(test)]
 mod linearizability;
 #[cfg(test)]
+mod looks;
+#[cfg(test)]
 mod mirror;
 #[cfg(test)]
 mod no_events;

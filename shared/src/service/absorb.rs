@@ -535,6 +535,36 @@ mod tests {
         }
     }
 
+    /// While somebody is at the key, nobody can say whether the newest version is in its place: unless it shows what is committed, it is
+    /// to be looked at again.
+    #[test]
+    fn what_cannot_be_judged_yet_is_looked_at_again() {
+        let id = PutId::new(Timestamp::from_millis(1));
+        let calls_open = |version| FollowState { announced: vec![id.clone()], ..followed(version, Some(1)) };
+        let owed = |version| FollowState { owed: true, ..followed(version, Some(1)) };
+        for follow in [calls_open(2), owed(2)] {
+            let current = key_at(2, 0, true, follow);
+            assert_eq!(judged(&current, &[(place(1), "1"), (place(2), "2")]), "[] 2");
+            assert_eq!(judged(&current, &[(place(1), "1"), (place(2), "2"), (place(3), "1")]), "[] 2");
+            assert_eq!(judged(&current, &[(place(1), "1"), (place(2), "0")]), "[] 0");
+        }
+        // What nobody ever committed is in nobody's place.
+        let never = FollowState { absorbed: Some(place(1)), ..FollowState::default() };
+        let mut current = Current::default();
+        current.follow = never;
+        assert_eq!(judged(&current, &[(place(1), "0"), (place(2), "0")]), "[] 2 misplaced");
+    }
+
+    /// An id is kept in mind as long as its put may come, or is there.
+    #[test]
+    fn ids_are_forgotten_when_nothing_bears_them() {
+        let (now, old) = (Timestamp::from_millis(10_000_000), PutId::new(Timestamp::from_millis(1)));
+        let follow = FollowState { retired: vec![old.clone(), PutId::new(now)], ..FollowState::default() };
+        let bearing = StoredVersion { mark: Some((old.clone(), Version::FIRST)), ..StoredVersion::unmarked(place(1)) };
+        assert_eq!(done_with(&follow, &[StoredVersion::unmarked(place(1))], now), [old]);
+        assert_eq!(done_with(&follow, &[bearing], now), []);
+    }
+
     /// Where the key was written and its store does not show that yet, the later of the two writes wins, by the clock.
     #[test]
     fn what_is_owed_competes_by_time() {

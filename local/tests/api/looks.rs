@@ -1,0 +1,172 @@
+//! Traces that the model of the protocol found (`shared/src/service/model`), driven through the real functions: looks at a parameter
+//! that are overtaken or cut short, and puts that come when nobody waits for them any more.
+
+use aws_sdk_ssm::types::ParameterType;
+use emulator::{EventFate, Held};
+use futures_util::future::join;
+use local::suite::{ACCOUNT, REGION};
+use serde_json::{Value, json};
+use tenantry::ledger::GRACE;
+
+use crate::harness::{Api, Tenant};
+
+/// Has an operator overwrite a parameter past the suite, or make it.
+async fn edit(api: &Api, name: &str, value: &str) {
+    let put = api.parameter_store().put_parameter().name(name).value(value).r#type(ParameterType::String);
+    put.overwrite(true).send().await.expect("Parameter Store takes it");
+}
+
+/// The event that tells of a parameter.
+fn told_of(name: &str) -> Value {
+    let mut event: Value = serde_json::from_str(include_str!("../../../events/parameter-updated.json")).expect("JSON");
+    event["account"] = json!(ACCOUNT);
+    event["region"] = json!(REGION);
+    event["detail"]["name"] = json!(name);
+    event["resources"] = json!([format!("arn:aws:ssm:{REGION}:{ACCOUNT}:parameter{name}")]);
+    event
+}
+
+/// Waits until a call is held; a minute that passes without one is a failure.
+async fn reached(held: &Held) {
+    tokio::time::timeout(GRACE, held.reached()).await.expect("the call comes");
+}
+
+/// Has a function die while `operation` is under way, after `passes` other calls of it. The call is executed once it is let go.
+async fn die_at(api: &Api, operation: &str, passes: usize, function: &str, event: Value) -> Held {
+    let held = api.suite.emulator().faults().hold(operation, passes);
+    tokio::select! {
+        answer = api.suite.invoke(function, event) => panic!("it answered without {operation}: {answer:?}"),
+        () = reached(&held) => {}
+    }
+    held
+}
+
+fn put(tenant: &Tenant<'_>, key: &str, value: &str) -> Value {
+    tenant.event("PUT", &format!("/v1/config/{key}"), &json!({"value": value}))
+}
+
+/// Lets a put take effect that nobody waits for.
+async fn comes_late(api: &Api, name: &str, value: &str, held: Held) {
+    held.release();
+    let there = async { while api.parameter(name).await.is_none_or(|(text, _)| text != value) {} };
+    tokio::time::timeout(GRACE, there).await.expect("it takes effect");
+}
+
+/// Lets abandoned work come due, and works it off.
+async fn sweep(api: &Api) {
+    for _ in 0..2 {
+        api.settled().await;
+        api.pass(GRACE * 3);
+        api.suite.run_schedules().await.expect("a sweep");
+    }
+    api.settled().await;
+}
+
+/// Promise: who has read the store before somebody else looked further does not take that for another life of the parameter: an edit is
+/// taken over once.
+#[tokio::test]
+async fn a_look_that_is_overtaken_takes_nothing_back() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let name = acme.parameter_name("param_config_", "k");
+    acme.put("param_config_k", &json!("ours")).await.expect(201);
+    api.settled().await;
+    api.suite.emulator().set_event_fate(EventFate::Lost);
+    // Between its looks at the store and at the entry.
+    let slow = api.suite.emulator().faults().hold("GetItem", 0);
+    let overtaking = async {
+        reached(&slow).await;
+        edit(&api, &name, "theirs").await;
+        api.suite.invoke("config-refresh", told_of(&name)).await.expect("it is taken over");
+        slow.release();
+    };
+    join(api.suite.invoke("config-refresh", told_of(&name)), overtaking).await.0.expect("nothing is left to do");
+    sweep(&api).await;
+    let history = acme.history("param_config_k").await.expect(200);
+    assert_eq!(history.each("versions", "author"), ["external", "acme-developer"], "{}", history.text);
+    api.suite.stop().await;
+}
+
+/// Promise: a put that comes late, after a newer value, is put right even if the look that saw it was cut short.
+#[tokio::test]
+async fn a_look_that_is_cut_short_hides_no_late_put() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let name = acme.parameter_name("param_config_", "k");
+    let late = die_at(&api, "PutParameter", 0, "config-write", put(&acme, "param_config_k", "old")).await;
+    acme.put("param_config_k", &json!("new")).await.expect(200);
+    sweep(&api).await;
+    api.suite.emulator().set_event_fate(EventFate::Lost);
+    comes_late(&api, &name, "old", late).await;
+    // It has noted one thing, and not the other.
+    let never = die_at(&api, "UpdateItem", 1, "config-refresh", told_of(&name)).await;
+    sweep(&api).await;
+    assert_eq!(api.parameter(&name).await.map(|(text, _)| text), Some("new".to_owned()));
+    drop(never);
+    api.suite.stop().await;
+}
+
+/// Promise: what the very first write of a key put is removed even if it comes when all that was known of it has been tidied up.
+#[tokio::test]
+async fn a_first_put_that_comes_late_is_removed() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let name = acme.parameter_name("secret_config_", "k");
+    let late = die_at(&api, "PutParameter", 0, "config-write", put(&acme, "secret_config_k", "never committed")).await;
+    sweep(&api).await;
+    comes_late(&api, &name, "never committed", late).await;
+    sweep(&api).await;
+    assert_eq!(api.parameter(&name).await, None);
+    acme.get("secret_config_k").await.expect(404);
+    acme.put("secret_config_k", &json!("committed")).await.expect(201);
+    api.suite.stop().await;
+}
+
+/// Promise: a put that failed, and was made up for under another's announcement, is not taken for an operator's when it comes late.
+#[tokio::test]
+async fn a_failed_put_never_becomes_current() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let name = acme.parameter_name("secret_config_", "k");
+    let late = die_at(&api, "PutParameter", 0, "config-write", put(&acme, "secret_config_k", "failed")).await;
+    api.pass(GRACE * 2);
+    // The sweep has announced that it removes what the first write left; then there is another write.
+    let removing = api.suite.emulator().faults().hold("UpdateItem", 1);
+    let writing = async {
+        reached(&removing).await;
+        // So long that the writer does not wait for it.
+        api.pass(GRACE / 15);
+        acme.put("secret_config_k", &json!("committed")).await.expect(201);
+        removing.release();
+    };
+    join(api.suite.run_schedules(), writing).await.0.expect("a sweep");
+    sweep(&api).await;
+    comes_late(&api, &name, "failed", late).await;
+    sweep(&api).await;
+    assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "committed");
+    assert_eq!(acme.history("secret_config_k").await.expect(200).each("versions", "author"), ["acme-developer"]);
+    assert_eq!(api.parameter(&name).await.map(|(text, _)| text), Some("committed".to_owned()));
+    api.suite.stop().await;
+}
+
+/// Promise: what an operator has put beneath a deleted value, and is left there, is taken over once, however often it is compared.
+#[tokio::test]
+async fn what_is_left_alone_is_taken_over_once() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let name = acme.parameter_name("param_config_", "k");
+    api.suite.emulator().set_event_fate(EventFate::Lost);
+    edit(&api, &name, "theirs").await;
+    // It has put its value, and not noted that.
+    let never = die_at(&api, "UpdateItem", 0, "config-write", put(&acme, "param_config_k", "ours")).await;
+    acme.delete("param_config_k").await.expect(200);
+    for _ in 0..3 {
+        sweep(&api).await;
+    }
+    let history = acme.history("param_config_k").await.expect(200);
+    let authors = ["external", "acme-developer", "crash-test"];
+    assert_eq!(history.each("versions", "author"), authors, "{}", history.text);
+    acme.get("param_config_k").await.expect(404);
+    drop(never);
+    api.suite.stop().await;
+}
