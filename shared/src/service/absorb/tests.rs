@@ -1,0 +1,161 @@
+use super::*;
+use crate::{entry::Revision, routing::TagRoutes, value::ConfigValue};
+
+/// A version at this number, written at as many milliseconds.
+fn place(version: u64) -> Locator {
+    Locator { version, modified_at: Timestamp::from_millis(version) }
+}
+
+/// A store that keeps these versions, of which `owners` says whose they are: `?` nobody's that we know, `v` put for a version,
+/// `0` ours and never committed, `…` ours and open.
+fn store(owners: &[(Locator, &str)]) -> (Vec<StoredVersion>, HashMap<Locator, Owner>) {
+    let stored = owners.iter().map(|(place, _)| StoredVersion::unmarked(*place)).collect();
+    let owned = owners.iter().filter_map(|(place, owner)| match *owner {
+        "?" => None,
+        "0" => Some((*place, Owner::Nobody)),
+        "…" => Some((*place, Owner::Open)),
+        version => Some((*place, Owner::Version(Version::new(version.parse().unwrap())))),
+    });
+    (stored, owned.collect())
+}
+
+/// A key at a version that was written at a time, with what is known of its store.
+fn key_at(version: u64, at: u64, is_live: bool, follow: FollowState) -> Current {
+    let routes = TagRoutes::default();
+    let entry = Entry {
+        key: ConfigKey::parse("param_config_k", &routes).unwrap(),
+        version: Version::new(version),
+        revision: Revision::new(version),
+        author: Author::new("a"),
+        modified_at: Timestamp::from_millis(at),
+        commit: CommitId::from_stored("c"),
+        state: if is_live { State::Live(Held::Value(ConfigValue::from_text("v"))) } else { State::Deleted },
+        superseded: false,
+    };
+    let mut current = Current::default();
+    (current.entry, current.follow) = (Some(entry), follow);
+    current
+}
+
+fn followed(version: u64, absorbed: Option<u64>) -> FollowState {
+    FollowState {
+        followed: Some(Version::new(version)),
+        store_version: Some(version),
+        absorbed: absorbed.map(place),
+        ..FollowState::default()
+    }
+}
+
+/// What is found, by store version, with a star behind what is superseded; then how far nothing is to be done, and what else.
+fn judged(current: &Current, owners: &[(Locator, &str)]) -> String {
+    let (stored, owners) = store(owners);
+    let seen = judge(current, &stored, &owners);
+    let star = |one: &Foreign| format!("{}{}", one.place.version, if one.superseded { "*" } else { "" });
+    let foreign: Vec<_> = seen.foreign.iter().map(star).collect();
+    let through = seen.through.map_or(0, |place| place.version);
+    let flags = [(seen.is_open, "open"), (seen.misplaced, "misplaced"), (seen.has_gap, "gap")];
+    let flags: Vec<_> = flags.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+    format!("[{}] {through} {}", foreign.join(" "), flags.join(" ")).trim_end().to_owned()
+}
+
+/// What is to be done about every order in which our puts and those of others can lie.
+#[test]
+fn versions_are_judged() {
+    let one = |owners: &[&'static str]| -> Vec<_> { (1..).map(place).zip(owners.iter().copied()).collect() };
+    let at_rest = |version| key_at(version, 0, true, followed(version, Some(1)));
+    for (what, current, stored, expected) in [
+        ("nothing new", at_rest(1), one(&["1"]), "[] 0"),
+        ("our own newer put", at_rest(2), one(&["1", "2"]), "[] 2"),
+        ("an edit", at_rest(1), one(&["1", "?"]), "[2] 2"),
+        ("two edits", at_rest(1), one(&["1", "?", "?"]), "[2 3] 3"),
+        ("an edit that our put replaced", at_rest(3), one(&["1", "?", "3"]), "[2*] 3"),
+        ("an edit on each side of it", at_rest(3), one(&["1", "?", "3", "?"]), "[2* 4] 4"),
+        ("a put that nobody committed, on top", at_rest(1), one(&["1", "0"]), "[] 2 misplaced"),
+        ("an edit below it", at_rest(1), one(&["1", "?", "0"]), "[2] 3"),
+        ("an older put that came late", at_rest(2), one(&["1", "2", "1"]), "[] 3 misplaced"),
+        ("an open put", at_rest(1), one(&["1", "…"]), "[] 0 open"),
+        ("an edit behind an open put", at_rest(1), one(&["1", "…", "?"]), "[] 0 open"),
+        ("an edit before an open put", at_rest(1), one(&["1", "?", "…"]), "[2] 2 open"),
+        ("nothing known so far", key_at(1, 0, true, followed(1, None)), one(&["1", "?"]), "[2] 2"),
+        ("never written", Current::default(), one(&["?", "?"]), "[1 2] 2"),
+        ("a first put that nobody committed", Current::default(), one(&["0"]), "[] 1 misplaced"),
+    ] {
+        assert_eq!(judged(&current, &stored), expected, "{what}");
+    }
+}
+
+/// While somebody is at the key, nobody can say whether the newest version is in its place: unless it shows what is committed, it is
+/// to be looked at again.
+#[test]
+fn what_cannot_be_judged_yet_is_looked_at_again() {
+    let id = PutId::new(Timestamp::from_millis(1));
+    let calls_open = |version| FollowState { announced: vec![id.clone()], ..followed(version, Some(1)) };
+    let owed = |version| FollowState { owed: true, ..followed(version, Some(1)) };
+    for follow in [calls_open(2), owed(2)] {
+        let current = key_at(2, 0, true, follow);
+        assert_eq!(judged(&current, &[(place(1), "1"), (place(2), "2")]), "[] 2");
+        assert_eq!(judged(&current, &[(place(1), "1"), (place(2), "2"), (place(3), "1")]), "[] 2");
+        assert_eq!(judged(&current, &[(place(1), "1"), (place(2), "0")]), "[] 0");
+    }
+    // What nobody ever committed is in nobody's place.
+    let never = FollowState { absorbed: Some(place(1)), ..FollowState::default() };
+    let mut current = Current::default();
+    current.follow = never;
+    assert_eq!(judged(&current, &[(place(1), "0"), (place(2), "0")]), "[] 2 misplaced");
+}
+
+/// An id is kept in mind as long as its put may come, or is there.
+#[test]
+fn ids_are_forgotten_when_nothing_bears_them() {
+    let (now, old) = (Timestamp::from_millis(10_000_000), PutId::new(Timestamp::from_millis(1)));
+    let follow = FollowState { retired: vec![old.clone(), PutId::new(now)], ..FollowState::default() };
+    let bearing = StoredVersion { mark: Some((old.clone(), Version::FIRST)), ..StoredVersion::unmarked(place(1)) };
+    assert_eq!(done_with(&follow, &[StoredVersion::unmarked(place(1))], now), [old]);
+    assert_eq!(done_with(&follow, &[bearing], now), []);
+}
+
+/// Where the key was written and its store does not show that yet, the later of the two writes wins, by the clock.
+#[test]
+fn what_is_owed_competes_by_time() {
+    let behind = |at| key_at(2, at, true, FollowState { absorbed: Some(place(1)), ..followed(1, None) });
+    assert_eq!(judged(&behind(9), &[(place(1), "1"), (place(5), "?")]), "[5*] 5");
+    assert_eq!(judged(&behind(4), &[(place(1), "1"), (place(5), "?")]), "[5] 5");
+    let skew = u64::try_from(CLOCK_SKEW.as_millis()).unwrap();
+    let deleted = |at| key_at(2, at, false, FollowState { store_version: None, ..followed(2, None) });
+    assert_eq!(judged(&deleted(5 + skew), &[(place(5), "?")]), "[5] 5 gap", "made anew");
+    assert_eq!(judged(&deleted(6 + skew), &[(place(5), "?")]), "[5*] 5 gap", "left where it was");
+}
+
+/// What bears an id long after that was given out is a copy, made when the original had left the store's history.
+#[test]
+fn old_ids_are_not_believed() {
+    let given_out_at = Timestamp::from_millis(1_000_000);
+    let id = PutId::new(given_out_at);
+    let made = |after: Duration| Locator { version: 1, modified_at: given_out_at.plus(after) };
+    assert!(is_in_time(&id, made(Duration::from_secs(1))) && is_in_time(&id, place(1)));
+    assert!(!is_in_time(&id, made(MAX_PUT_DELAY + Duration::from_secs(1))));
+}
+
+/// The same number at another time is another life of the name, and all of it is new; one that is merely gone is not.
+#[test]
+fn lives_are_told_apart_by_time() {
+    let known = key_at(1, 0, true, followed(3, Some(3)));
+    let later = |version| Locator { version, modified_at: Timestamp::from_millis(version + 100) };
+    assert_eq!(judged(&known, &[(later(1), "?"), (later(2), "?")]), "[1 2] 2");
+    assert_eq!(judged(&known, &[(later(1), "?"), (later(2), "?"), (later(3), "?"), (later(4), "?")]), "[1 2 3 4] 4");
+    assert_eq!(judged(&known, &[(later(4), "?"), (later(5), "?")]), "[4 5] 5");
+    assert_eq!(judged(&known, &[(later(7), "?")]), "[7] 7 gap");
+}
+
+/// What the store showed some time ago, in this life of the name or in the one before, holds nothing new.
+#[test]
+fn old_views_are_recognised() {
+    let known = key_at(1, 0, true, followed(3, Some(3)));
+    assert_eq!(judged(&known, &[(place(1), "1"), (place(2), "?")]), "[] 0");
+    assert_eq!(judged(&known, &[]), "[] 0");
+    let second_life = Locator { version: 2, modified_at: Timestamp::from_millis(200) };
+    let known = key_at(1, 0, true, FollowState { absorbed: Some(second_life), ..followed(3, None) });
+    let first_life: Vec<_> = (1..=3).map(|version| (place(version), "?")).collect();
+    assert!(judged(&known, &first_life).starts_with("[] 0"));
+    assert!(judged(&known, &first_life[2..]).starts_with("[] 0"), "with its oldest dropped");
+}
