@@ -170,3 +170,31 @@ async fn what_is_left_alone_is_taken_over_once() {
     drop(never);
     api.suite.stop().await;
 }
+
+/// Promise: a value that the ledger does not have, and that an operator removes while a write is under way that fails, is a deletion, and
+/// what the failed write has put is removed.
+#[tokio::test]
+async fn a_removal_beside_a_failed_put_is_a_deletion() {
+    for comes in [false, true] {
+        let api = Api::start().await;
+        let acme = api.tenant("acme");
+        let name = acme.parameter_name("secret_config_", "k");
+        acme.put("secret_config_k", &json!("ours")).await.expect(201);
+        api.settled().await;
+        let late = die_at(&api, "PutParameter", 0, "config-write", put(&acme, "secret_config_k", "failed")).await;
+        api.parameter_store().delete_parameter().name(&name).send().await.expect("it was there");
+        if comes {
+            comes_late(&api, &name, "failed", late).await;
+        }
+        sweep(&api).await;
+        sweep(&api).await;
+        acme.get("secret_config_k").await.expect(404);
+        let history = acme.history("secret_config_k").await.expect(200);
+        assert_eq!(history.each("versions", "author"), ["external", "acme-developer"], "{comes}: {}", history.text);
+        assert_eq!(api.parameter(&name).await, None, "{comes}");
+        let kept = api.item(&acme, "ENTRY#secret_config_k").await;
+        assert!(!kept.contains_key("workShard") && !kept.contains_key("announced"), "{comes}: {kept:?}");
+        acme.put("secret_config_k", &json!("ours again")).await.expect(201);
+        api.suite.stop().await;
+    }
+}

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Change, ChangeOperation, ChangedKey, FollowState, Head, Ledger, LedgerError,
-    follow::{GRACE, STORE_IS_NOT_FURTHER},
+    follow::{GRACE, STORE_IS_NOT_FURTHER, id_set},
     item::{self, FORMAT, Item, Reader, n, s},
     primary_key,
 };
@@ -440,7 +440,11 @@ impl Expression {
             if let Some(place) = found.place {
                 self.set("storeVersion", n(place.version));
             } else {
-                conditions.push("attribute_not_exists(announced)".to_owned());
+                // Calls that are abandoned do not stand in the way; new ones do.
+                conditions.push(unchanged("announced", !known.announced.is_empty()));
+                if !known.announced.is_empty() {
+                    self.values.insert(":known_announced".to_owned(), id_set(&known.announced));
+                }
             }
         }
         for condition in conditions {

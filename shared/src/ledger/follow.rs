@@ -508,6 +508,6 @@ fn owed_item(found: &Item) -> Option<Owed> {
     Some(Owed { item, since: item::owed_since(read.optional_text("workKey")?)? })
 }
 
-fn id_set(ids: &[PutId]) -> AttributeValue {
+pub(super) fn id_set(ids: &[PutId]) -> AttributeValue {
     AttributeValue::Ss(ids.iter().map(|id| id.as_str().to_owned()).collect())
 }

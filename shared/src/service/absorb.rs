@@ -12,7 +12,7 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::Foundation;
+use super::{Foundation, follow::is_abandoned};
 use crate::{
     auth::TenantScope,
     clock::{Clock, Timestamp},
@@ -122,6 +122,9 @@ impl Absorber<'_> {
             if !seen.foreign.is_empty() {
                 return self.take_over(after, &stored, &seen, absorbed).await;
             }
+            if is_value_lost(&after, &stored) {
+                return self.removed(after, absorbed, looks).await;
+            }
         }
         // Whoever has a put open commits it, and its event brings another look; or leaves it, and it is put right as owed work.
         if seen.misplaced {
@@ -181,7 +184,7 @@ impl Absorber<'_> {
                     one.insert(self.foundation.ledger.put_ids(self.scope, self.key, marked.version).await?)
                 }
             };
-            if let Some(owner) = owner_of(current, marked, ids) {
+            if let Some(owner) = owner_of(current, marked, ids, self.clock.now()) {
                 owners.insert(marked.place, owner);
             }
         }
@@ -213,16 +216,17 @@ impl Absorber<'_> {
         self.commit(known, head, State::Live(kept), found).await
     }
 
-    /// Nothing lies in the store.
+    /// Nothing lies in the store, or nothing of the life that the value was in, which nobody else has.
     async fn removed(&self, current: Current, absorbed: &mut Absorbed, looks: u32) -> Result<Looked, AbsorbError> {
         let Some(entry) = current.entry.as_ref().filter(|entry| entry.is_live()) else { return Ok(Looked::Done) };
         let follow = &current.follow;
-        let was_there = follow.followed == Some(entry.version) && follow.store_version.is_some();
-        if !was_there || !follow.announced.is_empty() {
+        let is_elsewhere = matches!(entry.state, State::Live(Held::Elsewhere(..)));
+        let was_there = is_elsewhere || follow.followed == Some(entry.version) && follow.store_version.is_some();
+        let now = self.clock.now();
+        if !was_there || follow.announced.iter().any(|id| !is_abandoned(id, now)) {
             // It is yet to be put.
             return Ok(Looked::Done);
         }
-        let now = self.clock.now();
         if now.since(entry.modified_at) < MAY_LAG && looks < LOOKS_FOR_NOTHING {
             return Ok(Looked::Again);
         }
@@ -283,7 +287,8 @@ pub(super) fn is_taken_over(known: &Current, current: &Current) -> bool {
 /// somebody else looked further, and what was taken over since would seem to be new.
 pub(super) fn needs_another_look(current: &Current, stored: &[StoredVersion], seen: &Seen) -> bool {
     let is_life_known = current.follow.absorbed.is_none_or(|last| is_same_life(last, stored));
-    stored.is_empty() || !seen.foreign.is_empty() || seen.misplaced || !is_life_known
+    let is_value_there = !is_value_lost(current, stored);
+    stored.is_empty() || !seen.foreign.is_empty() || seen.misplaced || !is_life_known || !is_value_there
 }
 
 /// Whose a version in the store is.
@@ -319,7 +324,7 @@ pub(super) fn credible<'a>(current: &Current, stored: &'a [StoredVersion]) -> Ve
 }
 
 /// Whose a version is, given the ids that were given out for the one that its mark names.
-pub(super) fn owner_of(current: &Current, marked: Marked<'_>, given_out: &[PutId]) -> Option<Owner> {
+pub(super) fn owner_of(current: &Current, marked: Marked<'_>, given_out: &[PutId], now: Timestamp) -> Option<Owner> {
     let Marked { place, id, version } = marked;
     if given_out.contains(id) {
         Some(Owner::Version(version))
@@ -328,7 +333,8 @@ pub(super) fn owner_of(current: &Current, marked: Marked<'_>, given_out: &[PutId
     } else if current.follow.retired.contains(id) {
         Some(Owner::Nobody)
     } else if current.follow.announced.contains(id) {
-        Some(Owner::Open)
+        // Who could still commit an abandoned put is gone.
+        Some(if is_abandoned(id, now) { Owner::Nobody } else { Owner::Open })
     } else {
         None
     }
@@ -422,6 +428,12 @@ fn is_same_life(last: Locator, stored: &[StoredVersion]) -> bool {
     let is_dropped = first.place.version > last.version.max(1) && first.place.modified_at >= last.modified_at;
     let is_yet_to_come = newest.place.version < last.version && newest.place.modified_at <= last.modified_at;
     is_dropped || is_yet_to_come
+}
+
+/// Whether the store alone had the current value, and that went with the life of the name that it was in.
+pub(super) fn is_value_lost(current: &Current, stored: &[StoredVersion]) -> bool {
+    let state = current.entry.as_ref().map(|entry| &entry.state);
+    matches!(state, Some(State::Live(Held::Elsewhere(place, _))) if !is_same_life(*place, stored))
 }
 
 /// Whether versions have been dropped that nobody has looked at.

@@ -174,7 +174,8 @@ impl Calls {
     }
 }
 
-fn is_abandoned(id: &PutId, now: Timestamp) -> bool {
+/// Whether nobody is left who could act upon what a call that was announced as `id` has done.
+pub(super) fn is_abandoned(id: &PutId, now: Timestamp) -> bool {
     now.since(id.given_out_at()) > GRACE
 }
 

@@ -5,7 +5,7 @@ use super::{
     Actor, Defect, Strategy,
     follower::Follower,
     real::Lens,
-    world::{Found, Ids, Item, Place, Stored, World},
+    world::{Found, Held, Ids, Item, Place, Stored, World},
 };
 
 /// How often a key is looked at that others are at. Fewer than in the code.
@@ -78,7 +78,7 @@ impl Absorber {
                     return self.again();
                 }
                 if stored.is_empty() {
-                    return self.removed(after);
+                    return self.removed(world, after);
                 }
                 if lens.has_credible(&after, &stored) {
                     return self.to(At::OwnersAgain(after, stored));
@@ -129,7 +129,7 @@ impl Absorber {
         let seen = lens.judge(world, &item, stored);
         let has_news = stored.is_empty() || !seen.foreign.is_empty();
         let needs_another = match world.defect {
-            Some(Defect::OneLook) if stored.is_empty() => return self.removed(item),
+            Some(Defect::OneLook) if stored.is_empty() => return self.removed(world, item),
             Some(Defect::OneLook) if has_news => return self.take_over(item, stored, &seen),
             _ => lens.needs_another_look(&item, stored, &seen),
         };
@@ -138,11 +138,14 @@ impl Absorber {
 
     /// The same, at the second look.
     fn judge_again(self, world: &World, item: Item, stored: &[Stored]) -> Actor {
-        let seen = Lens::of(world).judge(world, &item, stored);
-        if seen.foreign.is_empty() {
-            self.note(world, item, stored, &seen)
-        } else {
+        let lens = Lens::of(world);
+        let seen = lens.judge(world, &item, stored);
+        if !seen.foreign.is_empty() {
             self.take_over(item, stored, &seen)
+        } else if lens.is_value_lost(&item, stored) {
+            self.removed(world, item)
+        } else {
+            self.note(world, item, stored, &seen)
         }
     }
 
@@ -167,10 +170,11 @@ impl Absorber {
     }
 
     /// `Absorber::removed`. That reads may lag is not modelled, so nothing is waited for.
-    fn removed(self, item: Item) -> Actor {
+    fn removed(self, world: &World, item: Item) -> Actor {
         let is_live = item.entry.is_some_and(|entry| entry.is_live());
-        let was_there = item.followed == item.version() && item.store_version > 0;
-        if !is_live || !was_there || item.announced != 0 {
+        let is_elsewhere = item.entry.is_some_and(|entry| matches!(entry.held, Held::Elsewhere(..)));
+        let was_there = is_elsewhere || item.followed == item.version() && item.store_version > 0;
+        if !is_live || !was_there || item.announced & !world.abandoned() != 0 {
             return self.done();
         }
         self.to(At::Commit(item, None, vec![Found { stored: None, superseded: false }]))

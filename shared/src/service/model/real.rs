@@ -3,7 +3,9 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use super::{
-    super::absorb::{Owner, Seen, credible, done_with, is_taken_over, is_unmoved, judge, needs_another_look, owner_of},
+    super::absorb::{
+        Owner, Seen, credible, done_with, is_taken_over, is_unmoved, is_value_lost, judge, needs_another_look, owner_of,
+    },
     Defect,
     world::{Held, Ids, Item, Place, Stored, World, bit},
 };
@@ -132,7 +134,7 @@ impl Lens {
         let mut owners: HashMap<Locator, Owner> = HashMap::new();
         for marked in credible(&current, &real) {
             let version = u8::try_from(marked.version.get()).unwrap_or_default();
-            if let Some(owner) = owner_of(&current, marked, &self.ids(world.put_ids(version))) {
+            if let Some(owner) = owner_of(&current, marked, &self.ids(world.put_ids(version)), self.now()) {
                 owners.insert(marked.place, owner);
             }
         }
@@ -153,6 +155,11 @@ impl Lens {
     /// `needs_another_look`.
     pub(super) fn needs_another_look(self, item: &Item, stored: &[Stored], seen: &Seen) -> bool {
         needs_another_look(&self.current(item), &self.stored(stored), seen)
+    }
+
+    /// `is_value_lost`.
+    pub(super) fn is_value_lost(self, item: &Item, stored: &[Stored]) -> bool {
+        is_value_lost(&self.current(item), &self.stored(stored))
     }
 
     pub(super) fn place(stored: &[Stored], locator: Locator) -> Option<Stored> {

@@ -486,7 +486,7 @@ impl World {
             Some(Defect::RemovalOverlooked) => self.item.is_being_removed(),
             _ => self.item.removing != known.removing,
         };
-        let is_alone = !is_removed && (found.stored.is_some() || self.item.announced == 0);
+        let is_alone = !is_removed && (found.stored.is_some() || self.item.announced == known.announced);
         let free = found.superseded || is_alone;
         if !self.may_commit(known, head) || !same || !free {
             return false;
