@@ -1,3 +1,5 @@
+//! What is made of every order in which our puts and those of others can lie.
+
 use super::*;
 use crate::{entry::Revision, routing::TagRoutes, value::ConfigValue};
 
