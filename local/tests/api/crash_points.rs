@@ -76,11 +76,22 @@ impl Operation {
 
 /// What becomes of the call that was under way when its function died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Call {
+pub(crate) enum Call {
     AtOnce,
     /// After the first sweep has looked at what was left.
     Late,
     Never,
+}
+
+/// Chooses one of `outcomes` for a call that is held; where it is late, it stays held.
+pub(crate) fn let_go(held: Held, outcomes: &[Call], random: &mut Rng) -> (Call, Option<Held>) {
+    let call = outcomes[random.usize(..outcomes.len())];
+    match call {
+        Call::AtOnce => held.release(),
+        Call::Late => return (call, Some(held)),
+        Call::Never => held.forget(),
+    }
+    (call, None)
 }
 
 /// One function that died, and what has been acknowledged since.
@@ -161,17 +172,13 @@ async fn write_dies(tag: &str, operation: Operation, seed: u64) -> usize {
             break;
         }
         // A removal has the field to itself for 30 seconds; that it comes later than that is not foreseen.
-        let calls = if operation == Operation::Delete {
-            vec![Call::AtOnce, Call::Never]
+        let outcomes: &[Call] = if operation == Operation::Delete {
+            &[Call::AtOnce, Call::Never]
         } else {
-            vec![Call::AtOnce, Call::Late, Call::Never]
+            &[Call::AtOnce, Call::Late, Call::Never]
         };
-        let call = calls[random.usize(..calls.len())];
-        match call {
-            Call::AtOnce => held.release(),
-            Call::Late => late.push(held),
-            Call::Never => held.forget(),
-        }
+        let (call, held) = let_go(held, outcomes, &mut random);
+        late.extend(held);
         api.suite.emulator().set_event_fate(EventFate::Delivered);
         let rival = random.bool();
         if rival {

@@ -39,6 +39,8 @@ mod secrets;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]
+mod sweep_points;
+#[cfg(test)]
 mod telemetry;
 #[cfg(test)]
 mod transactions;
