@@ -87,7 +87,7 @@ fn shown(state: &State) -> String {
 }
 
 /// What is explored of a strategy. What a size takes depends on how many actors there are at once; so there are many small ones, and
-/// larger ones only where the code is optimised: `cargo test --release -p tenantry --lib service::model -- --nocapture`.
+/// larger ones only with `cargo model`, which takes long.
 fn sizes(strategy: Strategy) -> Vec<Protocol> {
     let mut sizes = vec![
         (true, vec![PUT, PUT], 1, Budget { deaths: 1, runs: 1, ..NONE }),
