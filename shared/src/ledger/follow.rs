@@ -142,6 +142,7 @@ impl Ledger {
         key: &ConfigKey,
         version: Option<Version>,
         known: &[PutId],
+        store_version: Option<u64>,
         until: Timestamp,
     ) -> Result<bool, LedgerError> {
         let now = self.clock.now();
@@ -153,8 +154,17 @@ impl Ledger {
                 "version = :version AND #state = :deleted"
             }
         };
+        // What lies there is what was known, not what somebody has put since another removal.
+        let same_store = match store_version {
+            None => "attribute_not_exists(storeVersion)",
+            Some(known) => {
+                values.push((":storeVersion", n(known)));
+                "storeVersion = :storeVersion"
+            }
+        };
         // The same `until` is there already if the SDK repeats a call whose answer was lost: no other removal knows the same calls.
-        let condition = format!("{condition} AND announced = :known AND (removingUntil = :until OR {NO_REMOVAL})");
+        let condition =
+            format!("{condition} AND {same_store} AND announced = :known AND (removingUntil = :until OR {NO_REMOVAL})");
         self.update_entry(scope, key, "SET removingUntil = :until", &condition, values).await
     }
 

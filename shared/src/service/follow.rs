@@ -245,7 +245,8 @@ impl Follower<'_> {
         let (scope, key, ledger) = (self.scope, self.key, &self.foundation.ledger);
         let Some(call) = self.announce(current, &[]).await? else { return Ok(Step::Again) };
         let until = self.clock.now().plus(REMOVAL);
-        if !ledger.begin_removal(scope, key, version, &call.ended, until).await? {
+        let known = current.follow.store_version;
+        if !ledger.begin_removal(scope, key, version, &call.ended, known, until).await? {
             self.calls.unused = Some((call.id, call.given_out_for));
             return Ok(Step::Again);
         }

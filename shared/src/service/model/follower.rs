@@ -231,7 +231,7 @@ impl Follower {
                 self.to(At::Begin(item, Call { id, given_out_for: 0, ended: ended | bit(id) }))
             }
             At::Begin(item, call) => {
-                if !world.begin_removal(item.version(), call.ended, call.id) {
+                if !world.begin_removal(item.version(), call.ended, item.store_version, call.id) {
                     self.unused = Some((call.id, call.given_out_for));
                     return self.again();
                 }

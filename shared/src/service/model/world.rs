@@ -275,11 +275,11 @@ impl World {
     }
 
     /// `Ledger::begin_removal`.
-    pub(super) fn begin_removal(&mut self, version: u8, known: Ids, id: u8) -> bool {
+    pub(super) fn begin_removal(&mut self, version: u8, known: Ids, store_version: u8, id: u8) -> bool {
         let announced = self.item.announced == known || self.has(Defect::RemovalWithOthers);
         let item = &mut self.item;
         let is_deleted = item.version() == version && !item.entry.is_some_and(|entry| entry.is_live());
-        if !is_deleted || !announced || item.is_being_removed() {
+        if !is_deleted || !announced || item.store_version != store_version || item.is_being_removed() {
             return false;
         }
         item.removing = Some((id, false));
