@@ -183,6 +183,20 @@ async fn a_put_whose_answer_was_lost_comes_right() {
     }
 }
 
+/// Promise: an event that cannot be published is not tried again by the very next sweep.
+#[tokio::test]
+async fn a_failed_event_is_put_off() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    die_before(&api, &acme, "PutEvents", put(&acme, "tenant_config_k", "v")).await;
+    api.pass(GRACE * 2);
+    api.suite.emulator().faults().inject("PutEvents", Fault::InternalError, 3);
+    assert_eq!(api.calls_during("PutEvents", api.suite.run_schedules()).await.0, 3);
+    assert_eq!(api.calls_during("PutEvents", api.suite.run_schedules()).await.0, 0, "what failed is put off");
+    recover(&api).await;
+    api.suite.stop().await;
+}
+
 /// Promise: work that fails is put off and holds up no other.
 #[tokio::test]
 async fn failing_work_holds_up_nothing() {

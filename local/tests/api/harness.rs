@@ -148,6 +148,22 @@ impl Api {
         update.expression_attribute_values(":v", value).send().await.expect("DynamoDB answers");
     }
 
+    /// Removes one of a tenant's items from the table, as DynamoDB does with those that have expired.
+    pub(crate) async fn remove_item(&self, tenant: &Tenant<'_>, sort_key: &str) {
+        let dynamodb = client!(self, aws_sdk_dynamodb);
+        let delete = dynamodb.delete_item().table_name(self.table(&dynamodb).await);
+        let delete = delete.key("pk", AttributeValue::S(format!("TENANT#{}", tenant.name)));
+        delete.key("sk", AttributeValue::S(sort_key.to_owned())).send().await.expect("DynamoDB answers");
+    }
+
+    /// Puts an item of texts into the table.
+    pub(crate) async fn put_item(&self, attributes: &[(&str, &str)]) {
+        let dynamodb = client!(self, aws_sdk_dynamodb);
+        let item = attributes.iter().map(|(name, text)| ((*name).to_owned(), AttributeValue::S((*text).to_owned())));
+        let put = dynamodb.put_item().table_name(self.table(&dynamodb).await).set_item(Some(item.collect()));
+        put.send().await.expect("DynamoDB takes it");
+    }
+
     /// The name of the suite's table.
     async fn table(&self, dynamodb: &aws_sdk_dynamodb::Client) -> String {
         let tables = dynamodb.list_tables().send().await.expect("DynamoDB answers");

@@ -162,6 +162,28 @@ async fn who_commits_last_lies_there_last() {
     api.suite.stop().await;
 }
 
+/// Promise: of two writers whose puts overtake each other, whoever puts last looks again, and the newest value lies there when both have
+/// their answers, without any event.
+#[tokio::test]
+async fn the_newest_lies_there_whoever_puts_last() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    api.suite.emulator().set_event_fate(EventFate::Lost);
+    let slow = api.suite.emulator().faults().hold("PutParameter", 0);
+    let first = acme.put("param_config_k", &json!("older")).into_future();
+    let second = async {
+        reached(&slow).await;
+        let written = acme.put("param_config_k", &json!("newer")).await.expect(200);
+        slow.release();
+        written
+    };
+    let (first, second) = join(first, second).await;
+    assert_eq!((first.expect(201).number("version"), second.number("version")), (1, 2));
+    let parameter = api.parameter(&acme.parameter_name("param_config_", "k")).await;
+    assert_eq!(parameter.map(|(text, _)| text), Some("newer".to_owned()));
+    api.suite.stop().await;
+}
+
 /// Promise: a sweep that is slow to put an older value back hides no newer commit.
 #[tokio::test]
 async fn a_late_restoration_hides_no_commit() {

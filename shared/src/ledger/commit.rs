@@ -88,6 +88,8 @@ pub struct Found {
     pub at: Timestamp,
     /// Where it lies; none for a removal.
     pub place: Option<Locator>,
+    /// The id that it bears, a copy of one of ours perhaps.
+    pub mark: Option<PutId>,
     /// Whether a later put of ours had replaced it already.
     pub superseded: bool,
     /// What the ledger knew of the store when it was found.
@@ -423,6 +425,9 @@ impl Expression {
         }
         if let Some(store_version) = known.store_version {
             self.values.insert(":known_storeVersion".to_owned(), n(store_version));
+        }
+        if let Some(mark) = &found.mark {
+            self.set("absorbedId", s(mark.as_str()));
         }
         match found.place {
             Some(place) => {

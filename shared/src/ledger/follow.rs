@@ -319,18 +319,23 @@ impl Ledger {
         .await
     }
 
-    /// Notes how far the store's own versions have been looked through, and forgets the ids in `done`, which need not be known any
-    /// more. Refused (`false`) where somebody else has noted something since.
+    /// Notes how far the store's own versions have been looked through, and the id that the last of them bears; and forgets the ids in
+    /// `done`, which need not be known any more. Refused (`false`) where somebody else has noted something since.
     pub async fn note_absorbed(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
         before: Option<Locator>,
-        now: Locator,
+        now: (Locator, Option<&PutId>),
         done: &[PutId],
     ) -> Result<bool, LedgerError> {
+        let (now, mark) = now;
         let mut values = vec![(":version", n(now.version)), (":at", n(now.modified_at.millis()))];
         let mut update = "SET absorbedVersion = :version, absorbedModifiedAt = :at".to_owned();
+        if let Some(mark) = mark {
+            values.push((":mark", s(mark.as_str())));
+            update.push_str(", absorbedId = :mark");
+        }
         if !done.is_empty() {
             values.push((":done", id_set(done)));
             update.push_str(" DELETE retired :done");

@@ -204,6 +204,8 @@ pub struct FollowState {
     pub retired: Vec<PutId>,
     /// How far the store's own versions have been looked through for what others put there.
     pub absorbed: Option<Locator>,
+    /// The id that the newest of those versions bears that bears one. Whatever else bears it is a copy, in another life of the name, too.
+    pub absorbed_id: Option<PutId>,
     /// Whether something is owed.
     pub owed: bool,
 }
@@ -227,15 +229,17 @@ impl Current {
                 removing_until: read.optional_number("removingUntil").map(Timestamp::from_millis),
                 retired: id_set(item, "retired"),
                 absorbed: read_locator(&read, "absorbedVersion", "absorbedModifiedAt"),
+                absorbed_id: read.optional_text("absorbedId").map(PutId::from_stored),
                 owed: item.contains_key("workShard"),
             },
             latest: read.optional_number("latestVersion").map(Version::new),
         })
     }
 
-    /// What the item says once `entry` has been committed, which was found in the store as far as `place`.
-    pub(crate) fn with_found(mut self, entry: Entry, place: Option<Locator>) -> Self {
+    /// What the item says once `entry` has been committed, which was found in the store as far as `place`, where it bears the id `mark`.
+    pub(crate) fn with_found(mut self, entry: Entry, place: Option<Locator>, mark: Option<PutId>) -> Self {
         self.follow.absorbed = place;
+        self.follow.absorbed_id = mark.or(self.follow.absorbed_id);
         if entry.superseded {
             self.latest = Some(entry.version);
         } else {

@@ -137,7 +137,9 @@ impl Absorber<'_> {
         }
         if let Some(to) = seen.through.filter(|to| current.follow.absorbed != Some(*to)) {
             let done = done_with(&current.follow, &stored, self.clock.now());
-            if !ledger.note_absorbed(scope, key, current.follow.absorbed, to, &done).await? {
+            let last = stored.iter().find(|one| one.place == to).and_then(|one| one.mark.as_ref());
+            let noted = (to, last.map(|(id, _)| id));
+            if !ledger.note_absorbed(scope, key, current.follow.absorbed, noted, &done).await? {
                 return Ok(Looked::Again);
             }
         }
@@ -212,7 +214,8 @@ impl Absorber<'_> {
             Held::Value(value)
         };
         let (at, place) = (stored.place.modified_at, Some(stored.place));
-        let found = Found { at, place, superseded, known: known.follow.clone() };
+        let mark = stored.mark.as_ref().map(|(id, _)| id.clone());
+        let found = Found { at, place, mark, superseded, known: known.follow.clone() };
         self.commit(known, head, State::Live(kept), found).await
     }
 
@@ -230,7 +233,7 @@ impl Absorber<'_> {
         if now.since(entry.modified_at) < MAY_LAG && looks < LOOKS_FOR_NOTHING {
             return Ok(Looked::Again);
         }
-        let found = Found { at: now, place: None, superseded: false, known: follow.clone() };
+        let found = Found { at: now, place: None, mark: None, superseded: false, known: follow.clone() };
         let mut head = self.foundation.ledger.head(self.scope).await?;
         match self.commit(current, &mut head, State::Deleted, found).await? {
             Ok(_) => absorbed.committed += 1,
@@ -248,7 +251,7 @@ impl Absorber<'_> {
     ) -> Result<Result<Current, Looked>, AbsorbError> {
         let Foundation { ledger, .. } = self.foundation;
         let (scope, key) = (self.scope, self.key);
-        let (version, place) = (known.next_version(), found.place);
+        let (version, place, mark) = (known.next_version(), found.place, found.mark.clone());
         let write = PlannedWrite {
             key: key.clone(),
             previous: known.entry.as_ref().map(|entry| entry.version),
@@ -269,7 +272,7 @@ impl Absorber<'_> {
         }
         *head = Head { revision: receipt.revision, commit: plan.commit.clone(), ..head.clone() };
         let entries = plan.writes.iter().map(|write| plan.entry(scope, write));
-        Ok(Ok(entries.fold(known, |known, entry| known.with_found(entry, place))))
+        Ok(Ok(entries.fold(known, |known, entry| known.with_found(entry, place, mark.clone()))))
     }
 }
 
@@ -315,9 +318,10 @@ pub(super) fn credible<'a>(current: &Current, stored: &'a [StoredVersion]) -> Ve
     let mut first = HashMap::new();
     let marked = stored.iter().filter_map(|one| {
         let (id, version) = one.mark.as_ref()?;
-        // A description is copied with whatever edits a parameter without giving another one.
-        let is_first = *first.entry(id).or_insert(one.place) == one.place;
-        let is_credible = is_first && is_in_time(id, one.place) && is_behind(&current.follow, stored, one.place);
+        // A description is copied with whatever edits a parameter without giving another one, or makes it anew.
+        let is_copy =
+            *first.entry(id).or_insert(one.place) != one.place || current.follow.absorbed_id.as_ref() == Some(id);
+        let is_credible = !is_copy && is_in_time(id, one.place) && is_behind(&current.follow, stored, one.place);
         is_credible.then_some(Marked { place: one.place, id, version: *version })
     });
     marked.collect()
@@ -419,15 +423,14 @@ fn is_behind(follow: &FollowState, stored: &[StoredVersion], place: Locator) -> 
     })
 }
 
-/// Whether `last` is of the life that the store shows: it is still there, has been dropped with all before it, or is not shown yet.
+/// Whether `last` is of the life that the store shows: it is still there, or has been dropped with all before it.
 fn is_same_life(last: Locator, stored: &[StoredVersion]) -> bool {
-    if let Some(found) = stored.iter().find(|one| one.place.version == last.version) {
-        return found.place == last;
+    match stored.iter().find(|one| one.place.version == last.version) {
+        Some(found) => found.place == last,
+        None => stored.first().is_some_and(|first| {
+            first.place.version > last.version.max(1) && first.place.modified_at >= last.modified_at
+        }),
     }
-    let (Some(first), Some(newest)) = (stored.first(), stored.last()) else { return false };
-    let is_dropped = first.place.version > last.version.max(1) && first.place.modified_at >= last.modified_at;
-    let is_yet_to_come = newest.place.version < last.version && newest.place.modified_at <= last.modified_at;
-    is_dropped || is_yet_to_come
 }
 
 /// Whether the store alone had the current value, and that went with the life of the name that it was in.

@@ -1,7 +1,9 @@
 //! Compares the stores with the ledgers, a page at a time, so that what no event told is found all the same.
 //!
 //! First all parameters, by names, versions and times: one that the ledger has not seen so far is looked through. Then all entries: one
-//! whose parameter is gone is looked through as well. Then from the beginning.
+//! whose parameter is gone, or has not been seen so far, is looked through as well. Then from the beginning. The first half goes on by a token
+//! of Parameter Store's, of which nobody promises how long it is good; should it be refused, that half ends there. Keys that the ledger knows do
+//! not depend on it, because the second half asks for them by name; parameters that are to be adopted do.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -142,19 +144,23 @@ impl Reconciler<'_> {
             let left = MAX_DESCRIBED - expected.len();
             let (entries, last) = ledger.entries_after(&scope, key.as_deref(), left).await?;
             let wanted = entries.into_iter().filter(|(key, current)| self.is_expected(key, current));
-            expected.extend(wanted.map(|(key, _)| (of.clone(), key)));
+            let wanted = wanted.map(|(key, current)| ((of.clone(), key), current.follow.absorbed));
+            expected.extend(wanted);
             key = last;
             if expected.len() == MAX_DESCRIBED || Instant::now() >= self.give_up_at {
                 break;
             }
         }
         let compared = expected.len();
-        if !expected.is_empty() {
-            let present = self.foundation.survey.present(self.authority, &expected).await?;
-            expected.retain(|one| !present.contains(one));
+        let (keys, seen): (Vec<_>, Vec<_>) = expected.into_iter().unzip();
+        let mut differ = Vec::new();
+        if !keys.is_empty() {
+            let places = self.foundation.survey.places(self.authority, &keys).await?;
+            let known = keys.into_iter().zip(seen.into_iter().zip(places));
+            differ.extend(known.filter(|(_, (seen, place))| place.is_none() || seen != place).map(|(key, _)| key));
         }
         let on = Cursor::Entries { shard, tenant: tenant.map(|tenant| tenant.to_string()), key };
-        Ok(Page { compared, differ: expected, next: next.unwrap_or(on) })
+        Ok(Page { compared, differ, next: next.unwrap_or(on) })
     }
 
     /// Whether a parameter has to be there for the key.

@@ -1,6 +1,6 @@
 //! A look over all parameters of the suite, whoever's they are: names, versions and times, never a value.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use tracing::warn;
 
@@ -54,22 +54,22 @@ impl Survey {
         }
     }
 
-    /// Those of these tenants' keys that have a parameter, at most [`MAX_DESCRIBED`] of them.
-    pub async fn present(
+    /// Where the newest versions of these tenants' keys lie, at most [`MAX_DESCRIBED`](super::MAX_DESCRIBED) of them, in the same order;
+    /// none of those that have no parameter.
+    pub async fn places(
         &self,
         authority: &SystemAuthority,
         keys: &[(TenantId, ConfigKey)],
-    ) -> Result<HashSet<(TenantId, ConfigKey)>, AwsFailure> {
+    ) -> Result<Vec<Option<Locator>>, AwsFailure> {
         let names: Vec<_> = keys.iter().map(|(tenant, key)| parameter_name(&self.root, tenant, key)).collect();
-        let mut found = HashSet::new();
+        let mut found = HashMap::new();
         let mut token = None;
         loop {
             let page = self.describe(authority, ("Name", "Equals"), names.clone(), token).await?;
-            found.extend(page.parameters.into_iter().map(|(name, _)| name));
+            found.extend(page.parameters);
             token = page.next;
             if token.is_none() {
-                let present = keys.iter().zip(&names).filter(|(_, name)| found.contains(*name));
-                return Ok(present.map(|(key, _)| key.clone()).collect());
+                return Ok(names.iter().map(|name| found.get(name).copied()).collect());
             }
         }
     }

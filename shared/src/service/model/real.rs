@@ -98,7 +98,7 @@ impl Lens {
         };
         let mut current = Current::default();
         if item.latest > 0 {
-            current = current.with_found(entry(item.latest, true), None);
+            current = current.with_found(entry(item.latest, true), None, None);
         }
         current.entry = item.entry.map(|one| entry(one.version, false));
         current.follow = FollowState {
@@ -111,6 +111,7 @@ impl Lens {
             retired: self.ids(item.retired),
             absorbed: item.absorbed.map(Self::locator),
             owed: item.owed,
+            ..FollowState::default()
         };
         current
     }
