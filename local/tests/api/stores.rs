@@ -184,6 +184,43 @@ async fn the_newest_lies_there_whoever_puts_last() {
     api.suite.stop().await;
 }
 
+/// Promise: nothing is removed beside a call that may be a put: a value that is put while the one before is about to be removed stays.
+#[tokio::test]
+async fn a_removal_makes_way_for_a_put() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    acme.put("secret_config_k", &json!("before")).await.expect(201);
+    api.settled().await;
+    api.suite.emulator().set_event_fate(EventFate::Lost);
+    let faults = api.suite.emulator().faults();
+    // So that no event's note comes between the updates that are looked at.
+    faults.inject("PutEvents", Fault::NoReply, 1);
+    let beginning = faults.hold("UpdateItem", 0);
+    let deleted = tokio::sync::Notify::new();
+    let deleting = async {
+        acme.delete("secret_config_k").await.expect(200);
+        deleted.notify_one();
+    };
+    let writing = async {
+        reached(&beginning).await;
+        // So long that the writer waits no more for who has deleted the key and is about to remove its value.
+        api.pass(GRACE / 15);
+        let commit = faults.hold("TransactWriteItems", 0);
+        let meanwhile = async {
+            reached(&commit).await;
+            beginning.release();
+            deleted.notified().await;
+            commit.release();
+        };
+        join(acme.put("secret_config_k", &json!("after")).into_future(), meanwhile).await.0
+    };
+    join(deleting, writing).await.1.expect(201);
+    assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "after");
+    let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
+    assert_eq!(parameter, Some(("after".to_owned(), 2)));
+    api.suite.stop().await;
+}
+
 /// Promise: a sweep that is slow to put an older value back hides no newer commit.
 #[tokio::test]
 async fn a_late_restoration_hides_no_commit() {
