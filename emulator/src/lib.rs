@@ -9,8 +9,8 @@
 //! - **No authentication.** Signatures are not verified. Whoever reaches the port may do everything that the program which
 //!   starts the emulator does not forbid ([`Emulator::guard`]): that sees the actions and resources of IAM, no conditions.
 //!   `DynamoDB` wants to see some credentials all the same. It speaks plain HTTP, and listens only where it is told to.
-//! - **No throttling, no latency.** Limits of size and number are those of AWS; limits of rate are not there. Throttles,
-//!   delays and other failures are injected, one by one or at random from a seed ([`Faults`]).
+//! - **No throttling, no latency.** Limits of size and number are those of AWS; limits of rate are there where they are asked for
+//!   ([`Faults::limit`]). Throttles, delays and other failures are injected, one by one or at random from a seed ([`Faults`]).
 //! - **`DynamoDB` is always consistent.** Every read is strongly consistent and no index ever lags, unless a fault has it lag
 //!   ([`Fault::StalePage`]). Expired items are deleted within seconds instead of days. Writes of one table never conflict by
 //!   themselves: they run one by one.

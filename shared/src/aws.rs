@@ -15,7 +15,7 @@ use aws_sdk_dynamodb::{
     config::{
         BehaviorVersion, Region, SharedCredentialsProvider, SharedHttpClient,
         http::HttpResponse,
-        retry::{RetryConfig, RetryPartition, TokenBucket},
+        retry::{ClientRateLimiter, RetryConfig, RetryPartition, TokenBucket},
         timeout::TimeoutConfig,
     },
     error::{ProvideErrorMetadata, SdkError},
@@ -85,13 +85,8 @@ macro_rules! client {
             .region(Region::new(clients.region.clone()))
             .credentials_provider(clients.credentials.clone())
             .http_client(SharedHttpClient::clone(&clients.http))
-            .retry_config(
-                RetryConfig::standard()
-                    .with_max_attempts(MAX_ATTEMPTS)
-                    .with_initial_backoff(MIN_THROTTLE_WAIT)
-                    .with_max_backoff(MAX_RETRY_WAIT),
-            )
-            .retry_partition(retry_budget($service))
+            .retry_config(retries($service))
+            .retry_partition(retry_budget($service, &clients.clock))
             .timeout_config(
                 TimeoutConfig::builder()
                     .connect_timeout(Duration::from_secs(1))
@@ -104,11 +99,29 @@ macro_rules! client {
     }};
 }
 
-/// What all retries of one client share.
-fn retry_budget(service: Service) -> RetryPartition {
+/// How a client's calls are tried again.
+fn retries(service: Service) -> RetryConfig {
+    let config = match service {
+        // Its limits hold for all of an account and region, are low, and those of puts are not published. Nobody counts for everybody; each
+        // environment that is throttled calls less often from then on, and by and by as often as it is let.
+        Service::ParameterStore => RetryConfig::adaptive(),
+        // A throttled table mostly means one tenant's partition, which must not slow the others down.
+        Service::DynamoDb | Service::EventBridge => RetryConfig::standard(),
+    };
+    config.with_max_attempts(MAX_ATTEMPTS).with_initial_backoff(MIN_THROTTLE_WAIT).with_max_backoff(MAX_RETRY_WAIT)
+}
+
+/// How a call to Parameter Store is made that must not be repeated.
+pub(crate) fn once_to_parameter_store() -> aws_sdk_ssm::config::Builder {
+    aws_sdk_ssm::Config::builder().retry_config(retries(Service::ParameterStore).with_max_attempts(1))
+}
+
+/// What all calls of one client share.
+fn retry_budget(service: Service, clock: &Clock) -> RetryPartition {
     let tokens = TokenBucket::builder().capacity(RETRY_CREDIT).success_reward(RETRIES_PER_SUCCESS);
     let tokens = tokens.retry_cost(1).throttling_retry_cost(1).timeout_retry_cost(1);
-    RetryPartition::custom(service.trace_name()).token_bucket(tokens.build()).build()
+    let rate = ClientRateLimiter::new(Duration::from_millis(clock.now().millis()).as_secs_f64());
+    RetryPartition::custom(service.trace_name()).token_bucket(tokens.build()).client_rate_limiter(rate).build()
 }
 
 impl AwsClients {

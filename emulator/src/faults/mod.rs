@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 pub(crate) use schedule::pick;
 pub use schedule::{Schedule, Scheduled};
@@ -83,6 +83,29 @@ pub(crate) enum View {
 pub struct Faults {
     waiting: Mutex<HashMap<String, VecDeque<Waiting>>>,
     scheduled: Mutex<Option<Scheduled>>,
+    limits: Mutex<HashMap<String, Limit>>,
+}
+
+/// How many calls of an operation are let through.
+#[derive(Debug)]
+struct Limit {
+    per_second: f64,
+    /// How many may come now; never more than of one second, one at least.
+    left: f64,
+    since: Instant,
+}
+
+impl Limit {
+    /// Takes one, if there is one left at `now`.
+    fn take(&mut self, now: Instant) -> bool {
+        let earned = now.duration_since(self.since).as_secs_f64() * self.per_second;
+        (self.left, self.since) = ((self.left + earned).min(self.per_second.max(1.0)), now);
+        let is_left = self.left >= 1.0;
+        if is_left {
+            self.left -= 1.0;
+        }
+        is_left
+    }
 }
 
 #[derive(Debug)]
@@ -206,8 +229,15 @@ impl Faults {
         scheduled
     }
 
-    /// Takes back every fault that was not hit yet, and ends the schedule.
+    /// Throttles calls of `operation` beyond so many a second from now on, by Tokio's clock, as AWS does for all of an account and region.
+    pub fn limit(&self, operation: &str, per_second: f64) {
+        let limit = Limit { per_second, left: per_second.max(1.0), since: Instant::now() };
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).insert(operation.to_owned(), limit);
+    }
+
+    /// Takes back every fault that was not hit yet, ends the schedule and lifts the limits.
     pub fn clear(&self) {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if let Some(scheduled) = self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // As above.
@@ -217,10 +247,16 @@ impl Faults {
 
     /// Takes the fault for a call of `operation` that has just come in. `fits` says whether the call can suffer a fault.
     pub(crate) fn take(&self, operation: &str, fits: impl FnOnce(Fault) -> bool) -> Option<Hit> {
-        self.take_named(operation).or_else(|| {
+        self.take_named(operation).or_else(|| self.take_limited(operation)).or_else(|| {
             let scheduled = self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
             scheduled.turn(operation, fits).map(|fault| Hit { what: What::Fail(fault), hits: None })
         })
+    }
+
+    fn take_limited(&self, operation: &str) -> Option<Hit> {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_let = limits.get_mut(operation)?.take(Instant::now());
+        (!is_let).then_some(Hit { what: What::Fail(Fault::Throttle), hits: None })
     }
 
     fn take_named(&self, operation: &str) -> Option<Hit> {

@@ -253,6 +253,9 @@ async fn a_late_restoration_hides_no_commit() {
         };
         let (written, ()) = join(acme.put("secret_config_k", &json!("b")).into_future(), meanwhile).await;
         assert_eq!(written.expect(200).number("version"), 2);
+        // Not only when somebody has put it right.
+        let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
+        assert_eq!(parameter.map(|(text, _)| text), Some("b".to_owned()));
     };
     join(sweeping, writing).await;
     sweep(&api).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::{FutureExt as _, StreamExt as _, future::join_all, stream};
+use futures_util::{FutureExt as _, StreamExt as _, future::try_join_all, stream};
 use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -15,26 +15,33 @@ use super::{
 };
 use crate::{
     auth::{SystemAuthority, TenantScope},
-    clock::{Clock, Timestamp},
+    aws::FailureKind,
+    clock::Clock,
     entry::Revision,
     key::{ConfigKey, InvalidKey},
     ledger::{Ledger, LedgerError, Owed, OwedItem},
     routing::Strategy,
     settings::Settings,
-    store::NotAKey,
+    store::{NotAKey, StoreError},
     telemetry,
     tenant::TenantId,
 };
 
-/// How many pieces of work of a kind a run takes from a shard, and how many of them it does at once.
+/// How many pieces of work of a kind a run takes from a shard.
 const MAX_OWED: usize = 1000;
+/// How many pieces of work are done at once: about as many as Parameter Store takes puts a second, so that none waits long for its turn
+/// where the client has to slow down.
 pub(super) const AT_ONCE: usize = 4;
-/// How long a run may begin further pieces of work. With what the last ones take it stays under the function's timeout.
-const RUN_BUDGET: Duration = Duration::from_secs(30);
+/// How long a run may begin further pieces of owed work, and then compare. With what the last ones take it stays under the function's
+/// timeout, and however much is owed, there is time left to compare.
+const WORK_BUDGET: Duration = Duration::from_secs(22);
+const RUN_BUDGET: Duration = Duration::from_secs(34);
 /// How long one piece of work may take.
 pub(super) const ITEM_BUDGET: Duration = Duration::from_secs(10);
-/// How long a piece of work that failed waits before it is tried again.
+/// How long a piece of work that failed waits before it is tried again; and one that was only refused for the moment, which so is done in
+/// the next run.
 const BACKOFF: Duration = Duration::from_mins(2);
+const THROTTLED_BACKOFF: Duration = Duration::from_secs(10);
 
 /// What a run came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -94,6 +101,18 @@ enum WorkError {
     TooLong,
 }
 
+impl WorkError {
+    /// How long the work waits before it is tried again.
+    fn backoff(&self) -> Duration {
+        let (Self::Follow(FollowError::Store(StoreError::Aws(failure)))
+        | Self::Absorb(AbsorbError::Store(StoreError::Aws(failure)))) = self
+        else {
+            return BACKOFF;
+        };
+        if failure.kind == FailureKind::Throttled { THROTTLED_BACKOFF } else { BACKOFF }
+    }
+}
+
 impl RefreshService {
     /// A worker.
     pub fn new(foundation: Foundation, settings: &Settings) -> Self {
@@ -102,18 +121,20 @@ impl RefreshService {
 
     /// Works off everything that is due, until nothing is or the time is up. What fails is put off and holds up nothing else.
     pub async fn sweep(&self) -> Result<SweepReport, LedgerError> {
-        let give_up_at = Instant::now() + RUN_BUDGET;
-        // Boxed, because the compiler gives up on types nested as deeply as futures around the SDK's.
-        let shards = join_all(Ledger::shards().map(|shard| self.sweep_shard(shard, give_up_at).boxed())).await;
-        let mut report = SweepReport::default();
-        let mut oldest = None;
-        for shard in shards {
-            let (one, since) = shard?;
-            report = report + one;
-            oldest = oldest.into_iter().chain(since).min();
-        }
+        let begun = Instant::now();
+        let ledger = &self.foundation.ledger;
+        // Events first: a slow store must not keep readers from hearing of changes.
+        let events = Ledger::shards().map(|shard| ledger.owed_events(&self.authority, shard, MAX_OWED));
+        let events = try_join_all(events).await?.concat();
+        let since = events.iter().map(|owed| owed.since).min();
+        let published = self.work_off(events, begun + WORK_BUDGET).await;
+        let puts = Ledger::shards().map(|shard| ledger.owed_puts(&self.authority, shard, MAX_OWED));
+        let mut puts = try_join_all(puts).await?.concat();
+        puts.sort_unstable_by_key(|owed| owed.since);
+        let oldest = since.into_iter().chain(puts.first().map(|owed| owed.since)).min();
+        let mut report = published + self.work_off(puts, begun + WORK_BUDGET).await;
         let age = oldest.map_or(Duration::ZERO, |since| self.clock.now().since(since));
-        match Box::pin(self.reconciler(give_up_at).run()).await {
+        match Box::pin(self.reconciler(begun + RUN_BUDGET).run()).await {
             Ok(reconciled) => report = report + reconciled,
             // It goes on where it was.
             Err(error) => {
@@ -129,22 +150,6 @@ impl RefreshService {
         Reconciler { foundation: &self.foundation, clock: &self.clock, authority: &self.authority, give_up_at }
     }
 
-    /// What came of a shard, and since when the oldest of its work had been owed.
-    async fn sweep_shard(
-        &self,
-        shard: u32,
-        give_up_at: Instant,
-    ) -> Result<(SweepReport, Option<Timestamp>), LedgerError> {
-        let ledger = &self.foundation.ledger;
-        // Events first: a slow store must not keep readers from hearing of changes.
-        let events = ledger.owed_events(&self.authority, shard, MAX_OWED).await?;
-        let since = events.iter().map(|owed| owed.since).min();
-        let published = self.work_off(events, give_up_at).await;
-        let puts = ledger.owed_puts(&self.authority, shard, MAX_OWED).await?;
-        let oldest = since.into_iter().chain(puts.iter().map(|owed| owed.since)).min();
-        Ok((published + self.work_off(puts, give_up_at).await, oldest))
-    }
-
     /// Looks at keys that a `Config Changed` event named, and brings their stores after if they are owed it. Nothing in the event is
     /// believed: the ledger says whether there is anything to do.
     pub async fn look_at(&self, tenant: &TenantId, keys: &[String]) -> SweepReport {
@@ -158,7 +163,7 @@ impl RefreshService {
             let item = OwedItem::Follow(tenant.clone(), key.clone());
             Owed { item, since }
         });
-        self.work_off(named.collect(), Instant::now() + RUN_BUDGET).boxed().await
+        self.work_off(named.collect(), Instant::now() + WORK_BUDGET).boxed().await
     }
 
     /// Looks through a parameter that somebody may have changed, and commits what is not ours.
@@ -197,7 +202,7 @@ impl RefreshService {
             Err(error) => error,
         };
         warn!(tenant.id = %tenant, owed = ?owed.item, %error, "owed work failed and is put off");
-        if let Err(error) = self.foundation.ledger.defer(&scope, &owed, self.clock.now().plus(BACKOFF)).await {
+        if let Err(error) = self.foundation.ledger.defer(&scope, &owed, self.clock.now().plus(error.backoff())).await {
             warn!(tenant.id = %tenant, owed = ?owed.item, %error, "owed work could not be put off");
         }
         SweepReport { failed: 1, ..SweepReport::default() }

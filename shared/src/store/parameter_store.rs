@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use aws_sdk_ssm::{
-    config::retry::RetryConfig,
     operation::describe_parameters::DescribeParametersOutput,
     types::{Parameter, ParameterStringFilter, ParameterTier, ParameterType},
 };
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::{
     auth::TenantScope,
-    aws::{AwsClients, AwsFailure, FailureKind, Service},
+    aws::{AwsClients, AwsFailure, FailureKind, Service, once_to_parameter_store},
     clock::Timestamp,
     entry::{Locator, PutId, TextKind, Version},
     key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
@@ -124,7 +123,6 @@ impl ExternalStore for ParameterStore {
     ) -> Result<Placed, StoreError> {
         let (text, kind) = encode(value);
         // The SDK must not repeat a put whose answer was lost: a second version would bear the same id.
-        let once = aws_sdk_ssm::Config::builder().retry_config(RetryConfig::disabled());
         let mut put = self
             .clients
             .parameter_store(scope)
@@ -144,7 +142,7 @@ impl ExternalStore for ParameterStore {
         let mut tries = 0;
         loop {
             tries += 1;
-            let failure = match put.clone().customize().config_override(once.clone()).send().await {
+            let failure = match put.clone().customize().config_override(once_to_parameter_store()).send().await {
                 Ok(answer) => {
                     let version = u64::try_from(answer.version).unwrap_or_default();
                     return Ok(Placed { version, kind });
@@ -257,9 +255,8 @@ impl ExternalStore for ParameterStore {
     }
 
     async fn remove(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), StoreError> {
-        let once = aws_sdk_ssm::Config::builder().retry_config(RetryConfig::disabled());
         let delete = self.clients.parameter_store(scope).delete_parameter().name(self.name(scope, key));
-        match delete.customize().config_override(once).send().await {
+        match delete.customize().config_override(once_to_parameter_store()).send().await {
             Ok(_) => Ok(()),
             Err(error) => {
                 let failure = AwsFailure::of(Service::ParameterStore, "DeleteParameter", &error);
