@@ -34,8 +34,8 @@ const MAX_OWED: usize = 1000;
 pub(super) const AT_ONCE: usize = 4;
 /// How long a run may begin further pieces of owed work, and then compare. With what the last ones take it stays under the function's
 /// timeout, and however much is owed, there is time left to compare.
-const WORK_BUDGET: Duration = Duration::from_secs(22);
-const RUN_BUDGET: Duration = Duration::from_secs(34);
+const WORK_BUDGET: Duration = Duration::from_secs(20);
+const RUN_BUDGET: Duration = Duration::from_secs(30);
 /// How long one piece of work may take.
 pub(super) const ITEM_BUDGET: Duration = Duration::from_secs(10);
 /// How long a piece of work that failed waits before it is tried again; and one that was only refused for the moment, which so is done in
