@@ -7,7 +7,7 @@ mod roots;
 use std::{
     fmt,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use aws_credential_types::Credentials;
@@ -42,9 +42,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often a call is tried.
 const MAX_ATTEMPTS: u32 = 3;
-/// The longest wait before a throttled call is tried again; doubles, up to the second. Other failures wait 50 ms at first (the SDK's
-/// own number). The SDK takes a random part of it ("full jitter").
-const MIN_THROTTLE_WAIT: Duration = Duration::from_millis(200);
+/// The longest wait before a call is tried again; doubles, up to the second number. The SDK takes a random part of it ("full jitter"), but
+/// where it adapts to throttles, which then decide.
+const FIRST_RETRY_WAIT: Duration = Duration::from_millis(200);
 const MAX_RETRY_WAIT: Duration = Duration::from_secs(2);
 /// How many retries a client may make on credit, and what part of one each success earns. So a client makes at most half as many retries
 /// as it has successes, and these: a service that is down or slow gets little more than it would without retries.
@@ -86,7 +86,7 @@ macro_rules! client {
             .credentials_provider(clients.credentials.clone())
             .http_client(SharedHttpClient::clone(&clients.http))
             .retry_config(retries($service))
-            .retry_partition(retry_budget($service, &clients.clock))
+            .retry_partition(retry_budget($service))
             .timeout_config(
                 TimeoutConfig::builder()
                     .connect_timeout(Duration::from_secs(1))
@@ -108,7 +108,7 @@ fn retries(service: Service) -> RetryConfig {
         // A throttled table mostly means one tenant's partition, which must not slow the others down.
         Service::DynamoDb | Service::EventBridge => RetryConfig::standard(),
     };
-    config.with_max_attempts(MAX_ATTEMPTS).with_initial_backoff(MIN_THROTTLE_WAIT).with_max_backoff(MAX_RETRY_WAIT)
+    config.with_max_attempts(MAX_ATTEMPTS).with_initial_backoff(FIRST_RETRY_WAIT).with_max_backoff(MAX_RETRY_WAIT)
 }
 
 /// How a call to Parameter Store is made that must not be repeated.
@@ -117,10 +117,11 @@ pub(crate) fn once_to_parameter_store() -> aws_sdk_ssm::config::Builder {
 }
 
 /// What all calls of one client share.
-fn retry_budget(service: Service, clock: &Clock) -> RetryPartition {
+fn retry_budget(service: Service) -> RetryPartition {
     let tokens = TokenBucket::builder().capacity(RETRY_CREDIT).success_reward(RETRIES_PER_SUCCESS);
     let tokens = tokens.retry_cost(1).throttling_retry_cost(1).timeout_retry_cost(1);
-    let rate = ClientRateLimiter::new(Duration::from_millis(clock.now().millis()).as_secs_f64());
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let rate = ClientRateLimiter::new(now.as_secs_f64());
     RetryPartition::custom(service.trace_name()).token_bucket(tokens.build()).client_rate_limiter(rate).build()
 }
 
@@ -245,7 +246,7 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// Whether the call certainly did nothing.
+    /// Whether the call certainly did nothing, if it was tried once.
     pub const fn did_nothing(self) -> bool {
         match self {
             Self::Throttled | Self::Refused | Self::CircuitOpen { .. } => true,

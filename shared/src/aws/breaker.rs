@@ -73,7 +73,10 @@ impl Breaker {
         let now = self.clock.now();
         match &mut *self.lock() {
             State::Closed { .. } => Ok(()),
-            State::Open { until, .. } if now < *until => Err(CircuitOpen { retry_after: until.since(now) }),
+            // Longer than that only if the clock went back.
+            State::Open { until, .. } if now < *until && until.since(now) <= MAX_OPEN => {
+                Err(CircuitOpen { retry_after: until.since(now) })
+            }
             State::Open { until, probing, .. } => {
                 (*until, *probing) = (now.plus(PROBE), true);
                 Ok(())
@@ -137,10 +140,11 @@ impl Intercept for Breaker {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let ended = match (context.response(), context.output_or_error()) {
+            // Its body, perhaps.
+            (_, Some(Err(error))) if error.is_timeout_error() => Ended::TimedOut,
             (Some(answer), _) if !answer.status().is_server_error() => Ended::Answered,
             // Nothing was sent.
             (None, Some(Err(error))) if error.is_interceptor_error() => return Ok(()),
-            (None, Some(Err(error))) if error.is_timeout_error() => Ended::TimedOut,
             _ => Ended::Failed,
         };
         self.note(ended);

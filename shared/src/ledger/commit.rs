@@ -88,7 +88,7 @@ pub struct Found {
     pub at: Timestamp,
     /// Where it lies; none for a removal.
     pub place: Option<Locator>,
-    /// The id that it bears, a copy of one of ours perhaps.
+    /// The id that the newest version up to there bears that bears one.
     pub mark: Option<PutId>,
     /// Whether a later put of ours had replaced it already.
     pub superseded: bool,

@@ -58,6 +58,8 @@ pub struct Owed {
     pub item: OwedItem,
     /// Since when.
     pub since: Timestamp,
+    /// From when it may be done; later and later, where it fails.
+    pub due: Timestamp,
 }
 
 /// A piece of owed work.
@@ -520,7 +522,8 @@ fn owed_item(found: &Item) -> Option<Owed> {
         OwedKey::Change(revision) => OwedItem::Publish(tenant, revision),
         OwedKey::Entry(key) => OwedItem::Follow(tenant, key.to_owned()),
     };
-    Some(Owed { item, since: item::owed_since(read.optional_text("workKey")?)? })
+    let (due, since) = item::work_times(read.optional_text("workKey")?)?;
+    Some(Owed { item, since, due })
 }
 
 pub(super) fn id_set(ids: &[PutId]) -> AttributeValue {

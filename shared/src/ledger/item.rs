@@ -113,9 +113,10 @@ pub(super) fn work_key(due: Timestamp, since: Timestamp, tenant: &TenantId) -> S
     format!("{:015}#{:015}#{tenant}", due.millis(), since.millis())
 }
 
-/// Since when the work has been owed that stands at this place in the order.
-pub(super) fn owed_since(work_key: &str) -> Option<Timestamp> {
-    work_key.split('#').nth(1)?.parse().ok().map(Timestamp::from_millis)
+/// From when the work may be done that stands at this place in the order, and since when it has been owed.
+pub(super) fn work_times(work_key: &str) -> Option<(Timestamp, Timestamp)> {
+    let mut times = work_key.split('#').map(|time| time.parse().ok().map(Timestamp::from_millis));
+    Some((times.next()??, times.next()??))
 }
 
 pub(super) fn s(text: impl Into<String>) -> AttributeValue {

@@ -29,7 +29,6 @@ const MIN_LOOK_WAIT: Duration = Duration::from_millis(50);
 const MAX_LOOK_WAIT: Duration = Duration::from_millis(800);
 /// How long after a commit a parameter that is not there is looked for again, because reads of a store may lag behind its writes.
 const MAY_LAG: Duration = Duration::from_secs(5);
-const LOOKS_FOR_NOTHING: u32 = 4;
 /// How far the clocks of a store and a function may be apart.
 const CLOCK_SKEW: Duration = Duration::from_secs(2);
 /// How long after its id was given out a put may take effect. AWS takes no request whose signature is older than five minutes, by clocks
@@ -67,8 +66,8 @@ pub(crate) async fn absorb(
     let one = Absorber { foundation, clock, scope, key, external, strategy };
     let mut absorbed = Absorbed::default();
     let mut wait = MIN_LOOK_WAIT;
-    for looks in 1..=MAX_LOOKS {
-        match one.look(&mut absorbed, looks).await? {
+    for _ in 0..MAX_LOOKS {
+        match one.look(&mut absorbed).await? {
             Looked::Done => return Ok(absorbed),
             Looked::Again => {}
             Looked::GoOn => continue,
@@ -99,7 +98,7 @@ struct Absorber<'a> {
 }
 
 impl Absorber<'_> {
-    async fn look(&self, absorbed: &mut Absorbed, looks: u32) -> Result<Looked, AbsorbError> {
+    async fn look(&self, absorbed: &mut Absorbed) -> Result<Looked, AbsorbError> {
         let (ledger, scope, key) = (&self.foundation.ledger, self.scope, self.key);
         let mut stored = self.external.versions(scope, key, false).await?;
         // Behind the look at the store, so that every call of ours that it may show has been announced by then.
@@ -116,14 +115,14 @@ impl Absorber<'_> {
                 return Ok(Looked::Again);
             }
             if stored.is_empty() {
-                return self.removed(after, absorbed, looks).await;
+                return self.removed(after, absorbed).await;
             }
             seen = judge(&after, &stored, &self.owners(&after, &stored).await?);
             if !seen.foreign.is_empty() {
                 return self.take_over(after, &stored, &seen, absorbed).await;
             }
             if is_value_lost(&after, &stored) {
-                return self.removed(after, absorbed, looks).await;
+                return self.removed(after, absorbed).await;
             }
         }
         // Whoever has a put open commits it, and its event brings another look; or leaves it, and it is put right as owed work.
@@ -137,8 +136,7 @@ impl Absorber<'_> {
         }
         if let Some(to) = seen.through.filter(|to| current.follow.absorbed != Some(*to)) {
             let done = done_with(&current.follow, &stored, self.clock.now());
-            let last = stored.iter().find(|one| one.place == to).and_then(|one| one.mark.as_ref());
-            let noted = (to, last.map(|(id, _)| id));
+            let noted = (to, newest_mark(&stored, to));
             if !ledger.note_absorbed(scope, key, current.follow.absorbed, noted, &done).await? {
                 return Ok(Looked::Again);
             }
@@ -161,7 +159,8 @@ impl Absorber<'_> {
         let mut head = self.foundation.ledger.head(self.scope).await?;
         for foreign in &seen.foreign {
             let Some(version) = stored.iter().find(|one| one.place == foreign.place) else { break };
-            match self.commit_version(known, &mut head, version, foreign.superseded).await? {
+            let mark = newest_mark(stored, foreign.place).cloned();
+            match self.commit_version(known, &mut head, version, mark, foreign.superseded).await? {
                 Ok(after) => known = after,
                 Err(looked) => return Ok(looked),
             }
@@ -199,6 +198,7 @@ impl Absorber<'_> {
         known: Current,
         head: &mut Head,
         stored: &StoredVersion,
+        mark: Option<PutId>,
         superseded: bool,
     ) -> Result<Result<Current, Looked>, AbsorbError> {
         let before = match known.entry.as_ref().map(|entry| &entry.state) {
@@ -214,13 +214,12 @@ impl Absorber<'_> {
             Held::Value(value)
         };
         let (at, place) = (stored.place.modified_at, Some(stored.place));
-        let mark = stored.mark.as_ref().map(|(id, _)| id.clone());
         let found = Found { at, place, mark, superseded, known: known.follow.clone() };
         self.commit(known, head, State::Live(kept), found).await
     }
 
     /// Nothing lies in the store, or nothing of the life that the value was in, which nobody else has.
-    async fn removed(&self, current: Current, absorbed: &mut Absorbed, looks: u32) -> Result<Looked, AbsorbError> {
+    async fn removed(&self, current: Current, absorbed: &mut Absorbed) -> Result<Looked, AbsorbError> {
         let Some(entry) = current.entry.as_ref().filter(|entry| entry.is_live()) else { return Ok(Looked::Done) };
         let follow = &current.follow;
         let is_elsewhere = matches!(entry.state, State::Live(Held::Elsewhere(..)));
@@ -230,7 +229,8 @@ impl Absorber<'_> {
             // It is yet to be put.
             return Ok(Looked::Done);
         }
-        if now.since(entry.modified_at) < MAY_LAG && looks < LOOKS_FOR_NOTHING {
+        if now.since(entry.modified_at) < MAY_LAG {
+            // At last it is left to whoever looks next: the event comes again, or the comparison finds it.
             return Ok(Looked::Again);
         }
         let found = Found { at: now, place: None, mark: None, superseded: false, known: follow.clone() };
@@ -400,6 +400,12 @@ pub(super) fn done_with(follow: &FollowState, stored: &[StoredVersion], now: Tim
     follow.retired.iter().filter(is_done).cloned().collect()
 }
 
+/// The id that the newest version up to `place` bears that bears one.
+fn newest_mark(stored: &[StoredVersion], place: Locator) -> Option<&PutId> {
+    let upto = stored.iter().filter(|one| one.place.version <= place.version);
+    upto.rev().find_map(|one| one.mark.as_ref()).map(|(id, _)| id)
+}
+
 /// Whether a put under `id` can have come when the version was made.
 fn is_in_time(id: &PutId, place: Locator) -> bool {
     place.modified_at.since(id.given_out_at()) <= MAX_PUT_DELAY
@@ -433,10 +439,15 @@ fn is_same_life(last: Locator, stored: &[StoredVersion]) -> bool {
     }
 }
 
-/// Whether the store alone had the current value, and that went with the life of the name that it was in.
+/// Whether the store alone had the current value, and that went with the life of the name that it was in. A store that shows older versions
+/// only does not show it yet.
 pub(super) fn is_value_lost(current: &Current, stored: &[StoredVersion]) -> bool {
-    let state = current.entry.as_ref().map(|entry| &entry.state);
-    matches!(state, Some(State::Live(Held::Elsewhere(place, _))) if !is_same_life(*place, stored))
+    let Some(State::Live(Held::Elsewhere(value, _))) = current.entry.as_ref().map(|entry| &entry.state) else {
+        return false;
+    };
+    let is_old =
+        |newest: &StoredVersion| newest.place.version < value.version && newest.place.modified_at <= value.modified_at;
+    !is_same_life(*value, stored) && !stored.last().is_some_and(is_old)
 }
 
 /// Whether versions have been dropped that nobody has looked at.

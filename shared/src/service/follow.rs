@@ -18,7 +18,7 @@ use crate::{
 
 /// How often the ledger may move on under a follower before it leaves the rest to the next one.
 const MAX_ROUNDS: usize = 6;
-/// How long a removal has the field to itself: longer than the one call it makes may take.
+/// How long a removal has the field to itself: longer than any piece of work of which it is a part.
 const REMOVAL: Duration = Duration::from_secs(30);
 /// How often a follower looks whether somebody's removal has ended, and the longest wait between two looks.
 const MAX_LOOKS: usize = 16;
@@ -305,6 +305,7 @@ impl Follower<'_> {
         // All others that are announced are over once this call is, but for those that are open.
         let mut ended = self.calls.ended(seen, self.clock.now());
         if let Some((id, given_out_for)) = self.calls.unused.take() {
+            ended.retain(|one| *one != id);
             ended.push(id.clone());
             return Ok(Some(Call { id, given_out_for, ended }));
         }

@@ -28,7 +28,8 @@ use crate::{
 };
 
 /// How many pages one run compares: of at most [`MAX_DESCRIBED`] parameters, or of as many entries, out of at most [`MAX_TENANTS`]
-/// tenants. With a run every minute that is 1,000 of them a minute, at one request to Parameter Store every three seconds on average:
+/// tenants. With a run every minute that is 1,000 of them a minute, at one request to Parameter Store every three seconds on average, and two for each key
+/// that differs:
 /// the limit of 40 a second, which all of an account and region share, is left to readers.
 const PAGES: usize = 20;
 /// How many tenants are looked at for a page of entries.
@@ -170,7 +171,9 @@ impl Reconciler<'_> {
     }
 
     /// Looks keys through, some at a time; what fails holds up no other. Whether there was time for all.
-    async fn look(&self, differ: Vec<(TenantId, ConfigKey)>, all: &mut SweepReport) -> bool {
+    async fn look(&self, mut differ: Vec<(TenantId, ConfigKey)>, all: &mut SweepReport) -> bool {
+        // So that a page whose first keys take all the time gets done by and by.
+        fastrand::shuffle(&mut differ);
         let wanted = differ.len();
         let in_time = |_: &_| std::future::ready(Instant::now() < self.give_up_at);
         let looking = stream::iter(differ).take_while(in_time).map(|(tenant, key)| self.look_at(tenant, key));

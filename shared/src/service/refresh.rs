@@ -34,7 +34,7 @@ const MAX_OWED: usize = 1000;
 pub(super) const AT_ONCE: usize = 4;
 /// How long a run may begin further pieces of owed work, and then compare. With what the last ones take it stays under the function's
 /// timeout, and however much is owed, there is time left to compare.
-const WORK_BUDGET: Duration = Duration::from_secs(20);
+const WORK_BUDGET: Duration = Duration::from_secs(15);
 const RUN_BUDGET: Duration = Duration::from_secs(30);
 /// How long one piece of work may take.
 pub(super) const ITEM_BUDGET: Duration = Duration::from_secs(10);
@@ -130,8 +130,9 @@ impl RefreshService {
         let published = self.work_off(events, begun + WORK_BUDGET).await;
         let puts = Ledger::shards().map(|shard| ledger.owed_puts(&self.authority, shard, MAX_OWED));
         let mut puts = try_join_all(puts).await?.concat();
-        puts.sort_unstable_by_key(|owed| owed.since);
-        let oldest = since.into_iter().chain(puts.first().map(|owed| owed.since)).min();
+        // Not by how long it has been owed: what fails again and again must not always come first.
+        puts.sort_unstable_by_key(|owed| owed.due);
+        let oldest = since.into_iter().chain(puts.iter().map(|owed| owed.since)).min();
         let mut report = published + self.work_off(puts, begun + WORK_BUDGET).await;
         let age = oldest.map_or(Duration::ZERO, |since| self.clock.now().since(since));
         match Box::pin(self.reconciler(begun + RUN_BUDGET).run()).await {
@@ -161,7 +162,7 @@ impl RefreshService {
         let since = self.clock.now();
         let named = keys.iter().filter(external).map(|key| {
             let item = OwedItem::Follow(tenant.clone(), key.clone());
-            Owed { item, since }
+            Owed { item, since, due: since }
         });
         self.work_off(named.collect(), Instant::now() + WORK_BUDGET).boxed().await
     }
@@ -172,14 +173,16 @@ impl RefreshService {
         telemetry::note_tenant(&tenant);
         telemetry::note_key(&key);
         let scope = self.authority.act_for(tenant);
-        let failed = |error: WorkError| RefreshError::Failed(error.into());
-        let absorbed =
-            absorb(&self.foundation, &self.clock, &scope, &key).await.map_err(|error| failed(error.into()))?;
-        let mut report = AbsorbReport { committed: absorbed.committed, followed: 0 };
-        if absorbed.misplaced {
-            report.followed = self.follow(&scope, key.as_str()).await.map_err(failed)?.followed;
-        }
-        Ok(report)
+        let looking = async {
+            let absorbed = absorb(&self.foundation, &self.clock, &scope, &key).await?;
+            let mut report = AbsorbReport { committed: absorbed.committed, followed: 0 };
+            if absorbed.misplaced {
+                report.followed = self.follow(&scope, key.as_str()).await?.followed;
+            }
+            Ok(report)
+        };
+        let looked = tokio::time::timeout(WORK_BUDGET, looking).await.unwrap_or(Err(WorkError::TooLong));
+        looked.map_err(|error| RefreshError::Failed(error.into()))
     }
 
     async fn work_off(&self, owed: Vec<Owed>, give_up_at: Instant) -> SweepReport {

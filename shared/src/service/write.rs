@@ -16,8 +16,8 @@ use crate::{
     entry::{CommitId, ETag, Entry, Held, Locator, Precondition, PutId, Revision, State, Version},
     key::ConfigKey,
     ledger::{
-        Basis, Change, CommitOutcome, Current, IdempotencyClaim, LedgerError, Plan, PlannedWrite, PutBefore, Receipt,
-        StoreWork,
+        Basis, Change, CommitOutcome, Current, FollowState, IdempotencyClaim, LedgerError, Plan, PlannedWrite,
+        PutBefore, Receipt, StoreWork,
     },
     routing::Strategy,
     settings::Settings,
@@ -359,7 +359,7 @@ impl WriteService {
         let entry = current.and_then(|current| current.entry.as_ref());
         if let Some(around) = &attempt.around
             && follow.announced.contains(&around.id)
-            && around.is_newer_than(entry)
+            && around.is_newest(entry, &follow)
         {
             return Ok(Ok(around.write()));
         }
@@ -483,14 +483,15 @@ struct Around {
 }
 
 impl Around {
-    /// Whether the value was put after the committed one. Within one life of a parameter its versions tell; between two lives, the time.
-    fn is_newer_than(&self, committed: Option<&Entry>) -> bool {
-        match committed.map(|entry| &entry.state) {
-            Some(State::Live(Held::Elsewhere(locator, _))) => {
-                (self.locator.modified_at, self.locator.version) > (locator.modified_at, locator.version)
-            }
-            _ => true,
-        }
+    /// Whether the value was put after the committed one, and after what has been seen in the store since. Within one life of a parameter its
+    /// versions tell; between two lives, the time.
+    fn is_newest(&self, committed: Option<&Entry>, follow: &FollowState) -> bool {
+        let committed = match committed.map(|entry| &entry.state) {
+            Some(State::Live(Held::Elsewhere(locator, _))) => Some(*locator),
+            _ => None,
+        };
+        let order = |place: Locator| (place.modified_at, place.version);
+        committed.into_iter().chain(follow.absorbed).all(|other| order(self.locator) > order(other))
     }
 
     fn write(&self) -> (State, StoreWork) {

@@ -124,7 +124,7 @@ impl Writer {
         let head = world.head;
         if let Some(around) = self.around
             && item.announced & bit(around.id) != 0
-            && is_newer_than(around.place, &item)
+            && is_newest(around.place, &item)
         {
             return self.to(At::Commit(item, head));
         }
@@ -152,12 +152,11 @@ impl Writer {
     }
 }
 
-/// `Around::is_newer_than`.
-fn is_newer_than(place: Place, item: &Item) -> bool {
-    match item.entry.map(|entry| entry.held) {
-        Some(super::world::Held::Elsewhere(committed, _)) => {
-            (place.at, place.version) > (committed.at, committed.version)
-        }
-        _ => true,
-    }
+/// `Around::is_newest`.
+fn is_newest(place: Place, item: &Item) -> bool {
+    let committed = match item.entry.map(|entry| entry.held) {
+        Some(super::world::Held::Elsewhere(committed, _)) => Some(committed),
+        _ => None,
+    };
+    committed.into_iter().chain(item.absorbed).all(|other| (place.at, place.version) > (other.at, other.version))
 }
