@@ -205,16 +205,26 @@ fn timeouts_fit_the_budgets() -> TestResult {
     let timeout = |function: &str| stack.function(function).map(|function| function.timeout);
     let call = constant("shared/src/aws.rs", "CALL_TIMEOUT")?;
 
-    // The head, the entries, the values.
-    assert!(timeout("config-read")? > 3 * call);
-    assert!(timeout("config-write")? > constant("shared/src/service/write.rs", "REQUEST_BUDGET")?);
+    let answer = constant("shared/src/function.rs", "ANSWER_BUDGET")?;
+    assert!(answer > constant("shared/src/service/write.rs", "REQUEST_BUDGET")?);
+    assert!(answer > constant("shared/src/service/read.rs", "READ_BUDGET")?);
     for function in ["config-read", "config-write"] {
+        assert!(timeout(function)? > answer, "{function}");
         assert!(timeout(function)? < API_GATEWAY_TIMEOUT, "{function}");
     }
     // The last piece of work begins at the end of the run's budget, fails, and is put off.
     let refresh = |name| constant("shared/src/service/refresh.rs", name);
     let longest = refresh("RUN_BUDGET")? + refresh("ITEM_BUDGET")? + call;
     assert!(timeout("config-refresh")? > longest);
+    // Work that began at the end of its time is over when there is still time left to compare.
+    assert!(refresh("RUN_BUDGET")? > refresh("WORK_BUDGET")? + refresh("ITEM_BUDGET")?);
+    // Who removes a value is done, or gone, before anybody else may put one.
+    let removal = constant("shared/src/service/follow.rs", "REMOVAL")?;
+    for longest in
+        [refresh("WORK_BUDGET")?, refresh("ITEM_BUDGET")?, constant("shared/src/service/write.rs", "PAY_BUDGET")?]
+    {
+        assert!(removal > longest, "{longest:?}");
+    }
     Ok(())
 }
 

@@ -7,8 +7,7 @@ use tenantry::ledger::GRACE;
 
 use crate::harness::{Api, Tenant};
 
-/// Has config-write begin a put of `value` and die while `operation` is under way for the `nth` time (from 1): the call came in
-/// and was not executed.
+/// Has config-write carry out `request` and die while `operation` is under way for the first time: the call came in and was not executed.
 async fn die_before(api: &Api, tenant: &Tenant<'_>, operation: &str, request: Value) {
     let reached = api.suite.emulator().faults().inject(operation, Fault::NoReply, 1);
     tokio::select! {

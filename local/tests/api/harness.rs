@@ -94,12 +94,21 @@ impl Api {
         Self::with(Options::default()).await
     }
 
+    /// A suite of its own, whose functions' clock moves at [`Api::pass`] only.
+    pub(crate) async fn frozen() -> Self {
+        let begin = Clock::system().now();
+        Self::at(Clock::new(move || begin), Options::default()).await
+    }
+
     /// A suite of its own, started with `options` as far as the harness does not decide.
-    pub(crate) async fn with(mut options: Options) -> Self {
+    pub(crate) async fn with(options: Options) -> Self {
+        Self::at(Clock::system(), options).await
+    }
+
+    async fn at(clock: Clock, mut options: Options) -> Self {
         let ahead = Arc::new(AtomicU64::new(0));
         let offset = Arc::clone(&ahead);
-        let system = Clock::system();
-        options.clock = Clock::new(move || system.now().plus(Duration::from_millis(offset.load(Ordering::Relaxed))));
+        options.clock = Clock::new(move || clock.now().plus(Duration::from_millis(offset.load(Ordering::Relaxed))));
         options.parameters.entry("TagRoutes".to_owned()).or_insert_with(|| ROUTES.to_owned());
         let suite = Suite::start(options).await.expect("the suite starts");
         Self { suite, client: Client::builder(TokioExecutor::new()).build_http(), ahead }

@@ -2,7 +2,7 @@
 //! that are overtaken or cut short, and puts that come when nobody waits for them any more.
 
 use aws_sdk_ssm::types::ParameterType;
-use emulator::{EventFate, Held};
+use emulator::{EventFate, Fault, Held};
 use futures_util::future::join;
 use local::suite::{ACCOUNT, REGION};
 use serde_json::{Value, json};
@@ -197,4 +197,26 @@ async fn a_removal_beside_a_failed_put_is_a_deletion() {
         acme.put("secret_config_k", &json!("ours again")).await.expect(201);
         api.suite.stop().await;
     }
+}
+
+/// Promise: a value that Parameter Store does not show yet is not taken for one that somebody removed, least of all a secret, which is nowhere
+/// else.
+#[tokio::test]
+async fn what_lags_is_not_removed() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    for (key, fault) in [("secret_config_new", Fault::NotYet), ("secret_config_known", Fault::StalePage)] {
+        if fault == Fault::StalePage {
+            acme.put(key, &json!("first")).await.expect(201);
+            api.settled().await;
+        }
+        api.suite.emulator().faults().inject("GetParameterHistory", fault, 12);
+        let written = acme.put(key, &json!("newest")).await;
+        assert!(matches!(written.status, 200 | 201), "{}", written.text);
+        api.settled().await;
+        api.suite.emulator().faults().clear();
+        sweep(&api).await;
+        assert_eq!(acme.get(key).await.expect(200).body["value"], "newest", "{key}");
+    }
+    api.suite.stop().await;
 }

@@ -10,7 +10,7 @@ use crate::harness::{Api, CIRCUIT};
 /// time finds out whether it is there again. The other stores go on.
 #[tokio::test]
 async fn a_store_that_is_down_is_left_alone() {
-    let api = Api::start().await;
+    let api = Api::frozen().await;
     let acme = api.tenant("acme");
     for key in ["secret_config_k", "param_config_k"] {
         acme.put(key, &json!("v")).await.expect(201);
@@ -60,7 +60,7 @@ async fn one_throttled_tenant_stands_in_nobodys_way() {
 /// that there is nothing.
 #[tokio::test]
 async fn last_known_values_come_at_once() {
-    let api = Api::start().await;
+    let api = Api::frozen().await;
     let acme = api.tenant("acme");
     let keys = ["tenant_config_k", "param_config_k", "secret_config_k"];
     for key in keys {
