@@ -2,42 +2,17 @@
 
 use aws_sdk_ssm::types::ParameterType;
 use emulator::EventFate;
-use local::{
-    Options,
-    suite::{ACCOUNT, REGION},
-};
+use local::Options;
 use serde_json::{Value, json};
 use tenantry::ledger::GRACE;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::harness::{Answer, Api, Tenant};
+use crate::{
+    harness::{Answer, Api, Tenant},
+    operator::{edit, kind_of, remove, told_of},
+};
 
 const TAGS: [&str; 3] = ["param_config_", "back_config_", "secret_config_"];
-
-/// How a tag's parameters are typed.
-fn kind_of(tag: &str) -> ParameterType {
-    if tag == "secret_config_" { ParameterType::SecureString } else { ParameterType::String }
-}
-
-/// Has an operator overwrite a parameter past the suite, or make it.
-async fn edit(api: &Api, name: &str, value: &str, kind: ParameterType) {
-    let put = api.parameter_store().put_parameter().name(name).value(value).r#type(kind).overwrite(true);
-    put.send().await.expect("Parameter Store takes it");
-}
-
-async fn remove(api: &Api, name: &str) {
-    api.parameter_store().delete_parameter().name(name).send().await.expect("it was there");
-}
-
-/// The event that tells of a parameter.
-fn told_of(name: &str) -> Value {
-    let mut event: Value = serde_json::from_str(include_str!("../../../events/parameter-updated.json")).expect("JSON");
-    event["account"] = json!(ACCOUNT);
-    event["region"] = json!(REGION);
-    event["detail"]["name"] = json!(name);
-    event["resources"] = json!([format!("arn:aws:ssm:{REGION}:{ACCOUNT}:parameter{name}")]);
-    event
-}
 
 /// A suite where a tenant has written `"ours"` under each of the tags, and Parameter Store has it.
 async fn written(api: &Api) -> Tenant<'_> {

@@ -14,6 +14,7 @@ use std::{
 use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::types::AttributeValue;
 use bytes::Bytes;
+use emulator::Held;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
@@ -22,7 +23,7 @@ use hyper_util::{
 };
 use local::{Options, Suite, issuer::DEFAULT_SCOPE};
 use serde_json::{Value, json};
-use tenantry::clock::Clock;
+use tenantry::{clock::Clock, ledger::GRACE};
 
 /// A tag for each store and strategy.
 pub(crate) const ROUTES: &str = r#"{
@@ -55,6 +56,11 @@ macro_rules! client {
                 .build(),
         )
     };
+}
+
+/// Waits until a call is held; a minute that passes without one is a failure.
+pub(crate) async fn reached(held: &Held) {
+    tokio::time::timeout(GRACE, held.reached()).await.expect("the call comes");
 }
 
 /// The suite and a client of it.

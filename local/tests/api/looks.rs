@@ -4,32 +4,13 @@
 use aws_sdk_ssm::types::ParameterType;
 use emulator::{EventFate, Fault, Held};
 use futures_util::future::join;
-use local::suite::{ACCOUNT, REGION};
 use serde_json::{Value, json};
 use tenantry::ledger::GRACE;
 
-use crate::harness::{Api, Tenant};
-
-/// Has an operator overwrite a parameter past the suite, or make it.
-async fn edit(api: &Api, name: &str, value: &str) {
-    let put = api.parameter_store().put_parameter().name(name).value(value).r#type(ParameterType::String);
-    put.overwrite(true).send().await.expect("Parameter Store takes it");
-}
-
-/// The event that tells of a parameter.
-fn told_of(name: &str) -> Value {
-    let mut event: Value = serde_json::from_str(include_str!("../../../events/parameter-updated.json")).expect("JSON");
-    event["account"] = json!(ACCOUNT);
-    event["region"] = json!(REGION);
-    event["detail"]["name"] = json!(name);
-    event["resources"] = json!([format!("arn:aws:ssm:{REGION}:{ACCOUNT}:parameter{name}")]);
-    event
-}
-
-/// Waits until a call is held; a minute that passes without one is a failure.
-async fn reached(held: &Held) {
-    tokio::time::timeout(GRACE, held.reached()).await.expect("the call comes");
-}
+use crate::{
+    harness::{Api, Tenant, reached},
+    operator::{edit, told_of},
+};
 
 /// Has a function die while `operation` is under way, after `passes` other calls of it. The call is executed once it is let go.
 async fn die_at(api: &Api, operation: &str, passes: usize, function: &str, event: Value) -> Held {
@@ -76,7 +57,7 @@ async fn a_look_that_is_overtaken_takes_nothing_back() {
     let slow = api.suite.emulator().faults().hold("GetItem", 0);
     let overtaking = async {
         reached(&slow).await;
-        edit(&api, &name, "theirs").await;
+        edit(&api, &name, "theirs", ParameterType::String).await;
         api.suite.invoke("config-refresh", told_of(&name)).await.expect("it is taken over");
         slow.release();
     };
@@ -156,7 +137,7 @@ async fn what_is_left_alone_is_taken_over_once() {
     let acme = api.tenant("acme");
     let name = acme.parameter_name("param_config_", "k");
     api.suite.emulator().set_event_fate(EventFate::Lost);
-    edit(&api, &name, "theirs").await;
+    edit(&api, &name, "theirs", ParameterType::String).await;
     // It has put its value, and not noted that.
     let never = die_at(&api, "UpdateItem", 0, "config-write", put(&acme, "param_config_k", "ours")).await;
     acme.delete("param_config_k").await.expect(200);

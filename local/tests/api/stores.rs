@@ -1,23 +1,15 @@
 //! What becomes of a store's values when others are at them too: our own writers, operators, an earlier life, another route.
 
 use aws_sdk_ssm::types::ParameterType;
-use emulator::{EventFate, Fault, Held};
+use emulator::{EventFate, Fault};
 use futures_util::future::join;
 use serde_json::json;
 use tenantry::ledger::GRACE;
 
-use crate::harness::{Api, ROUTES};
-
-/// Has an operator put a parameter past the suite.
-async fn operator_puts(api: &Api, name: &str, value: &str, kind: ParameterType) {
-    let put = api.parameter_store().put_parameter().name(name).value(value).r#type(kind);
-    put.send().await.expect("Parameter Store takes it");
-}
-
-/// Waits until a call is held; a minute that passes without one is a failure.
-async fn reached(held: &Held) {
-    tokio::time::timeout(GRACE, held.reached()).await.expect("the call comes");
-}
+use crate::{
+    harness::{Api, ROUTES, reached},
+    operator::edit,
+};
 
 /// Lets abandoned work come due, and works it off.
 async fn sweep(api: &Api) {
@@ -49,7 +41,7 @@ async fn a_foreign_parameter_is_left_alone() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     let name = acme.parameter_name("secret_config_", "k");
-    operator_puts(&api, &name, "theirs", ParameterType::String).await;
+    edit(&api, &name, "theirs", ParameterType::String).await;
     let refused = acme.put("secret_config_k", &json!("ours")).await.expect_problem(422, "unprocessable");
     assert!(refused.text.contains("another type"), "{}", refused.text);
     sweep(&api).await;
@@ -57,7 +49,7 @@ async fn a_foreign_parameter_is_left_alone() {
 
     // The same type, so that our first write lies on top of theirs; its answer is lost, so it is never committed.
     let name = acme.parameter_name("secret_config_", "l");
-    operator_puts(&api, &name, "theirs", ParameterType::SecureString).await;
+    edit(&api, &name, "theirs", ParameterType::SecureString).await;
     api.suite.emulator().faults().inject("PutParameter", Fault::ReplyLost, 1);
     acme.put("secret_config_l", &json!("ours")).await.expect_problem(503, "unavailable");
     let (removals, ()) = api.calls_during("DeleteParameter", sweep(&api)).await;
@@ -79,7 +71,7 @@ async fn a_delete_leaves_a_foreign_parameter_alone() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     let name = acme.parameter_name("param_config_", "k");
-    operator_puts(&api, &name, "theirs", ParameterType::SecureString).await;
+    edit(&api, &name, "theirs", ParameterType::SecureString).await;
     assert_eq!(acme.put("param_config_k", &json!("ours")).await.expect(201).body["pending"], true);
     acme.delete("param_config_k").await.expect(200);
     sweep(&api).await;

@@ -1,7 +1,6 @@
 //! The crash points of config-refresh: a sweep that has all kinds of work to do dies at each of its calls in turn, and the call takes
 //! effect at once, late, or never. The next sweeps do the rest, and nothing twice.
 
-use aws_sdk_ssm::types::ParameterType;
 use emulator::{ANY, EventFate, Fault};
 use fastrand::Rng;
 use serde_json::{Value, json};
@@ -11,6 +10,7 @@ use crate::{
     crash::recover,
     crash_points::{Call, let_go},
     harness::{Api, Tenant, seeds},
+    operator::{edit, kind_of},
 };
 
 /// With each seed every twelfth crash point is tried, so with twelve of them all.
@@ -53,9 +53,7 @@ async fn owe(api: &Api, tenant: &Tenant<'_>, tag: &str) {
     faults.inject("PutEvents", Fault::InternalError, 3);
     tenant.put("tenant_config_publish", &json!("v")).await.expect(201);
     faults.clear();
-    let edit = api.parameter_store().put_parameter().name(tenant.parameter_name(tag, "edit")).value("theirs");
-    let kind = if tag == "secret_config_" { ParameterType::SecureString } else { ParameterType::String };
-    edit.r#type(kind).overwrite(true).send().await.expect("Parameter Store takes it");
+    edit(api, &tenant.parameter_name(tag, "edit"), "theirs", kind_of(tag)).await;
     api.settled().await;
     // Now all of it is due.
     api.pass(GRACE * 3);
