@@ -17,19 +17,14 @@ async fn die_before(api: &Api, tenant: &Tenant<'_>, operation: &str, request: Va
     assert_eq!(reached.hits(), 1, "{} of {}", operation, tenant.name);
 }
 
-fn put(tenant: &Tenant<'_>, key: &str, value: &str) -> Value {
+pub(crate) fn put(tenant: &Tenant<'_>, key: &str, value: &str) -> Value {
     tenant.event("PUT", &format!("/v1/config/{key}"), &json!({"value": value}))
 }
 
 /// Lets the time pass after which work counts as abandoned, and has config-refresh look twice: what the first run leaves is put
 /// off, never forgotten. Afterwards nothing more must be owed.
 pub(crate) async fn recover(api: &Api) {
-    for _ in 0..2 {
-        api.settled().await;
-        api.pass(GRACE * 3);
-        api.suite.run_schedules().await.expect("a sweep");
-    }
-    api.settled().await;
+    api.sweep(2).await;
     api.pass(GRACE * 3);
     let before = api.suite.emulator().calls().snapshot();
     api.suite.run_schedules().await.expect("a sweep");

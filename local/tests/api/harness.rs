@@ -199,6 +199,16 @@ impl Api {
         self.suite.emulator().settled().await;
     }
 
+    /// Lets work that is left come due, and has config-refresh work it off, so many times.
+    pub(crate) async fn sweep(&self, times: usize) {
+        for _ in 0..times {
+            self.settled().await;
+            self.pass(GRACE * 3);
+            self.suite.run_schedules().await.expect("a sweep");
+        }
+        self.settled().await;
+    }
+
     /// How often an AWS operation was called while `doing`.
     pub(crate) async fn calls_during<T>(&self, operation: &str, doing: impl IntoFuture<Output = T>) -> (u64, T) {
         let before = self.suite.emulator().calls().count(operation);

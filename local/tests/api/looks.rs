@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use tenantry::ledger::GRACE;
 
 use crate::{
-    harness::{Api, Tenant, reached},
+    crash::put,
+    harness::{Api, reached},
     operator::{edit, told_of},
 };
 
@@ -22,25 +23,11 @@ async fn die_at(api: &Api, operation: &str, passes: usize, function: &str, event
     held
 }
 
-fn put(tenant: &Tenant<'_>, key: &str, value: &str) -> Value {
-    tenant.event("PUT", &format!("/v1/config/{key}"), &json!({"value": value}))
-}
-
 /// Lets a put take effect that nobody waits for.
 async fn comes_late(api: &Api, name: &str, value: &str, held: Held) {
     held.release();
     let there = async { while api.parameter(name).await.is_none_or(|(text, _)| text != value) {} };
     tokio::time::timeout(GRACE, there).await.expect("it takes effect");
-}
-
-/// Lets abandoned work come due, and works it off.
-async fn sweep(api: &Api) {
-    for _ in 0..2 {
-        api.settled().await;
-        api.pass(GRACE * 3);
-        api.suite.run_schedules().await.expect("a sweep");
-    }
-    api.settled().await;
 }
 
 /// Promise: who has read the store before somebody else looked further does not take that for another life of the parameter: an edit is
@@ -62,7 +49,7 @@ async fn a_look_that_is_overtaken_takes_nothing_back() {
         slow.release();
     };
     join(api.suite.invoke("config-refresh", told_of(&name)), overtaking).await.0.expect("nothing is left to do");
-    sweep(&api).await;
+    api.sweep(2).await;
     let history = acme.history("param_config_k").await.expect(200);
     assert_eq!(history.each("versions", "author"), ["external", "acme-developer"], "{}", history.text);
     api.suite.stop().await;
@@ -76,12 +63,12 @@ async fn a_look_that_is_cut_short_hides_no_late_put() {
     let name = acme.parameter_name("param_config_", "k");
     let late = die_at(&api, "PutParameter", 0, "config-write", put(&acme, "param_config_k", "old")).await;
     acme.put("param_config_k", &json!("new")).await.expect(200);
-    sweep(&api).await;
+    api.sweep(2).await;
     api.suite.emulator().set_event_fate(EventFate::Lost);
     comes_late(&api, &name, "old", late).await;
     // It has noted one thing, and not the other.
     let never = die_at(&api, "UpdateItem", 1, "config-refresh", told_of(&name)).await;
-    sweep(&api).await;
+    api.sweep(2).await;
     assert_eq!(api.parameter(&name).await.map(|(text, _)| text), Some("new".to_owned()));
     drop(never);
     api.suite.stop().await;
@@ -94,9 +81,9 @@ async fn a_first_put_that_comes_late_is_removed() {
     let acme = api.tenant("acme");
     let name = acme.parameter_name("secret_config_", "k");
     let late = die_at(&api, "PutParameter", 0, "config-write", put(&acme, "secret_config_k", "never committed")).await;
-    sweep(&api).await;
+    api.sweep(2).await;
     comes_late(&api, &name, "never committed", late).await;
-    sweep(&api).await;
+    api.sweep(2).await;
     assert_eq!(api.parameter(&name).await, None);
     acme.get("secret_config_k").await.expect(404);
     acme.put("secret_config_k", &json!("committed")).await.expect(201);
@@ -121,9 +108,9 @@ async fn a_failed_put_never_becomes_current() {
         removing.release();
     };
     join(api.suite.run_schedules(), writing).await.0.expect("a sweep");
-    sweep(&api).await;
+    api.sweep(2).await;
     comes_late(&api, &name, "failed", late).await;
-    sweep(&api).await;
+    api.sweep(2).await;
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "committed");
     assert_eq!(acme.history("secret_config_k").await.expect(200).each("versions", "author"), ["acme-developer"]);
     assert_eq!(api.parameter(&name).await.map(|(text, _)| text), Some("committed".to_owned()));
@@ -142,7 +129,7 @@ async fn what_is_left_alone_is_taken_over_once() {
     let never = die_at(&api, "UpdateItem", 0, "config-write", put(&acme, "param_config_k", "ours")).await;
     acme.delete("param_config_k").await.expect(200);
     for _ in 0..3 {
-        sweep(&api).await;
+        api.sweep(2).await;
     }
     let history = acme.history("param_config_k").await.expect(200);
     let authors = ["external", "acme-developer", "crash-test"];
@@ -167,8 +154,8 @@ async fn a_removal_beside_a_failed_put_is_a_deletion() {
         if comes {
             comes_late(&api, &name, "failed", late).await;
         }
-        sweep(&api).await;
-        sweep(&api).await;
+        api.sweep(2).await;
+        api.sweep(2).await;
         acme.get("secret_config_k").await.expect(404);
         let history = acme.history("secret_config_k").await.expect(200);
         assert_eq!(history.each("versions", "author"), ["external", "acme-developer"], "{comes}: {}", history.text);
@@ -196,7 +183,7 @@ async fn what_lags_is_not_removed() {
         assert!(matches!(written.status, 200 | 201), "{}", written.text);
         api.settled().await;
         api.suite.emulator().faults().clear();
-        sweep(&api).await;
+        api.sweep(2).await;
         assert_eq!(acme.get(key).await.expect(200).body["value"], "newest", "{key}");
     }
     api.suite.stop().await;

@@ -8,7 +8,6 @@ use emulator::{EventFate, Fault};
 use fastrand::Rng;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tenantry::ledger::GRACE;
 
 use self::{
     client::{Client, MAX_PAGE},
@@ -135,16 +134,6 @@ async fn follow_during<T>(mirrors: Vec<&mut Mirror>, others: impl IntoFuture<Out
     futures_util::future::join(others, join_all(mirrors.into_iter().map(follow))).await.0
 }
 
-/// All that is under way comes to its end: events, owed work, comparisons.
-async fn settle(api: &Api) {
-    for _ in 0..3 {
-        api.settled().await;
-        api.pass(GRACE * 3);
-        api.suite.run_schedules().await.expect("a sweep");
-    }
-    api.settled().await;
-}
-
 /// Promise: a mirror that follows from the beginning, one that begins while others write, one that was stopped, and one that fell
 /// behind what is kept all end equal to a full list: keys, versions, values, tags; whoever writes, under every tag.
 #[tokio::test]
@@ -159,18 +148,18 @@ async fn mirrors_end_equal_to_a_full_list() {
     let resting = stop(&stopped);
     let mut late = mirror(&api, &acme, 3, None);
     follow_during(vec![&mut early, &mut late], writers(&api, &acme, 8, 2)).await;
-    settle(&api).await;
+    api.sweep(3).await;
 
     // An edit that a newer put had replaced before it was seen.
     acme.put("param_config_k0", &json!("ours")).await;
-    settle(&api).await;
+    api.sweep(3).await;
     api.suite.emulator().set_event_fate(EventFate::Lost);
     let name = acme.parameter_name("param_config_", "k0");
     let edit = api.parameter_store().put_parameter().name(name).value("theirs").overwrite(true);
     edit.send().await.expect("Parameter Store takes it");
     api.suite.emulator().set_event_fate(EventFate::Delivered);
     acme.put("param_config_k0", &json!("ours, newer")).await.expect(200);
-    settle(&api).await;
+    api.sweep(3).await;
 
     let mut resumed = mirror(&api, &acme, MAX_PAGE, resting);
     let expected = listed(&acme).await;
@@ -184,10 +173,10 @@ async fn mirrors_end_equal_to_a_full_list() {
     api.pass(Duration::from_hours(8 * 24));
     assert_eq!(to_head(&mut early).await, [""; 0], "nothing happened, so that nothing is missing");
     writers(&api, &acme, 4, 3).await;
-    settle(&api).await;
+    api.sweep(3).await;
     api.pass(Duration::from_hours(8 * 24));
     writers(&api, &acme, 4, 4).await;
-    settle(&api).await;
+    api.sweep(3).await;
     let expected = listed(&acme).await;
     let mut behind = mirror(&api, &acme, 7, behind);
     for (which, mirror) in [("early", &mut early), ("behind", &mut behind)] {
@@ -238,7 +227,7 @@ async fn a_change_loads_what_it_names() {
     for tag in TAGS {
         acme.put(&format!("{tag}k"), &json!("old")).await.expect(201);
     }
-    settle(&api).await;
+    api.sweep(3).await;
     let mut mirror = mirror(&api, &acme, 2, None);
     to_head(&mut mirror).await;
     for n in 0..3 {
@@ -301,7 +290,7 @@ async fn a_lost_value_is_told() {
     let acme = api.tenant("acme");
     acme.put("secret_config_k", &json!("old")).await.expect(201);
     acme.put("secret_config_k/below", &json!("stays")).await.expect(201);
-    settle(&api).await;
+    api.sweep(3).await;
     let mut mirror = mirror(&api, &acme, MAX_PAGE, None);
     to_head(&mut mirror).await;
     api.suite.emulator().set_event_fate(EventFate::Lost);
@@ -312,7 +301,7 @@ async fn a_lost_value_is_told() {
     assert_eq!(lines, ["put     secret_config_k version 2, revision 3, its value is lost"]);
     assert_eq!(copied(&mirror), listed(&acme).await);
     assert_eq!(to_head(&mut mirror).await, [""; 0]);
-    settle(&api).await;
+    api.sweep(3).await;
     assert_eq!(to_head(&mut mirror).await, ["delete  secret_config_k"]);
     assert_eq!(copied(&mirror), listed(&acme).await);
     api.suite.stop().await;

@@ -11,14 +11,6 @@ use crate::{
     operator::edit,
 };
 
-/// Lets abandoned work come due, and works it off.
-async fn sweep(api: &Api) {
-    api.settled().await;
-    api.pass(GRACE * 3);
-    api.suite.run_schedules().await.expect("a sweep");
-    api.settled().await;
-}
-
 /// Promise: a commit of the same tenant that is under way beside a store call is waited for; it is no failure and leaves nothing
 /// pending.
 #[tokio::test]
@@ -44,7 +36,7 @@ async fn a_foreign_parameter_is_left_alone() {
     edit(&api, &name, "theirs", ParameterType::String).await;
     let refused = acme.put("secret_config_k", &json!("ours")).await.expect_problem(422, "unprocessable");
     assert!(refused.text.contains("another type"), "{}", refused.text);
-    sweep(&api).await;
+    api.sweep(1).await;
     assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 1)));
 
     // The same type, so that our first write lies on top of theirs; its answer is lost, so it is never committed.
@@ -52,14 +44,14 @@ async fn a_foreign_parameter_is_left_alone() {
     edit(&api, &name, "theirs", ParameterType::SecureString).await;
     api.suite.emulator().faults().inject("PutParameter", Fault::ReplyLost, 1);
     acme.put("secret_config_l", &json!("ours")).await.expect_problem(503, "unavailable");
-    let (removals, ()) = api.calls_during("DeleteParameter", sweep(&api)).await;
+    let (removals, ()) = api.calls_during("DeleteParameter", api.sweep(1)).await;
     assert_eq!(removals, 0);
     let history = api.parameter_store().get_parameter_history().name(&name).with_decryption(true).send().await;
     let values: Vec<_> = history.expect("a history").parameters().iter().filter_map(|one| one.value.clone()).collect();
     assert_eq!(values, ["theirs", "ours", "theirs"], "what nobody committed lies on top of theirs no more");
     assert_eq!(acme.get("secret_config_l").await.expect(200).body["author"], "external");
     // Nothing is owed for it, and the key can be written.
-    let (looks, ()) = api.calls_during("GetParameterHistory", sweep(&api)).await;
+    let (looks, ()) = api.calls_during("GetParameterHistory", api.sweep(1)).await;
     assert_eq!(looks, 0);
     acme.put("secret_config_l", &json!("ours again")).await.expect(200);
     api.suite.stop().await;
@@ -74,7 +66,7 @@ async fn a_delete_leaves_a_foreign_parameter_alone() {
     edit(&api, &name, "theirs", ParameterType::SecureString).await;
     assert_eq!(acme.put("param_config_k", &json!("ours")).await.expect(201).body["pending"], true);
     acme.delete("param_config_k").await.expect(200);
-    sweep(&api).await;
+    api.sweep(1).await;
     assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 1)));
     let kept = api.item(&acme, "ENTRY#param_config_k").await;
     assert!(!kept.contains_key("workShard"), "nothing is owed: {kept:?}");
@@ -93,7 +85,7 @@ async fn a_copied_mark_proves_nothing() {
     let mark = found.parameters()[0].description().expect("a description");
     let edit = api.parameter_store().put_parameter().name(&name).value("theirs").overwrite(true).description(mark);
     edit.send().await.expect("Parameter Store takes it");
-    sweep(&api).await;
+    api.sweep(1).await;
     assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 2)));
     api.suite.stop().await;
 }
@@ -110,7 +102,7 @@ async fn a_parameter_that_counts_anew_is_followed() {
     api.parameter_store().delete_parameter().name(&name).send().await.expect("removed");
     let (puts, written) = api.calls_during("PutParameter", acme.put("param_config_k", &json!("d"))).await;
     assert_eq!((puts, written.expect(200).body.get("pending")), (1, None));
-    assert_eq!(api.calls_during("PutParameter", sweep(&api)).await.0, 0);
+    assert_eq!(api.calls_during("PutParameter", api.sweep(1)).await.0, 0);
     assert_eq!(api.parameter(&name).await, Some(("d".to_owned(), 1)));
     api.suite.stop().await;
 }
@@ -126,7 +118,7 @@ async fn a_repeated_put_may_count_anew() {
     assert_eq!(acme.put("param_config_k", &json!("b")).await.expect(200).body["pending"], true);
     acme.put("param_config_k", &json!("c")).await.expect(200);
     api.parameter_store().delete_parameter().name(&name).send().await.expect("removed");
-    assert_eq!(api.calls_during("PutParameter", sweep(&api)).await.0, 1, "b may have come after c");
+    assert_eq!(api.calls_during("PutParameter", api.sweep(1)).await.0, 1, "b may have come after c");
     assert_eq!(api.parameter(&name).await, Some(("c".to_owned(), 1)));
     let noted = &api.item(&acme, "ENTRY#param_config_k").await["storeVersion"];
     assert_eq!(noted.as_n().map(String::as_str), Ok("1"));
@@ -250,7 +242,7 @@ async fn a_late_restoration_hides_no_commit() {
         assert_eq!(parameter.map(|(text, _)| text), Some("b".to_owned()));
     };
     join(sweeping, writing).await;
-    sweep(&api).await;
+    api.sweep(1).await;
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "b");
     let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
     assert_eq!(parameter.map(|(text, _)| text), Some("b".to_owned()));
@@ -274,7 +266,7 @@ async fn uncommitted_puts_push_nothing_out() {
     let (puts, refused) = api.calls_during("PutParameter", acme.put("secret_config_k", &json!("w"))).await;
     refused.expect_problem(409, "contention");
     assert_eq!(puts, 0);
-    sweep(&api).await;
+    api.sweep(1).await;
     for sort_key in ["ENTRY#secret_config_k", "VERSION#secret_config_k#00000000000000000001"] {
         let kept = api.item(&acme, sort_key).await;
         assert_eq!(kept["locatorVersion"].as_n().map(String::as_str), Ok("12"), "{sort_key}");
@@ -423,9 +415,9 @@ async fn a_put_after_a_lost_removal_stays() {
     assert_eq!(acme.delete("param_config_k").await.expect(200).body["pending"], true);
     let (puts, written) = api.calls_during("PutParameter", acme.put("param_config_k", &json!("after"))).await;
     assert_eq!((puts, &written.expect(201).body["pending"]), (0, &json!(true)));
-    sweep(&api).await;
+    api.sweep(1).await;
     assert_eq!(api.parameter(&acme.parameter_name("param_config_", "k")).await, Some(("after".to_owned(), 1)));
-    assert_eq!(api.calls_during("PutParameter", sweep(&api)).await.0, 0);
+    assert_eq!(api.calls_during("PutParameter", api.sweep(1)).await.0, 0);
     api.suite.stop().await;
 }
 
@@ -454,7 +446,7 @@ async fn refused_puts_leave_nothing_behind() {
     let kept = api.item(&acme, "ENTRY#secret_config_k").await;
     assert!(!kept.contains_key("announced"), "it keeps no other writer waiting: {kept:?}");
     for _ in 0..5 {
-        sweep(&api).await;
+        api.sweep(1).await;
     }
     for sort_key in ["ENTRY#param_config_k", "ENTRY#secret_config_k", "VERSION#param_config_k#00000000000000000001"] {
         let kept = api.item(&acme, sort_key).await;
@@ -487,7 +479,7 @@ async fn changed_routes_hold_up_nothing() {
     let api =
         with(r#"{"tenant_config_": {"store": "dynamodb"}, "back_config_": {"store": "dynamodb"}}"#.to_owned()).await;
     let acme = api.tenant("acme");
-    let (published, ()) = api.calls_during("PutEvents", sweep(&api)).await;
+    let (published, ()) = api.calls_during("PutEvents", api.sweep(1)).await;
     assert_eq!(published, 1);
     let puts = api.suite.emulator().calls().count("PutParameter");
     assert_eq!(acme.get("back_config_0").await.expect(200).body["value"], 0);
@@ -502,7 +494,7 @@ async fn changed_routes_hold_up_nothing() {
     let api = with(ROUTES.to_owned()).await;
     // It was put off by the clock of the suite before, which was minutes ahead.
     api.pass(GRACE * 3);
-    sweep(&api).await;
+    api.sweep(1).await;
     let acme = api.tenant("acme");
     let parameter = api.parameter(&acme.parameter_name("param_config_", "119")).await;
     assert_eq!(parameter, Some(("119".to_owned(), 1)));

@@ -28,9 +28,8 @@ use crate::{
 };
 
 /// How many pages one run compares: of at most [`MAX_DESCRIBED`] parameters, or of as many entries, out of at most [`MAX_TENANTS`]
-/// tenants. With a run every minute that is 1,000 of them a minute, at one request to Parameter Store every three seconds on average, and two for each key
-/// that differs:
-/// the limit of 40 a second, which all of an account and region share, is left to readers.
+/// tenants. With a run every minute that is 1,000 of them a minute, at one request to Parameter Store every three seconds on average, and
+/// two for each key that differs: the limit of 40 a second, which all of an account and region share, is left to readers.
 const PAGES: usize = 20;
 /// How many tenants are looked at for a page of entries.
 const MAX_TENANTS: usize = 50;

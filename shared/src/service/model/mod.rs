@@ -39,10 +39,8 @@ enum Strategy {
 /// What can be broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Defect {
-    /// A commit does not ask whether the entry, the version or the head is as it was.
-    AnyEntry,
+    /// A commit does not ask whether its version is new.
     AnyVersion,
-    AnyHead,
     /// `note_absorbed` does not ask where the mark stood.
     AbsorbedAnyhow,
     /// What is found is committed wherever the mark stands.
@@ -57,8 +55,6 @@ enum Defect {
     NothingMadeUpFor,
     /// A put around the ledger is committed although a later one is known.
     AroundFurther,
-    /// A put is noted although a later one is known.
-    FollowsBackwards,
     /// A put is noted whatever version it was made for.
     MarksAnyVersion,
     /// A put around the ledger is not announced.

@@ -320,7 +320,7 @@ impl World {
         ended: Ids,
         others: Ids,
     ) -> Option<bool> {
-        let further = !self.is_not_further(placed.version, seen) && !self.has(Defect::FollowsBackwards);
+        let further = !self.is_not_further(placed.version, seen);
         let same = self.item.version() == version || self.has(Defect::MarksAnyVersion);
         if !same || further {
             return None;
@@ -401,10 +401,10 @@ impl World {
     /// The conditions that every commit has. `head` is the one that it was planned upon; none where that was read just before.
     fn may_commit(&self, known: &Item, head: Option<u8>) -> bool {
         let version = known.next_version();
-        let is_head = head.is_none_or(|head| head == self.head) || self.has(Defect::AnyHead);
+        let is_head = head.is_none_or(|head| head == self.head);
         let is_new = self.history.iter().all(|past| past.version != version);
         let same = known.version() == self.item.version();
-        is_head && (same || self.has(Defect::AnyEntry)) && (is_new || self.has(Defect::AnyVersion))
+        is_head && same && (is_new || self.has(Defect::AnyVersion))
     }
 
     fn commit(&mut self, past: Past, entry: Option<Entry>) {
