@@ -2,7 +2,8 @@
 
 use std::{future::Future, process::ExitCode, time::Duration};
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::FutureExt;
+pub use futures_util::future::BoxFuture;
 pub use lambda_http::Context;
 use lambda_http::Error;
 use tracing::error;

@@ -191,7 +191,14 @@ impl ReadService {
         key: &ConfigKey,
         freshness: Freshness,
     ) -> Result<At<Known>, ReadError> {
-        match in_time(self.get_fresh(scope, key, freshness)).await {
+        if let Some((valid, age)) = self.recent(scope, freshness)
+            && let Some(found) = self.cache.get(scope.tenant(), &valid, key)
+        {
+            telemetry::note_cache(CacheResult::Hit);
+            return Ok(At { revision: valid.head.revision, age: Some(age), stale: false, found });
+        }
+        // Boxed, because it is as large as the SDK's futures, and would be moved about also where memory answers.
+        match Box::pin(in_time(self.get_fresh(scope, key, freshness))).await {
             Err(error) if error.is_outage() => {
                 let last_known = self.last_known(scope, &[key], freshness).ok_or(error)?;
                 Ok(last_known.map(|mut known| known.remove(key).flatten()))
@@ -395,21 +402,25 @@ impl ReadService {
         Ok(At { revision: head.revision, age: None, stale: false, found: (head.epoch, changes) })
     }
 
+    /// At which revision the tenant's cached entries were valid, and how long ago, if that is as fresh as `freshness` wants it.
+    fn recent(&self, scope: &TenantScope, freshness: Freshness) -> Option<(Validity, Duration)> {
+        let valid = self.cache.validity(scope.tenant()).filter(|_| !freshness.max_age.is_zero())?;
+        let age = valid.age(self.clock.now());
+        let reached = freshness.min_revision.is_none_or(|asked| asked <= valid.head.revision);
+        (age <= freshness.max_age && reached).then_some((valid, age))
+    }
+
     /// Makes sure at which revision the tenant's cached entries are valid, within what `freshness` allows.
     async fn validate(
         &self,
         scope: &TenantScope,
         freshness: Freshness,
     ) -> Result<(Validity, Option<Duration>), ReadError> {
-        let tenant = scope.tenant();
-        let reached = |head: Revision| freshness.min_revision.is_none_or(|asked| asked <= head);
-        let asked = self.cache.ask(self.clock.now());
-        if let Some(valid) = self.cache.validity(tenant) {
-            let age = valid.age(self.clock.now());
-            if !freshness.max_age.is_zero() && age <= freshness.max_age && reached(valid.head.revision) {
-                return Ok((valid, Some(age)));
-            }
+        if let Some((valid, age)) = self.recent(scope, freshness) {
+            return Ok((valid, Some(age)));
         }
+        let tenant = scope.tenant();
+        let asked = self.cache.ask(self.clock.now());
         let head = self.foundation.ledger.head(scope).await?;
         let valid = match self.cache.observe(tenant, asked, &head) {
             Observed::Valid(valid) => valid,

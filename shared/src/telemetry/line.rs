@@ -9,6 +9,8 @@ use crate::{clock::Timestamp, entry::Revision, key::ConfigKey, tenant::TenantId}
 
 /// The namespace of the suite's metrics.
 const NAMESPACE: &str = "Tenantry";
+/// More than most lines have, so that their buffer does not have to grow.
+const USUAL_BYTES: usize = 1024;
 
 /// Metrics and dimensions have names in CloudWatch's spelling, the rest in that of the other log lines.
 #[derive(Serialize)]
@@ -140,8 +142,10 @@ pub(super) fn write(
         absorbed: report.map(|report| report.absorbed),
         failed: report.map(|report| report.failed),
     };
-    // Nothing in it can fail to be written.
-    serde_json::to_string(&line).unwrap_or_default()
+    let mut written = Vec::with_capacity(USUAL_BYTES);
+    // Nothing in it can fail to be written, and what is written is UTF-8.
+    let _ = serde_json::to_writer(&mut written, &line);
+    String::from_utf8(written).unwrap_or_default()
 }
 
 /// Few, because each is a metric of its own.
