@@ -19,6 +19,7 @@ pub(crate) struct Clients {
     pub(crate) dynamodb: aws_sdk_dynamodb::Client,
     pub(crate) ssm: aws_sdk_ssm::Client,
     pub(crate) events: aws_sdk_eventbridge::Client,
+    pub(crate) sts: aws_sdk_sts::Client,
 }
 
 /// Why a case does not hold.
@@ -40,8 +41,14 @@ impl Debug for Failure {
 }
 
 impl Clients {
+    /// As the administrator.
     pub(crate) fn new(url: &str) -> Self {
-        let credentials = SharedCredentialsProvider::new(Credentials::from_keys("test", "test", None));
+        Self::with(url, Credentials::from_keys("test", "test", None))
+    }
+
+    /// As whoever has these credentials.
+    pub(crate) fn with(url: &str, credentials: Credentials) -> Self {
+        let credentials = SharedCredentialsProvider::new(credentials);
         let region = Region::new("us-east-1");
         let http = Builder::new().build_http();
         Self {
@@ -67,6 +74,16 @@ impl Clients {
             ),
             events: aws_sdk_eventbridge::Client::from_conf(
                 aws_sdk_eventbridge::Config::builder()
+                    .behavior_version(BehaviorVersion::v2026_01_12())
+                    .credentials_provider(credentials.clone())
+                    .region(region.clone())
+                    .http_client(http.clone())
+                    .retry_config(RetryConfig::disabled())
+                    .endpoint_url(url)
+                    .build(),
+            ),
+            sts: aws_sdk_sts::Client::from_conf(
+                aws_sdk_sts::Config::builder()
                     .behavior_version(BehaviorVersion::v2026_01_12())
                     .credentials_provider(credentials)
                     .region(region)

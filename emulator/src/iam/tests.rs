@@ -1,0 +1,1 @@
+//! Policies, decisions and sessions in tables.
