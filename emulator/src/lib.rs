@@ -91,7 +91,7 @@ pub use iam::{Decision, PolicyError, PolicyKind, Role, RoleCredentials};
 use dynamodb::DynamoDb;
 use eventbridge::EventBridge;
 use gateway::Gateway;
-use iam::{Context, Iam};
+use iam::{Clock, Context, Iam};
 use parameter_store::ParameterStore;
 use shutdown::Shutdown;
 
@@ -178,6 +178,11 @@ pub struct Emulator {
 impl Emulator {
     /// Starts it within the current Tokio runtime. Once this returns, calls are answered.
     pub async fn start(options: Options) -> Result<Self, StartError> {
+        Self::start_by(options, Arc::new(OffsetDateTime::now_utc)).await
+    }
+
+    /// The same, by another clock: sessions end by it.
+    async fn start_by(options: Options, clock: Clock) -> Result<Self, StartError> {
         let Options { listen, data, region, account, empty_pages } = options;
         if let Some(data) = &data {
             std::fs::create_dir_all(data).map_err(StartError::Data)?;
@@ -198,7 +203,7 @@ impl Emulator {
         let (dynamodb, mut tasks) = DynamoDb::start(file("dynamodb.sqlite").as_deref(), &stopped).await?;
         let account = permission::Account { region, id: account };
         let gateway = Arc::new(Gateway {
-            iam: Iam::new(account.clone(), Arc::new(OffsetDateTime::now_utc)),
+            iam: Iam::new(account.clone(), clock),
             account,
             calls: CallLog::default(),
             faults: Faults::default(),

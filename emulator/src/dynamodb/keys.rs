@@ -21,15 +21,14 @@ struct Known {
 }
 
 impl KnownKeys {
-    /// A table's keys; none if there is no such table.
-    pub(super) fn of(&self, database: &Database, table: &str) -> Option<Arc<TableKeys>> {
-        let before = {
-            let known = self.lock();
-            if let Some(keys) = known.tables.get(table) {
-                return Some(Arc::clone(keys));
-            }
-            known.changes
-        };
+    /// A table's keys, if they were asked for before.
+    pub(super) fn known(&self, table: &str) -> Option<Arc<TableKeys>> {
+        self.lock().tables.get(table).cloned()
+    }
+
+    /// A table's keys; none if there is no such table. Waits for the database.
+    pub(super) fn look_up(&self, database: &Database, table: &str) -> Option<Arc<TableKeys>> {
+        let before = self.lock().changes;
         let mut request = DescribeTableRequest::default();
         table.clone_into(&mut request.table_name);
         let described = database.describe_table(request).ok()?;

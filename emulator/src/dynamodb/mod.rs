@@ -84,19 +84,28 @@ impl DynamoDb {
 
     /// The keys of those tables that there are.
     pub(crate) async fn keys(&self, tables: Vec<String>) -> HashMap<String, Arc<TableKeys>> {
-        if tables.is_empty() {
-            return HashMap::new();
+        let mut found = HashMap::new();
+        let mut unknown = Vec::new();
+        for table in tables {
+            match self.keys.known(&table) {
+                Some(keys) => drop(found.insert(table, keys)),
+                None => unknown.push(table),
+            }
+        }
+        if unknown.is_empty() {
+            return found;
         }
         let (database, keys) = (self.database.clone(), Arc::clone(&self.keys));
         // The engine waits for whoever uses the database.
-        let found = tokio::task::spawn_blocking(move || {
-            let found = tables.into_iter().filter_map(|table| keys.of(&database, &table).map(|keys| (table, keys)));
-            found.collect()
+        let looked_up = tokio::task::spawn_blocking(move || {
+            let there = |table: String| keys.look_up(&database, &table).map(|keys| (table, keys));
+            unknown.into_iter().filter_map(there).collect::<Vec<_>>()
         });
-        found.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "the keys of tables could not be looked up");
-            HashMap::new()
-        })
+        match looked_up.await {
+            Ok(looked_up) => found.extend(looked_up),
+            Err(error) => tracing::error!(%error, "the keys of tables could not be looked up"),
+        }
+        found
     }
 
     /// Passes a call on and hands back the engine's answer, or as much of it as `view` lets through.

@@ -1,6 +1,6 @@
 //! Sessions: the credentials that were given out for roles, and until when they are good.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use time::{Duration, OffsetDateTime};
@@ -40,24 +40,31 @@ pub(super) enum Found {
     Unknown,
 }
 
-/// Sessions by their access key ids.
+/// The sessions.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(HashMap<String, Arc<Session>>);
+pub(super) struct Sessions {
+    /// By their access key ids.
+    known: HashMap<String, Arc<Session>>,
+    /// Those that end, by when.
+    ends: BTreeSet<(OffsetDateTime, String)>,
+}
 
 impl Sessions {
     pub(super) fn insert(&mut self, session: Session, now: OffsetDateTime) {
-        self.0.retain(|_, session| session.expires.is_none_or(|expires| expires + KEPT > now));
-        if self.0.len() >= MOST {
-            let ends = self.0.iter().filter_map(|(id, session)| Some((session.expires?, id.clone())));
-            if let Some((_, id)) = ends.min() {
-                self.0.remove(&id);
+        while let Some((end, _)) = self.ends.first()
+            && (*end + KEPT <= now || self.known.len() >= MOST)
+        {
+            if let Some((_, id)) = self.ends.pop_first() {
+                self.known.remove(&id);
             }
         }
-        self.0.insert(session.credentials.access_key_id.clone(), Arc::new(session));
+        let id = session.credentials.access_key_id.clone();
+        self.ends.extend(session.expires.map(|end| (end, id.clone())));
+        self.known.insert(id, Arc::new(session));
     }
 
     pub(super) fn find(&self, access_key_id: &str, token: Option<&str>, now: OffsetDateTime) -> Found {
-        match self.0.get(access_key_id) {
+        match self.known.get(access_key_id) {
             Some(session) if token != Some(session.credentials.session_token.as_str()) => Found::Unknown,
             Some(session) if session.expires.is_some_and(|expires| expires <= now) => Found::Expired,
             Some(session) => Found::Session(Arc::clone(session)),
@@ -67,7 +74,7 @@ impl Sessions {
 
     /// The credentials that the Lambda service has for a role.
     pub(super) fn lasting(&self, role: &str) -> Option<RoleCredentials> {
-        let mut lasting = self.0.values().filter(|session| session.expires.is_none() && session.role == role);
+        let mut lasting = self.known.values().filter(|session| session.expires.is_none() && session.role == role);
         lasting.next().map(|session| session.credentials.clone())
     }
 }

@@ -152,6 +152,9 @@ impl ParameterStore {
     /// The parameters that a call would decrypt with a key of the account's own. All that lie under a path, not those of one page
     /// alone. None where the call fails anyway.
     pub(crate) async fn encrypted(&self, operation: &str, body: Bytes) -> Vec<Encrypted> {
+        if !read::decrypts(&body) {
+            return Vec::new();
+        }
         let service = self.clone();
         let operation = operation.to_owned();
         let found = tokio::task::spawn_blocking(move || {

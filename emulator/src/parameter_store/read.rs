@@ -203,12 +203,14 @@ pub(super) fn history(reader: &Reader<'_>, body: &[u8]) -> Result<Value, AwsErro
     })
 }
 
+/// Whether a call asks for decrypted values.
+pub(super) fn decrypts(body: &[u8]) -> bool {
+    parse::<Get>(body).is_ok_and(|request| request.with_decryption == Some(true))
+}
+
 /// What a call would decrypt with keys of the account's own.
 pub(super) fn encrypted(reader: &Reader<'_>, operation: &str, body: &[u8]) -> Result<Vec<Encrypted>, AwsError> {
     let request: Get = parse(body)?;
-    if request.with_decryption != Some(true) {
-        return Ok(Vec::new());
-    }
     let read = reader.read(|tables| match operation {
         "GetParameter" | "GetParameters" => {
             let names = if operation == "GetParameter" { request.name.map(|name| vec![name]) } else { request.names };

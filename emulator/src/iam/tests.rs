@@ -1,1 +1,0 @@
-//! Policies, decisions and sessions in tables.
