@@ -6,6 +6,8 @@ pub(crate) mod dynamodb;
 mod key_condition;
 pub(crate) mod parameter_store;
 mod partiql;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
