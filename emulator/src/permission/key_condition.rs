@@ -124,7 +124,19 @@ impl Parser {
     }
 
     fn condition(&mut self) -> Option<KeyCondition> {
-        let name = self.word()?;
+        let name = match self.next()? {
+            Token::Word(name) => name,
+            // A value may stand first, as in `:value = pk`.
+            Token::Value(value) => {
+                let is_equal = match self.next()? {
+                    Token::Sign("=") => true,
+                    Token::Sign("<" | "<=" | ">" | ">=") => false,
+                    _ => return None,
+                };
+                return Some(KeyCondition { name: self.attribute()?, equals: is_equal.then_some(value) });
+            }
+            Token::Sign(_) => return None,
+        };
         // The one function of key conditions; its name is written small.
         if name == "begins_with" && self.take_sign("(") {
             let name = self.attribute()?;
@@ -156,15 +168,11 @@ impl Parser {
         token
     }
 
-    fn word(&mut self) -> Option<String> {
+    fn attribute(&mut self) -> Option<String> {
         match self.next()? {
-            Token::Word(word) => Some(word),
+            Token::Word(word) => Some(word).filter(|word| !is_keyword(word)),
             _ => None,
         }
-    }
-
-    fn attribute(&mut self) -> Option<String> {
-        self.word().filter(|word| !is_keyword(word))
     }
 
     fn value(&mut self) -> Option<String> {

@@ -97,8 +97,13 @@ impl Clients {
 
     /// A table with the keys `pk` and `sk`, both text.
     pub(crate) async fn table(&self, name: &str) -> Outcome {
+        self.table_by(name, ["pk", "sk"]).await
+    }
+
+    /// A table with a partition key and a sort key of these names, both text.
+    pub(crate) async fn table_by(&self, name: &str, keys: [&str; 2]) -> Outcome {
         let mut create = self.dynamodb.create_table().table_name(name).billing_mode(BillingMode::PayPerRequest);
-        for (key, kind) in [("pk", KeyType::Hash), ("sk", KeyType::Range)] {
+        for (key, kind) in keys.into_iter().zip([KeyType::Hash, KeyType::Range]) {
             create = create
                 .attribute_definitions(
                     AttributeDefinition::builder()

@@ -19,4 +19,6 @@ mod roles;
 #[cfg(test)]
 mod schedule;
 #[cfg(test)]
+mod sessions;
+#[cfg(test)]
 mod wire;

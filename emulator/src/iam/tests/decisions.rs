@@ -223,6 +223,5 @@ fn refusals_read_like_those_of_aws() {
         let needs = [need("a:GetOther", "arn:x", &[]), need(action, "arn:x", &[])];
         assert_eq!(iam.authorize(&session, &needs), Err(format!("{user} {action} on resource: arn:x {why}")));
     }
-    let used = iam.permissions_used();
-    assert_eq!(used, [("r".to_owned(), "a:Get".to_owned())].into());
+    assert_eq!(iam.permissions_used(), [("r".to_owned(), "a:Get".to_owned())].into());
 }

@@ -150,6 +150,38 @@ fn functions_have_lasting_credentials() {
     assert!(!shown.contains(&credentials.secret_access_key) && !shown.contains(&credentials.session_token), "{shown}");
 }
 
+/// An SDK client that does not retry.
+macro_rules! client {
+    ($sdk:ident, $emulator:expr, $credentials:expr) => {
+        $sdk::Client::from_conf(
+            $sdk::Config::builder()
+                .behavior_version(BehaviorVersion::v2026_01_12())
+                .credentials_provider($credentials)
+                .region(Region::new("us-east-1"))
+                .http_client(aws_smithy_http_client::Builder::new().build_http())
+                .retry_config(RetryConfig::disabled())
+                .endpoint_url($emulator.url())
+                .build(),
+        )
+    };
+}
+
+/// Promise: an assumed role's answer says when it ends.
+#[tokio::test]
+async fn an_answer_says_when_it_ends() {
+    let options = Options { account: ACCOUNT.to_owned(), ..Options::default() };
+    let emulator = Emulator::start_by(options, SetClock::new().clock()).await.expect("the emulator starts");
+    emulator.add_role(role("r", open_trust(), [])).expect("a role");
+    let sts = client!(aws_sdk_sts, emulator, Credentials::from_keys("local", "local", None));
+    for (asked, expected) in [(None, 3_600), (Some(900), 900), (Some(43_200), 43_200)] {
+        let call = sts.assume_role().role_arn(format!("arn:aws:iam::{ACCOUNT}:role/r")).role_session_name("ab");
+        let assumed = call.set_duration_seconds(asked).send().await.expect("assumed");
+        let end = assumed.credentials().map(|credentials| credentials.expiration().secs());
+        // The clock stands at the beginning of 1970.
+        assert_eq!(end, Some(expected));
+    }
+}
+
 /// Promise: each service says in its own words that credentials have ended, or are none.
 #[tokio::test]
 async fn services_refuse_bad_credentials() {
@@ -170,20 +202,6 @@ async fn services_refuse_bad_credentials() {
             secret_access_key,
             Some(session_token),
         ));
-        macro_rules! client {
-            ($sdk:ident) => {
-                $sdk::Client::from_conf(
-                    $sdk::Config::builder()
-                        .behavior_version(BehaviorVersion::v2026_01_12())
-                        .credentials_provider(provider.clone())
-                        .region(Region::new("us-east-1"))
-                        .http_client(aws_smithy_http_client::Builder::new().build_http())
-                        .retry_config(RetryConfig::disabled())
-                        .endpoint_url(emulator.url())
-                        .build(),
-                )
-            };
-        }
         macro_rules! refused {
             ($call:expr, $code:expr, $status:expr) => {
                 let error = $call.send().await.expect_err("refused");
@@ -191,9 +209,9 @@ async fn services_refuse_bad_credentials() {
                 assert_eq!((error.code(), status), (Some($code), Some($status)));
             };
         }
-        refused!(client!(aws_sdk_dynamodb).list_tables(), json, 400);
-        refused!(client!(aws_sdk_ssm).describe_parameters(), json, 400);
-        refused!(client!(aws_sdk_eventbridge).list_rules(), json, 400);
-        refused!(client!(aws_sdk_sts).get_caller_identity(), query, 403);
+        refused!(client!(aws_sdk_dynamodb, emulator, provider.clone()).list_tables(), json, 400);
+        refused!(client!(aws_sdk_ssm, emulator, provider.clone()).describe_parameters(), json, 400);
+        refused!(client!(aws_sdk_eventbridge, emulator, provider.clone()).list_rules(), json, 400);
+        refused!(client!(aws_sdk_sts, emulator, provider.clone()).get_caller_identity(), query, 403);
     }
 }

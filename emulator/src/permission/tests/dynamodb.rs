@@ -1,4 +1,6 @@
-//! `DynamoDB`: tables, indexes, streams, statements, and the partition keys of whatever is read or written.
+//! `DynamoDB`: tables, indexes, streams, statements, and the partition keys of whatever is read or written. After "Actions, resources,
+//! and condition keys for Amazon `DynamoDB`" in the Service Authorization Reference, and "Using IAM policy conditions for fine-grained
+//! access control" in the developer guide.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,7 +8,7 @@ use std::sync::Arc;
 use dynoxide::actions::get_shard_iterator::encode_shard_iterator;
 use serde_json::{Value, json};
 
-use super::{check, expect};
+use super::{Expected, check, expect};
 use crate::Service;
 use crate::permission::{Stored, TableKeys, dynamodb, key_condition, partiql};
 
@@ -27,52 +29,55 @@ fn stored() -> Stored {
     Stored { tables: tables.map(|(name, keys)| (name.to_owned(), keys)).into(), ..Stored::default() }
 }
 
-/// Promise: each operation needs what "Actions, resources, and condition keys for Amazon `DynamoDB`" says, with the partition keys of
-/// its items as `dynamodb:LeadingKeys` ("Using IAM policy conditions for fine-grained access control"); what has none, or cannot be
-/// read, has no such key at all.
+const LEADING: &str = "dynamodb:LeadingKeys";
+const ENCLOSING: &str = "dynamodb:EnclosingOperation";
+
+fn key(value: &str) -> Value {
+    json!({ "pk": { "S": value }, "sk": { "S": "x" } })
+}
+
+/// Checks calls, with all that is stored and with what is looked up for them.
+fn check_all(cases: impl IntoIterator<Item = (&'static str, Value, Vec<Expected>)>) {
+    for (operation, body, expected) in cases {
+        check(Service::DynamoDb, operation, &body, &stored(), &expected);
+        let looked_up: HashMap<_, _> = dynamodb::tables(operation, body.to_string().as_bytes())
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), Arc::clone(stored().tables.get(&name)?))))
+            .collect();
+        check(Service::DynamoDb, operation, &body, &Stored { tables: looked_up, ..Stored::default() }, &expected);
+    }
+}
+
+/// Promise: a read or write of one item needs its table, with the item's partition key as `dynamodb:LeadingKeys`; an
+/// item that has none, or several, or cannot be read, has no such key at all.
 #[test]
-fn operations_need_what_iam_says() {
-    let key = |value: &str| json!({ "pk": { "S": value }, "sk": { "S": "x" } });
-    let leading = "dynamodb:LeadingKeys";
-    let enclosing = "dynamodb:EnclosingOperation";
-    let query = |extra: Value| {
-        let mut body = json!({
-            "TableName": "t",
-            "KeyConditionExpression": "pk = :p",
-            "ExpressionAttributeValues": { ":p": { "S": "a" } }
-        });
-        for (name, value) in extra.as_object().into_iter().flatten() {
-            body[name.as_str()] = value.clone();
-        }
-        body
-    };
-    let iterator = |table: &str| json!({ "ShardIterator": encode_shard_iterator(table, "shard", 0) });
-    for (operation, body, expected) in [
+fn items_need_their_table_and_key() {
+    check_all([
         (
             "GetItem",
             json!({ "TableName": "t", "Key": key("a") }),
-            vec![expect("dynamodb:GetItem", &table("t"), &[(leading, &["a"])])],
+            vec![expect("dynamodb:GetItem", &table("t"), &[(LEADING, &["a"])])],
         ),
         // The index has no meaning here, and must not stand for the table.
         (
             "GetItem",
             json!({ "TableName": "t", "IndexName": "i", "Key": key("a"), "Item": key("b") }),
-            vec![expect("dynamodb:GetItem", &table("t"), &[(leading, &["a"])])],
+            vec![expect("dynamodb:GetItem", &table("t"), &[(LEADING, &["a"])])],
         ),
         (
             "UpdateItem",
             json!({ "TableName": "u", "Key": { "id": { "N": "7.0" } } }),
-            vec![expect("dynamodb:UpdateItem", &table("u"), &[(leading, &["7.0"])])],
+            vec![expect("dynamodb:UpdateItem", &table("u"), &[(LEADING, &["7.0"])])],
         ),
         (
             "DeleteItem",
             json!({ "TableName": "u", "Key": { "id": { "B": "YQ==" } } }),
-            vec![expect("dynamodb:DeleteItem", &table("u"), &[(leading, &["YQ=="])])],
+            vec![expect("dynamodb:DeleteItem", &table("u"), &[(LEADING, &["YQ=="])])],
         ),
         (
             "PutItem",
             json!({ "TableName": "t", "Item": key("a"), "Key": key("b") }),
-            vec![expect("dynamodb:PutItem", &table("t"), &[(leading, &["a"])])],
+            vec![expect("dynamodb:PutItem", &table("t"), &[(LEADING, &["a"])])],
         ),
         ("PutItem", json!({ "TableName": "t" }), vec![expect("dynamodb:PutItem", &table("t"), &[])]),
         (
@@ -96,18 +101,36 @@ fn operations_need_what_iam_says() {
             vec![expect("dynamodb:GetItem", "arn:aws:dynamodb:eu-central-1:2:table/t", &[])],
         ),
         ("GetItem", json!({ "Key": key("a") }), vec![expect("dynamodb:GetItem", "*", &[])]),
-        ("Query", query(json!({})), vec![expect("dynamodb:Query", &table("t"), &[(leading, &["a"])])]),
+    ]);
+}
+
+/// Promise: a query needs its table or index, with the partition key of that; a scan has none.
+#[test]
+fn queries_need_their_table_or_index() {
+    let query = |extra: Value| {
+        let mut body = json!({
+            "TableName": "t",
+            "KeyConditionExpression": "pk = :p",
+            "ExpressionAttributeValues": { ":p": { "S": "a" } }
+        });
+        for (name, value) in extra.as_object().into_iter().flatten() {
+            body[name.as_str()] = value.clone();
+        }
+        body
+    };
+    check_all([
+        ("Query", query(json!({})), vec![expect("dynamodb:Query", &table("t"), &[(LEADING, &["a"])])]),
         (
             "Query",
             query(json!({ "Select": "COUNT" })),
-            vec![expect("dynamodb:Query", &table("t"), &[("dynamodb:Select", &["COUNT"]), (leading, &["a"])])],
+            vec![expect("dynamodb:Query", &table("t"), &[("dynamodb:Select", &["COUNT"]), (LEADING, &["a"])])],
         ),
         // An index has a partition key of its own.
         ("Query", query(json!({ "IndexName": "i" })), vec![expect("dynamodb:Query", &table("t/index/i"), &[])]),
         (
             "Query",
             query(json!({ "IndexName": "i", "KeyConditionExpression": "ipk = :p" })),
-            vec![expect("dynamodb:Query", &table("t/index/i"), &[(leading, &["a"])])],
+            vec![expect("dynamodb:Query", &table("t/index/i"), &[(LEADING, &["a"])])],
         ),
         (
             "Query",
@@ -116,11 +139,18 @@ fn operations_need_what_iam_says() {
         ),
         ("Scan", query(json!({ "IndexName": "i" })), vec![expect("dynamodb:Scan", &table("t/index/i"), &[])]),
         ("Scan", query(json!({})), vec![expect("dynamodb:Scan", &table("t"), &[])]),
+    ]);
+}
+
+/// Promise: batches need each table, with all keys; transactions need what their items need, each with its own key.
+#[test]
+fn batches_and_transactions_need_every_item() {
+    check_all([
         (
             "BatchGetItem",
             json!({ "RequestItems": { "t": { "Keys": [key("a"), key("b"), key("a")] }, "u": { "Keys": [] } } }),
             vec![
-                expect("dynamodb:BatchGetItem", &table("t"), &[(leading, &["a", "b", "a"])]),
+                expect("dynamodb:BatchGetItem", &table("t"), &[(LEADING, &["a", "b", "a"])]),
                 expect("dynamodb:BatchGetItem", &table("u"), &[]),
             ],
         ),
@@ -136,7 +166,7 @@ fn operations_need_what_iam_says() {
                 { "PutRequest": { "Item": key("a") } },
                 { "DeleteRequest": { "Key": key("b") } }
             ] } }),
-            vec![expect("dynamodb:BatchWriteItem", &table("t"), &[(leading, &["a", "b"])])],
+            vec![expect("dynamodb:BatchWriteItem", &table("t"), &[(LEADING, &["a", "b"])])],
         ),
         (
             "BatchWriteItem",
@@ -156,7 +186,7 @@ fn operations_need_what_iam_says() {
             [("Put", "t", "a"), ("Update", "t", "b"), ("Delete", "u", "c"), ("ConditionCheck", "t", "d")]
                 .map(|(action, name, value)| {
                     let action = format!("dynamodb:{action}Item");
-                    expect(&action, &table(name), &[(leading, &[value]), (enclosing, &["TransactWriteItems"])])
+                    expect(&action, &table(name), &[(LEADING, &[value]), (ENCLOSING, &["TransactWriteItems"])])
                 })
                 .to_vec(),
         ),
@@ -165,10 +195,17 @@ fn operations_need_what_iam_says() {
             "TransactGetItems",
             json!({ "TransactItems": [{ "Get": { "TableName": "t", "Key": key("a") }, "Put": { "TableName": "t" } }] }),
             vec![
-                expect("dynamodb:GetItem", &table("t"), &[(leading, &["a"]), (enclosing, &["TransactGetItems"])]),
-                expect("dynamodb:PutItem", &table("t"), &[(enclosing, &["TransactGetItems"])]),
+                expect("dynamodb:GetItem", &table("t"), &[(LEADING, &["a"]), (ENCLOSING, &["TransactGetItems"])]),
+                expect("dynamodb:PutItem", &table("t"), &[(ENCLOSING, &["TransactGetItems"])]),
             ],
         ),
+    ]);
+}
+
+/// Promise: statements need their kind of permission on their table, and have no leading keys.
+#[test]
+fn statements_need_their_table() {
+    check_all([
         (
             "ExecuteStatement",
             json!({ "TableName": "mine", "Statement": "SELECT * FROM \"t\".\"i\" WHERE pk = 'a'" }),
@@ -189,6 +226,14 @@ fn operations_need_what_iam_says() {
                 .map(|(action, resource)| expect(&format!("dynamodb:PartiQL{action}"), &resource, &[]))
                 .to_vec(),
         ),
+    ]);
+}
+
+/// Promise: streams, tables and lists need what they are about.
+#[test]
+fn streams_and_tables_need_themselves() {
+    let iterator = |table: &str| json!({ "ShardIterator": encode_shard_iterator(table, "shard", 0) });
+    check_all([
         (
             "DescribeStream",
             json!({ "StreamArn": "arn:aws:dynamodb:us-east-1:000000000000:table/t/stream/now" }),
@@ -212,17 +257,7 @@ fn operations_need_what_iam_says() {
         ("CreateTable", json!({ "TableName": "t" }), vec![expect("dynamodb:CreateTable", &table("t"), &[])]),
         ("Unknown", json!({ "TableName": "t" }), vec![expect("dynamodb:Unknown", &table("t"), &[])]),
         ("DescribeLimits", json!({}), vec![expect("dynamodb:DescribeLimits", "*", &[])]),
-    ] {
-        check(Service::DynamoDb, operation, &body, &stored(), &expected);
-        // What is looked up is what is asked for afterwards.
-        let looked_up: HashMap<_, _> = dynamodb::tables(operation, body.to_string().as_bytes())
-            .into_iter()
-            .filter_map(|name| {
-                stored().tables.get_key_value(&name).map(|(name, keys)| (name.clone(), Arc::clone(keys)))
-            })
-            .collect();
-        check(Service::DynamoDb, operation, &body, &Stored { tables: looked_up, ..Stored::default() }, &expected);
-    }
+    ]);
 }
 
 fn all() -> String {
@@ -253,6 +288,12 @@ fn key_conditions_are_read_or_left() {
         ("sk BETWEEN :s AND :t AND pk = :p", Some("a")),
         ("pk = :p AND sk BETWEEN :s AND :t", Some("a")),
         ("pk = :p AND sk between :q and :t", Some("a")),
+        (":p = pk", Some("a")),
+        (":s < sk AND :p = #p", Some("a")),
+        (":p < pk", None),
+        (":p = :q", None),
+        (":p BETWEEN pk AND :q", None),
+        (":p = pk AND pk = :q", None),
         // The value looks like a condition; it is none.
         ("pk = :p AND sk = :t", Some("a")),
         ("sk = :s", None),
@@ -274,7 +315,6 @@ fn key_conditions_are_read_or_left() {
         ("pk = ", None),
         ("pk :p", None),
         ("= :p", None),
-        (":p = pk", None),
         ("pk = sk", None),
         ("pk = :p OR sk = :s", None),
         ("NOT pk = :p", None),
