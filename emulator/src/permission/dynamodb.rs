@@ -62,6 +62,9 @@ pub(super) fn needs(
             vec![need]
         }
         "TransactWriteItems" | "TransactGetItems" => {
+            // The engine reads a list instead of an object by the order of its members. That must not go past the policies.
+            let items = body["TransactItems"].as_array().into_iter().flatten();
+            let lists = items.filter(|item| !item.is_object()).map(|_| need(operation, all()));
             let needs = transacted(body).map(|(kind, item)| {
                 let action = match kind.as_str() {
                     "ConditionCheck" => "ConditionCheckItem".to_owned(),
@@ -73,7 +76,7 @@ pub(super) fn needs(
                     .with_all(LEADING_KEYS, leading(table.and_then(partition), [keyed]))
                     .with("dynamodb:EnclosingOperation", Some(operation))
             });
-            needs.collect()
+            lists.chain(needs).collect()
         }
         "BatchGetItem" | "BatchWriteItem" => {
             let needs = batched(body).map(|(table, asked)| {

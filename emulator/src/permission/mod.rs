@@ -86,7 +86,7 @@ pub(crate) struct Stored {
     pub(crate) encrypted: Vec<Encrypted>,
 }
 
-/// What a call needs. A body that cannot be read needs nothing: it is refused for that.
+/// What a call needs. The body is a JSON object; a form that cannot be read needs nothing, as it is refused for that.
 pub(crate) fn needed(account: &Account, service: Service, operation: &str, body: &[u8], stored: &Stored) -> Vec<Need> {
     if service == Service::Sts {
         return sts(operation, body);
@@ -109,7 +109,9 @@ fn event_bridge(account: &Account, operation: &str, body: &Value) -> Vec<Need> {
         "PutEvents" => {
             let entries = body["Entries"].as_array().into_iter().flatten();
             let needs = entries.map(|entry| {
-                Need::new(action.as_str(), bus(&entry["EventBusName"]))
+                // A list instead of an object is read by the order of its members; nobody sends that in good faith.
+                let bus = if entry.is_object() { bus(&entry["EventBusName"]) } else { "*".to_owned() };
+                Need::new(action.as_str(), bus)
                     .with("events:source", entry["Source"].as_str())
                     .with("events:detail-type", entry["DetailType"].as_str())
             });

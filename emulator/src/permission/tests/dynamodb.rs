@@ -190,6 +190,15 @@ fn batches_and_transactions_need_every_item() {
                 })
                 .to_vec(),
         ),
+        // Lists are read by order elsewhere; here they take leave for everything.
+        (
+            "TransactGetItems",
+            json!({ "TransactItems": [[{ "TableName": "t", "Key": key("a") }], { "Get": ["t", key("a")] }] }),
+            vec![
+                expect("dynamodb:TransactGetItems", "*", &[]),
+                expect("dynamodb:GetItem", "*", &[(ENCLOSING, &["TransactGetItems"])]),
+            ],
+        ),
         // More than one in an item: the service refuses it, and each counts.
         (
             "TransactGetItems",

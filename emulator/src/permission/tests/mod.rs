@@ -63,6 +63,7 @@ fn events_need_their_bus() {
                 expect("events:PutEvents", "arn:aws:events:eu-central-1:2:event-bus/c", &[]),
             ],
         ),
+        ("PutEvents", json!({ "Entries": [["tenantry"]] }), vec![expect("events:PutEvents", "*", &[])]),
         ("DescribeEventBus", json!({}), vec![expect("events:DescribeEventBus", &bus("default"), &[])]),
         ("DescribeEventBus", json!({ "Name": "b" }), vec![expect("events:DescribeEventBus", &bus("b"), &[])]),
         ("ListRules", json!({ "EventBusName": "b" }), vec![expect("events:ListRules", "*", &[])]),
