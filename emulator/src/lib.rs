@@ -13,13 +13,15 @@
 //!   is told to. Ids that begin with `ASIA` are temporary credentials: they must be ones that this emulator gave out, with their
 //!   session token, and not past their end. They are kept in memory, 10,000 at most; beyond, those that end soonest are forgotten.
 //! - **IAM evaluates** roles' identity-based policies, session policies, and trust policies where a role is assumed, for every call
-//!   with temporary credentials. A call is decided as a whole: one item, parameter or event that is denied denies it.
+//!   with temporary credentials. A call is decided as a whole: one item, parameter or event that is denied denies it. A body that
+//!   is no JSON object is refused before.
 //!   - Not evaluated: service and resource control policies, permissions boundaries, resource-based policies (of tables, buses and
 //!     keys), VPC endpoint policies, managed policies by name, and tags of roles and resources.
 //!   - A document is refused when it comes in ([`PolicyError`]) if it has an element, a condition operator or a condition key that
 //!     is not evaluated. Operators are those of strings and ARNs, `Bool` and `Null`, with `…IfExists`, `ForAllValues:` and
 //!     `ForAnyValue:`; not those of numbers, dates, addresses and binary data. Refused as well: `NotPrincipal`, federated
-//!     principals, unfinished ARNs that do not end with `*`, and names that AWS would take in any case of letters.
+//!     principals, ARNs whose first five parts are not written out (unless they end with `*`), and elements and operators in
+//!     another case of letters.
 //!   - Condition keys: `aws:PrincipalArn`, `aws:PrincipalAccount`, `aws:PrincipalTag/…` (session tags), `aws:PrincipalType`,
 //!     `aws:userid`, `aws:RequestedRegion`, `aws:SecureTransport` (always `true`: plain HTTP stands in for TLS),
 //!     `aws:RequestTag/…` and `aws:TagKeys` (`AssumeRole`, tags of parameters); `dynamodb:LeadingKeys`,
@@ -27,16 +29,18 @@
 //!     `events:source`, `events:detail-type`; `sts:RoleSessionName`, `sts:ExternalId`; `kms:ViaService`, `kms:CallerAccount`,
 //!     `kms:EncryptionContext:PARAMETER_ARN`, `kms:EncryptionContextKeys`. So neither `dynamodb:Attributes` nor `aws:SourceIp`,
 //!     `aws:CurrentTime` and the like. Keys of services that are not here pass, and are absent.
-//!   - An operator for one value that meets several is satisfied by any of them, as it is at AWS. A policy variable that has no
-//!     value, and no default, matches nothing; where that would allow something (`NotResource` and negated operators in an
-//!     `Allow`), the statement does not apply. Values of variables are literal text: a `*` in a tag is no wildcard.
+//!   - An operator for one value that meets several is satisfied by any of them, as it is at AWS. `ForAnyValue:…IfExists` does not
+//!     hold where the key is absent, as users of AWS report. A policy variable that has no value, and no default, matches nothing;
+//!     where that would allow something (`NotResource` and negated operators in an `Allow`), the statement does not apply. Values
+//!     of variables are literal text: a `*` in a tag is no wildcard.
 //!   - `dynamodb:LeadingKeys` is there for reads and writes of items, alone, in batches and in transactions, and for `Query` with a
-//!     key condition that can be read. `Scan`, `PartiQL` and everything else has none, as `ForAllValues` is glad to see. Numbers
-//!     are compared as they are written.
+//!     key condition that can be read. `Scan`, `PartiQL` and everything else has none, so that `ForAllValues` without `Null`
+//!     lets them pass. Numbers are compared as they are written.
 //!   - A role is assumed only if the caller's policies allow it and the trust policy does, too: AWS is content with a trust policy
 //!     that names a role of the same account. Session tags need `sts:TagSession` on both sides. `AssumeRole` knows no transitive
 //!     tags, managed session policies, source identity and MFA, and refuses a request with them; a role's own longest session is
-//!     12 hours, and one hour for a caller that is a role itself. `PackedPolicySize` is what it would be without packing.
+//!     12 hours, and one hour for a caller that is a role itself. `PackedPolicySize` is what it would be without packing, and
+//!     refuses nothing; `SessionTokenUtilization` is not answered.
 //!   - KMS is asked for nothing but parameters, and there only if their key is not `alias/aws/ssm`: `kms:Encrypt` for a put, or
 //!     `kms:GenerateDataKey` if it is advanced by its tier or size; `kms:Decrypt` for a read with decryption, in
 //!     `GetParametersByPath` for all that lies under the path, not for one page. An alias stays an alias, while AWS looks its key up.

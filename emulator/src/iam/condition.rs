@@ -131,8 +131,8 @@ impl Test {
             return self.compare(absent, context);
         }
         if values.is_empty() && if_exists {
-            // AWS looks for IfExists at each value, so ForAnyValue finds nothing that could hold (seen at AWS; its documentation
-            // does not say so).
+            // AWS looks for IfExists at each value, so ForAnyValue finds nothing that could hold. Its documentation does not say
+            // so; "ForAnyValue:StringEqualsIfExists behaving unexpectedly" on AWS re:Post does.
             return set != Some(Set::Any);
         }
         // "If AWS cannot resolve a variable this might cause the entire statement to be invalid." What compares with such a value

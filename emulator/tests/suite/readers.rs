@@ -208,7 +208,7 @@ async fn odd_requests_go_past_nobody() -> Outcome {
     ];
     let bodies = bodies.map(|(operation, body)| (format!("DynamoDB_20120810.{operation}"), body));
     let parameters = [
-        ("GetParameters", r#"[null,["/tenantry/globex/a"]]"#),
+        ("GetParameters", r#"[null,["/tenantry/globex/a"],null,null,null,null,null,null,null]"#),
         ("GetParameters", r#"{"Name":"/tenantry/acme/a","Names":["/tenantry/globex/a"]}"#),
         ("GetParameter", r#"["/tenantry/globex/a"]"#),
         ("GetParameter", r#"{"Path":"/tenantry/acme/a","Name":"/tenantry/globex/a"}"#),

@@ -87,7 +87,7 @@ fn absent_keys_decide_as_documented() {
             (format!("ForAllValues:{operator}"), true),
             (format!("ForAllValues:{operator}IfExists"), true),
             (format!("ForAnyValue:{operator}"), false),
-            // IfExists is looked for at each value, and there is none (seen at AWS; not documented).
+            // IfExists is looked for at each value, and there is none (AWS re:Post; not documented).
             (format!("ForAnyValue:{operator}IfExists"), false),
         ] {
             let condition = json!({ &name: { "dynamodb:LeadingKeys": value } });
