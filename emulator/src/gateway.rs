@@ -8,13 +8,15 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use serde_json::{Map, Value};
 
 use crate::call_log::CallLog;
 use crate::dynamodb::{self, DynamoDb};
 use crate::eventbridge::{self, EventBridge};
 use crate::faults::{Fault, Faults, View};
+use crate::iam::{BadCredentials, Caller, Iam};
 use crate::parameter_store::{self, ParameterStore};
-use crate::permission::{self, Account, Guarded};
+use crate::permission::{self, Account, Stored};
 use crate::shutdown::Shutdown;
 use crate::wire::{AwsError, Protocol, Reply, json_reply, reply, request_id};
 use crate::{Service, sts};
@@ -34,7 +36,7 @@ pub(crate) struct Unanswered;
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) account: Account,
-    pub(crate) guarded: Guarded,
+    pub(crate) iam: Iam,
     pub(crate) calls: CallLog,
     pub(crate) faults: Faults,
     pub(crate) dynamodb: DynamoDb,
@@ -49,6 +51,7 @@ struct Call {
     operation: String,
     headers: HeaderMap,
     body: Bytes,
+    caller: Caller,
 }
 
 impl Gateway {
@@ -91,12 +94,40 @@ impl Gateway {
         })
     }
 
-    /// Executes a call, unless a fault waits for it.
-    async fn suffer(&self, call: Call) -> Result<Reply, Unanswered> {
-        let needed = || permission::needed(&self.account, call.service, &call.operation, &call.headers, &call.body);
-        if let Some(denied) = self.guarded.denied(needed) {
-            let message = format!("{} is not allowed {} on {}", denied.principal, denied.action, denied.resource);
-            return Ok(AwsError::new("AccessDeniedException", message).into_reply(call.service.protocol()));
+    /// Whether whoever signed a call is known, and may make it.
+    async fn admit(&self, call: &mut Call) -> Result<(), AwsError> {
+        let Call { service, operation, headers, body, .. } = &*call;
+        let caller = self.iam.caller(headers).map_err(|why| not_taken(*service, why))?;
+        if let Caller::Role(session) = &caller {
+            // What cannot be read here must not be read elsewhere. The services' parsers also take lists for objects.
+            if *service != Service::Sts && serde_json::from_slice::<Map<String, Value>>(body).is_err() {
+                return Err(AwsError::new("SerializationException", "The body is no JSON object."));
+            }
+            let stored = match service {
+                Service::DynamoDb => {
+                    let tables = self.dynamodb.keys(permission::dynamodb::tables(operation, body)).await;
+                    Stored { tables, ..Stored::default() }
+                }
+                Service::ParameterStore => {
+                    let encrypted = self.parameters.encrypted(operation, body.clone()).await;
+                    Stored { encrypted, ..Stored::default() }
+                }
+                Service::EventBridge | Service::Sts => Stored::default(),
+            };
+            let needs = permission::needed(&self.account, *service, operation, body, &stored);
+            self.iam.authorize(session, &needs).map_err(|why| match service {
+                Service::Sts => sts::denied(why),
+                _ => AwsError::new("AccessDeniedException", why),
+            })?;
+        }
+        call.caller = caller;
+        Ok(())
+    }
+
+    /// Executes a call, unless it is not allowed, or a fault waits for it.
+    async fn suffer(&self, mut call: Call) -> Result<Reply, Unanswered> {
+        if let Err(error) = self.admit(&mut call).await {
+            return Ok(error.into_reply(call.service.protocol()));
         }
         let fits = |fault| self.fits(fault, &call);
         let Some(hit) = self.faults.take(&call.operation, fits) else {
@@ -150,7 +181,7 @@ impl Gateway {
                 .events
                 .call(&call.operation, &call.body)
                 .map(|answer| json_reply(StatusCode::OK, protocol, &answer)),
-            Service::Sts => sts::call(&call.operation, &self.account.id),
+            Service::Sts => sts::call(&call.operation, &call.body, &call.caller, &self.iam),
         };
         answer.unwrap_or_else(|error| error.into_reply(protocol))
     }
@@ -213,7 +244,7 @@ impl Call {
                 return Err(AwsError::new("SerializationException", "The body is not UTF-8."));
             }
             let operation = operation_name(operation);
-            return Ok(Self { service, operation, headers, body });
+            return Ok(Self { service, operation, headers, body, caller: Caller::Administrator });
         }
         let form = headers
             .get(CONTENT_TYPE)
@@ -223,9 +254,29 @@ impl Call {
             body.split('&').find_map(|pair| pair.strip_prefix("Action=")).map(operation_name)
         });
         match action.flatten() {
-            Some(operation) => Ok(Self { service: Service::Sts, operation, headers, body }),
+            Some(operation) => {
+                Ok(Self { service: Service::Sts, operation, headers, body, caller: Caller::Administrator })
+            }
             None => Err(unknown("A call needs an x-amz-target header, or an Action in a form.".to_owned())),
         }
+    }
+}
+
+/// What services say to credentials that they do not take.
+fn not_taken(service: Service, why: BadCredentials) -> AwsError {
+    let (json, query, message) = match why {
+        BadCredentials::Unknown => (
+            "UnrecognizedClientException",
+            "InvalidClientTokenId",
+            "The security token included in the request is invalid.",
+        ),
+        BadCredentials::Expired => {
+            ("ExpiredTokenException", "ExpiredToken", "The security token included in the request is expired")
+        }
+    };
+    match service {
+        Service::Sts => AwsError::new(query, message).with_status(StatusCode::FORBIDDEN),
+        _ => AwsError::new(json, message),
     }
 }
 

@@ -2,13 +2,50 @@
 //!
 //! Point an AWS SDK, boto3 or the AWS CLI at [`Emulator::url`] with any credentials; service and operation are told
 //! apart as these clients write them. What is here: `DynamoDB` (the embedded engine `dynoxide`), Parameter Store,
-//! `EventBridge` (`PutEvents`, rules, and looking around) and STS (`GetCallerIdentity`).
+//! `EventBridge` (`PutEvents`, rules, and looking around), and STS (`AssumeRole`, `GetCallerIdentity`) with the policies of IAM
+//! ([`Emulator::add_role`]).
 //!
 //! # How it differs from AWS
 //!
-//! - **No authentication.** Signatures are not verified. Whoever reaches the port may do everything that the program which
-//!   starts the emulator does not forbid ([`Emulator::guard`]): that sees the actions and resources of IAM, no conditions.
-//!   `DynamoDB` wants to see some credentials all the same. It speaks plain HTTP, and listens only where it is told to.
+//! - **No authentication of users.** Signatures are not verified. Whoever signs with an access key id that does not begin with
+//!   `ASIA` (`local`, `test`), or not at all, is the account's administrator, who may do everything, and assume any role, whatever
+//!   its trust policy says. `DynamoDB` wants to see some credentials all the same. It speaks plain HTTP, and listens only where it
+//!   is told to. Ids that begin with `ASIA` are temporary credentials: they must be ones that this emulator gave out, with their
+//!   session token, and not past their end. They are kept in memory, 10,000 at most; beyond, those that end soonest are forgotten.
+//! - **IAM evaluates** roles' identity-based policies, session policies, and trust policies where a role is assumed, for every call
+//!   with temporary credentials. A call is decided as a whole: one item, parameter or event that is denied denies it. A body that
+//!   is no JSON object is refused before.
+//!   - Not evaluated: service and resource control policies, permissions boundaries, resource-based policies (of tables, buses and
+//!     keys), VPC endpoint policies, managed policies by name, and tags of roles and resources.
+//!   - A document is refused when it comes in ([`PolicyError`]) if it has an element, a condition operator or a condition key that
+//!     is not evaluated. Operators are those of strings and ARNs, `Bool` and `Null`, with `…IfExists`, `ForAllValues:` and
+//!     `ForAnyValue:`; not those of numbers, dates, addresses and binary data. Refused as well: `NotPrincipal`, federated
+//!     principals, ARNs whose first five parts are not written out (unless they end with `*`), and elements and operators in
+//!     another case of letters.
+//!   - Condition keys: `aws:PrincipalArn`, `aws:PrincipalAccount`, `aws:PrincipalTag/…` (session tags), `aws:PrincipalType`,
+//!     `aws:userid`, `aws:RequestedRegion`, `aws:SecureTransport` (always `true`: plain HTTP stands in for TLS),
+//!     `aws:RequestTag/…` and `aws:TagKeys` (`AssumeRole`, tags of parameters); `dynamodb:LeadingKeys`,
+//!     `dynamodb:EnclosingOperation` (transactions), `dynamodb:Select` (as it is sent: AWS's default is not filled in);
+//!     `events:source`, `events:detail-type`; `sts:RoleSessionName`, `sts:ExternalId`; `kms:ViaService`, `kms:CallerAccount`,
+//!     `kms:EncryptionContext:PARAMETER_ARN`, `kms:EncryptionContextKeys`. So neither `dynamodb:Attributes` nor `aws:SourceIp`,
+//!     `aws:CurrentTime` and the like. Keys of services that are not here pass, and are absent.
+//!   - An operator for one value that meets several is satisfied by any of them, as it is at AWS. `ForAnyValue:…IfExists` does not
+//!     hold where the key is absent, as users of AWS report. A policy variable that has no value, and no default, matches nothing;
+//!     where that would allow something (`NotResource` and negated operators in an `Allow`), the statement does not apply. Values
+//!     of variables are literal text: a `*` in a tag is no wildcard.
+//!   - `dynamodb:LeadingKeys` is there for reads and writes of items, alone, in batches and in transactions, and for `Query` with a
+//!     key condition that can be read. `Scan`, `PartiQL` and everything else has none, so that `ForAllValues` without `Null`
+//!     lets them pass. Numbers are compared as they are written.
+//!   - A role is assumed only if the caller's policies allow it and the trust policy does, too: AWS is content with a trust policy
+//!     that names a role of the same account. Session tags need `sts:TagSession` on both sides. `AssumeRole` knows no transitive
+//!     tags, managed session policies, source identity and MFA, and refuses a request with them; a role's own longest session is
+//!     12 hours, and one hour for a caller that is a role itself. `PackedPolicySize` is what it would be without packing, and
+//!     refuses nothing; `SessionTokenUtilization` is not answered.
+//!   - KMS is asked for nothing but parameters, and there only if their key is not `alias/aws/ssm`: `kms:Encrypt` for a put, or
+//!     `kms:GenerateDataKey` if it is advanced by its tier or size; `kms:Decrypt` for a read with decryption, in
+//!     `GetParametersByPath` for all that lies under the path, not for one page. An alias stays an alias, while AWS looks its key up.
+//!   - A `PartiQL` statement whose table cannot be told needs its permission on `*`; so do `ListStreams` and `GetRecords` of a
+//!     stream that is gone.
 //! - **No throttling, no latency.** Limits of size and number are those of AWS; limits of rate are there where they are asked for
 //!   ([`Faults::limit`]). Throttles, delays and other failures are injected, one by one or at random from a seed ([`Faults`]).
 //! - **`DynamoDB` is always consistent.** Every read is strongly consistent and no index ever lags, unless a fault has it lag
@@ -31,6 +68,7 @@ mod dynamodb;
 mod eventbridge;
 mod faults;
 mod gateway;
+mod iam;
 mod parameter_store;
 mod permission;
 mod server;
@@ -38,11 +76,13 @@ mod shutdown;
 mod sts;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -50,11 +90,12 @@ use tokio::task::JoinHandle;
 pub use call_log::CallLog;
 pub use eventbridge::{Delivered, EventFate, EventOdds, Rule, RuleError, Target};
 pub use faults::{ANY, Fault, Faults, Held, Injected, Schedule, Scheduled};
-pub use permission::{Guard, Permission};
+pub use iam::{Decision, PolicyError, PolicyKind, Role, RoleCredentials};
 
 use dynamodb::DynamoDb;
 use eventbridge::EventBridge;
 use gateway::Gateway;
+use iam::{Clock, Context, Iam};
 use parameter_store::ParameterStore;
 use shutdown::Shutdown;
 
@@ -141,6 +182,11 @@ pub struct Emulator {
 impl Emulator {
     /// Starts it within the current Tokio runtime. Once this returns, calls are answered.
     pub async fn start(options: Options) -> Result<Self, StartError> {
+        Self::start_by(options, Arc::new(OffsetDateTime::now_utc)).await
+    }
+
+    /// The same, by another clock: sessions end by it.
+    async fn start_by(options: Options, clock: Clock) -> Result<Self, StartError> {
         let Options { listen, data, region, account, empty_pages } = options;
         if let Some(data) = &data {
             std::fs::create_dir_all(data).map_err(StartError::Data)?;
@@ -159,9 +205,10 @@ impl Emulator {
             Arc::clone(&events),
         )?;
         let (dynamodb, mut tasks) = DynamoDb::start(file("dynamodb.sqlite").as_deref(), &stopped).await?;
+        let account = permission::Account { region, id: account };
         let gateway = Arc::new(Gateway {
-            account: permission::Account { region, id: account },
-            guarded: permission::Guarded::default(),
+            iam: Iam::new(account.clone(), clock),
+            account,
             calls: CallLog::default(),
             faults: Faults::default(),
             dynamodb,
@@ -188,9 +235,31 @@ impl Emulator {
         self.gateway.events.set_fate(fate);
     }
 
-    /// Has `guard` decide from now on which calls are allowed.
-    pub fn guard(&self, guard: Guard) {
-        self.gateway.guarded.set(guard);
+    /// Adds a role, or replaces the one of its name; sessions of that one go on with what the new one may do. Refuses documents
+    /// with an element, an operator, a condition key or a form that is not evaluated.
+    pub fn add_role(&self, role: Role) -> Result<(), PolicyError> {
+        self.gateway.iam.add_role(role)
+    }
+
+    /// Credentials of a role as the Lambda service gives them to a function: they do not end, and stay the same. None if there is
+    /// no such role, or its trust policy does not let `lambda.amazonaws.com` assume it.
+    pub fn credentials_of(&self, role: &str) -> Option<RoleCredentials> {
+        self.gateway.iam.credentials_of(role)
+    }
+
+    /// Role and action of every call that a role was allowed so far. What administrators do is not counted.
+    pub fn permissions_used(&self) -> BTreeSet<(String, String)> {
+        self.gateway.iam.permissions_used()
+    }
+
+    /// What a role's policies say of an action on a resource, as if it were called by the Lambda service's session. `context` are
+    /// condition keys beside those of every call, `aws:PrincipalTag/…` of another session among them. None if there is no such role.
+    pub fn decide(&self, role: &str, action: &str, resource: &str, context: &[(&str, &[&str])]) -> Option<Decision> {
+        let mut keys = Context::default();
+        for (key, values) in context {
+            keys.set_all(key, values.iter().map(|value| (*value).to_owned()));
+        }
+        self.gateway.iam.decide_for(role, action, resource, &keys)
     }
 
     /// The calls so far.

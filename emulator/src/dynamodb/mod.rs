@@ -3,10 +3,14 @@
 //! The engine's router is private. Its server therefore listens on a loopback port of its own, which nobody is told,
 //! and calls are passed on to it.
 
+mod keys;
 mod partial;
 
+use std::collections::HashMap;
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,8 +27,10 @@ use tokio::task::JoinHandle;
 
 use crate::StartError;
 use crate::faults::{Fault, View};
+use crate::permission::TableKeys;
 use crate::shutdown::Shutdown;
 use crate::wire::{AwsError, Reply};
+use keys::KnownKeys;
 use partial::Partial;
 
 /// How often expired items are deleted. AWS takes up to two days; a short time shows expiry while developing.
@@ -36,10 +42,17 @@ const CHECKSUM: &str = "x-amz-crc32";
 const PREFIX: &str = "com.amazonaws.dynamodb.v20120810#";
 
 /// The engine, and the way to it.
-#[derive(Debug)]
 pub(crate) struct DynamoDb {
+    database: Database,
+    keys: Arc<KnownKeys>,
     url: String,
     client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl fmt::Debug for DynamoDb {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("DynamoDb").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 impl DynamoDb {
@@ -58,14 +71,41 @@ impl DynamoDb {
 
         let sweeping = tokio::spawn(sweep(database.clone(), shutdown.clone()));
         let shutdown = shutdown.clone();
+        let served = database.clone();
         let serving = tokio::spawn(async move {
             let stopped = async move { shutdown.requested().await };
-            if let Err(error) = dynoxide::server::serve_with_shutdown(listener, database, stopped).await {
+            if let Err(error) = dynoxide::server::serve_with_shutdown(listener, served, stopped).await {
                 tracing::error!(error, "DynamoDB ended");
             }
         });
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Ok((Self { url, client }, vec![serving, sweeping]))
+        Ok((Self { database, keys: Arc::default(), url, client }, vec![serving, sweeping]))
+    }
+
+    /// The keys of those tables that there are.
+    pub(crate) async fn keys(&self, tables: Vec<String>) -> HashMap<String, Arc<TableKeys>> {
+        let mut found = HashMap::new();
+        let mut unknown = Vec::new();
+        for table in tables {
+            match self.keys.known(&table) {
+                Some(keys) => drop(found.insert(table, keys)),
+                None => unknown.push(table),
+            }
+        }
+        if unknown.is_empty() {
+            return found;
+        }
+        let (database, keys) = (self.database.clone(), Arc::clone(&self.keys));
+        // The engine waits for whoever uses the database.
+        let looked_up = tokio::task::spawn_blocking(move || {
+            let there = |table: String| keys.look_up(&database, &table).map(|keys| (table, keys));
+            unknown.into_iter().filter_map(there).collect::<Vec<_>>()
+        });
+        match looked_up.await {
+            Ok(looked_up) => found.extend(looked_up),
+            Err(error) => tracing::error!(%error, "the keys of tables could not be looked up"),
+        }
+        found
     }
 
     /// Passes a call on and hands back the engine's answer, or as much of it as `view` lets through.
@@ -76,6 +116,14 @@ impl DynamoDb {
         body: Bytes,
         view: View,
     ) -> Result<Reply, AwsError> {
+        let answer = self.pass_on(operation, headers, body, view).await;
+        if matches!(operation, "CreateTable" | "DeleteTable" | "UpdateTable") {
+            self.keys.forget();
+        }
+        answer
+    }
+
+    async fn pass_on(&self, operation: &str, headers: &HeaderMap, body: Bytes, view: View) -> Result<Reply, AwsError> {
         let partial = Partial::of(view, operation, &body);
         let body = partial.as_ref().and_then(Partial::request).unwrap_or(body);
         let failed = |error: &dyn std::error::Error| {

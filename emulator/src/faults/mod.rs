@@ -18,7 +18,7 @@ pub const ANY: &str = "*";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Refused, not executed: `ProvisionedThroughputExceededException` from `DynamoDB`, `ThrottlingException` elsewhere.
+    /// Refused, not executed: `ProvisionedThroughputExceededException` from `DynamoDB`, `Throttling` from STS, `ThrottlingException` elsewhere.
     /// SDK clients retry it on their own, as often as their retry setting says.
     Throttle,
     /// Refused, not executed: a 500. SDK clients retry it on their own, as often as their retry setting says.
@@ -216,7 +216,7 @@ impl Faults {
 
     /// Has calls fail at random from now on, in place of any schedule before, until its bound is reached, it is ended, or the
     /// faults are cleared. Calls that were injected a fault or are held by name suffer that, and take no turn; nor do calls
-    /// that a guard forbids. A turn brings nothing if its fault would mean nothing to the call:
+    /// that are not allowed. A turn brings nothing if its fault would mean nothing to the call:
     /// [`Fault::TransactionConflict`] is for writes and transactions of `DynamoDB` and writes of Parameter Store that AWS documents it
     /// for, and [`Fault::NotYet`], [`Fault::StalePage`] and [`Fault::EmptyPage`] are for the reads they name.
     pub fn schedule(&self, schedule: Schedule) -> Scheduled {

@@ -18,6 +18,7 @@ use time::OffsetDateTime;
 use crate::StartError;
 use crate::eventbridge::{DEFAULT_BUS, Event, EventBridge};
 use crate::faults::{Fault, View};
+use crate::permission::{Account, Encrypted};
 use crate::wire::{AwsError, parse, required};
 use name::{Place, Selector};
 use read::Reader;
@@ -148,6 +149,24 @@ impl ParameterStore {
         parse::<Names>(body).is_ok_and(|asked| asked.name.iter().chain(asked.names.iter().flatten()).any(newest))
     }
 
+    /// The parameters that a call would decrypt with a key of the account's own. All that lie under a path, not those of one page
+    /// alone. None where the call fails anyway.
+    pub(crate) async fn encrypted(&self, operation: &str, body: Bytes) -> Vec<Encrypted> {
+        if !read::decrypts(&body) {
+            return Vec::new();
+        }
+        let service = self.clone();
+        let operation = operation.to_owned();
+        let found = tokio::task::spawn_blocking(move || {
+            let reader = Reader { store: &service.store, place: &service.place, view: View::Whole, empty_pages: false };
+            read::encrypted(&reader, &operation, &body).unwrap_or_default()
+        });
+        found.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the keys of parameters could not be looked up");
+            Vec::new()
+        })
+    }
+
     fn delete_one(&self, body: &[u8]) -> Result<(Value, Vec<Change>), AwsError> {
         let request: Names = parse(body)?;
         let name = self.place.asked(required(request.name.as_deref(), "name")?)?.name;
@@ -214,6 +233,16 @@ impl Change {
             kind: version.kind.clone(),
             description: version.description.clone(),
         }
+    }
+}
+
+/// The ARN of the parameter that a name names: with a selector, as an ARN or plain. `*` if that is no name.
+pub(crate) fn resource(account: &Account, name: &str) -> String {
+    let place = Place { region: account.region.clone(), account: account.id.clone() };
+    match place.asked(name) {
+        Ok(asked) if asked.name.starts_with("arn:") => asked.name,
+        Ok(asked) => place.arn(&asked.name),
+        Err(_) => "*".to_owned(),
     }
 }
 

@@ -8,6 +8,8 @@ use super::page::{self, Position};
 use super::store::{Store, Tables, Version};
 use super::{milliseconds, not_found};
 use crate::faults::View;
+use crate::permission::Encrypted;
+use crate::permission::parameter_store::is_own_key;
 use crate::wire::{AwsError, parse, required};
 
 /// Names of one `GetParameters`, results of one page of `GetParametersByPath` (API reference).
@@ -199,6 +201,42 @@ pub(super) fn history(reader: &Reader<'_>, body: &[u8]) -> Result<Value, AwsErro
         }
         Ok(with_token(json!({ "Parameters": entries }), next))
     })
+}
+
+/// Whether a call asks for decrypted values.
+pub(super) fn decrypts(body: &[u8]) -> bool {
+    parse::<Get>(body).is_ok_and(|request| request.with_decryption == Some(true))
+}
+
+/// What a call would decrypt with keys of the account's own.
+pub(super) fn encrypted(reader: &Reader<'_>, operation: &str, body: &[u8]) -> Result<Vec<Encrypted>, AwsError> {
+    let request: Get = parse(body)?;
+    let read = reader.read(|tables| match operation {
+        "GetParameter" | "GetParameters" => {
+            let names = if operation == "GetParameter" { request.name.map(|name| vec![name]) } else { request.names };
+            let asked = names.unwrap_or_default().into_iter().map(|name| reader.place.asked(&name));
+            let asked = asked.collect::<Result<Vec<_>, _>>()?;
+            Ok(asked.iter().filter_map(|asked| find(tables, asked).ok()).collect())
+        }
+        "GetParameterHistory" => {
+            let name = reader.place.asked(required(request.name.as_deref(), "name")?)?.name;
+            tables.history(&name, 0, i64::MAX, usize::MAX)
+        }
+        "GetParametersByPath" => {
+            let path = name::path(required(request.path.as_deref(), "path")?)?;
+            // Under the root lies everything, names without a slash as well.
+            if path.is_empty() {
+                return tables.list("", usize::MAX, |_| true);
+            }
+            tables.under(&format!("{path}/"), request.recursive != Some(true), "", usize::MAX)
+        }
+        _ => Ok(Vec::new()),
+    })?;
+    let own = read.into_iter().filter_map(|version| {
+        let key = version.key_id.filter(|key| is_own_key(key))?;
+        Some(Encrypted { parameter: reader.place.arn(&version.name), key })
+    });
+    Ok(own.collect())
 }
 
 fn find(tables: &Tables<'_>, asked: &Asked) -> Result<Version, AwsError> {

@@ -19,6 +19,7 @@ pub(crate) struct Clients {
     pub(crate) dynamodb: aws_sdk_dynamodb::Client,
     pub(crate) ssm: aws_sdk_ssm::Client,
     pub(crate) events: aws_sdk_eventbridge::Client,
+    pub(crate) sts: aws_sdk_sts::Client,
 }
 
 /// Why a case does not hold.
@@ -40,8 +41,14 @@ impl Debug for Failure {
 }
 
 impl Clients {
+    /// As the administrator.
     pub(crate) fn new(url: &str) -> Self {
-        let credentials = SharedCredentialsProvider::new(Credentials::from_keys("test", "test", None));
+        Self::with(url, Credentials::from_keys("test", "test", None))
+    }
+
+    /// As whoever has these credentials.
+    pub(crate) fn with(url: &str, credentials: Credentials) -> Self {
+        let credentials = SharedCredentialsProvider::new(credentials);
         let region = Region::new("us-east-1");
         let http = Builder::new().build_http();
         Self {
@@ -68,6 +75,16 @@ impl Clients {
             events: aws_sdk_eventbridge::Client::from_conf(
                 aws_sdk_eventbridge::Config::builder()
                     .behavior_version(BehaviorVersion::v2026_01_12())
+                    .credentials_provider(credentials.clone())
+                    .region(region.clone())
+                    .http_client(http.clone())
+                    .retry_config(RetryConfig::disabled())
+                    .endpoint_url(url)
+                    .build(),
+            ),
+            sts: aws_sdk_sts::Client::from_conf(
+                aws_sdk_sts::Config::builder()
+                    .behavior_version(BehaviorVersion::v2026_01_12())
                     .credentials_provider(credentials)
                     .region(region)
                     .http_client(http)
@@ -80,8 +97,13 @@ impl Clients {
 
     /// A table with the keys `pk` and `sk`, both text.
     pub(crate) async fn table(&self, name: &str) -> Outcome {
+        self.table_by(name, ["pk", "sk"]).await
+    }
+
+    /// A table with a partition key and a sort key of these names, both text.
+    pub(crate) async fn table_by(&self, name: &str, keys: [&str; 2]) -> Outcome {
         let mut create = self.dynamodb.create_table().table_name(name).billing_mode(BillingMode::PayPerRequest);
-        for (key, kind) in [("pk", KeyType::Hash), ("sk", KeyType::Range)] {
+        for (key, kind) in keys.into_iter().zip([KeyType::Hash, KeyType::Range]) {
             create = create
                 .attribute_definitions(
                     AttributeDefinition::builder()

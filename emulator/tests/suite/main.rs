@@ -15,6 +15,12 @@ mod parameters;
 #[cfg(test)]
 mod persistence;
 #[cfg(test)]
+mod readers;
+#[cfg(test)]
+mod roles;
+#[cfg(test)]
 mod schedule;
+#[cfg(test)]
+mod sessions;
 #[cfg(test)]
 mod wire;

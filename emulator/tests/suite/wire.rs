@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use crate::clients::{Outcome, start};
 
 /// Sends a request as it is and reads the whole answer.
-async fn send(emulator: &Emulator, head: &str, body: &[u8]) -> std::io::Result<String> {
+pub(crate) async fn send(emulator: &Emulator, head: &str, body: &[u8]) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(emulator.url().trim_start_matches("http://")).await?;
     let head = format!("{head}\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).await?;

@@ -1,0 +1,153 @@
+//! What a call needs permission for, as IAM counts it: actions on resources, each with its condition keys.
+//!
+//! From "Actions, resources, and condition keys" of each service in the Service Authorization Reference.
+
+pub(crate) mod dynamodb;
+mod key_condition;
+pub(crate) mod parameter_store;
+mod partiql;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::Service;
+use crate::iam::Context;
+use crate::sts::AssumeRole;
+
+/// An action on a resource. A call may need several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Need {
+    /// For example `dynamodb:GetItem`.
+    pub(crate) action: String,
+    /// The resource's ARN. `*` where the action knows no resources, or it cannot be told which: only who may do it to all may.
+    pub(crate) resource: String,
+    /// The call's own condition keys.
+    pub(crate) context: Context,
+}
+
+impl Need {
+    fn new(action: impl Into<String>, resource: impl Into<String>) -> Self {
+        Self { action: action.into(), resource: resource.into(), context: Context::default() }
+    }
+
+    fn with(mut self, key: &str, value: Option<&str>) -> Self {
+        self.context.set_all(key, value.map(str::to_owned));
+        self
+    }
+
+    fn with_all(mut self, key: &str, values: impl IntoIterator<Item = String>) -> Self {
+        self.context.set_all(key, values);
+        self
+    }
+}
+
+/// Where resources lie.
+#[derive(Debug, Clone)]
+pub(crate) struct Account {
+    pub(crate) region: String,
+    pub(crate) id: String,
+}
+
+impl Account {
+    pub(crate) fn arn(&self, service: &str, resource: &str) -> String {
+        format!("arn:aws:{service}:{}:{}:{resource}", self.region, self.id)
+    }
+}
+
+/// What a table's keys are called, and its stream. Where a key has several partition key attributes, none is named.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct TableKeys {
+    pub(crate) partition: Option<String>,
+    /// By the name of the index.
+    pub(crate) indexes: HashMap<String, String>,
+    /// What stands behind `stream/` in its stream's ARN.
+    pub(crate) stream: Option<String>,
+}
+
+/// A parameter whose value lies encrypted under a key of the account's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Encrypted {
+    /// The parameter's ARN.
+    pub(crate) parameter: String,
+    /// The key as it was named when the value was put.
+    pub(crate) key: String,
+}
+
+/// What of the stored data decides what a call needs.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    /// By the table's name: those that [`dynamodb::tables`] asks for.
+    pub(crate) tables: HashMap<String, Arc<TableKeys>>,
+    /// What the call would decrypt.
+    pub(crate) encrypted: Vec<Encrypted>,
+}
+
+/// What a call needs. The body is a JSON object; a form that cannot be read needs nothing, as it is refused for that.
+pub(crate) fn needed(account: &Account, service: Service, operation: &str, body: &[u8], stored: &Stored) -> Vec<Need> {
+    if service == Service::Sts {
+        return sts(operation, body);
+    }
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    match service {
+        Service::DynamoDb => dynamodb::needs(account, operation, &body, &stored.tables),
+        Service::ParameterStore => parameter_store::needs(account, operation, &body, &stored.encrypted),
+        Service::EventBridge | Service::Sts => event_bridge(account, operation, &body),
+    }
+}
+
+fn event_bridge(account: &Account, operation: &str, body: &Value) -> Vec<Need> {
+    let action = format!("events:{operation}");
+    let bus = |name: &Value| match name.as_str().unwrap_or("default") {
+        arn if arn.starts_with("arn:") => arn.to_owned(),
+        name => account.arn("events", &format!("event-bus/{name}")),
+    };
+    match operation {
+        "PutEvents" => {
+            let entries = body["Entries"].as_array().into_iter().flatten();
+            let needs = entries.map(|entry| {
+                // A list instead of an object is read by the order of its members; nobody sends that in good faith.
+                let bus = if entry.is_object() { bus(&entry["EventBusName"]) } else { "*".to_owned() };
+                Need::new(action.as_str(), bus)
+                    .with("events:source", entry["Source"].as_str())
+                    .with("events:detail-type", entry["DetailType"].as_str())
+            });
+            needs.collect()
+        }
+        "DescribeEventBus" => vec![Need::new(action, bus(&body["Name"]))],
+        _ => vec![Need::new(action, "*")],
+    }
+}
+
+/// Everybody may ask who they are. What trust policies say of the rest is for [`crate::iam::Iam`] to find.
+fn sts(operation: &str, body: &[u8]) -> Vec<Need> {
+    match operation {
+        "GetCallerIdentity" => Vec::new(),
+        "AssumeRole" => match AssumeRole::parse(body) {
+            Ok(request) => request.needs(),
+            Err(_) => Vec::new(),
+        },
+        _ => vec![Need::new(format!("sts:{operation}"), "*")],
+    }
+}
+
+impl AssumeRole {
+    fn needs(&self) -> Vec<Need> {
+        let need = |action: &str| {
+            let mut need = Need::new(action, self.role_arn.as_str())
+                .with("sts:RoleSessionName", Some(&self.session_name))
+                .with("sts:ExternalId", self.external_id.as_deref())
+                .with_all("aws:TagKeys", self.tags.iter().map(|(key, _)| key.clone()));
+            for (key, value) in &self.tags {
+                need.context.set(&format!("aws:RequestTag/{key}"), value.as_str());
+            }
+            need
+        };
+        let actions: &[&str] =
+            if self.tags.is_empty() { &["sts:AssumeRole"] } else { &["sts:AssumeRole", "sts:TagSession"] };
+        actions.iter().map(|action| need(action)).collect()
+    }
+}
