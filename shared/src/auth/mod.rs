@@ -9,8 +9,8 @@ use std::collections::HashMap;
 
 use crate::{clock::Clock, entry::Author, settings::TokenSettings, tenant::TenantId};
 
-pub use jwks::{FetchKeys, HttpKeys, KeyFetchError};
-use token::TokenVerifier;
+pub use jwks::{FetchKeys, HttpKeys, KeyFetchError, KeySet};
+use token::{ACCESS, TOKEN_USE, TokenError, TokenVerifier};
 
 /// What a token can permit: an OAuth scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ pub enum AuthError {
     NoToken,
     /// A token that cannot be believed. Which check failed is for the log, not for the caller.
     #[error("the bearer token is not valid here; get a new one from the identity provider")]
-    InvalidToken(#[source] token::TokenError),
+    InvalidToken(#[source] TokenError),
     /// A good token without a usable tenant claim.
     #[error("the token names no tenant; its claim {claim:?} must be a plain tenant id")]
     NoTenant {
@@ -137,6 +137,10 @@ impl Authenticator {
     /// The caller behind what a request presents.
     pub async fn authenticate(&self, presented: Presented<'_>) -> Result<Caller, AuthError> {
         match presented {
+            // API Gateway does not know what a token is for.
+            Presented::Claims(claims) if claims.get(TOKEN_USE).is_some_and(|token_use| token_use != ACCESS) => {
+                Err(TokenError::Use.into())
+            }
             Presented::Claims(claims) => self.caller(claims),
             Presented::Authorization(header) => {
                 let token = bearer(header).ok_or(AuthError::NoToken)?;

@@ -9,7 +9,7 @@ mod problem;
 mod respond;
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     fmt,
     time::Duration,
 };
@@ -369,7 +369,8 @@ fn names_in_lower_case<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Has
     deserializer.deserialize_any(Headers)
 }
 
-/// Claims arrive as text; what is not is no claim that anything here goes by.
+/// Claims arrive as text; what is not is no claim that anything here goes by. One that stands twice has two meanings, and no event of API
+/// Gateway's.
 fn texts_only<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, String>, D::Error> {
     struct Claims;
 
@@ -386,9 +387,14 @@ fn texts_only<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<Stri
 
         fn visit_map<A: MapAccess<'de>>(self, mut given: A) -> Result<Self::Value, A::Error> {
             let mut claims = HashMap::with_capacity(USUAL_FIELDS);
-            while let Some((name, value)) = given.next_entry()? {
-                if let Text(Some(value)) = value {
-                    claims.insert(name, value);
+            let mut others = HashSet::new();
+            while let Some((name, value)) = given.next_entry::<String, _>()? {
+                let stands_twice = match value {
+                    Text(Some(value)) => others.contains(&name) || claims.insert(name, value).is_some(),
+                    Text(None) => claims.contains_key(&name) || !others.insert(name),
+                };
+                if stands_twice {
+                    return Err(de::Error::custom("a claim stands twice"));
                 }
             }
             Ok(claims)
