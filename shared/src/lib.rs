@@ -12,6 +12,7 @@ pub mod function;
 pub mod http;
 pub mod key;
 pub mod ledger;
+mod redact;
 pub mod routing;
 pub mod service;
 pub mod settings;

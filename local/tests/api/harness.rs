@@ -273,7 +273,7 @@ impl<'a> Tenant<'a> {
             "requestContext": {
                 "stage": "$default",
                 "http": {"method": method, "path": path},
-                "authorizer": {"jwt": {"claims": {"custom:tenantId": self.name, "scope": "config/read config/write", "sub": "crash-test"}}},
+                "authorizer": {"jwt": {"claims": {"custom:tenantId": self.name, "scope": DEFAULT_SCOPE, "sub": "crash-test"}}},
             },
             "body": body.to_string(),
             "isBase64Encoded": false,

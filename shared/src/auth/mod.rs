@@ -5,7 +5,7 @@ pub(crate) mod fixture;
 mod jwks;
 mod token;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use crate::{clock::Clock, entry::Author, settings::TokenSettings, tenant::TenantId};
 
@@ -19,6 +19,8 @@ pub enum Permission {
     Read,
     /// `config/write`.
     Write,
+    /// `config/secrets`: to read the values of tags that hold secrets, besides `config/read`. Nobody needs it to write them.
+    ReadSecrets,
 }
 
 impl Permission {
@@ -27,6 +29,7 @@ impl Permission {
         match self {
             Self::Read => "config/read",
             Self::Write => "config/write",
+            Self::ReadSecrets => "config/secrets",
         }
     }
 }
@@ -39,6 +42,7 @@ impl Permission {
 pub struct TenantScope {
     tenant: TenantId,
     author: Author,
+    may_read_secrets: bool,
 }
 
 impl TenantScope {
@@ -50,6 +54,11 @@ impl TenantScope {
     /// Whose name a write is made in.
     pub fn author(&self) -> &Author {
         &self.author
+    }
+
+    /// Whether it permits to read the values of secrets.
+    pub fn may_read_secrets(&self) -> bool {
+        self.may_read_secrets
     }
 }
 
@@ -65,12 +74,12 @@ impl SystemAuthority {
 
     /// The scope of a tenant that the ledger's own keys named, or an event of ours. What is done with it is decided by the ledger alone.
     pub fn act_for(&self, tenant: TenantId) -> TenantScope {
-        TenantScope { tenant, author: Author::new("tenantry") }
+        TenantScope { tenant, author: Author::new("tenantry"), may_read_secrets: false }
     }
 }
 
-/// What a request brings to say who is calling.
-#[derive(Clone, Copy, Debug)]
+/// What a request brings to say who is calling. `Debug` shows neither claims nor token.
+#[derive(Clone, Copy)]
 pub enum Presented<'a> {
     /// The claims that API Gateway's JWT authorizer put into the request context, after checking the token.
     Claims(&'a HashMap<String, String>),
@@ -80,21 +89,36 @@ pub enum Presented<'a> {
     Nothing,
 }
 
+impl fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Claims(_) => "Claims(…)",
+            Self::Authorization(_) => "Authorization(…)",
+            Self::Nothing => "Nothing",
+        })
+    }
+}
+
 /// A caller whose token has been verified.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    scope: TenantScope,
+    tenant: TenantId,
+    author: Author,
     granted: Vec<String>,
 }
 
 impl Caller {
     /// The caller's scope, if the token grants `permission`.
     pub fn authorize(self, permission: Permission) -> Result<TenantScope, AuthError> {
-        if self.granted.iter().any(|scope| scope == permission.scope()) {
-            Ok(self.scope)
-        } else {
-            Err(AuthError::MissingScope(permission))
+        if !self.is_granted(permission) {
+            return Err(AuthError::MissingScope(permission));
         }
+        let may_read_secrets = self.is_granted(Permission::ReadSecrets);
+        Ok(TenantScope { tenant: self.tenant, author: self.author, may_read_secrets })
+    }
+
+    fn is_granted(&self, permission: Permission) -> bool {
+        self.granted.iter().any(|scope| scope == permission.scope())
     }
 }
 
@@ -162,12 +186,12 @@ impl Authenticator {
             .find_map(|claim| claims.get(*claim))
             .map(|text| text.trim_matches(['[', ']']).split_whitespace().map(str::to_owned).collect())
             .unwrap_or_default();
-        Ok(Caller { scope: TenantScope { tenant, author: Author::new(name) }, granted })
+        Ok(Caller { tenant, author: Author::new(name), granted })
     }
 }
 
-impl std::fmt::Debug for Authenticator {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authenticator").field("tenant_claim", &self.tenant_claim).finish_non_exhaustive()
     }
 }

@@ -171,7 +171,7 @@ impl World {
 /// What becomes of a caller, in one word or as "tenant by author".
 fn outcome(result: &Result<Caller, AuthError>) -> String {
     match result {
-        Ok(caller) => format!("{} by {}", caller.scope.tenant(), caller.scope.author().as_str()),
+        Ok(caller) => format!("{} by {}", caller.tenant, caller.author.as_str()),
         Err(AuthError::NoToken) => "no token".to_owned(),
         Err(AuthError::InvalidToken(reason)) => format!("invalid: {reason}"),
         Err(AuthError::NoTenant { .. }) => "no tenant".to_owned(),
@@ -314,6 +314,28 @@ async fn a_scope_is_matched_as_a_whole_word() {
             assert_eq!(granted, expected, "{claim} {text:?} for {permission:?}");
         }
     }
+}
+
+/// Promise: the right to read secrets is a scope of its own, which neither reading nor writing brings, and which brings neither of them. Who
+/// does what a commit left behind has not got it.
+#[tokio::test]
+async fn reading_secrets_takes_its_own_scope() {
+    for (scopes, permission, secrets) in [
+        ("config/read", Permission::Read, Some(false)),
+        ("config/write", Permission::Write, Some(false)),
+        ("config/read config/write", Permission::Read, Some(false)),
+        ("config/read config/secrets", Permission::Read, Some(true)),
+        ("[config/secrets config/read]", Permission::Read, Some(true)),
+        ("config/read config/secretsx config/secret xconfig/secrets CONFIG/SECRETS", Permission::Read, Some(false)),
+        ("config/read/secrets config/read", Permission::Read, Some(false)),
+        ("config/secrets", Permission::Read, None),
+        ("config/secrets", Permission::Write, None),
+    ] {
+        let caller = with_claims(&[("custom:tenantId", "acme"), ("scope", scopes)]).await.unwrap();
+        let may_read_secrets = caller.authorize(permission).ok().map(|scope| scope.may_read_secrets());
+        assert_eq!(may_read_secrets, secrets, "{scopes:?} for {permission:?}");
+    }
+    assert!(!SystemAuthority::for_owed_work().act_for("acme".parse().unwrap()).may_read_secrets());
 }
 
 /// A bearer token's scopes count whether they are text or a list, and `scope` stands before `scp`.

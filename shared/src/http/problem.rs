@@ -295,6 +295,7 @@ impl From<ReadError> for Problem {
                 Self::new(ProblemType::Unavailable, detail).retry_after(5)
             }
             ReadError::RouteChanged(key) => Self::off_route(&key, &detail),
+            ReadError::Secret(key) => Self::new(ProblemType::Forbidden, detail).with("key", key.as_str()),
             ReadError::NotReached { head, .. } => {
                 Self::new(ProblemType::Unprocessable, detail).at(head).with("revision", head.get())
             }
