@@ -31,6 +31,8 @@ mod mirror;
 #[cfg(test)]
 mod no_events;
 #[cfg(test)]
+mod noisy_neighbours;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod outage;

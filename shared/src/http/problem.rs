@@ -14,6 +14,7 @@ use crate::{
     entry::{ETag, Revision},
     key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
     ledger::LedgerError,
+    limit::OverLimit,
     service::{ReadError, WriteError},
     store::{StoreError, ValueRefused},
     value::InvalidValue,
@@ -215,6 +216,15 @@ impl From<AuthError> for Problem {
                 Self::new(ProblemType::Unavailable, detail).retry_after(1)
             }
         }
+    }
+}
+
+impl From<OverLimit> for Problem {
+    fn from(error: OverLimit) -> Self {
+        let advice =
+            "wait as long as Retry-After says, spread requests out, and get many keys at once by /v1/batch-get";
+        let seconds = u32::try_from(error.retry_after.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
+        Self::new(ProblemType::Throttled, format!("{error}; {advice}")).retry_after(seconds)
     }
 }
 
