@@ -17,6 +17,8 @@ mod feed;
 #[cfg(test)]
 mod foreign;
 #[cfg(test)]
+mod forged;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod isolation;
