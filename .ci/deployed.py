@@ -208,7 +208,7 @@ url = url_of(outputs)
 pool, client = resources["UserPool"], resources["UserPoolClient"]
 jane, jim = user(pool, "acme"), user(pool, "globex")
 acme, globex, reader = ({"authorization": f"Bearer {token(pool, client, name, scope)}"} for name, scope in
-                        ((jane, "config/read config/write"), (jim, "config/read config/write"), (jane, "config/read")))
+                        ((jane, "config/read config/write config/secrets"), (jim, "config/read config/write config/secrets"), (jane, "config/read")))
 
 check("health needs no token", "GET", "/healthz", 200)
 check("no token", "GET", "/v1/config/tenant_config_limits", 401)
@@ -219,6 +219,7 @@ for key, value in (("tenant_config_limits", {"requestsPerSecond": 50}), ("param_
     assert entry["value"] == value, entry
     check("known", "GET", f"/v1/config/{key}", 304, headers=dict(acme, **{"if-none-match": headers["etag"]}))
     check("the other tenant", "GET", f"/v1/config/{key}", 404, headers=globex)
+check("a secret without its scope", "GET", "/v1/config/secret_config_key", 403, headers=reader)
 check("a token to read with", "PUT", "/v1/config/tenant_config_limits", 403, {"value": 1}, reader)
 check("lost race", "PUT", "/v1/config/tenant_config_limits", 412, {"value": 1}, dict(acme, **{"if-match": '"9-000000000000"'}))
 _, page = check("list", "GET", "/v1/config?prefix=param_config_", 200, headers=acme)

@@ -6,10 +6,9 @@ use std::{collections::HashMap, sync::LazyLock};
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::FutureExt;
-use jsonwebtoken::jwk::JwkSet;
 use serde_json::{Value, json};
 use tenantry::{
-    auth::{Authenticator, FetchKeys, KeyFetchError, Permission},
+    auth::{Authenticator, FetchKeys, KeyFetchError, KeySet, Permission},
     clock::{Clock, Timestamp},
     http::{BatchGetBody, Event, Problem, PutBody, Query, RollbackBody, TransactionBody},
     key::ConfigKey,
@@ -28,8 +27,8 @@ struct NoKeys;
 
 #[async_trait]
 impl FetchKeys for NoKeys {
-    async fn fetch(&self) -> Result<JwkSet, KeyFetchError> {
-        Ok(JwkSet { keys: Vec::new() })
+    async fn fetch(&self) -> Result<KeySet, KeyFetchError> {
+        Ok(KeySet::default())
     }
 }
 

@@ -117,7 +117,7 @@ mod tests {
         let arguments = check("token --tenant acme --claim a=b=c --claim d= --expires-in -5").unwrap();
         let Some(Command::Token(token)) = arguments.command else { panic!("{arguments:?}") };
         assert_eq!(token.claims, [("a".to_owned(), "b=c".to_owned()), ("d".to_owned(), String::new())]);
-        assert_eq!((token.scope.as_str(), token.expires_in), ("config/read config/write", -5));
+        assert_eq!((token.scope.as_str(), token.expires_in), (DEFAULT_SCOPE, -5));
     }
 
     /// Promise: a wrong call says what is wrong with it.

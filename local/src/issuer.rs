@@ -25,7 +25,7 @@ pub const TENANT_CLAIM: &str = "custom:tenantId";
 /// How long a token is valid if nothing else is asked for, in seconds: a working day and a bit.
 pub const DEFAULT_LIFETIME: i64 = 12 * 3_600;
 /// What a token may do if nothing else is asked for.
-pub const DEFAULT_SCOPE: &str = "config/read config/write";
+pub const DEFAULT_SCOPE: &str = "config/read config/write config/secrets";
 
 /// A key or a token that cannot be made.
 #[derive(Debug, thiserror::Error)]

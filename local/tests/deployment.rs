@@ -60,8 +60,16 @@ fn settings_are_given_and_read() -> TestResult {
     let read = RefCell::new(BTreeSet::new());
     let loaded = Settings::load(&|name| {
         read.borrow_mut().insert(name.to_owned());
-        let is_typed = ["AWS_CA_BUNDLE", "AWS_XRAY_DAEMON_ADDRESS", "CACHE_MAX_BYTES", "PARAMETER_ROOT", "TAG_ROUTES"]
-            .contains(&name);
+        let is_typed = [
+            "AWS_CA_BUNDLE",
+            "AWS_XRAY_DAEMON_ADDRESS",
+            "CACHE_MAX_BYTES",
+            "PARAMETER_ROOT",
+            "TAG_ROUTES",
+            "TENANT_BURST_LIMIT",
+            "TENANT_RATE_LIMIT",
+        ]
+        .contains(&name);
         let value = if ["JWKS_URL", "TOKEN_ISSUER"].contains(&name) { "https://x" } else { "x" };
         (!is_typed).then(|| value.to_owned())
     });

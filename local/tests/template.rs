@@ -60,7 +60,9 @@ fn environments() {
         ("PARAMETER_ROOT", "/tenantry"),
         ("RUST_LOG", "info"),
         ("TABLE_NAME", "tenantry-ConfigTable"),
+        ("TENANT_BURST_LIMIT", "200"),
         ("TENANT_CLAIM", "custom:tenantId"),
+        ("TENANT_RATE_LIMIT", "100"),
         ("TOKEN_AUDIENCE", "a,b"),
         ("TOKEN_ISSUER", "http://issuer"),
     ]

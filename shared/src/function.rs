@@ -13,6 +13,7 @@ use crate::{
     aws::said,
     clock::Clock,
     http::{Answer, Event, Problem, ProblemType},
+    limit::TenantLimits,
     settings::Settings,
     telemetry::{self, Invocation, Outcome, Telemetry, TraceContext},
 };
@@ -37,6 +38,7 @@ pub async fn run(main: impl Future<Output = Result<(), Error>>) -> ExitCode {
 pub struct Front {
     function: &'static str,
     authenticator: Authenticator,
+    limits: TenantLimits,
     telemetry: Telemetry,
     clock: Clock,
 }
@@ -48,14 +50,17 @@ impl Front {
         Self {
             function,
             authenticator: Authenticator::new(&settings.tokens, Box::new(keys), settings.clock.clone()),
+            limits: TenantLimits::new(settings.tenant_limit, settings.clock.clone()),
             telemetry: settings.telemetry.clone(),
             clock: settings.clock.clone(),
         }
     }
 
-    /// Whose request it is, if its sender may do that.
+    /// Whose request it is, if its sender may do that, and the tenant has not made too many. Who cannot act for a tenant costs it nothing.
     pub async fn authorize(&self, event: &Event, permission: Permission) -> Result<TenantScope, Problem> {
-        event.authorize(&self.authenticator, permission).await
+        let scope = event.authorize(&self.authenticator, permission).await?;
+        self.limits.admit(scope.tenant())?;
+        Ok(scope)
     }
 
     /// The answer to the request for `route`, and the line about it. `context` is what the Lambda service says of the invocation;

@@ -12,6 +12,8 @@ pub mod function;
 pub mod http;
 pub mod key;
 pub mod ledger;
+pub mod limit;
+mod redact;
 pub mod routing;
 pub mod service;
 pub mod settings;

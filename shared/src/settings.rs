@@ -5,6 +5,7 @@ use lambda_http::http::Uri;
 use crate::{
     aws::{TrustedRoots, UnusableBundle},
     clock::Clock,
+    limit::RequestLimit,
     routing::{DEFAULT_ROUTES, InvalidRoutes, TagRoutes},
     telemetry::{InvalidDaemonAddress, Telemetry, Tracer},
 };
@@ -29,6 +30,9 @@ pub struct Settings {
     pub routes: TagRoutes,
     /// Whose tokens are accepted.
     pub tokens: TokenSettings,
+    /// `TENANT_RATE_LIMIT` and `TENANT_BURST_LIMIT`: how many requests a second each tenant may make of an environment over time, 100 by
+    /// default, and how many at once, 200 by default. None if the rate is 0.
+    pub tenant_limit: Option<RequestLimit>,
     /// `CACHE_MAX_BYTES`: how much memory the entries of a warm environment may take; 32 MiB by default.
     pub cache_max_bytes: u64,
     /// How AWS is reached.
@@ -133,6 +137,13 @@ impl Settings {
                 expected: "a number of bytes",
             })?,
         };
+        let count = |name: &'static str, default: u32, least: u32, expected: &'static str| {
+            let Some(value) = optional(name) else { return Ok(default) };
+            let number = value.parse().ok().filter(|number| *number >= least);
+            number.ok_or(InvalidSettings::Unusable { name, value, expected })
+        };
+        let rate = count("TENANT_RATE_LIMIT", 100, 0, "a number of requests a second, or 0 for no limit")?;
+        let burst = count("TENANT_BURST_LIMIT", 200, 1, "a number of requests, at least 1")?;
         let (region, endpoint) = (required("AWS_REGION")?, optional("AWS_ENDPOINT_URL"));
         Ok(Self {
             table: required("TABLE_NAME")?,
@@ -146,6 +157,7 @@ impl Settings {
                 jwks_url,
                 tenant_claim: optional("TENANT_CLAIM").unwrap_or_else(|| "custom:tenantId".to_owned()),
             },
+            tenant_limit: (rate > 0).then_some(RequestLimit { rate, burst }),
             cache_max_bytes,
             aws: AwsSettings {
                 roots: TrustedRoots::choose(optional("AWS_CA_BUNDLE").as_deref(), endpoint.as_deref(), &region)?,
@@ -225,6 +237,22 @@ mod tests {
         assert_eq!(settings.parameter_root, "/tenantry");
         assert_eq!(settings.tokens.jwks_url, "https://issuer/.well-known/jwks.json");
         assert_eq!(settings.routes.tags().count(), 3);
+        assert_eq!(settings.tenant_limit, Some(RequestLimit { rate: 100, burst: 200 }));
+    }
+
+    /// A tenant's requests are limited unless that is switched off.
+    #[test]
+    fn a_rate_of_zero_is_no_limit() {
+        for (rate, burst, expected) in [
+            ("0", "", None),
+            ("0", "1", None),
+            ("7", "", Some((7, 200))),
+            ("", "7", Some((100, 7))),
+            ("4294967295", "4294967295", Some((u32::MAX, u32::MAX))),
+        ] {
+            let settings = load(&[("TENANT_RATE_LIMIT", rate), ("TENANT_BURST_LIMIT", burst)]).unwrap();
+            assert_eq!(settings.tenant_limit.map(|limit| (limit.rate, limit.burst)), expected, "{rate} {burst}");
+        }
     }
 
     /// What cannot be used is refused at start, with its name and what it must be; secrets stay out of debug output.
@@ -233,6 +261,11 @@ mod tests {
         for (name, value, message) in [
             ("TABLE_NAME", "", "TABLE_NAME is missing"),
             ("CACHE_MAX_BYTES", "lots", "must be a number of bytes"),
+            ("TENANT_RATE_LIMIT", "-1", "TENANT_RATE_LIMIT is \"-1\"; it must be a number of requests a second"),
+            ("TENANT_RATE_LIMIT", "0.5", "TENANT_RATE_LIMIT"),
+            ("TENANT_RATE_LIMIT", "4294967296", "TENANT_RATE_LIMIT"),
+            ("TENANT_BURST_LIMIT", "0", "TENANT_BURST_LIMIT is \"0\"; it must be a number of requests, at least 1"),
+            ("TENANT_BURST_LIMIT", "many", "TENANT_BURST_LIMIT"),
             ("TOKEN_AUDIENCE", "a,", "TOKEN_AUDIENCE"),
             ("PARAMETER_ROOT", "tenantry", "PARAMETER_ROOT"),
             ("PARAMETER_ROOT", "/", "PARAMETER_ROOT"),

@@ -40,11 +40,7 @@ pub enum InvalidValue {
 impl ConfigValue {
     /// Checks a JSON text and takes it as a value.
     pub fn parse(json: &str) -> Result<Self, InvalidValue> {
-        let mut deserializer = serde_json::Deserializer::from_str(json);
-        Strict { depth: 0 }
-            .deserialize(&mut deserializer)
-            .and_then(|()| deserializer.end())
-            .map_err(InvalidValue::Json)?;
+        check_unambiguous(json).map_err(InvalidValue::Json)?;
         let mut compact = String::with_capacity(json.len());
         for token in tokens(json) {
             if token.starts_with('"') && token.contains('\\') {
@@ -162,6 +158,13 @@ impl Decimal {
         let exponent = exponent.parse::<i64>().ok()?.checked_add(shift)?;
         Some(Self { negative, digits: significant.to_owned(), exponent })
     }
+}
+
+/// Refuses JSON that parsers disagree about, wherever a second reader may come to another meaning: of values, and of tokens.
+pub(crate) fn check_unambiguous(json: &str) -> Result<(), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    Strict { depth: 0 }.deserialize(&mut deserializer)?;
+    deserializer.end()
 }
 
 /// Reads any JSON value and refuses what parsers disagree about: a member name that stands twice, and deep nesting.

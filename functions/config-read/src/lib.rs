@@ -144,6 +144,7 @@ impl App {
             let text = text?;
             let key = ConfigKey::parse(&text, &self.foundation.routes)
                 .map_err(|error| Problem::from(error).of_item(index, Some(&text)))?;
+            self.reader.permit(scope, &key).map_err(|error| Problem::from(error).of_item(index, Some(&text)))?;
             if !keys.contains(&key) {
                 keys.push(key);
             }

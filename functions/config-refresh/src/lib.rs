@@ -2,7 +2,7 @@
 //!
 //! Events are hints. Nothing in them is believed; they only say where in the ledger to look.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tenantry::{
     clock::Clock,
@@ -14,6 +14,13 @@ use tenantry::{
     tenant::TenantId,
 };
 use tracing::warn;
+
+/// The longest text of an envelope, in bytes; AWS's own are far shorter. They go into the log.
+const MAX_ENVELOPE_TEXT: usize = 256;
+/// The longest name of a parameter, in bytes: what AWS allows with the prefix of its ARN.
+const MAX_PARAMETER_NAME: usize = 1_011;
+/// How much of a name is logged that cannot be one, in characters.
+const MAX_SHOWN: usize = 200;
 
 /// The running function.
 #[derive(Debug)]
@@ -53,6 +60,14 @@ struct Envelope {
     detail: Value,
 }
 
+impl Envelope {
+    /// Whether its texts can be those of an event.
+    fn is_bearable(&self) -> bool {
+        let texts = [&self.id, &self.source, &self.detail_type, &self.account, &self.region];
+        texts.iter().all(|text| text.len() <= MAX_ENVELOPE_TEXT)
+    }
+}
+
 /// What a `Config Changed` event says, as far as it is looked at.
 #[derive(Deserialize)]
 struct ConfigChanged {
@@ -76,7 +91,7 @@ struct ParameterStoreChange {
 
 /// Handles one event. Fails, so that Lambda tries again, only where trying again can help.
 pub async fn handle(app: &App, event: Value, context: &Context) -> Result<Value, lambda_runtime::Error> {
-    let Ok(envelope) = Envelope::deserialize(&event) else {
+    let Some(envelope) = Envelope::deserialize(&event).ok().filter(Envelope::is_bearable) else {
         warn!("an event that is no EventBridge event is dropped");
         return Ok(dropped("not an EventBridge event"));
     };
@@ -140,37 +155,36 @@ impl App {
     async fn work(&self, kind: Kind, envelope: &Envelope, own_arn: &str) -> Result<Done, lambda_runtime::Error> {
         let done = match kind {
             Kind::Schedule => Done::Worked(serde_json::to_value(self.refresh.sweep().await?)?),
-            Kind::ConfigChanged => match config_changed(&envelope.detail) {
-                Some((tenant, keys)) => Done::Worked(serde_json::to_value(self.refresh.look_at(&tenant, &keys).await)?),
-                None => Done::Dropped("it names no tenant and keys".to_owned()),
+            Kind::ConfigChanged => match config_changed(envelope, own_arn) {
+                Ok((tenant, keys)) => worked(self.refresh.look_at(&tenant, &keys).await)?,
+                Err(why) => Done::Dropped(why.to_owned()),
             },
             Kind::ParameterStoreChange => match changed_parameter(envelope, own_arn) {
-                Ok(name) => match self.refresh.look_at_parameter(&name).await {
-                    Ok(report) => Done::Worked(serde_json::to_value(report)?),
-                    Err(error @ RefreshError::NotOurs(_)) => Done::Dropped(error.to_string()),
-                    Err(error) => return Err(error.into()),
-                },
+                Ok(name) => worked(self.refresh.look_at_parameter(&name).await)?,
                 Err(why) => Done::Dropped(why.to_owned()),
             },
             Kind::Other => Done::Dropped("nothing is done about its kind".to_owned()),
         };
         if let Done::Dropped(why) = &done {
-            let name = &envelope.detail["name"];
-            warn!(envelope.source, envelope.detail_type, %name, why, "an event is dropped");
+            let name: String = envelope.detail["name"].as_str().unwrap_or_default().chars().take(MAX_SHOWN).collect();
+            warn!(envelope.source, envelope.detail_type, name, why, "an event is dropped");
         }
         Ok(done)
     }
 }
 
-fn config_changed(detail: &Value) -> Option<(TenantId, Vec<String>)> {
-    let changed = ConfigChanged::deserialize(detail).ok()?;
-    let keys = changed.keys.into_iter().map(|changed| changed.key).collect();
-    Some((changed.tenant.parse().ok()?, keys))
+/// What became of an event that could be read. An error is worth another try; what the ledger or the routes know nothing of is dropped.
+fn worked(looked: Result<impl Serialize, RefreshError>) -> Result<Done, lambda_runtime::Error> {
+    match looked {
+        Ok(report) => Ok(Done::Worked(serde_json::to_value(report)?)),
+        Err(error @ RefreshError::Failed(_)) => Err(error.into()),
+        Err(refusal) => Ok(Done::Dropped(refusal.to_string())),
+    }
 }
 
-/// The name of the parameter that a `Parameter Store Change` event is about, if the event is about this account and region, and agrees
-/// with itself. `own_arn` is the function's: `arn:<partition>:lambda:<region>:<account>:function:<name>`.
-fn changed_parameter(envelope: &Envelope, own_arn: &str) -> Result<String, &'static str> {
+/// The partition, region and account of a function's ARN, `arn:<partition>:lambda:<region>:<account>:function:<name>`, if the event is
+/// about the same region and account.
+fn origin<'a>(envelope: &Envelope, own_arn: &'a str) -> Result<[&'a str; 3], &'static str> {
     let own: Vec<_> = own_arn.split(':').collect();
     let [_, partition, _, region, account, ..] = own[..] else {
         return Err("the function does not know its own account");
@@ -178,9 +192,32 @@ fn changed_parameter(envelope: &Envelope, own_arn: &str) -> Result<String, &'sta
     if (envelope.region.as_str(), envelope.account.as_str()) != (region, account) {
         return Err("it comes from another account or region");
     }
+    Ok([partition, region, account])
+}
+
+/// The tenant and the keys that a `Config Changed` event names. Ours name no resources.
+fn config_changed(envelope: &Envelope, own_arn: &str) -> Result<(TenantId, Vec<String>), &'static str> {
+    const NO_CHANGE: &str = "it names no tenant and keys";
+    origin(envelope, own_arn)?;
+    if !envelope.resources.is_empty() {
+        return Err("it names resources");
+    }
+    let changed = ConfigChanged::deserialize(&envelope.detail).map_err(|_| NO_CHANGE)?;
+    let tenant = changed.tenant.parse().map_err(|_| NO_CHANGE)?;
+    let keys = changed.keys.into_iter().map(|changed| changed.key).collect();
+    Ok((tenant, keys))
+}
+
+/// The name of the parameter that a `Parameter Store Change` event is about, if the event is about this account and region, and agrees
+/// with itself.
+fn changed_parameter(envelope: &Envelope, own_arn: &str) -> Result<String, &'static str> {
+    let [partition, region, account] = origin(envelope, own_arn)?;
     let change = ParameterStoreChange::deserialize(&envelope.detail).map_err(|_| "it names no parameter")?;
     if change.exception.is_some() {
         return Err("it tells of a write that failed, and changed nothing");
+    }
+    if change.name.len() > MAX_PARAMETER_NAME {
+        return Err("its name is longer than any parameter's");
     }
     let resource = format!("arn:{partition}:ssm:{region}:{account}:parameter{}", change.name);
     if envelope.resources != [resource] {

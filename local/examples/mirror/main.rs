@@ -7,7 +7,8 @@
 //! cargo run -p local --example mirror -- --state acme.json      # goes on where it stopped
 //! ```
 //!
-//! Any other suite: `--api https://… --token …`. What does the work is `mirror.rs`.
+//! Any other suite: `--api https://… --token …`. Where the tenant has secrets, the token needs the scope `config/secrets` besides
+//! `config/read`; without it, the first secret that changes ends the mirror. What does the work is `mirror.rs`.
 
 mod client;
 mod mirror;

@@ -17,6 +17,8 @@ mod feed;
 #[cfg(test)]
 mod foreign;
 #[cfg(test)]
+mod forged;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod isolation;
@@ -30,6 +32,8 @@ mod looks;
 mod mirror;
 #[cfg(test)]
 mod no_events;
+#[cfg(test)]
+mod noisy_neighbours;
 #[cfg(test)]
 mod operator;
 #[cfg(test)]

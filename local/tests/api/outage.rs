@@ -56,6 +56,39 @@ async fn one_throttled_tenant_stands_in_nobodys_way() {
     api.suite.stop().await;
 }
 
+/// Promise: neither a tenant's hot partition nor Parameter Store's limits, which are the whole account's, take away what still gets through:
+/// however many calls in a row were throttled, the next one is made.
+#[tokio::test]
+async fn throttles_open_no_circuit() {
+    let api = Api::frozen().await;
+    let (acme, globex) = (api.tenant("acme"), api.tenant("globex"));
+    for tenant in [&acme, &globex] {
+        tenant.put("tenant_config_k", &json!("v")).await.expect(201);
+        tenant.put("secret_config_k", &json!("v")).await.expect(201);
+    }
+    api.settled().await;
+    let secret = || acme.get("secret_config_k");
+    let write = || acme.put("tenant_config_k", &json!("w"));
+    let history = || acme.history("tenant_config_k");
+    for operation in ["GetItem", "Query", "TransactWriteItems", "GetParameters"] {
+        let faults = api.suite.emulator().faults();
+        faults.inject(operation, Fault::Throttle, 1000);
+        for _ in 0..4 {
+            let throttled = match operation {
+                "TransactWriteItems" => write().await,
+                "Query" => history().await,
+                _ => secret().await,
+            };
+            assert!(matches!(throttled.status, 409 | 429), "{operation}: {}", throttled.text);
+        }
+        faults.clear();
+        globex.get("secret_config_k").await.expect(200);
+        globex.put("tenant_config_k", &json!("w")).await.expect(200);
+        globex.history("tenant_config_k").await.expect(200);
+    }
+    api.suite.stop().await;
+}
+
 /// Promise: when the ledger is down, whoever allows it gets the last known values, at once and marked, one by one or as a batch; nobody is told
 /// that there is nothing.
 #[tokio::test]

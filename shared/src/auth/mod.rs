@@ -5,12 +5,12 @@ pub(crate) mod fixture;
 mod jwks;
 mod token;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use crate::{clock::Clock, entry::Author, settings::TokenSettings, tenant::TenantId};
 
-pub use jwks::{FetchKeys, HttpKeys, KeyFetchError};
-use token::TokenVerifier;
+pub use jwks::{FetchKeys, HttpKeys, KeyFetchError, KeySet};
+use token::{ACCESS, TOKEN_USE, TokenError, TokenVerifier};
 
 /// What a token can permit: an OAuth scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum Permission {
     Read,
     /// `config/write`.
     Write,
+    /// `config/secrets`: to read the values of tags that hold secrets, besides `config/read`. Nobody needs it to write them.
+    ReadSecrets,
 }
 
 impl Permission {
@@ -27,6 +29,7 @@ impl Permission {
         match self {
             Self::Read => "config/read",
             Self::Write => "config/write",
+            Self::ReadSecrets => "config/secrets",
         }
     }
 }
@@ -39,6 +42,7 @@ impl Permission {
 pub struct TenantScope {
     tenant: TenantId,
     author: Author,
+    may_read_secrets: bool,
 }
 
 impl TenantScope {
@@ -50,6 +54,11 @@ impl TenantScope {
     /// Whose name a write is made in.
     pub fn author(&self) -> &Author {
         &self.author
+    }
+
+    /// Whether it permits to read the values of secrets.
+    pub fn may_read_secrets(&self) -> bool {
+        self.may_read_secrets
     }
 }
 
@@ -65,12 +74,12 @@ impl SystemAuthority {
 
     /// The scope of a tenant that the ledger's own keys named, or an event of ours. What is done with it is decided by the ledger alone.
     pub fn act_for(&self, tenant: TenantId) -> TenantScope {
-        TenantScope { tenant, author: Author::new("tenantry") }
+        TenantScope { tenant, author: Author::new("tenantry"), may_read_secrets: false }
     }
 }
 
-/// What a request brings to say who is calling.
-#[derive(Clone, Copy, Debug)]
+/// What a request brings to say who is calling. `Debug` shows neither claims nor token.
+#[derive(Clone, Copy)]
 pub enum Presented<'a> {
     /// The claims that API Gateway's JWT authorizer put into the request context, after checking the token.
     Claims(&'a HashMap<String, String>),
@@ -80,21 +89,36 @@ pub enum Presented<'a> {
     Nothing,
 }
 
+impl fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Claims(_) => "Claims(…)",
+            Self::Authorization(_) => "Authorization(…)",
+            Self::Nothing => "Nothing",
+        })
+    }
+}
+
 /// A caller whose token has been verified.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    scope: TenantScope,
+    tenant: TenantId,
+    author: Author,
     granted: Vec<String>,
 }
 
 impl Caller {
     /// The caller's scope, if the token grants `permission`.
     pub fn authorize(self, permission: Permission) -> Result<TenantScope, AuthError> {
-        if self.granted.iter().any(|scope| scope == permission.scope()) {
-            Ok(self.scope)
-        } else {
-            Err(AuthError::MissingScope(permission))
+        if !self.is_granted(permission) {
+            return Err(AuthError::MissingScope(permission));
         }
+        let may_read_secrets = self.is_granted(Permission::ReadSecrets);
+        Ok(TenantScope { tenant: self.tenant, author: self.author, may_read_secrets })
+    }
+
+    fn is_granted(&self, permission: Permission) -> bool {
+        self.granted.iter().any(|scope| scope == permission.scope())
     }
 }
 
@@ -107,7 +131,7 @@ pub enum AuthError {
     NoToken,
     /// A token that cannot be believed. Which check failed is for the log, not for the caller.
     #[error("the bearer token is not valid here; get a new one from the identity provider")]
-    InvalidToken(#[source] token::TokenError),
+    InvalidToken(#[source] TokenError),
     /// A good token without a usable tenant claim.
     #[error("the token names no tenant; its claim {claim:?} must be a plain tenant id")]
     NoTenant {
@@ -137,6 +161,10 @@ impl Authenticator {
     /// The caller behind what a request presents.
     pub async fn authenticate(&self, presented: Presented<'_>) -> Result<Caller, AuthError> {
         match presented {
+            // API Gateway does not know what a token is for.
+            Presented::Claims(claims) if claims.get(TOKEN_USE).is_some_and(|token_use| token_use != ACCESS) => {
+                Err(TokenError::Use.into())
+            }
             Presented::Claims(claims) => self.caller(claims),
             Presented::Authorization(header) => {
                 let token = bearer(header).ok_or(AuthError::NoToken)?;
@@ -158,12 +186,12 @@ impl Authenticator {
             .find_map(|claim| claims.get(*claim))
             .map(|text| text.trim_matches(['[', ']']).split_whitespace().map(str::to_owned).collect())
             .unwrap_or_default();
-        Ok(Caller { scope: TenantScope { tenant, author: Author::new(name) }, granted })
+        Ok(Caller { tenant, author: Author::new(name), granted })
     }
 }
 
-impl std::fmt::Debug for Authenticator {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authenticator").field("tenant_claim", &self.tenant_claim).finish_non_exhaustive()
     }
 }

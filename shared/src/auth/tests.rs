@@ -1,6 +1,8 @@
 //! Who gets in, and as whom. Tokens are made here by hand, so that each test can lie in exactly one place.
 
 mod fetching;
+mod headers;
+mod key_sets;
 mod tokens;
 
 use std::{
@@ -18,7 +20,6 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaEncoding},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use jsonwebtoken::jwk::JwkSet;
 use lambda_http::http::Uri;
 use serde_json::{Value, json};
 
@@ -70,7 +71,12 @@ fn base64(bytes: impl AsRef<[u8]>) -> String {
 
 /// A token of any header and claims, signed by `sign`.
 fn token(header: &Value, claims: &Value, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
-    let message = format!("{}.{}", base64(header.to_string()), base64(claims.to_string()));
+    token_of(&header.to_string(), claims.to_string(), sign)
+}
+
+/// A token of any texts, JSON or not, signed by `sign`.
+fn token_of(header: &str, claims: impl AsRef<[u8]>, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
+    let message = format!("{}.{}", base64(header), base64(claims));
     let signature = sign(message.as_bytes());
     format!("{message}.{}", base64(signature))
 }
@@ -113,7 +119,7 @@ enum Outage {
 
 #[async_trait]
 impl FetchKeys for Arc<FakeKeys> {
-    async fn fetch(&self) -> Result<JwkSet, KeyFetchError> {
+    async fn fetch(&self) -> Result<KeySet, KeyFetchError> {
         self.fetches.fetch_add(1, Ordering::Relaxed);
         // The network takes its time, and others get theirs meanwhile.
         tokio::task::yield_now().await;
@@ -121,9 +127,7 @@ impl FetchKeys for Arc<FakeKeys> {
         match down {
             Some(Outage::Error) => Err(KeyFetchError::Timeout),
             Some(Outage::Silence) => std::future::pending().await,
-            None => {
-                serde_json::from_value(json!({"keys": *self.published.lock().unwrap()})).map_err(KeyFetchError::Form)
-            }
+            None => KeySet::parse(json!({"keys": *self.published.lock().unwrap()}).to_string().as_bytes()),
         }
     }
 }
@@ -167,7 +171,7 @@ impl World {
 /// What becomes of a caller, in one word or as "tenant by author".
 fn outcome(result: &Result<Caller, AuthError>) -> String {
     match result {
-        Ok(caller) => format!("{} by {}", caller.scope.tenant(), caller.scope.author().as_str()),
+        Ok(caller) => format!("{} by {}", caller.tenant, caller.author.as_str()),
         Err(AuthError::NoToken) => "no token".to_owned(),
         Err(AuthError::InvalidToken(reason)) => format!("invalid: {reason}"),
         Err(AuthError::NoTenant { .. }) => "no tenant".to_owned(),
@@ -197,16 +201,43 @@ async fn the_authorizers_claims_name_tenant_and_author() {
     }
 }
 
-/// A tenant claim that is not a plain tenant id names no tenant. Nothing is cut, trimmed or picked from a list.
+/// Promise: a tenant claim that is not a plain tenant id names no tenant, however API Gateway renders it, and one whose name is spelt
+/// otherwise is another claim. Nothing is cut, trimmed or picked from a list.
 #[tokio::test]
 async fn a_malformed_tenant_claim_names_no_tenant() {
-    for text in
-        ["", " ", "[acme]", "[acme globex]", "acme globex", "acme,globex", "acme/globex", "acme#x", " acme", "*"]
-    {
+    for text in [
+        "",
+        " ",
+        "[acme]",
+        "[acme globex]",
+        "[]",
+        "[[acme]]",
+        "map[id:acme]",
+        "<nil>",
+        "acme globex",
+        "acme,globex",
+        "acme/globex",
+        "acme#x",
+        " acme",
+        "*",
+    ] {
         let result = with_claims(&[("custom:tenantId", text), ("sub", "alice")]).await;
         assert_eq!(outcome(&result), "no tenant", "{text:?}");
     }
+    for name in ["CUSTOM:TENANTID", "custom:tenantid", " custom:tenantId", "tenantId"] {
+        let result = with_claims(&[(name, "acme"), ("sub", "alice")]).await;
+        assert_eq!(outcome(&result), "no tenant", "{name:?}");
+        let beside = with_claims(&[(name, "globex"), ("custom:tenantId", "acme"), ("sub", "alice")]).await;
+        assert_eq!(outcome(&beside), "acme by alice", "{name:?}");
+    }
     let world = World::new();
+    for (changes, expected) in [
+        (json!({"custom:tenantId": null, "CUSTOM:TENANTID": "acme"}), "no tenant"),
+        (json!({"custom:tenantId": null}), "no tenant"),
+        (json!({"CUSTOM:TENANTID": "globex"}), "acme by alice"),
+    ] {
+        assert_eq!(outcome(&world.bearer(&rs256(&claims(changes.clone()))).await), expected, "{changes}");
+    }
     for value in [
         json!(["acme"]),
         json!(["acme", "globex"]),
@@ -222,6 +253,34 @@ async fn a_malformed_tenant_claim_names_no_tenant() {
         let result = world.bearer(&rs256(&claims(json!({"custom:tenantId": value.clone()})))).await;
         assert_eq!(outcome(&result), "no tenant", "{value}");
     }
+}
+
+/// Promise: an id token lets nobody in, whether or not API Gateway has looked at it: it tells a client who signed in, and permits nothing.
+#[tokio::test]
+async fn id_tokens_are_refused() {
+    const REFUSED: &str = "invalid: the token is no access token";
+    for (text, expected) in
+        [("access", "acme by alice"), ("id", REFUSED), ("", REFUSED), ("Access", REFUSED), ("[access]", REFUSED)]
+    {
+        let result = with_claims(&[("custom:tenantId", "acme"), ("sub", "alice"), ("token_use", text)]).await;
+        assert_eq!(outcome(&result), expected, "{text:?}");
+    }
+    let world = World::new();
+    for (token_use, expected) in [
+        (json!("access"), "acme by alice"),
+        (json!(null), "acme by alice"),
+        (json!("id"), REFUSED),
+        (json!("ACCESS"), REFUSED),
+        (json!(["access"]), REFUSED),
+        (json!({"access": true}), REFUSED),
+        (json!(true), REFUSED),
+    ] {
+        let result = world.bearer(&rs256(&claims(json!({"token_use": token_use.clone()})))).await;
+        assert_eq!(outcome(&result), expected, "{token_use}");
+    }
+    let mut null = claims(json!({}));
+    null["token_use"] = Value::Null;
+    assert_eq!(outcome(&world.bearer(&rs256(&null)).await), REFUSED);
 }
 
 /// A permission is granted by the whole word only, wherever in the list it stands, and however the list was rendered.
@@ -257,6 +316,28 @@ async fn a_scope_is_matched_as_a_whole_word() {
     }
 }
 
+/// Promise: the right to read secrets is a scope of its own, which neither reading nor writing brings, and which brings neither of them. Who
+/// does what a commit left behind has not got it.
+#[tokio::test]
+async fn reading_secrets_takes_its_own_scope() {
+    for (scopes, permission, secrets) in [
+        ("config/read", Permission::Read, Some(false)),
+        ("config/write", Permission::Write, Some(false)),
+        ("config/read config/write", Permission::Read, Some(false)),
+        ("config/read config/secrets", Permission::Read, Some(true)),
+        ("[config/secrets config/read]", Permission::Read, Some(true)),
+        ("config/read config/secretsx config/secret xconfig/secrets CONFIG/SECRETS", Permission::Read, Some(false)),
+        ("config/read/secrets config/read", Permission::Read, Some(false)),
+        ("config/secrets", Permission::Read, None),
+        ("config/secrets", Permission::Write, None),
+    ] {
+        let caller = with_claims(&[("custom:tenantId", "acme"), ("scope", scopes)]).await.unwrap();
+        let may_read_secrets = caller.authorize(permission).ok().map(|scope| scope.may_read_secrets());
+        assert_eq!(may_read_secrets, secrets, "{scopes:?} for {permission:?}");
+    }
+    assert!(!SystemAuthority::for_owed_work().act_for("acme".parse().unwrap()).may_read_secrets());
+}
+
 /// A bearer token's scopes count whether they are text or a list, and `scope` stands before `scp`.
 #[tokio::test]
 async fn scopes_come_from_scope_or_scp() {
@@ -287,6 +368,9 @@ async fn the_scheme_is_bearer_in_any_case() {
         (format!("Basic {token}"), "no token"),
         (format!("Bearerx {token}"), "no token"),
         ("Bearer".to_owned(), "no token"),
+        // Two headers arrive joined by a comma.
+        (format!("Bearer {token},Bearer {token}"), "invalid: the token's form is malformed"),
+        (format!("Bearer {token} {token}"), "invalid: the token's form is malformed"),
         (String::new(), "no token"),
     ] {
         let result = world.authenticator.authenticate(Presented::Authorization(&header)).await;

@@ -9,7 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{Problem, ProblemType};
-use crate::{entry::Version, value::ConfigValue};
+use crate::{entry::Version, redact::Redacted, value::ConfigValue};
 
 /// How much of what the JSON parser says is passed on, in characters: it repeats names and texts of the body, however long they are.
 const MAX_SHOWN: usize = 200;
@@ -20,7 +20,7 @@ const MAX_ITEMS: usize = 100;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PutBody {
-    value: Box<RawValue>,
+    value: Redacted<Box<RawValue>>,
 }
 
 /// `POST /v1/rollback/{key+}`.
@@ -54,7 +54,7 @@ pub struct OperationBody {
     pub key: String,
     /// The value of a put.
     #[serde(default, deserialize_with = "null_is_a_value")]
-    value: Option<Box<RawValue>>,
+    value: Option<Redacted<Box<RawValue>>>,
     /// As the header `If-Match`.
     #[serde(default)]
     pub if_match: Option<String>,
@@ -164,7 +164,7 @@ fn shown(error: &serde_json::Error) -> String {
 /// A list, whose items are parsed one by one, so that a problem can say which of them has it.
 #[derive(Debug)]
 struct Items {
-    kept: Vec<Box<RawValue>>,
+    kept: Redacted<Vec<Box<RawValue>>>,
     count: usize,
 }
 
@@ -189,7 +189,7 @@ impl<'de> Deserialize<'de> for Items {
                 while sequence.next_element::<IgnoredAny>()?.is_some() {
                     count += 1;
                 }
-                Ok(Items { kept, count })
+                Ok(Items { kept: Redacted(kept), count })
             }
         }
         deserializer.deserialize_seq(List)
@@ -232,6 +232,6 @@ impl super::Event {
     }
 }
 
-fn null_is_a_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(Some)
+fn null_is_a_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Redacted<Box<RawValue>>>, D::Error> {
+    Redacted::deserialize(deserializer).map(Some)
 }

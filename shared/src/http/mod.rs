@@ -9,7 +9,7 @@ mod problem;
 mod respond;
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     fmt,
     time::Duration,
 };
@@ -32,6 +32,7 @@ use crate::{
     entry::{Precondition, Revision, TagList, Version},
     key::ConfigKey,
     ledger::IdempotencyClaim,
+    redact::Redacted,
     routing::TagRoutes,
     service::Freshness,
     telemetry,
@@ -46,7 +47,7 @@ const USUAL_FIELDS: usize = 24;
 /// The largest version or revision that is looked for; none will ever be reached.
 const MAX_COUNTER: u64 = 1_000_000_000_000_000_000;
 
-/// An API Gateway HTTP API event, payload format 2.0: the parts that are used.
+/// An API Gateway HTTP API event, payload format 2.0: the parts that are used. `Debug` shows the request line without its query.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
@@ -54,13 +55,14 @@ pub struct Event {
     raw_path: String,
     // `cargo lambda watch` sends null where there is no query.
     #[serde(default, deserialize_with = "null_is_empty")]
-    raw_query_string: String,
+    raw_query_string: Redacted<String>,
     #[serde(default, deserialize_with = "names_in_lower_case")]
-    headers: HashMap<String, String>,
+    headers: Redacted<HashMap<String, String>>,
     #[serde(default, deserialize_with = "null_is_empty")]
     path_parameters: HashMap<String, String>,
     request_context: RequestContext,
-    body: Option<String>,
+    #[serde(default)]
+    body: Redacted<Option<String>>,
     #[serde(default)]
     is_base64_encoded: bool,
 }
@@ -91,7 +93,7 @@ struct Authorizer {
 #[derive(Debug, Deserialize)]
 struct JwtAuthorizer {
     #[serde(default, deserialize_with = "texts_only")]
-    claims: HashMap<String, String>,
+    claims: Redacted<HashMap<String, String>>,
 }
 
 impl Event {
@@ -339,7 +341,9 @@ fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deser
 }
 
 /// API Gateway sends the names of headers in lower case; `sam local` leaves them as the client spelt them.
-fn names_in_lower_case<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, String>, D::Error> {
+fn names_in_lower_case<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Redacted<HashMap<String, String>>, D::Error> {
     struct Headers;
 
     impl<'de> Visitor<'de> for Headers {
@@ -366,11 +370,12 @@ fn names_in_lower_case<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Has
         }
     }
 
-    deserializer.deserialize_any(Headers)
+    deserializer.deserialize_any(Headers).map(Redacted)
 }
 
-/// Claims arrive as text; what is not is no claim that anything here goes by.
-fn texts_only<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, String>, D::Error> {
+/// Claims arrive as text; what is not is no claim that anything here goes by. One that stands twice has two meanings, and no event of API
+/// Gateway's.
+fn texts_only<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Redacted<HashMap<String, String>>, D::Error> {
     struct Claims;
 
     impl<'de> Visitor<'de> for Claims {
@@ -386,16 +391,21 @@ fn texts_only<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<Stri
 
         fn visit_map<A: MapAccess<'de>>(self, mut given: A) -> Result<Self::Value, A::Error> {
             let mut claims = HashMap::with_capacity(USUAL_FIELDS);
-            while let Some((name, value)) = given.next_entry()? {
-                if let Text(Some(value)) = value {
-                    claims.insert(name, value);
+            let mut others = HashSet::new();
+            while let Some((name, value)) = given.next_entry::<String, _>()? {
+                let stands_twice = match value {
+                    Text(Some(value)) => others.contains(&name) || claims.insert(name, value).is_some(),
+                    Text(None) => claims.contains_key(&name) || !others.insert(name),
+                };
+                if stands_twice {
+                    return Err(de::Error::custom("a claim stands twice"));
                 }
             }
             Ok(claims)
         }
     }
 
-    deserializer.deserialize_any(Claims)
+    deserializer.deserialize_any(Claims).map(Redacted)
 }
 
 /// A text, or none where something else stands.

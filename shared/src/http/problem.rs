@@ -14,6 +14,7 @@ use crate::{
     entry::{ETag, Revision},
     key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
     ledger::LedgerError,
+    limit::OverLimit,
     service::{ReadError, WriteError},
     store::{StoreError, ValueRefused},
     value::InvalidValue,
@@ -218,6 +219,15 @@ impl From<AuthError> for Problem {
     }
 }
 
+impl From<OverLimit> for Problem {
+    fn from(error: OverLimit) -> Self {
+        let advice =
+            "wait as long as Retry-After says, spread requests out, and get many keys at once by /v1/batch-get";
+        let seconds = u32::try_from(error.retry_after.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
+        Self::new(ProblemType::Throttled, format!("{error}; {advice}")).retry_after(seconds)
+    }
+}
+
 impl From<AwsFailure> for Problem {
     fn from(failure: AwsFailure) -> Self {
         let service = failure.service;
@@ -295,6 +305,7 @@ impl From<ReadError> for Problem {
                 Self::new(ProblemType::Unavailable, detail).retry_after(5)
             }
             ReadError::RouteChanged(key) => Self::off_route(&key, &detail),
+            ReadError::Secret(key) => Self::new(ProblemType::Forbidden, detail).with("key", key.as_str()),
             ReadError::NotReached { head, .. } => {
                 Self::new(ProblemType::Unprocessable, detail).at(head).with("revision", head.get())
             }

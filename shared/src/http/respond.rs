@@ -22,7 +22,7 @@ const REVISION: &str = "tenantry-revision";
 /// The header that marks an answer as the last known one while a store is down.
 const STALE: &str = "tenantry-stale";
 
-/// An answer in the making.
+/// An answer in the making. It has no body yet.
 #[derive(Debug)]
 pub struct Respond(Answer);
 
@@ -104,6 +104,9 @@ pub struct EntryView<'a> {
     /// The value cannot be had from its store any more.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     value_gone: bool,
+    /// The value is a secret, and the asker may not read secrets.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    value_withheld: bool,
     version: Version,
     revision: Revision,
     author: &'a Author,
@@ -113,22 +116,23 @@ pub struct EntryView<'a> {
 
 impl<'a> From<&'a Resolved> for EntryView<'a> {
     fn from(Resolved { entry, value }: &'a Resolved) -> Self {
-        Self::new(entry, Some(value))
+        Self::new(entry, Some(value), false)
     }
 }
 
 impl<'a> From<&'a Fetched> for EntryView<'a> {
-    fn from(Fetched { entry, value }: &'a Fetched) -> Self {
-        Self::new(entry, value.as_ref())
+    fn from(Fetched { entry, value, withheld }: &'a Fetched) -> Self {
+        Self::new(entry, value.as_ref(), *withheld)
     }
 }
 
 impl<'a> EntryView<'a> {
-    fn new(entry: &'a Entry, value: Option<&'a ConfigValue>) -> Self {
+    fn new(entry: &'a Entry, value: Option<&'a ConfigValue>, withheld: bool) -> Self {
         Self {
             key: entry.key.as_str(),
             value,
-            value_gone: value.is_none(),
+            value_gone: value.is_none() && !withheld,
+            value_withheld: withheld,
             version: entry.version,
             revision: entry.revision,
             author: &entry.author,
@@ -161,7 +165,7 @@ pub struct VersionView<'a> {
 }
 
 impl<'a> From<&'a Fetched> for VersionView<'a> {
-    fn from(Fetched { entry, value }: &'a Fetched) -> Self {
+    fn from(Fetched { entry, value, .. }: &'a Fetched) -> Self {
         Self {
             key: None,
             version: entry.version,

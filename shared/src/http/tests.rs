@@ -3,6 +3,7 @@
 mod bodies;
 mod cursors;
 mod problems;
+mod redaction;
 mod requests;
 
 use serde_json::{Value, json};

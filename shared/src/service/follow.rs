@@ -31,6 +31,8 @@ pub(crate) enum Followed {
     Done,
     /// Somebody else is at it; config-refresh looks again later.
     Later,
+    /// Nobody has ever written the key, so there is nothing to bring.
+    NeverWritten,
 }
 
 impl FollowError {
@@ -66,7 +68,7 @@ pub(crate) async fn follow(
     let mut follower = Follower { foundation, clock, external, scope, key, calls };
     let (mut rounds, mut looks) = (0, 0);
     while rounds < MAX_ROUNDS && looks < MAX_LOOKS {
-        let Some(current) = foundation.ledger.current(scope, key).await? else { return Ok(Followed::Done) };
+        let Some(current) = foundation.ledger.current(scope, key).await? else { return Ok(Followed::NeverWritten) };
         if current.follow.is_being_removed(clock.now()) {
             looks += 1;
             tokio::time::sleep(MAX_LOOK_WAIT.mul_f64(fastrand::f64())).await;

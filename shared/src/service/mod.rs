@@ -1,6 +1,7 @@
 //! The use cases: reading, writing, and working off what writes still owe.
 
 mod absorb;
+mod fit;
 mod follow;
 #[cfg(test)]
 mod model;

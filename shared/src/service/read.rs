@@ -4,9 +4,12 @@ use std::{cmp::Ordering, collections::HashMap, sync::Arc, time::Duration};
 
 use tracing::error;
 
-use super::Foundation;
+use super::{
+    Foundation,
+    fit::{MAX_ANSWER_BYTES, fit, fitting},
+};
 use crate::{
-    auth::TenantScope,
+    auth::{Permission, TenantScope},
     cache::{Cache, Known, Observed, Resolved, Validity},
     clock::Clock,
     entry::{Entry, Epoch, Held, Locator, Revision, State, TextKind, Version},
@@ -15,11 +18,9 @@ use crate::{
     settings::Settings,
     store::StoreError,
     telemetry::{self, CacheResult},
-    value::{ConfigValue, answer_bytes},
+    value::ConfigValue,
 };
 
-/// The most bytes of entries in one answer, as [`answer_bytes`] counts them. Lambda's limit is 6 MB with everything around them.
-const MAX_ANSWER_BYTES: usize = 4_000_000;
 /// How many changes a warm environment catches up on; behind more than that, it forgets the tenant.
 const MAX_DELTA: u64 = 200;
 /// How long a read of entries may take with all its calls, before the last known ones are as good as it gets.
@@ -89,8 +90,10 @@ pub struct ListPage {
 pub struct Fetched {
     /// The version.
     pub entry: Entry,
-    /// Its value; none for a tombstone, and for a version that the store does not keep any more.
+    /// Its value; none for a tombstone, for a version that the store does not keep any more, and if it is withheld.
     pub value: Option<ConfigValue>,
+    /// Whether it has a value that the asker may not read.
+    pub withheld: bool,
 }
 
 /// Why a committed value is not to be had.
@@ -100,6 +103,8 @@ enum Absent {
     Gone,
     /// The route of its tag leads to another store.
     RouteChanged,
+    /// It is a secret, and the asker may not read secrets.
+    Withheld,
 }
 
 /// A page of versions, newest first.
@@ -127,6 +132,9 @@ pub enum ReadError {
     /// A committed value is in a store that its tag's route does not lead to any more.
     #[error("the route of the tag {tag} no longer leads to the store that holds the value of {key}", tag = .0.tag(), key = .0)]
     RouteChanged(ConfigKey),
+    /// It is a secret, and the asker may not read secrets.
+    #[error("{0} is a secret; to read it, the token needs the scope {scope} as well", scope = Permission::ReadSecrets.scope())]
+    Secret(ConfigKey),
     /// The tenant is not yet at the revision that was asked for.
     #[error("the tenant's newest revision is {head}; {asked} was asked for")]
     NotReached {
@@ -184,6 +192,16 @@ impl ReadService {
         Self { foundation, cache: Cache::new(settings.cache_max_bytes), clock: settings.clock.clone() }
     }
 
+    /// That the scope permits to read the value of `key`. Decided before anything is looked for, in memory or in a store, so that who may
+    /// not read a secret does not learn whether there is one.
+    pub fn permit(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), ReadError> {
+        if self.is_withheld(scope, key) { Err(ReadError::Secret(key.clone())) } else { Ok(()) }
+    }
+
+    fn is_withheld(&self, scope: &TenantScope, key: &ConfigKey) -> bool {
+        !scope.may_read_secrets() && self.foundation.stores.of(key).is_secret()
+    }
+
     /// The current entry of a key.
     pub async fn get(
         &self,
@@ -191,6 +209,7 @@ impl ReadService {
         key: &ConfigKey,
         freshness: Freshness,
     ) -> Result<At<Known>, ReadError> {
+        self.permit(scope, key)?;
         if let Some((valid, age)) = self.recent(scope, freshness)
             && let Some(found) = self.cache.get(scope.tenant(), &valid, key)
         {
@@ -229,6 +248,7 @@ impl ReadService {
                 None => None,
                 Some((entry, Ok(value))) => Some(Arc::new(Resolved { entry, value })),
                 Some((_, Err(Absent::RouteChanged))) => return Err(ReadError::RouteChanged(key.clone())),
+                Some((_, Err(Absent::Withheld))) => return Err(ReadError::Secret(key.clone())),
                 // Its store has lost it: because a newer version is committed, if all is well.
                 Some((_, Err(Absent::Gone))) => {
                     freshness.max_age = Duration::ZERO;
@@ -250,6 +270,9 @@ impl ReadService {
         keys: &[ConfigKey],
         freshness: Freshness,
     ) -> Result<At<BatchFound>, ReadError> {
+        for key in keys {
+            self.permit(scope, key)?;
+        }
         match in_time(self.batch_get_fresh(scope, keys, freshness)).await {
             Err(error) if error.is_outage() => {
                 let last_known = self.last_known(scope, &keys.iter().collect::<Vec<_>>(), freshness).ok_or(error)?;
@@ -309,7 +332,8 @@ impl ReadService {
         Err(ReadError::Contention)
     }
 
-    /// Live entries whose key begins with `prefix`, behind the key `after`. Each is at least as new as the answer's revision.
+    /// Live entries whose key begins with `prefix`, behind the key `after`. Each is at least as new as the answer's revision. Values that the
+    /// scope may not read are neither shown nor fetched.
     pub async fn list(
         &self,
         scope: &TenantScope,
@@ -335,7 +359,10 @@ impl ReadService {
                 continue;
             }
             report(scope, &absent);
-            let fetched = |(entry, value): (_, Result<_, _>)| Fetched { entry, value: value.ok() };
+            let fetched = |(entry, value): (_, Result<_, _>)| {
+                let withheld = value.as_ref().is_err_and(|why| *why == Absent::Withheld);
+                Fetched { entry, value: value.ok(), withheld }
+            };
             let mut entries: Vec<_> = resolved.into_iter().map(fetched).collect();
             let fitting = fitting(entries.iter().map(|one| one.value.as_ref()));
             let cut = entries.drain(fitting..).next().is_some();
@@ -354,6 +381,7 @@ impl ReadService {
         version: Version,
         min_revision: Option<Revision>,
     ) -> Result<At<Option<Fetched>>, ReadError> {
+        self.permit(scope, key)?;
         let head = self.foundation.ledger.head(scope).await?;
         if let Some(asked) = min_revision.filter(|asked| *asked > head.revision) {
             return Err(ReadError::NotReached { head: head.revision, asked });
@@ -374,6 +402,7 @@ impl ReadService {
         before: Option<Version>,
         limit: usize,
     ) -> Result<At<HistoryPage>, ReadError> {
+        self.permit(scope, key)?;
         let head = self.foundation.ledger.head(scope).await?;
         let (entries, more) = self.foundation.ledger.history(scope, key, before, limit, MAX_ANSWER_BYTES).await?;
         let mut versions = self.past_values(scope, key, entries).await?;
@@ -476,7 +505,7 @@ impl ReadService {
         entries: Vec<Entry>,
     ) -> Result<Vec<(Entry, Result<ConfigValue, Absent>)>, ReadError> {
         let mut elsewhere: HashMap<&str, Vec<(&ConfigKey, Locator, TextKind)>> = HashMap::new();
-        for entry in &entries {
+        for entry in entries.iter().filter(|entry| !self.is_withheld(scope, &entry.key)) {
             if let State::Live(Held::Elsewhere(locator, kind)) = &entry.state {
                 elsewhere.entry(entry.key.tag()).or_default().push((&entry.key, *locator, *kind));
             }
@@ -489,6 +518,10 @@ impl ReadService {
             fetched.extend(places.iter().zip(values).filter_map(|((key, ..), value)| Some(((*key).clone(), value?))));
         }
         let resolved = entries.into_iter().map(|entry| {
+            // Also where the ledger has the value, from before its tag came to hold secrets.
+            if self.is_withheld(scope, &entry.key) {
+                return (entry, Err(Absent::Withheld));
+            }
             let absent = if self.is_off_route(&entry) { Absent::RouteChanged } else { Absent::Gone };
             let value = entry.value().cloned().or_else(|| fetched.remove(&entry.key)).ok_or(absent);
             (entry, value)
@@ -516,7 +549,7 @@ impl ReadService {
                 Some(_) => elsewhere.next().flatten(),
                 None => entry.value().cloned(),
             };
-            Fetched { entry, value }
+            Fetched { entry, value, withheld: false }
         });
         Ok(versions.collect())
     }
@@ -541,42 +574,7 @@ async fn pause_before(look: usize) {
 
 /// Tells the operators of values that an answer has to do without.
 fn report(scope: &TenantScope, absent: &[(ConfigKey, Absent)]) {
-    for (key, why) in absent {
+    for (key, why) in absent.iter().filter(|(_, why)| *why != Absent::Withheld) {
         error!(tenant.id = %scope.tenant(), config.key = %key, ?why, "a committed value is not in its store");
     }
-}
-
-/// How many entries with these values fit into an answer, from the first one on; at least one, if there is one.
-///
-/// The ledger stops at the same limit, but knows nothing of the values that other stores hold, and goes one entry beyond it.
-fn fitting<'a>(values: impl ExactSizeIterator<Item = Option<&'a ConfigValue>>) -> usize {
-    let (at_least, mut bytes) = (values.len().min(1), 0);
-    let fits = |size: &usize| {
-        bytes += size;
-        bytes <= MAX_ANSWER_BYTES
-    };
-    values.map(answer_bytes).take_while(fits).count().max(at_least)
-}
-
-/// As many of the known entries as fit into an answer, in the order of the request; at least one.
-fn fit(keys: &[ConfigKey], known: &HashMap<&ConfigKey, Known>, is_absent: impl Fn(&ConfigKey) -> bool) -> BatchFound {
-    let mut batch =
-        BatchFound { found: Vec::new(), missing: Vec::new(), unprocessed: Vec::new(), unavailable: Vec::new() };
-    let mut bytes = 0;
-    for key in keys {
-        match known.get(key) {
-            Some(Some(resolved)) => {
-                bytes += answer_bytes(Some(&resolved.value));
-                if bytes > MAX_ANSWER_BYTES && !batch.found.is_empty() {
-                    batch.unprocessed.push(key.clone());
-                } else {
-                    batch.found.push(Arc::clone(resolved));
-                }
-            }
-            Some(None) => batch.missing.push(key.clone()),
-            None if is_absent(key) => batch.unavailable.push(key.clone()),
-            None => batch.unprocessed.push(key.clone()),
-        }
-    }
-    batch
 }

@@ -12,6 +12,7 @@ use super::{
     absorb::{AbsorbError, absorb},
     follow::{FollowError, Followed, follow},
     reconcile::Reconciler,
+    write::MAX_OPERATIONS,
 };
 use crate::{
     auth::{SystemAuthority, TenantScope},
@@ -75,13 +76,22 @@ pub struct RefreshService {
     authority: SystemAuthority,
 }
 
-/// Why a parameter could not be looked at.
+/// Why nothing was looked at.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RefreshError {
     /// It is no parameter of a key; it is left alone.
     #[error("the parameter is left alone: {0}")]
     NotOurs(#[from] NotAKey),
+    /// More keys than a commit can write, or none.
+    #[error("it names {0} keys; a commit writes 1 to {MAX_OPERATIONS}")]
+    KeyCount(usize),
+    /// What it names is no key.
+    #[error("it names what is no key: {0}")]
+    Key(#[from] InvalidKey),
+    /// The ledger knows nothing of it.
+    #[error("nobody has ever written the key {0}")]
+    NeverWritten(ConfigKey),
     /// Something failed that may pass.
     #[error("{0}")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -152,19 +162,33 @@ impl RefreshService {
     }
 
     /// Looks at keys that a `Config Changed` event named, and brings their stores after if they are owed it. Nothing in the event is
-    /// believed: the ledger says whether there is anything to do.
-    pub async fn look_at(&self, tenant: &TenantId, keys: &[String]) -> SweepReport {
+    /// believed: the ledger says whether there is anything to do. Where it does not know the first key, it is asked for no other, so that
+    /// an event that somebody made up, of a tenant that never was there, costs one read.
+    pub async fn look_at(&self, tenant: &TenantId, keys: &[String]) -> Result<SweepReport, RefreshError> {
+        if !(1..=MAX_OPERATIONS).contains(&keys.len()) {
+            return Err(RefreshError::KeyCount(keys.len()));
+        }
+        let mut named: Vec<ConfigKey> = Vec::with_capacity(keys.len());
+        for key in keys {
+            let key = ConfigKey::parse(key, &self.foundation.routes)?;
+            if !named.contains(&key) {
+                named.push(key);
+            }
+        }
         telemetry::note_tenant(tenant);
-        let external = |key: &&String| {
-            let key = ConfigKey::parse(key, &self.foundation.routes);
-            key.is_ok_and(|key| self.foundation.stores.of(&key).external().is_some())
-        };
+        named.retain(|key| self.foundation.stores.of(key).external().is_some());
         let since = self.clock.now();
-        let named = keys.iter().filter(external).map(|key| {
-            let item = OwedItem::Follow(tenant.clone(), key.clone());
+        let owed = |key: &ConfigKey| {
+            let item = OwedItem::Follow(tenant.clone(), key.to_string());
             Owed { item, since, due: since }
-        });
-        self.work_off(named.collect(), Instant::now() + WORK_BUDGET).boxed().await
+        };
+        let Some((first, others)) = named.split_first() else { return Ok(SweepReport::default()) };
+        let give_up_at = Instant::now() + WORK_BUDGET;
+        let looked = self.work_off(vec![owed(first)], give_up_at).boxed().await;
+        if looked == SweepReport::default() {
+            return Err(RefreshError::NeverWritten(first.clone()));
+        }
+        Ok(looked + self.work_off(others.iter().map(owed).collect(), give_up_at).boxed().await)
     }
 
     /// Looks through a parameter that somebody may have changed, and commits what is not ours.
@@ -224,14 +248,17 @@ impl RefreshService {
         let key = ConfigKey::parse(key, &self.foundation.routes)?;
         match self.foundation.stores.of(&key).external() {
             None => self.foundation.ledger.forget_store(scope, &key).await?,
-            Some((_, strategy)) => {
-                if follow(&self.foundation, &self.clock, scope, &key, None).await? == Followed::Later {
+            Some((_, strategy)) => match follow(&self.foundation, &self.clock, scope, &key, None).await? {
+                Followed::NeverWritten => return Ok(SweepReport::default()),
+                Followed::Later => {
                     info!(tenant.id = %scope.tenant(), config.key = %key, "somebody else is bringing the store after");
-                } else if strategy == Strategy::WriteAround {
-                    // Parameter Store told of the put before it was committed, when nothing could be said of it yet.
+                }
+                // Parameter Store told of the put before it was committed, when nothing could be said of it yet.
+                Followed::Done if strategy == Strategy::WriteAround => {
                     absorb(&self.foundation, &self.clock, scope, &key).await?;
                 }
-            }
+                Followed::Done => {}
+            },
         }
         Ok(SweepReport { followed: 1, ..SweepReport::default() })
     }

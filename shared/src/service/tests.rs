@@ -5,7 +5,7 @@ use std::{net::TcpListener, time::Duration};
 use tokio::time::Instant;
 
 use super::*;
-use crate::{auth::fixture, aws::FailureKind, key::ConfigKey};
+use crate::{auth::fixture, aws::FailureKind, entry::Version, key::ConfigKey};
 
 /// Promise: who waits for a store that never answers is told so within a bounded time; after a few times at once, without asking it.
 #[tokio::test(start_paused = true)]
@@ -30,4 +30,24 @@ async fn nobody_waits_for_ever() {
     assert!(third < Duration::from_millis(1), "{took:?}");
     let Some(ReadError::Ledger(LedgerError::Aws(failure))) = last else { panic!("{last:?}") };
     assert!(matches!(failure.kind, FailureKind::CircuitOpen { .. }), "{failure:?}");
+}
+
+/// Promise: each way to a value asks by itself whether it may be shown, whoever asked before.
+#[tokio::test]
+async fn every_read_of_a_value_asks_for_the_right_to_it() {
+    // Where nobody answers, a read that was let through would fail otherwise.
+    let settings = fixture::settings(&[("AWS_ENDPOINT_URL", "http://127.0.0.1:1")]).unwrap();
+    let scope = fixture::reader(&settings).await;
+    let foundation = Foundation::new(&settings).unwrap();
+    let keys = ["param_config_k", "secret_config_k"].map(|key| ConfigKey::parse(key, &foundation.routes).unwrap());
+    let reader = ReadService::new(foundation, &settings);
+    let (secret, fresh) = (&keys[1], Freshness::default());
+    for refused in [
+        reader.get(&scope, secret, fresh).await.err(),
+        reader.batch_get(&scope, &keys, fresh).await.err(),
+        reader.version(&scope, secret, Version::new(1), None).await.err(),
+        reader.history(&scope, secret, None, 1).await.err(),
+    ] {
+        assert!(matches!(&refused, Some(ReadError::Secret(key)) if key == secret), "{refused:?}");
+    }
 }

@@ -1,7 +1,7 @@
 //! What a route may say, and how large a value each store takes. Nothing here connects to anything.
 
 use super::*;
-use crate::auth::fixture;
+use crate::{auth::fixture, clock::Timestamp};
 
 /// Opens the stores of `routes` and gives them, or what the operator is told.
 fn open(routes: &str) -> Result<(TagRoutes, Stores), String> {
@@ -168,4 +168,12 @@ fn small_values_fit_everywhere() {
             assert!(stores.of(&key).check(&key, &value).is_ok(), "{json} into {route}");
         }
     }
+}
+
+/// Promise: what a store says is not shown for debugging: it may be a secret.
+#[test]
+fn stored_text_stays_hidden() {
+    let place = Locator { version: 1, modified_at: Timestamp::from_millis(0) };
+    let stored = StoredVersion { text: StoredText("canary".to_owned()), ..StoredVersion::unmarked(place) };
+    assert!(!format!("{stored:?} {stored:#?}").contains("canary"));
 }

@@ -5,6 +5,8 @@ use std::{
     net::TcpListener,
 };
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
 
 fn signed_with(kid: &str) -> String {
@@ -182,7 +184,7 @@ async fn known_keys_serve_while_others_are_looked_for() {
 }
 
 /// What an address that answers `response`, and then hangs up, gives as keys.
-async fn served(response: Vec<u8>) -> Result<JwkSet, KeyFetchError> {
+async fn served(response: Vec<u8>) -> Result<KeySet, KeyFetchError> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/keys", listener.local_addr().unwrap()).parse().unwrap();
     let server = std::thread::spawn(move || {
@@ -210,7 +212,7 @@ fn answer(status: &str, body: &str) -> Vec<u8> {
 async fn only_a_key_set_is_taken_for_keys() {
     let set = json!({"keys": [rsa_jwk("rsa"), {"kty": "AKP", "kid": "of tomorrow"}]}).to_string();
     let keys = served(answer("200 OK", &set)).await.unwrap();
-    assert_eq!(keys.keys.len(), 2);
+    assert!(keys.get("rsa").is_some() && keys.get("of tomorrow").is_none());
 
     let padded = |length: usize| format!("{set}{}", " ".repeat(length - set.len()));
     assert!(served(answer("200 OK", &padded(150_000))).await.is_ok());
@@ -221,6 +223,9 @@ async fn only_a_key_set_is_taken_for_keys() {
         (answer("200 OK", "<html>"), "no JWK set"),
         (answer("200 OK", "{}"), "no JWK set"),
         (answer("200 OK", "[]"), "no JWK set"),
+        (answer("200 OK", r#"{"keys":{}}"#), "no JWK set"),
+        (answer("200 OK", &set.replace("{\"keys\"", "{\"keys\":[],\"keys\"")), "twice"),
+        (answer("200 OK", &set.replace("\"alg\":", "\"kid\":\"other\",\"alg\":")), "twice"),
         (answer("404 Not Found", &set), "answered 404"),
         (answer("500 Internal Server Error", &set), "answered 500"),
         (answer("204 No Content", ""), "answered 204"),
@@ -231,6 +236,50 @@ async fn only_a_key_set_is_taken_for_keys() {
         let error = served(response).await.expect_err(expected).to_string();
         assert!(error.contains(expected), "{expected}: {error}");
     }
+}
+
+/// Promise: a key that the issuer replaces under its old id is believed once the keys are fetched again, and the one before it no more. A bad
+/// signature makes nobody ask for keys: whoever invents signatures could have the issuer asked for each.
+#[tokio::test]
+async fn a_key_that_changes_under_its_id_is_replaced_within_the_hour() {
+    let world = World::new();
+    let next = ec_key();
+    let signed_by = |key: &EcdsaKeyPair| {
+        token(&json!({"alg": "ES256", "kid": "ec"}), &claims(json!({"exp": NOW + 86_400})), |message| {
+            sign_ec(key, message)
+        })
+    };
+    let (old_token, new_token) = (signed_by(&EC), signed_by(&next));
+    assert_eq!(outcome(&world.bearer(&old_token).await), "acme by alice");
+    *world.keys.published.lock().unwrap() = vec![ec_jwk(&next, "ec")];
+    for (wait_millis, old_is_good, fetches) in [(0, true, 1), (HOUR - 1, true, 1), (1, false, 2)] {
+        world.wait(wait_millis);
+        let (old, new) = (world.bearer(&old_token).await, world.bearer(&new_token).await);
+        assert_eq!((old.is_ok(), new.is_ok(), world.fetches()), (old_is_good, !old_is_good, fetches));
+    }
+}
+
+/// Promise: an address that begins to answer and never ends does not hold a request up for ever.
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_end_is_given_up() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}/keys", listener.local_addr().unwrap()).parse().unwrap();
+    let serving = async {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(connection.read_u8().await.unwrap());
+        }
+        let begin = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"keys\":[";
+        connection.write_all(begin).await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    let keys = HttpKeys::new(address);
+    let error = tokio::select! {
+        () = serving => unreachable!("it serves without end"),
+        result = keys.fetch() => result.expect_err("nothing is complete"),
+    };
+    assert!(matches!(error, KeyFetchError::Timeout), "{error}");
 }
 
 /// An address that takes the connection and says nothing does not hold a request up for ever.

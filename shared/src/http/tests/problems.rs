@@ -1,12 +1,11 @@
 //! What callers are told when something is wrong, and who is let in at all.
 
 use async_trait::async_trait;
-use jsonwebtoken::jwk::JwkSet;
 use lambda_http::http::Uri;
 
 use super::*;
 use crate::{
-    auth::{FetchKeys, KeyFetchError},
+    auth::{FetchKeys, KeyFetchError, KeySet},
     aws::{AwsFailure, FailureKind, Service},
     clock::{Clock, Timestamp},
     entry::{CommitId, ETag},
@@ -200,7 +199,7 @@ struct Down;
 
 #[async_trait]
 impl FetchKeys for Down {
-    async fn fetch(&self) -> Result<JwkSet, KeyFetchError> {
+    async fn fetch(&self) -> Result<KeySet, KeyFetchError> {
         Err(KeyFetchError::Transport("connection to issuer.internal:8443 refused".into()))
     }
 }

@@ -356,6 +356,27 @@ fn odd_events_are_read_or_refused() {
     }
 }
 
+/// Promise: claims that say something twice, as API Gateway's never do, name no tenant: the event is refused whole.
+#[test]
+fn a_claim_that_stands_twice_is_no_claim() {
+    let parse = |claims: &str| {
+        let context = format!(r#"{{"http":{{"method":"GET"}},"authorizer":{{"jwt":{{"claims":{{{claims}}}}}}}}}"#);
+        serde_json::from_str::<Event>(&format!(r#"{{"requestContext":{context}}}"#))
+    };
+    for claims in [
+        r#""custom:tenantId":"acme","custom:tenantId":"globex""#,
+        r#""custom:tenantId":"acme","custom:tenantId":"acme""#,
+        r#""custom:tenantId":"acme","custom\u003atenantId":"globex""#,
+        r#""custom:tenantId":["acme"],"custom:tenantId":"globex""#,
+        r#""custom:tenantId":"acme","custom:tenantId":7"#,
+        r#""token_use":1,"token_use":2"#,
+    ] {
+        let error = parse(claims).expect_err(claims).to_string();
+        assert!(error.starts_with("a claim stands twice"), "{claims}: {error}");
+    }
+    assert!(parse(r#""custom:tenantId":"acme","CUSTOM:TENANTID":"globex""#).is_ok());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
