@@ -1,6 +1,7 @@
 //! The one door: tells the services apart as AWS SDKs address them, counts the call, applies injected faults.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -35,6 +36,7 @@ pub(crate) struct Unanswered;
 /// Every service, and what tests ask about and do to calls.
 #[derive(Debug)]
 pub(crate) struct Gateway {
+    pub(crate) rewriting: Rewriting,
     pub(crate) account: Account,
     pub(crate) iam: Iam,
     pub(crate) calls: CallLog,
@@ -43,6 +45,34 @@ pub(crate) struct Gateway {
     pub(crate) parameters: ParameterStore,
     pub(crate) events: Arc<EventBridge>,
     pub(crate) shutdown: Shutdown,
+}
+
+/// Has a call say something else than its caller wrote, by its service, operation and body; none leaves it as it is.
+pub type Rewrite = Arc<dyn Fn(Service, &str, &str) -> Option<String> + Send + Sync>;
+
+/// What becomes of the bodies of calls.
+#[derive(Default)]
+pub(crate) struct Rewriting(RwLock<Option<Rewrite>>);
+
+impl Rewriting {
+    pub(crate) fn set(&self, rewrite: Rewrite) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(rewrite);
+    }
+
+    fn rewrite(&self, call: &mut Call) {
+        let Some(rewrite) = self.0.read().unwrap_or_else(PoisonError::into_inner).clone() else { return };
+        if let Some(body) =
+            std::str::from_utf8(&call.body).ok().and_then(|body| rewrite(call.service, &call.operation, body))
+        {
+            call.body = body.into();
+        }
+    }
+}
+
+impl fmt::Debug for Rewriting {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Rewriting")
+    }
 }
 
 /// A call whose service and operation are known.
@@ -96,8 +126,11 @@ impl Gateway {
 
     /// Whether whoever signed a call is known, and may make it.
     async fn admit(&self, call: &mut Call) -> Result<(), AwsError> {
-        let Call { service, operation, headers, body, .. } = &*call;
-        let caller = self.iam.caller(headers).map_err(|why| not_taken(*service, why))?;
+        let caller = self.iam.caller(&call.headers).map_err(|why| not_taken(call.service, why))?;
+        if matches!(caller, Caller::Role(_)) {
+            self.rewriting.rewrite(call);
+        }
+        let Call { service, operation, body, .. } = &*call;
         if let Caller::Role(session) = &caller {
             // What cannot be read here must not be read elsewhere. The services' parsers also take lists for objects.
             if *service != Service::Sts && serde_json::from_slice::<Map<String, Value>>(body).is_err() {

@@ -76,7 +76,7 @@ mod shutdown;
 mod sts;
 mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -90,6 +90,7 @@ use tokio::task::JoinHandle;
 pub use call_log::CallLog;
 pub use eventbridge::{Delivered, EventFate, EventOdds, Rule, RuleError, Target};
 pub use faults::{ANY, Fault, Faults, Held, Injected, Schedule, Scheduled};
+pub use gateway::Rewrite;
 pub use iam::{Decision, PolicyError, PolicyKind, Role, RoleCredentials};
 
 use dynamodb::DynamoDb;
@@ -207,6 +208,7 @@ impl Emulator {
         let (dynamodb, mut tasks) = DynamoDb::start(file("dynamodb.sqlite").as_deref(), &stopped).await?;
         let account = permission::Account { region, id: account };
         let gateway = Arc::new(Gateway {
+            rewriting: gateway::Rewriting::default(),
             iam: Iam::new(account.clone(), clock),
             account,
             calls: CallLog::default(),
@@ -247,6 +249,11 @@ impl Emulator {
         self.gateway.iam.credentials_of(role)
     }
 
+    /// How often an action was refused to a role so far.
+    pub fn permissions_refused(&self) -> BTreeMap<String, u64> {
+        self.gateway.iam.permissions_refused()
+    }
+
     /// Role and action of every call that a role was allowed so far. What administrators do is not counted.
     pub fn permissions_used(&self) -> BTreeSet<(String, String)> {
         self.gateway.iam.permissions_used()
@@ -260,6 +267,12 @@ impl Emulator {
             keys.set_all(key, values.iter().map(|value| (*value).to_owned()));
         }
         self.gateway.iam.decide_for(role, action, resource, &keys)
+    }
+
+    /// For tests: has calls that are made in a role say something else than their caller wrote, from now on, before it is looked at whether
+    /// they are allowed. A mistake in the caller, without the caller.
+    pub fn rewrite(&self, rewrite: Rewrite) {
+        self.gateway.rewriting.set(rewrite);
     }
 
     /// The calls so far.

@@ -154,6 +154,7 @@ struct State {
     roles: BTreeMap<String, Arc<KnownRole>>,
     sessions: Sessions,
     used: BTreeSet<(String, String)>,
+    refused: BTreeMap<String, u64>,
 }
 
 #[derive(Debug)]
@@ -217,6 +218,10 @@ impl Iam {
         Some(credentials)
     }
 
+    pub(crate) fn permissions_refused(&self) -> BTreeMap<String, u64> {
+        self.lock().refused.clone()
+    }
+
     pub(crate) fn permissions_used(&self) -> BTreeSet<(String, String)> {
         self.lock().used.clone()
     }
@@ -245,6 +250,7 @@ impl Iam {
                 Decision::NotAllowed(kind) => format!("because no {kind} allows the {} action", need.action),
                 Decision::Denied(kind) => format!("with an explicit deny in the {kind}"),
             };
+            *self.lock().refused.entry(need.action.clone()).or_default() += 1;
             return Err(format!(
                 "User: {} is not authorized to perform: {} on resource: {} {why}",
                 self.session_arn(session),

@@ -138,9 +138,13 @@ impl AssumeRole {
     fn needs(&self) -> Vec<Need> {
         let need = |action: &str| {
             let mut need = Need::new(action, self.role_arn.as_str())
-                .with("sts:RoleSessionName", Some(&self.session_name))
-                .with("sts:ExternalId", self.external_id.as_deref())
                 .with_all("aws:TagKeys", self.tags.iter().map(|(key, _)| key.clone()));
+            // The reference lists neither for TagSession.
+            if action == "sts:AssumeRole" {
+                need = need
+                    .with("sts:RoleSessionName", Some(&self.session_name))
+                    .with("sts:ExternalId", self.external_id.as_deref());
+            }
             for (key, value) in &self.tags {
                 need.context.set(&format!("aws:RequestTag/{key}"), value.as_str());
             }
