@@ -3,6 +3,7 @@
 mod breaker;
 mod calls;
 mod roots;
+mod sessions;
 
 use std::{
     fmt,
@@ -13,7 +14,7 @@ use std::{
 use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::{
     config::{
-        BehaviorVersion, Region, SharedCredentialsProvider, SharedHttpClient,
+        BehaviorVersion, IdentityCache, Region, SharedCredentialsProvider, SharedHttpClient,
         http::HttpResponse,
         retry::{ClientRateLimiter, RetryConfig, RetryPartition, TokenBucket},
         timeout::TimeoutConfig,
@@ -24,11 +25,14 @@ use aws_smithy_http_client::{
     Builder as HttpClientBuilder,
     tls::{Provider, TlsContext, rustls_provider::CryptoMode},
 };
+use futures_util::future::join;
 use tracing::warn;
 
 use breaker::{Breaker, CircuitOpen};
 use calls::CallObserver;
 pub use roots::{TrustedRoots, UnusableBundle};
+use sessions::{Principal, Session, Sessions};
+pub use sessions::{RoleArn, Roles};
 
 use crate::{
     auth::{SystemAuthority, TenantScope},
@@ -51,15 +55,14 @@ const MAX_RETRY_WAIT: Duration = Duration::from_secs(2);
 const RETRY_CREDIT: usize = 10;
 const RETRIES_PER_SUCCESS: f32 = 0.5;
 
-/// How long the start of a function waits for its connection to DynamoDB.
+/// How long the start of a function waits for its connections.
 const WARM_UP_TIMEOUT: Duration = Duration::from_secs(1);
 /// The partition key that is asked for to open the connection. No item has it.
 const WARM_UP_KEY: &str = "WARM-UP";
 
-/// All AWS clients, obtainable only by those who hold the right to use them.
+/// All AWS clients, obtainable only by those who hold the right to use them, and with the rights of those alone whose data they are for.
 ///
 /// Each is made when it is first asked for: what a function never calls costs its start nothing, and is not linked into it.
-/// Today every tenant gets the function's own credentials. Credentials per tenant come in here, and nowhere else.
 #[derive(Clone, Debug)]
 pub struct AwsClients(Arc<Clients>);
 
@@ -70,9 +73,12 @@ struct Clients {
     endpoint: Option<String>,
     credentials: SharedCredentialsProvider,
     http: SharedHttpClient,
+    /// None where the functions' own rights do for all tenants.
+    sessions: Option<Sessions>,
     dynamodb: OnceLock<aws_sdk_dynamodb::Client>,
     ssm: OnceLock<aws_sdk_ssm::Client>,
     eventbridge: OnceLock<aws_sdk_eventbridge::Client>,
+    sts: OnceLock<aws_sdk_sts::Client>,
 }
 
 macro_rules! client {
@@ -84,6 +90,8 @@ macro_rules! client {
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(clients.region.clone()))
             .credentials_provider(clients.credentials.clone())
+            // They are all at hand.
+            .identity_cache(IdentityCache::no_cache())
             .http_client(SharedHttpClient::clone(&clients.http))
             .retry_config(retries($service))
             .retry_partition(retry_budget($service))
@@ -106,7 +114,7 @@ fn retries(service: Service) -> RetryConfig {
         // environment that is throttled calls less often from then on, and by and by as often as it is let.
         Service::ParameterStore => RetryConfig::adaptive(),
         // A throttled table mostly means one tenant's partition, which must not slow the others down.
-        Service::DynamoDb | Service::EventBridge => RetryConfig::standard(),
+        Service::DynamoDb | Service::EventBridge | Service::Sts => RetryConfig::standard(),
     };
     config.with_max_attempts(MAX_ATTEMPTS).with_initial_backoff(FIRST_RETRY_WAIT).with_max_backoff(MAX_RETRY_WAIT)
 }
@@ -144,56 +152,110 @@ impl AwsClients {
                 settings.session_token.clone(),
             )),
             http: http.build_https(),
+            sessions: settings.roles.clone().map(|roles| Sessions::new(roles, clock.clone())),
             dynamodb: OnceLock::new(),
             ssm: OnceLock::new(),
             eventbridge: OnceLock::new(),
+            sts: OnceLock::new(),
         }))
     }
 
-    fn any_dynamodb(&self) -> &aws_sdk_dynamodb::Client {
-        self.0.dynamodb.get_or_init(|| client!(&self.0, aws_sdk_dynamodb, Service::DynamoDb))
-    }
-
-    /// Opens the connection to DynamoDB that the first call will use, by asking for an item that is not there. Any answer does, a
-    /// refusal, too. If there is none in time, the first call has to try for itself.
+    /// Opens the connections that the first call will use: to DynamoDB by asking for an item that is not there, and to STS by asking
+    /// who this is. Any answer does, a refusal, too. If there is none in time, the first call has to try for itself.
     pub async fn warm_up(&self, table: &str) {
         let key = |name: &str| aws_sdk_dynamodb::types::AttributeValue::S(name.to_owned());
         let get =
-            self.any_dynamodb().get_item().table_name(table).key("pk", key(WARM_UP_KEY)).key("sk", key(WARM_UP_KEY));
-        match tokio::time::timeout(WARM_UP_TIMEOUT, get.send()).await {
-            Ok(Ok(_) | Err(SdkError::ServiceError(_))) => {}
-            Ok(Err(error)) => warn!(error = said(&error), "no connection to DynamoDB at the start"),
-            Err(_) => warn!("no connection to DynamoDB at the start, in {} s", WARM_UP_TIMEOUT.as_secs()),
+            self.own_dynamodb().get_item().table_name(table).key("pk", key(WARM_UP_KEY)).key("sk", key(WARM_UP_KEY));
+        let sts = async {
+            match &self.0.sessions {
+                Some(_) => self.sts().get_caller_identity().send().await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let (dynamodb, sts) =
+            join(warm(Service::DynamoDb, Box::pin(get.send())), warm(Service::Sts, Box::pin(sts))).await;
+        for cold in [dynamodb, sts].into_iter().flatten() {
+            warn!(error = cold, "a connection could not be opened at the start");
         }
     }
 
     /// DynamoDB, for the items of the scope's tenant.
-    pub fn dynamodb(&self, _scope: &TenantScope) -> &aws_sdk_dynamodb::Client {
-        self.any_dynamodb()
+    pub async fn dynamodb(&self, scope: &TenantScope) -> Result<aws_sdk_dynamodb::Client, AwsFailure> {
+        self.dynamodb_as(&Principal::Tenant(scope.tenant().clone())).await
+    }
+
+    /// DynamoDB, for the indexes across tenants.
+    pub async fn dynamodb_of_system(
+        &self,
+        _authority: &SystemAuthority,
+    ) -> Result<aws_sdk_dynamodb::Client, AwsFailure> {
+        self.dynamodb_as(&Principal::System).await
     }
 
     /// Parameter Store, for the parameters of the scope's tenant.
-    pub fn parameter_store(&self, _scope: &TenantScope) -> &aws_sdk_ssm::Client {
-        self.any_parameter_store()
-    }
-
-    fn any_parameter_store(&self) -> &aws_sdk_ssm::Client {
-        self.0.ssm.get_or_init(|| client!(&self.0, aws_sdk_ssm, Service::ParameterStore))
+    pub async fn parameter_store(&self, scope: &TenantScope) -> Result<aws_sdk_ssm::Client, AwsFailure> {
+        self.parameter_store_as(&Principal::Tenant(scope.tenant().clone())).await
     }
 
     /// Parameter Store, for names and versions across tenants.
-    pub fn parameter_store_of_system(&self, _authority: &SystemAuthority) -> &aws_sdk_ssm::Client {
-        self.any_parameter_store()
+    pub async fn parameter_store_of_system(
+        &self,
+        _authority: &SystemAuthority,
+    ) -> Result<aws_sdk_ssm::Client, AwsFailure> {
+        self.parameter_store_as(&Principal::System).await
     }
 
-    /// EventBridge, to say what the scope's tenant changed.
+    /// EventBridge, to say what the scope's tenant changed: which keys, never a value. With the function's own rights, since a bus knows
+    /// no tenants.
     pub fn eventbridge(&self, _scope: &TenantScope) -> &aws_sdk_eventbridge::Client {
         self.0.eventbridge.get_or_init(|| client!(&self.0, aws_sdk_eventbridge, Service::EventBridge))
     }
 
-    /// DynamoDB, for the indexes across tenants.
-    pub fn dynamodb_of_system(&self, _authority: &SystemAuthority) -> &aws_sdk_dynamodb::Client {
-        self.any_dynamodb()
+    async fn dynamodb_as(&self, principal: &Principal) -> Result<aws_sdk_dynamodb::Client, AwsFailure> {
+        let own = self.own_dynamodb();
+        let Some(session) = self.session(principal).await? else { return Ok(own.clone()) };
+        let with =
+            |session: &Session| own.config().to_builder().credentials_provider(session.credentials.clone()).build();
+        Ok(session.dynamodb.get_or_init(|| aws_sdk_dynamodb::Client::from_conf(with(&session))).clone())
+    }
+
+    async fn parameter_store_as(&self, principal: &Principal) -> Result<aws_sdk_ssm::Client, AwsFailure> {
+        let own = self.0.ssm.get_or_init(|| client!(&self.0, aws_sdk_ssm, Service::ParameterStore));
+        let Some(session) = self.session(principal).await? else { return Ok(own.clone()) };
+        let with =
+            |session: &Session| own.config().to_builder().credentials_provider(session.credentials.clone()).build();
+        Ok(session.ssm.get_or_init(|| aws_sdk_ssm::Client::from_conf(with(&session))).clone())
+    }
+
+    /// None where the function's own rights do for all.
+    async fn session(&self, principal: &Principal) -> Result<Option<Arc<Session>>, AwsFailure> {
+        match &self.0.sessions {
+            Some(sessions) => Ok(Some(sessions.of(self.sts(), principal).await?)),
+            None => Ok(None),
+        }
+    }
+
+    fn own_dynamodb(&self) -> &aws_sdk_dynamodb::Client {
+        self.0.dynamodb.get_or_init(|| client!(&self.0, aws_sdk_dynamodb, Service::DynamoDb))
+    }
+
+    fn sts(&self) -> &aws_sdk_sts::Client {
+        self.0.sts.get_or_init(|| client!(&self.0, aws_sdk_sts, Service::Sts))
+    }
+}
+
+/// Why a connection is not open; none if it is.
+async fn warm<T, E>(
+    service: Service,
+    calling: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+) -> Option<String>
+where
+    E: std::error::Error + 'static,
+{
+    match tokio::time::timeout(WARM_UP_TIMEOUT, calling).await {
+        Ok(Ok(_) | Err(SdkError::ServiceError(_))) => None,
+        Ok(Err(error)) => Some(format!("{service}: {}", said(&error))),
+        Err(_) => Some(format!("{service}: no answer within {} s", WARM_UP_TIMEOUT.as_secs())),
     }
 }
 
@@ -206,6 +268,8 @@ pub enum Service {
     ParameterStore,
     /// Amazon EventBridge.
     EventBridge,
+    /// AWS Security Token Service.
+    Sts,
 }
 
 impl Service {
@@ -215,6 +279,7 @@ impl Service {
             Self::DynamoDb => "DynamoDB",
             Self::ParameterStore => "SSM",
             Self::EventBridge => "EventBridge",
+            Self::Sts => "STS",
         }
     }
 }
@@ -225,6 +290,7 @@ impl fmt::Display for Service {
             Self::DynamoDb => "DynamoDB",
             Self::ParameterStore => "Parameter Store",
             Self::EventBridge => "EventBridge",
+            Self::Sts => "STS",
         })
     }
 }
@@ -264,7 +330,7 @@ impl FailureKind {
 }
 
 /// A failed AWS call.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{service} {operation}: {detail}")]
 pub struct AwsFailure {
     /// The service.
@@ -396,6 +462,7 @@ mod tests {
             access_key_id: "id".to_owned(),
             secret_access_key: "key".to_owned(),
             session_token: None,
+            roles: None,
             roots: TrustedRoots::Amazon,
         };
         AwsClients::new(&settings, &Clock::system())

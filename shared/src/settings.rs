@@ -3,7 +3,7 @@
 use lambda_http::http::Uri;
 
 use crate::{
-    aws::{TrustedRoots, UnusableBundle},
+    aws::{RoleArn, Roles, TrustedRoots, UnusableBundle},
     clock::Clock,
     limit::RequestLimit,
     routing::{DEFAULT_ROUTES, InvalidRoutes, TagRoutes},
@@ -70,6 +70,9 @@ pub struct AwsSettings {
     pub secret_access_key: String,
     /// `AWS_SESSION_TOKEN`.
     pub session_token: Option<String>,
+    /// `TENANT_ROLE_ARN`, `SYSTEM_ROLE_ARN`: the roles that are taken on for tenants' data and for work across tenants. None if
+    /// `TENANT_ROLE_ARN` says `none`: then all is done with the function's own rights, and nothing but our own code keeps tenants apart.
+    pub roles: Option<Roles>,
     /// `AWS_CA_BUNDLE`, a file: the root certificates that are trusted instead of those that [`TrustedRoots::choose`] takes.
     pub roots: TrustedRoots,
 }
@@ -145,10 +148,23 @@ impl Settings {
         let rate = count("TENANT_RATE_LIMIT", 100, 0, "a number of requests a second, or 0 for no limit")?;
         let burst = count("TENANT_BURST_LIMIT", 200, 1, "a number of requests, at least 1")?;
         let (region, endpoint) = (required("AWS_REGION")?, optional("AWS_ENDPOINT_URL"));
+        let table = required("TABLE_NAME")?;
+        let parameter_root = parameter_root(optional("PARAMETER_ROOT").unwrap_or_else(|| "/tenantry".to_owned()))?;
+        let roles = match required("TENANT_ROLE_ARN")?.as_str() {
+            // Never by leaving it out.
+            "none" => None,
+            tenant => Some(Roles {
+                tenant: role("TENANT_ROLE_ARN", tenant)?,
+                system: optional("SYSTEM_ROLE_ARN").map(|arn| role("SYSTEM_ROLE_ARN", &arn)).transpose()?,
+                table: table.clone(),
+                parameter_root: parameter_root.clone(),
+                region: region.clone(),
+            }),
+        };
         Ok(Self {
-            table: required("TABLE_NAME")?,
+            table,
             event_bus: required("EVENT_BUS_NAME")?,
-            parameter_root: parameter_root(optional("PARAMETER_ROOT").unwrap_or_else(|| "/tenantry".to_owned()))?,
+            parameter_root,
             parameter_kms_key: optional("PARAMETER_KMS_KEY_ID"),
             routes: TagRoutes::parse(optional("TAG_ROUTES").as_deref().unwrap_or(DEFAULT_ROUTES))?,
             tokens: TokenSettings {
@@ -166,6 +182,7 @@ impl Settings {
                 access_key_id: required("AWS_ACCESS_KEY_ID")?,
                 secret_access_key: required("AWS_SECRET_ACCESS_KEY")?,
                 session_token: optional("AWS_SESSION_TOKEN"),
+                roles,
             },
             clock: Clock::system(),
             telemetry: Telemetry::lambda(
@@ -175,10 +192,21 @@ impl Settings {
         })
     }
 
+    /// That there is a role for work across tenants where there is one for tenants: config-refresh needs both.
+    pub fn require_system_role(&self) -> Result<(), InvalidSettings> {
+        let lacks = self.aws.roles.as_ref().is_some_and(|roles| roles.system.is_none());
+        if lacks { Err(InvalidSettings::Missing("SYSTEM_ROLE_ARN")) } else { Ok(()) }
+    }
+
     /// The settings in the process's environment.
     pub fn from_environment() -> Result<Self, InvalidSettings> {
         Self::load(&|name| std::env::var(name).ok())
     }
+}
+
+fn role(name: &'static str, arn: &str) -> Result<RoleArn, InvalidSettings> {
+    let expected = "the ARN of an IAM role, or, for TENANT_ROLE_ARN, none";
+    RoleArn::parse(arn).ok_or_else(|| InvalidSettings::Unusable { name, value: arn.to_owned(), expected })
 }
 
 /// The address that the setting `name` leads to.
@@ -225,6 +253,7 @@ mod tests {
                 | "AWS_ACCESS_KEY_ID"
                 | "AWS_SECRET_ACCESS_KEY" => Some(name.to_lowercase()),
                 "TOKEN_ISSUER" => Some("https://issuer/".to_owned()),
+                "TENANT_ROLE_ARN" => Some("none".to_owned()),
                 _ => None,
             }
         })
@@ -274,6 +303,10 @@ mod tests {
             ("TAG_ROUTES", "[]", "TAG_ROUTES"),
             ("TOKEN_ISSUER", "issuer", "TOKEN_ISSUER is \"issuer\"; it must be a URL"),
             ("JWKS_URL", "keys", "JWKS_URL"),
+            ("TENANT_ROLE_ARN", "", "TENANT_ROLE_ARN is missing"),
+            ("TENANT_ROLE_ARN", "None", "the ARN of an IAM role"),
+            ("TENANT_ROLE_ARN", "arn:aws:iam::1234:role/r", "the ARN of an IAM role"),
+            ("TENANT_ROLE_ARN", "arn:aws:iam::123456789012:user/u", "the ARN of an IAM role"),
             ("AWS_CA_BUNDLE", "/nowhere/at/all", "AWS_CA_BUNDLE"),
             ("AWS_XRAY_DAEMON_ADDRESS", "somewhere", "an IP address and a port"),
         ] {

@@ -33,6 +33,7 @@ pub struct App {
 impl App {
     /// Makes the function from its settings. Connects to nothing yet.
     pub fn start(settings: &Settings) -> Result<Self, lambda_runtime::Error> {
+        settings.require_system_role()?;
         Ok(Self {
             refresh: RefreshService::new(Foundation::new(settings)?, settings),
             telemetry: settings.telemetry.clone(),

@@ -16,6 +16,7 @@ pub(crate) fn settings(variables: &[(&str, &str)]) -> Result<Settings, InvalidSe
         ("AWS_ACCESS_KEY_ID", "something"),
         ("AWS_SECRET_ACCESS_KEY", "something"),
         ("TOKEN_ISSUER", "https://issuer.example"),
+        ("TENANT_ROLE_ARN", "none"),
     ];
     let source = |name: &str| {
         let found = variables.iter().chain(&needed).find(|(known, _)| *known == name);

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use super::{Answer, Respond};
 use crate::{
     auth::AuthError,
-    aws::{AwsFailure, FailureKind},
+    aws::{AwsFailure, FailureKind, Service},
     entry::{ETag, Revision},
     key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
     ledger::LedgerError,
@@ -233,6 +233,11 @@ impl From<AwsFailure> for Problem {
         let service = failure.service;
         error!(%failure, kind = ?failure.kind, "an AWS call failed");
         match failure.kind {
+            // Not this caller's requests are too many, but the tenants whose credentials are asked for.
+            FailureKind::Throttled if service == Service::Sts => {
+                Self::new(ProblemType::Unavailable, format!("{service} does not answer now; try again later"))
+                    .retry_after(1)
+            }
             FailureKind::Throttled => {
                 Self::new(ProblemType::Throttled, format!("{service} takes no more requests now; try again later"))
                     .retry_after(1)

@@ -249,7 +249,8 @@ impl Ledger {
         let once = aws_sdk_dynamodb::Config::builder().retry_config(RetryConfig::disabled());
         let mut open = None;
         for sends_left in (0..MAX_SENDS).rev() {
-            let request = self.clients.dynamodb(scope).transact_write_items().set_transact_items(Some(items.clone()));
+            let request =
+                self.clients.dynamodb(scope).await?.transact_write_items().set_transact_items(Some(items.clone()));
             let Err(error) = request.customize().config_override(once.clone()).send().await else {
                 return Ok(CommitOutcome::Committed(receipt, plan.change(scope)));
             };

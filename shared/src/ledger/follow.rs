@@ -442,6 +442,7 @@ impl Ledger {
             let answer = self
                 .clients
                 .dynamodb_of_system(authority)
+                .await?
                 .query()
                 .table_name(&self.table)
                 .index_name("work")
@@ -486,6 +487,7 @@ impl Ledger {
         let request = self
             .clients
             .dynamodb(scope)
+            .await?
             .update_item()
             .table_name(&self.table)
             .set_key(Some(primary_key(scope, sort_key)))

@@ -274,6 +274,7 @@ impl Ledger {
         let answer = self
             .clients
             .dynamodb(scope)
+            .await?
             .get_item()
             .table_name(&self.table)
             .set_key(Some(primary_key(scope, sort_key)))
@@ -305,6 +306,7 @@ impl Ledger {
             let answer = self
                 .clients
                 .dynamodb(scope)
+                .await?
                 .batch_get_item()
                 .request_items(&self.table, keys)
                 .send()
@@ -338,6 +340,7 @@ impl Ledger {
             let answer = self
                 .clients
                 .dynamodb(scope)
+                .await?
                 .query()
                 .table_name(&self.table)
                 .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")

@@ -49,6 +49,7 @@ impl Ledger {
         let answer = self
             .clients
             .dynamodb_of_system(authority)
+            .await?
             .get_item()
             .table_name(&self.table)
             .set_key(Some(cursor_key()))
@@ -67,6 +68,7 @@ impl Ledger {
         noted.insert("cursor".to_owned(), s(serde_json::to_string(cursor).unwrap_or_default()));
         self.clients
             .dynamodb_of_system(authority)
+            .await?
             .put_item()
             .table_name(&self.table)
             .set_item(Some(noted))
@@ -86,6 +88,7 @@ impl Ledger {
         let answer = self
             .clients
             .dynamodb_of_system(authority)
+            .await?
             .query()
             .table_name(&self.table)
             .index_name("changes-by-time")

@@ -9,9 +9,9 @@ mod survey;
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
-pub use parameter_store::{MAX_DESCRIBED, NotAKey};
+pub use parameter_store::NotAKey;
 use serde_json::Value;
-pub use survey::{Survey, SurveyPage};
+pub use survey::{MAX_DESCRIBED, Survey, SurveyPage};
 
 use crate::{
     auth::TenantScope,

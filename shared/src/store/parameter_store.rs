@@ -6,10 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use aws_sdk_ssm::{
-    operation::describe_parameters::DescribeParametersOutput,
-    types::{Parameter, ParameterStringFilter, ParameterTier, ParameterType},
-};
+use aws_sdk_ssm::types::{Parameter, ParameterTier, ParameterType};
 
 use super::{
     ExternalStore, Placed, RouteOptions, StoreError, StoredText, StoredVersion, Surroundings, UnusableRoute,
@@ -34,8 +31,6 @@ const MAX_ADVANCED_BYTES: usize = 8 * 1024;
 // `arn:aws-us-gov:ssm:us-gov-west-1:123456789012:parameter`, takes 56. No name here can be too long for it.
 const _: () =
     assert!(56 + MAX_PARAMETER_ROOT_BYTES + 1 + MAX_TENANT_ID_BYTES + 1 + MAX_TAG_BYTES + 1 + MAX_NAME_BYTES <= 1_011);
-/// The most parameters that one `DescribeParameters` answers, and the most names that it is asked for.
-pub const MAX_DESCRIBED: usize = 50;
 /// The most names of one `GetParameters`.
 const MAX_NAMES: usize = 10;
 /// How long a put that cannot be found is waited for: at first, and at last, doubling in between; 1.55 s in all.
@@ -126,6 +121,7 @@ impl ExternalStore for ParameterStore {
         let mut put = self
             .clients
             .parameter_store(scope)
+            .await?
             .put_parameter()
             .name(self.name(scope, key))
             .value(text)
@@ -192,6 +188,7 @@ impl ExternalStore for ParameterStore {
             let answer = self
                 .clients
                 .parameter_store(scope)
+                .await?
                 .get_parameters()
                 .set_names(Some(selectors.collect()))
                 .with_decryption(true)
@@ -255,7 +252,7 @@ impl ExternalStore for ParameterStore {
     }
 
     async fn remove(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), StoreError> {
-        let delete = self.clients.parameter_store(scope).delete_parameter().name(self.name(scope, key));
+        let delete = self.clients.parameter_store(scope).await?.delete_parameter().name(self.name(scope, key));
         match delete.customize().config_override(once_to_parameter_store()).send().await {
             Ok(_) => Ok(()),
             Err(error) => {
@@ -274,17 +271,8 @@ impl ParameterStore {
         id: &PutId,
         placed: Placed,
     ) -> Result<Locator, StoreError> {
-        let client = self.clients.parameter_store(scope);
-        let answer = describe(client, ("Name", "Equals"), vec![name.to_owned()], None).await?;
-        let newest = answer.parameters().first();
+        // Not by DescribeParameters: who may call that sees the parameters of every tenant, because IAM cannot limit it to some.
         let is_ours = |description: Option<&str>| description.and_then(mark).is_some_and(|(found, _)| found == *id);
-        if let Some(newest) = newest
-            && u64::try_from(newest.version()).ok() == Some(placed.version)
-            && is_ours(newest.description())
-        {
-            return Ok(locator(placed.version, newest.last_modified_date())?);
-        }
-        // Somebody has put another version since: ours is in the history.
         let history = self.history(scope, name, false).await?;
         let ours = history
             .iter()
@@ -305,6 +293,7 @@ impl ParameterStore {
             let answer = self
                 .clients
                 .parameter_store(scope)
+                .await?
                 .get_parameter_history()
                 .name(name)
                 .with_decryption(with_decryption)
@@ -391,30 +380,9 @@ fn at_locator(found: &Parameter, locator: Locator) -> Option<&str> {
     found.value().filter(|_| same)
 }
 
-/// Names, versions and times of the parameters whose key `by.0` is, in the way `by.1`, one of `values`.
-pub(super) async fn describe(
-    client: &aws_sdk_ssm::Client,
-    by: (&str, &str),
-    values: Vec<String>,
-    token: Option<String>,
-) -> Result<DescribeParametersOutput, AwsFailure> {
-    const OPERATION: &str = "DescribeParameters";
-    let filter = ParameterStringFilter::builder().key(by.0).option(by.1).set_values(Some(values)).build();
-    let filter =
-        filter.map_err(|error| AwsFailure::unexpected(Service::ParameterStore, OPERATION, error.to_string()))?;
-    client
-        .describe_parameters()
-        .parameter_filters(filter)
-        .max_results(i32::try_from(MAX_DESCRIBED).unwrap_or(i32::MAX))
-        .set_next_token(token)
-        .send()
-        .await
-        .map_err(|error| AwsFailure::of(Service::ParameterStore, OPERATION, &error))
-}
-
 pub(super) fn locator(version: u64, modified_at: Option<&aws_smithy_types::DateTime>) -> Result<Locator, AwsFailure> {
     let modified_at = timestamp(modified_at).ok_or_else(|| {
-        AwsFailure::unexpected(Service::ParameterStore, "DescribeParameters", "a parameter without a date")
+        AwsFailure::unexpected(Service::ParameterStore, "GetParameterHistory", "a parameter without a date")
     })?;
     Ok(Locator { version, modified_at })
 }

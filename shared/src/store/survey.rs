@@ -2,18 +2,22 @@
 
 use std::collections::HashMap;
 
+use aws_sdk_ssm::{operation::describe_parameters::DescribeParametersOutput, types::ParameterStringFilter};
 use tracing::warn;
 
-use super::parameter_store::{NotAKey, describe, key_of_parameter, locator, parameter_name};
+use super::parameter_store::{NotAKey, key_of_parameter, locator, parameter_name};
 use crate::{
     auth::SystemAuthority,
-    aws::{AwsClients, AwsFailure},
+    aws::{AwsClients, AwsFailure, Service},
     entry::Locator,
     key::ConfigKey,
     routing::TagRoutes,
     settings::Settings,
     tenant::TenantId,
 };
+
+/// The most parameters that one `DescribeParameters` answers, and the most names that it is asked for.
+pub const MAX_DESCRIBED: usize = 50;
 
 /// Looks over the parameters below the suite's root.
 #[derive(Clone, Debug)]
@@ -54,7 +58,7 @@ impl Survey {
         }
     }
 
-    /// Where the newest versions of these tenants' keys lie, at most [`MAX_DESCRIBED`](super::MAX_DESCRIBED) of them, in the same order;
+    /// Where the newest versions of these tenants' keys lie, at most [`MAX_DESCRIBED`] of them, in the same order;
     /// none of those that have no parameter.
     pub async fn places(
         &self,
@@ -81,7 +85,7 @@ impl Survey {
         values: Vec<String>,
         token: Option<String>,
     ) -> Result<SurveyPage, AwsFailure> {
-        let answer = describe(self.clients.parameter_store_of_system(authority), by, values, token).await?;
+        let answer = describe(&self.clients.parameter_store_of_system(authority).await?, by, values, token).await?;
         let mut parameters = Vec::new();
         for one in answer.parameters() {
             let version = u64::try_from(one.version()).unwrap_or_default();
@@ -89,4 +93,25 @@ impl Survey {
         }
         Ok(SurveyPage { parameters, next: answer.next_token })
     }
+}
+
+/// Names, versions and times of the parameters whose key `by.0` is, in the way `by.1`, one of `values`.
+async fn describe(
+    client: &aws_sdk_ssm::Client,
+    by: (&str, &str),
+    values: Vec<String>,
+    token: Option<String>,
+) -> Result<DescribeParametersOutput, AwsFailure> {
+    const OPERATION: &str = "DescribeParameters";
+    let filter = ParameterStringFilter::builder().key(by.0).option(by.1).set_values(Some(values)).build();
+    let filter =
+        filter.map_err(|error| AwsFailure::unexpected(Service::ParameterStore, OPERATION, error.to_string()))?;
+    client
+        .describe_parameters()
+        .parameter_filters(filter)
+        .max_results(i32::try_from(MAX_DESCRIBED).unwrap_or(i32::MAX))
+        .set_next_token(token)
+        .send()
+        .await
+        .map_err(|error| AwsFailure::of(Service::ParameterStore, OPERATION, &error))
 }
