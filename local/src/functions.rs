@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use emulator::RoleCredentials;
 use futures_util::{FutureExt, future::BoxFuture};
 use serde_json::Value;
 use tenantry::{clock::Clock, function::Context, settings::Settings, telemetry::Telemetry};
@@ -29,6 +30,9 @@ pub enum FunctionError {
     /// The template sends requests or events to a function that is not among the suite's.
     #[error("the template's function {0} is not part of the local suite, or not for this kind of event")]
     Unknown(String),
+    /// It has no role, or one that the Lambda service may not take on.
+    #[error("the function {0} has no role that it could run with")]
+    Role(&'static str),
     /// Its settings or its start failed.
     #[error("cannot start {0}")]
     Start(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
@@ -52,16 +56,17 @@ impl std::fmt::Debug for Functions {
 
 impl Functions {
     /// Starts all functions with the settings of the template. `lambda` are the environment variables that the Lambda
-    /// service would add.
+    /// service would add, but for the credentials of the function's role, which come from `credentials`.
     pub(crate) fn start(
         stack: &Stack,
         lambda: &BTreeMap<String, String>,
+        credentials: &dyn Fn(&str) -> Option<RoleCredentials>,
         clock: &Clock,
         telemetry: &Telemetry,
     ) -> Result<Self, FunctionError> {
         let started = |name| move |error: Box<dyn std::error::Error + Send + Sync>| FunctionError::Start(name, error);
         let settings = |name| {
-            let mut settings = settings(name, stack, lambda)?;
+            let mut settings = settings(name, stack, lambda, credentials)?;
             settings.clock = clock.clone();
             settings.telemetry = telemetry.clone();
             Ok::<_, FunctionError>(settings)
@@ -122,11 +127,18 @@ impl Functions {
     }
 }
 
-fn settings(name: &'static str, stack: &Stack, lambda: &BTreeMap<String, String>) -> Result<Settings, FunctionError> {
+fn settings(
+    name: &'static str,
+    stack: &Stack,
+    lambda: &BTreeMap<String, String>,
+    credentials: &dyn Fn(&str) -> Option<RoleCredentials>,
+) -> Result<Settings, FunctionError> {
     let function = stack.function(name)?;
+    let own = function.role.as_deref().and_then(credentials).ok_or(FunctionError::Role(name))?;
     let source = |variable: &str| match variable {
-        // Each function signs in its own name, as it would with the credentials of its role.
-        "AWS_ACCESS_KEY_ID" => Some(name.to_owned()),
+        "AWS_ACCESS_KEY_ID" => Some(own.access_key_id.clone()),
+        "AWS_SECRET_ACCESS_KEY" => Some(own.secret_access_key.clone()),
+        "AWS_SESSION_TOKEN" => Some(own.session_token.clone()),
         _ => function.environment.get(variable).or_else(|| lambda.get(variable)).cloned(),
     };
     Settings::load(&source).map_err(|error| FunctionError::Start(name, error.into()))

@@ -1,11 +1,11 @@
 //! The suite: starts all its parts in the right order, and stops them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
 };
 
 use aws_credential_types::Credentials;
@@ -29,24 +29,6 @@ use crate::{
     table::{self, TableError},
     template::{Stack, StackError, Surroundings, TEMPLATE},
 };
-
-/// Has the emulator allow each function what its role does. Everybody else, such as the AWS CLI, may do everything.
-fn guard(emulator: &Emulator, stack: &Stack) -> PermissionsUsed {
-    let policies: BTreeMap<_, _> =
-        stack.functions.iter().map(|(name, function)| (name.clone(), function.policy.clone())).collect();
-    let used = PermissionsUsed::default();
-    let noted = Arc::clone(&used);
-    emulator.guard(Arc::new(move |permission| {
-        let Some(policy) = policies.get(&permission.principal) else { return true };
-        let allowed = policy.allows(&permission.action, &permission.resource);
-        if allowed {
-            let one = (permission.principal.clone(), permission.action.clone());
-            noted.lock().unwrap_or_else(PoisonError::into_inner).insert(one);
-        }
-        allowed
-    }));
-    used
-}
 
 /// The tenants that tokens are made for at start.
 pub const SAMPLE_TENANTS: [&str; 2] = ["acme", "globex"];
@@ -112,6 +94,9 @@ pub enum StartError {
     /// A rule of the template cannot be run locally.
     #[error("the event rule {0} cannot be run locally")]
     Rule(String, #[source] emulator::RuleError),
+    /// A role of the template has a policy that the emulator does not understand.
+    #[error("the role {0} cannot be enforced locally")]
+    Role(String, #[source] emulator::PolicyError),
     /// The table cannot be made.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -138,12 +123,8 @@ pub struct Suite {
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     ready_file: Option<PathBuf>,
-    permissions_used: PermissionsUsed,
     _lock: Option<DataLock>,
 }
-
-/// Function and action.
-type PermissionsUsed = Arc<Mutex<BTreeSet<(String, String)>>>;
 
 impl Suite {
     /// Starts everything; when this returns, everything answers.
@@ -182,9 +163,15 @@ impl Suite {
             table::ensure(&dynamodb, table).await?;
         }
 
-        let permissions_used = guard(&emulator, &stack);
-        let functions =
-            Functions::start(&stack, &lambda_environment(emulator.url()), &options.clock, &options.telemetry)?;
+        // Enforced as AWS would; who signs in nobody's name, such as the AWS CLI, may do everything.
+        for role in &stack.roles {
+            let (name, trust, policies) = (role.name.clone(), role.trust.clone(), role.policies.clone());
+            let added = emulator.add_role(emulator::Role { name, trust, policies });
+            added.map_err(|error| StartError::Role(role.name.clone(), error))?;
+        }
+        let lambda = lambda_environment(emulator.url());
+        let credentials = |role: &str| emulator.credentials_of(role);
+        let functions = Functions::start(&stack, &lambda, &credentials, &options.clock, &options.telemetry)?;
         for rule in &stack.rules {
             let rule = emulator::Rule {
                 name: rule.name.clone(),
@@ -219,19 +206,12 @@ impl Suite {
             stop,
             server,
             ready_file: options.ready_file,
-            permissions_used,
             _lock: lock,
         };
         if let Some(file) = &suite.ready_file {
             suite.write_ready_file(file)?;
         }
         Ok(suite)
-    }
-
-    /// The AWS actions that the functions have been allowed so far, by function. What its role in the template does not allow, a
-    /// function is refused, as AWS would.
-    pub fn permissions_used(&self) -> BTreeSet<(String, String)> {
-        self.permissions_used.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn write_ready_file(&self, file: &Path) -> Result<(), StartError> {
@@ -333,14 +313,9 @@ fn surroundings(issuer: &Issuer, parameters: BTreeMap<String, String>) -> Surrou
 
 /// What the Lambda service adds to a function's environment, and where AWS is.
 fn lambda_environment(aws_url: &str) -> BTreeMap<String, String> {
-    [
-        ("AWS_REGION", REGION),
-        ("AWS_ACCESS_KEY_ID", CREDENTIALS),
-        ("AWS_SECRET_ACCESS_KEY", CREDENTIALS),
-        ("AWS_ENDPOINT_URL", aws_url),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into()
+    [("AWS_REGION", REGION), ("AWS_ENDPOINT_URL", aws_url)]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
 }
 
 fn authorizers(stack: &Stack, issuer: &Issuer) -> Result<BTreeMap<String, JwtAuthorizer>, StartError> {

@@ -54,7 +54,8 @@ fn source(file: &str) -> std::io::Result<String> {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file))
 }
 
-/// Promise: the functions are given each setting that they read, all the same ones, and none that nobody reads.
+/// Promise: the functions are given each setting that they read, all the same ones but for that of config-refresh alone, and none that nobody
+/// reads.
 #[test]
 fn settings_are_given_and_read() -> TestResult {
     let read = RefCell::new(BTreeSet::new());
@@ -70,7 +71,11 @@ fn settings_are_given_and_read() -> TestResult {
             "TENANT_RATE_LIMIT",
         ]
         .contains(&name);
-        let value = if ["JWKS_URL", "TOKEN_ISSUER"].contains(&name) { "https://x" } else { "x" };
+        let value = match name {
+            "JWKS_URL" | "TOKEN_ISSUER" => "https://x",
+            "SYSTEM_ROLE_ARN" | "TENANT_ROLE_ARN" => "arn:aws:iam::123456789012:role/r",
+            _ => "x",
+        };
         (!is_typed).then(|| value.to_owned())
     });
     loaded?;
@@ -81,7 +86,10 @@ fn settings_are_given_and_read() -> TestResult {
     // Read when logging begins, before anything can go wrong.
     read.insert("RUST_LOG".to_owned());
     for (name, function) in stack()?.functions {
-        let given: BTreeSet<_> = function.environment.into_keys().collect();
+        let mut given: BTreeSet<_> = function.environment.into_keys().collect();
+        if name != "config-refresh" {
+            given.insert("SYSTEM_ROLE_ARN".to_owned());
+        }
         assert_eq!(given, read, "{name}: given on the left, read on the right");
     }
     Ok(())
@@ -101,6 +109,8 @@ fn settings_for_other_local_runs() -> TestResult {
 
     let given = stack()?.function("config-read")?.environment.clone();
     let containers: Value = serde_json::from_str(&source("local/sam-local.json")?)?;
+    let system_role = &containers["ConfigRefresh"]["SYSTEM_ROLE_ARN"];
+    assert!(functions.get("SYSTEM_ROLE_ARN").is_some_and(|other| system_role == other));
     let containers = containers["Parameters"].as_object().ok_or("no Parameters")?;
     for (name, value) in containers {
         assert!(given.contains_key(name), "sam local hands on what the template declares only: {name}");
@@ -124,6 +134,7 @@ async fn status(function: &str, method: &str, path: &str) -> Result<i64, Error> 
         ("AWS_REGION", "eu-central-1"),
         ("AWS_ACCESS_KEY_ID", "a"),
         ("AWS_SECRET_ACCESS_KEY", "a"),
+        ("TENANT_ROLE_ARN", "none"),
     ];
     let environment = BTreeMap::from(environment);
     let mut settings = Settings::load(&|name| environment.get(name).map(|value| (*value).to_owned()))?;

@@ -50,7 +50,7 @@ fn routes_and_scopes() {
     assert_eq!(stack.api.authorizers, BTreeMap::from([("Tokens".to_owned(), tokens)]));
 }
 
-/// Promise: each function is told the same, in texts, with nothing left unresolved.
+/// Promise: each function is told the same but for its roles, in texts, with nothing left unresolved.
 #[test]
 fn environments() {
     let stack = Stack::read(TEMPLATE, &surroundings()).unwrap();
@@ -70,8 +70,14 @@ fn environments() {
     .into();
     let names: Vec<_> = stack.functions.keys().collect();
     assert_eq!(names, ["config-read", "config-refresh", "config-write"]);
-    for (name, function) in &stack.functions {
-        assert_eq!(function.environment, expected, "{name}");
+    for (name, logical) in [("config-read", "Read"), ("config-refresh", "Refresh"), ("config-write", "Write")] {
+        let role = |kind: &str| format!("arn:aws:iam::123456789012:role/tenantry-Config{logical}{kind}Role");
+        let mut expected = expected.clone();
+        expected.insert("TENANT_ROLE_ARN".to_owned(), role("Tenant"));
+        if name == "config-refresh" {
+            expected.insert("SYSTEM_ROLE_ARN".to_owned(), role("System"));
+        }
+        assert_eq!(stack.functions[name].environment, expected, "{name}");
     }
 }
 

@@ -72,11 +72,6 @@ impl<'a> Resolver<'a> {
         Ok(self.name(logical_id, 0)?.unwrap_or(Value::Null))
     }
 
-    /// A resource's definition as the template has it; null where there is none.
-    pub(super) fn resource(&self, logical_id: &str) -> &'a Value {
-        &self.template["Resources"][logical_id]
-    }
-
     /// Whether the condition of this name holds.
     pub(super) fn holds(&self, condition: &str) -> Result<bool, ResolveError> {
         self.condition(condition, 0)
@@ -233,6 +228,9 @@ impl<'a> Resolver<'a> {
                 format!("arn:aws:events:{region}:{account}:event-bus/{name}")
             }
             ("AWS::Events::EventBus", "Name") => name,
+            ("AWS::IAM::Role", "Arn") => {
+                format!("arn:aws:iam::{account}:role/{name}")
+            }
             ("AWS::Logs::LogGroup", "Arn") => {
                 format!("arn:aws:logs:{region}:{account}:log-group:{name}:*")
             }

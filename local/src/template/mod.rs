@@ -1,16 +1,16 @@
-//! What `template.yaml` says about the suite, in terms of this machine: routes, functions with their environments and what
-//! their roles allow, the table, event rules and schedules. Nothing of this is written down a second time for local runs.
+//! What `template.yaml` says about the suite, in terms of this machine: routes, functions with their environments and
+//! roles, the table, event rules and schedules. Nothing of this is written down a second time for local runs.
 //!
 //! Resources whose condition does not hold are not there. Those that only watch or protect (alarms, dashboards, queues, …)
 //! have no local counterpart and are passed over; anything that would carry a request or an event and cannot be run here is an error at start.
 
 mod intrinsics;
-mod policy;
+mod role;
 mod stack;
 mod yaml;
 
 pub use intrinsics::{ResolveError, Surroundings};
-pub use policy::Policy;
+pub use role::Role;
 pub use stack::{Api, Authorizer, Function, Route, Rule, Schedule, Stack, StackError, Table};
 pub use yaml::YamlError;
 

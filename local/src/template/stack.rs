@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     intrinsics::{ResolveError, Resolver, Surroundings, text},
-    policy::{Policy, PolicyDocument},
+    role::{PolicyProperties, Role, RoleProperties},
     yaml::{self, YamlError},
 };
 
@@ -43,6 +43,8 @@ pub struct Stack {
     pub api: Api,
     /// The functions by the name of their binary.
     pub functions: BTreeMap<String, Function>,
+    /// The IAM roles.
+    pub roles: Vec<Role>,
     /// The `DynamoDB` tables.
     pub tables: Vec<Table>,
     /// Event rules, in the order of the template.
@@ -91,8 +93,8 @@ pub struct Function {
     pub timeout: Duration,
     /// The environment variables that the template sets.
     pub environment: BTreeMap<String, String>,
-    /// What its role allows.
-    pub policy: Policy,
+    /// The name of its role; none where SAM would make one up.
+    pub role: Option<String>,
 }
 
 /// A `DynamoDB` table: its name, and its properties as `CloudFormation` spells them.
@@ -141,6 +143,7 @@ impl Stack {
             stack: Self {
                 api: Api { routes: Vec::new(), authorizers: BTreeMap::new() },
                 functions: BTreeMap::new(),
+                roles: Vec::new(),
                 tables: Vec::new(),
                 rules: Vec::new(),
                 schedules: Vec::new(),
@@ -154,21 +157,24 @@ impl Stack {
                 continue;
             }
             match kind(resource) {
-                HTTP_API | FUNCTION | TABLE => made.push((name, resource)),
+                HTTP_API | FUNCTION | TABLE | ROLE | POLICY => made.push((name, resource)),
                 other if carries_traffic(other) => return Err(shape(name, format!("{other} is not run locally"))),
                 _ => {}
             }
         }
-        // The API first: routes take its default authorizer.
+        // The API and the roles first: routes take its default authorizer, and policies add to roles.
         for &(name, resource) in &made {
-            if kind(resource) == HTTP_API {
-                reader.api(name, resource)?;
+            match kind(resource) {
+                HTTP_API => reader.api(name, resource)?,
+                ROLE => reader.role(name, resource)?,
+                _ => {}
             }
         }
         for (name, resource) in made {
             match kind(resource) {
                 FUNCTION => reader.function(name, resource)?,
                 TABLE => reader.table(name, resource)?,
+                POLICY => reader.policy(name, resource)?,
                 _ => {}
             }
         }
@@ -186,6 +192,8 @@ impl Stack {
 const HTTP_API: &str = "AWS::Serverless::HttpApi";
 const FUNCTION: &str = "AWS::Serverless::Function";
 const TABLE: &str = "AWS::DynamoDB::Table";
+const ROLE: &str = "AWS::IAM::Role";
+const POLICY: &str = "AWS::IAM::Policy";
 
 /// How long a call may take where the template says nothing, in seconds.
 const DEFAULT_TIMEOUT: u64 = 3;
@@ -287,30 +295,37 @@ impl Reader<'_> {
         for (event, definition) in resource["Properties"]["Events"].as_object().into_iter().flatten() {
             self.event(name, &binary, event, definition)?;
         }
-        let policy = self.policy(name, resource)?;
-        let function = Function { timeout: Duration::from_secs(timeout), environment, policy };
+        if !resource["Properties"]["Policies"].is_null() {
+            return Err(shape(name, "policies stand in a role of its own"));
+        }
+        let role = match resource["Properties"]["Role"]["Fn::GetAtt"][0].as_str() {
+            Some(role) => Some(self.name_of(role)?),
+            None => None,
+        };
+        let function = Function { timeout: Duration::from_secs(timeout), environment, role };
         if self.stack.functions.insert(binary.clone(), function).is_some() {
             return Err(shape(name, format!("a second function with the binary {binary}")));
         }
         Ok(())
     }
 
-    /// What the role of a function allows; nothing where SAM would make one up.
-    fn policy(&self, name: &str, function: &Value) -> Result<Policy, StackError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct RolePolicy {
-            policy_document: PolicyDocument,
-        }
+    fn role(&mut self, name: &str, resource: &Value) -> Result<(), StackError> {
+        let properties: RoleProperties = self.typed(&format!("{name}.Properties"), &resource["Properties"])?;
+        self.stack.roles.push(properties.named(self.name_of(name)?));
+        Ok(())
+    }
 
-        if !function["Properties"]["Policies"].is_null() {
-            return Err(shape(name, "policies stand in a role of its own"));
-        }
-        let Some(role) = function["Properties"]["Role"]["Fn::GetAtt"][0].as_str() else { return Ok(Policy::default()) };
-        let place = format!("{role}.Properties.Policies");
-        let policies: Vec<RolePolicy> = self.typed(&place, &self.resolver.resource(role)["Properties"]["Policies"])?;
-        let documents: Vec<_> = policies.into_iter().map(|policy| policy.policy_document).collect();
-        Ok(Policy::of(&documents))
+    fn policy(&mut self, name: &str, resource: &Value) -> Result<(), StackError> {
+        let place = format!("{name}.Properties");
+        let properties: PolicyProperties = self.typed(&place, &resource["Properties"])?;
+        properties.attach(&mut self.stack.roles).map_err(|role| shape(place, format!("there is no role {role}")))
+    }
+
+    /// The name of a resource, as `!Ref` gives it.
+    fn name_of(&self, logical_id: &str) -> Result<String, StackError> {
+        let name = self.resolver.reference(logical_id);
+        let name = name.map_err(|source| StackError::Resolve { place: logical_id.to_owned(), source })?;
+        text(&name).ok_or_else(|| shape(logical_id, "its name is not a text"))
     }
 
     /// Where a property of a function may stand, the later before the earlier: in the globals, if it takes that one of them, and
@@ -413,9 +428,7 @@ impl Reader<'_> {
     fn table(&mut self, name: &str, resource: &Value) -> Result<(), StackError> {
         let place = format!("{name}.Properties");
         let properties = self.typed(&place, &resource["Properties"])?;
-        let reference =
-            self.resolver.reference(name).map_err(|source| StackError::Resolve { place: place.clone(), source })?;
-        let name = text(&reference).ok_or_else(|| shape(&place, "the table's name is not a text"))?;
+        let name = self.name_of(name)?;
         self.stack.tables.push(Table { name, properties });
         Ok(())
     }
