@@ -186,6 +186,24 @@ impl Api {
         put.send().await.expect("DynamoDB takes it");
     }
 
+    /// Every item of the table, with its partition.
+    pub(crate) async fn items(&self) -> Vec<(String, HashMap<String, AttributeValue>)> {
+        let dynamodb = client!(self, aws_sdk_dynamodb);
+        let pages = dynamodb.scan().table_name(self.table(&dynamodb).await).into_paginator().items().send();
+        let items: Vec<_> = pages.collect::<Result<_, _>>().await.expect("DynamoDB answers");
+        let partition = |item: &HashMap<_, AttributeValue>| item["pk"].as_s().expect("a text").clone();
+        items.into_iter().map(|item| (partition(&item), item)).collect()
+    }
+
+    /// Every parameter under the suite's root, by its name, with what it holds.
+    pub(crate) async fn parameters(&self) -> Vec<(String, String)> {
+        let below = self.parameter_store().get_parameters_by_path().path("/tenantry").recursive(true);
+        let pages = below.with_decryption(true).into_paginator().send();
+        let pages: Vec<_> = pages.collect::<Result<_, _>>().await.expect("Parameter Store answers");
+        let texts = |one: aws_sdk_ssm::types::Parameter| (one.name.unwrap_or_default(), one.value.unwrap_or_default());
+        pages.into_iter().flat_map(|page| page.parameters.unwrap_or_default()).map(texts).collect()
+    }
+
     /// The name of the suite's table.
     async fn table(&self, dynamodb: &aws_sdk_dynamodb::Client) -> String {
         let tables = dynamodb.list_tables().send().await.expect("DynamoDB answers");

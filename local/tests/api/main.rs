@@ -1,6 +1,8 @@
 //! The suite as its clients meet it: HTTP in front, the real functions in between, the emulated AWS services behind.
 
 #[cfg(test)]
+mod attack;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod cache;
@@ -41,7 +43,11 @@ mod outage;
 #[cfg(test)]
 mod permissions;
 #[cfg(test)]
+mod policies;
+#[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod sessions;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]

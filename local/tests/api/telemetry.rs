@@ -70,7 +70,7 @@ async fn a_request_is_one_line() {
     let seen =
         ["Function", "Route", "Outcome", "Tag", "status", "tenant.id", "config.key", "revision", "cache", "calls"];
     for (path, cache, calls) in [
-        ("tenant_config_k", "miss", json!({"DynamoDB": 2})),
+        ("tenant_config_k", "miss", json!({"DynamoDB": 2, "STS": 1})),
         ("tenant_config_k", "validated", json!({"DynamoDB": 1})),
         ("tenant_config_k", "hit", json!({})),
     ] {
