@@ -22,7 +22,7 @@ use std::{
 
 use clap::Parser;
 
-use measure::{Bench, Running, Spread, on_path, sizes};
+use measure::{Bench, Program, Running, Spread, on_path, sizes};
 use report::{Cold, Report, Size, Warm};
 use store::Store;
 
@@ -115,15 +115,17 @@ fn run(binaries: PathBuf, functions: &[&str], amounts: &Amounts, counts: bool) -
 
     let cold = cold(&bench, &checked, amounts.cold_rounds)?;
     let cases = [
-        ("hello", "hello", &remembered),
-        ("config-read, from memory", "config-read", &remembered),
-        ("hello-get-item", "hello-get-item", &checked),
-        ("config-read, head checked", "config-read", &checked),
+        ("hello", Program::new("hello"), &remembered),
+        ("config-read, from memory", Program::new("config-read"), &remembered),
+        ("hello-get-item", Program::new("hello-get-item"), &checked),
+        ("config-read, head checked", Program::new("config-read"), &checked),
+        ("config-read, head checked, without tenants' credentials", Program::with_own_rights("config-read"), &checked),
+        ("config-read, head checked, with them", Program::new("config-read"), &checked),
     ];
     let mut warm = warm(&bench, &cases, amounts)?;
     if counts {
-        for (case, (_, name, event)) in warm.iter_mut().zip(&cases) {
-            case.instructions = Some(bench.instructions(name, event, 50, amounts.counted_calls)?);
+        for (case, (_, program, event)) in warm.iter_mut().zip(&cases) {
+            case.instructions = Some(bench.instructions(*program, event, 50, amounts.counted_calls)?);
         }
     }
     let mut weighed = Vec::new();
@@ -141,7 +143,7 @@ fn cold(bench: &Bench, event: &Arc<[u8]>, rounds: usize) -> Result<Vec<Cold>, Bo
     // The first round brings the binaries into memory and counts nowhere.
     for round in 0..=rounds {
         for (name, wall, cpu, peak_kib) in &mut taken {
-            let running = bench.start(name)?;
+            let running = bench.start(Program::new(name))?;
             let answer = running.call(event)?;
             let usage = running.usage()?;
             if round > 0 {
@@ -162,10 +164,10 @@ fn cold(bench: &Bench, event: &Arc<[u8]>, rounds: usize) -> Result<Vec<Cold>, Bo
 }
 
 /// Each case in a process of its own, called in turns.
-fn warm(bench: &Bench, cases: &[(&str, &str, &Arc<[u8]>)], amounts: &Amounts) -> Result<Vec<Warm>, Box<dyn Error>> {
+fn warm(bench: &Bench, cases: &[(&str, Program, &Arc<[u8]>)], amounts: &Amounts) -> Result<Vec<Warm>, Box<dyn Error>> {
     let mut running: Vec<(Running, Vec<Duration>, Duration)> = Vec::new();
-    for (_, name, event) in cases {
-        let one = bench.start(name)?;
+    for (_, program, event) in cases {
+        let one = bench.start(*program)?;
         for _ in 0..amounts.warm_calls {
             one.call(event)?;
         }

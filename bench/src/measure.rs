@@ -29,6 +29,27 @@ pub(crate) struct Bench {
     pub(crate) roots: PathBuf,
 }
 
+/// What is started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Program {
+    /// The release binary.
+    pub(crate) name: &'static str,
+    /// The role that it takes on for tenants, `none` for none. The yardsticks take no notice.
+    pub(crate) role: &'static str,
+}
+
+impl Program {
+    /// One as it is deployed unless it is asked for otherwise.
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self { name, role: "arn:aws:iam::123456789012:role/tenantry" }
+    }
+
+    /// One that reaches all tenants with its own rights.
+    pub(crate) const fn with_own_rights(name: &'static str) -> Self {
+        Self { name, role: "none" }
+    }
+}
+
 /// A function that runs.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -67,16 +88,17 @@ impl Spread {
 }
 
 impl Bench {
-    /// Starts the release binary `name`.
-    pub(crate) fn start(&self, name: &str) -> io::Result<Running> {
-        self.start_as(Command::new(self.binaries.join(name)))
+    /// Starts a release binary.
+    pub(crate) fn start(&self, program: Program) -> io::Result<Running> {
+        self.start_as(Command::new(self.binaries.join(program.name)), program.role)
     }
 
-    fn start_as(&self, mut command: Command) -> io::Result<Running> {
+    fn start_as(&self, mut command: Command, role: &str) -> io::Result<Running> {
         let api = RuntimeApi::start()?;
         command
             .env_clear()
             .envs(self.environment(&api))
+            .env("TENANT_ROLE_ARN", role)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -112,19 +134,20 @@ impl Bench {
     /// few, so that the start counts in neither.
     pub(crate) fn instructions(
         &self,
-        name: &str,
+        program: Program,
         event: &Arc<[u8]>,
         few: u32,
         more: u32,
     ) -> Result<f64, Box<dyn Error>> {
-        let all = self.instructions_in_all(name, event, few + more)?;
-        Ok((all - self.instructions_in_all(name, event, few)?) / f64::from(more))
+        let all = self.instructions_in_all(program, event, few + more)?;
+        Ok((all - self.instructions_in_all(program, event, few)?) / f64::from(more))
     }
 
-    fn instructions_in_all(&self, name: &str, event: &Arc<[u8]>, calls: u32) -> Result<f64, Box<dyn Error>> {
+    fn instructions_in_all(&self, program: Program, event: &Arc<[u8]>, calls: u32) -> Result<f64, Box<dyn Error>> {
+        let Program { name, role } = program;
         let mut valgrind = Command::new(on_path("valgrind").ok_or("valgrind is not on PATH")?);
         valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(self.binaries.join(name));
-        let running = self.start_as(valgrind)?;
+        let running = self.start_as(valgrind, role)?;
         for _ in 0..calls {
             running.call(event)?;
         }

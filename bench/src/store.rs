@@ -1,4 +1,4 @@
-//! A stand-in for DynamoDB: HTTPS on loopback, and two items of one tenant to read.
+//! A stand-in for DynamoDB and STS: HTTPS on loopback, two items of one tenant to read, and a session for whoever asks.
 
 use std::{
     error::Error,
@@ -24,6 +24,13 @@ use crate::http::{read_request, write_answer};
 
 const HEAD: &str = r#"{"Item":{"pk":{"S":"TENANT#acme"},"sk":{"S":"HEAD"},"format":{"N":"1"},"revision":{"N":"41"},"epoch":{"S":"0193f1f2a3b44c5d8e6f708192a3b4c5"},"commitId":{"S":"7d0c3c1a52cb4f0e9d2b8a6f4e1c0b97"},"directoryShard":{"S":"TENANTS#2"}}}"#;
 const ENTRY: &str = r#"{"Item":{"pk":{"S":"TENANT#acme"},"sk":{"S":"ENTRY#tenant_config_limits"},"format":{"N":"1"},"version":{"N":"3"},"revision":{"N":"40"},"author":{"S":"93f4b8a2-50a1-70c5-3f2e-8d1b6a4c7e90"},"modifiedAt":{"N":"1763692800123"},"commitId":{"S":"1f0e2d3c4b5a69788796a5b4c3d2e1f0"},"state":{"S":"live"},"value":{"S":"{\"requestsPerSecond\":50,\"burst\":100,\"plans\":[\"basic\",\"pro\"]}"}}}"#;
+
+/// STS's answer to `AssumeRole`, with a token of the usual length where it says so.
+const SESSION: &str = "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><Credentials>\
+    <AccessKeyId>ASIAEXAMPLEEXAMPLE00</AccessKeyId><SecretAccessKey>wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY</SecretAccessKey>\
+    <SessionToken>TOKEN</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>\
+    <AssumedRoleUser><AssumedRoleId>AROA:@acme</AssumedRoleId><Arn>arn:aws:sts::123456789012:assumed-role/r/@acme</Arn></AssumedRoleUser>\
+    </AssumeRoleResult></AssumeRoleResponse>";
 
 /// A running store.
 #[derive(Debug)]
@@ -79,6 +86,11 @@ fn serve(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
     let mut stream = BufReader::new(StreamOwned::new(connection, stream));
     while let Some(request) = read_request(&mut stream)? {
         let asks = |text: &[u8]| request.body.windows(text.len()).any(|part| part == text);
+        if asks(b"Action=") {
+            let session = SESSION.replace("TOKEN", &"a-token-of-some-length-".repeat(45));
+            write_answer(stream.get_mut(), "200 OK", "content-type: text/xml\r\n", session.as_bytes())?;
+            continue;
+        }
         let item = if asks(b"\"HEAD\"") {
             HEAD
         } else if asks(b"\"ENTRY#") {
