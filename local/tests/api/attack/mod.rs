@@ -3,6 +3,7 @@
 //!
 //! `TENANTRY_PROBES` says how many attempts are made, 3,000 where it says nothing.
 
+mod forgeries;
 mod probes;
 mod world;
 
