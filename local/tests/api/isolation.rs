@@ -3,31 +3,11 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Api, Tenant};
+use crate::{
+    attack::TENANTS,
+    harness::{Api, Tenant},
+};
 
-/// Prefixes of one another, other cases, other punctuation, and names that look like our own delimiters and paths.
-const TENANTS: [&str; 20] = [
-    "a",
-    "A",
-    "a.",
-    "a-",
-    "a_",
-    "a.b",
-    "a-b",
-    "a_b",
-    "ab",
-    "aB",
-    "a.b.c",
-    "acme",
-    "Acme",
-    "ACME",
-    "acme.",
-    "acme..",
-    "acme-1",
-    "acme_1",
-    "acme.param_config_",
-    "0",
-];
 const KEYS: [&str; 4] = ["tenant_config_k", "param_config_k/x", "around_config_k", "secret_config_k"];
 
 /// What a tenant's key holds: text that nobody else has.
@@ -44,7 +24,7 @@ fn holds_no_others(tenant: &str, text: &str) {
     }
 }
 
-/// Promise: each of twenty tenants with confusable names reads, lists, follows and pages through its own data only, and the
+/// Promise: each of many tenants with confusable names reads, lists, follows and pages through its own data only, and the
 /// cursors, entity tags and idempotency keys of one mean nothing to another.
 #[tokio::test]
 async fn confusable_tenants_never_meet() {

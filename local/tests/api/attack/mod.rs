@@ -17,6 +17,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use probes::{COUNT, Probe};
+pub(crate) use world::TENANTS;
 use world::{BYSTANDERS, Leak, Owner, World};
 
 fn attempts() -> usize {

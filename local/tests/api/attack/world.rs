@@ -15,7 +15,7 @@ use super::probes::{Probe, Sent};
 use crate::harness::Api;
 
 /// Prefixes of one another, other cases, other punctuation, and names that look like our own delimiters, paths and items.
-pub(super) const TENANTS: [&str; 24] = [
+pub(crate) const TENANTS: [&str; 24] = [
     "a",
     "A",
     "a.",
