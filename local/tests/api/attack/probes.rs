@@ -33,7 +33,7 @@ pub(super) enum Sent {
 
 impl Sent {
     /// The body, where it is sent in Base64.
-    pub(super) fn decoded_body(&self) -> String {
+    pub(super) fn decoded(&self) -> String {
         let Self::Function { event, .. } = self else { return String::new() };
         let body = event["body"].as_str().and_then(|body| BASE64_STANDARD.decode(body).ok()).unwrap_or_default();
         String::from_utf8_lossy(&body).into_owned()

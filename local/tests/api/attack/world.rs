@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use emulator::Rule;
 use fastrand::Rng;
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use super::probes::{Probe, Sent};
@@ -165,7 +166,10 @@ impl World {
     pub(super) async fn attempt(&self, probe: &Probe, attacker: &Owner) -> Result<u16, Leak> {
         let (status, answer) = self.send(&probe.sent, attacker).await;
         // What the attacker said itself may be said back.
-        let said = format!("{probe:?} {}", probe.sent.decoded_body()).to_ascii_lowercase();
+        let said = format!("{probe:?} {}", probe.sent.decoded());
+        // However often it was encoded.
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let said = [&said, &decode(&said), &decode(&decode(&said))].map(|said| said.to_ascii_lowercase()).concat();
         let told = |canary: &str| said.contains(canary);
         self.look(|| format!("the answer to {probe:?}: {answer}"), &answer, Some(attacker), told)?;
         for other in self.owners.iter().filter(|other| other.name != attacker.name) {
