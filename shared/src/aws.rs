@@ -214,17 +214,21 @@ impl AwsClients {
     async fn dynamodb_as(&self, principal: &Principal) -> Result<aws_sdk_dynamodb::Client, AwsFailure> {
         let own = self.own_dynamodb();
         let Some(session) = self.session(principal).await? else { return Ok(own.clone()) };
-        let with =
-            |session: &Session| own.config().to_builder().credentials_provider(session.credentials.clone()).build();
-        Ok(session.dynamodb.get_or_init(|| aws_sdk_dynamodb::Client::from_conf(with(&session))).clone())
+        let client = || {
+            let config = own.config().to_builder().credentials_provider(session.credentials.clone());
+            aws_sdk_dynamodb::Client::from_conf(config.build())
+        };
+        Ok(session.dynamodb.get_or_init(client).clone())
     }
 
     async fn parameter_store_as(&self, principal: &Principal) -> Result<aws_sdk_ssm::Client, AwsFailure> {
         let own = self.0.ssm.get_or_init(|| client!(&self.0, aws_sdk_ssm, Service::ParameterStore));
         let Some(session) = self.session(principal).await? else { return Ok(own.clone()) };
-        let with =
-            |session: &Session| own.config().to_builder().credentials_provider(session.credentials.clone()).build();
-        Ok(session.ssm.get_or_init(|| aws_sdk_ssm::Client::from_conf(with(&session))).clone())
+        let client = || {
+            let config = own.config().to_builder().credentials_provider(session.credentials.clone());
+            aws_sdk_ssm::Client::from_conf(config.build())
+        };
+        Ok(session.ssm.get_or_init(client).clone())
     }
 
     /// None where the function's own rights do for all.
