@@ -1,0 +1,1 @@
+//! Tenantry's streaming service.
