@@ -31,11 +31,12 @@ use tracing::warn;
 use breaker::{Breaker, CircuitOpen};
 use calls::CallObserver;
 pub use roots::{TrustedRoots, UnusableBundle};
+pub(crate) use sessions::MAX_SESSIONS;
 use sessions::{Principal, Session, Sessions};
 pub use sessions::{RoleArn, Roles};
 
 use crate::{
-    auth::{SystemAuthority, TenantScope},
+    auth::{IndexAuthority, SystemAuthority, TenantScope},
     clock::Clock,
     settings::AwsSettings,
 };
@@ -60,6 +61,38 @@ const WARM_UP_TIMEOUT: Duration = Duration::from_secs(1);
 /// The partition key that is asked for to open the connection. No item has it.
 const WARM_UP_KEY: &str = "WARM-UP";
 
+/// The credentials of the process itself.
+#[derive(Clone, Debug)]
+pub enum OwnCredentials {
+    /// Those that a process of short life is given at its start, as by the Lambda service.
+    Fixed(Credentials),
+    /// Others in the course of time, kept until shortly before they end.
+    Provided(SharedCredentialsProvider),
+}
+
+impl OwnCredentials {
+    /// The credentials as the SDK asks for them.
+    pub fn provider(&self) -> SharedCredentialsProvider {
+        match self {
+            Self::Fixed(credentials) => SharedCredentialsProvider::new(credentials.clone()),
+            Self::Provided(provider) => provider.clone(),
+        }
+    }
+}
+
+impl AwsSettings {
+    /// A client that trusts the right root certificates.
+    pub fn http_client(&self) -> SharedHttpClient {
+        let mut http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
+        match TlsContext::builder().with_trust_store(self.roots.store()).build() {
+            Ok(tls) => http = http.tls_context(tls),
+            // It has no reason to fail; if it ever does, the system's certificates stay in place.
+            Err(error) => warn!(%error, "the root certificates cannot be used"),
+        }
+        http.build_https()
+    }
+}
+
 /// All AWS clients, obtainable only by those who hold the right to use them, and with the rights of those alone whose data they are for.
 ///
 /// Each is made when it is first asked for: what a function never calls costs its start nothing, and is not linked into it.
@@ -72,6 +105,8 @@ struct Clients {
     region: String,
     endpoint: Option<String>,
     credentials: SharedCredentialsProvider,
+    /// Whether the credentials need not be kept, as they cost nothing to ask for.
+    are_at_hand: bool,
     http: SharedHttpClient,
     /// None where the functions' own rights do for all tenants.
     sessions: Option<Sessions>,
@@ -90,8 +125,6 @@ macro_rules! client {
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(clients.region.clone()))
             .credentials_provider(clients.credentials.clone())
-            // They are all at hand.
-            .identity_cache(IdentityCache::no_cache())
             .http_client(SharedHttpClient::clone(&clients.http))
             .retry_config(retries($service))
             .retry_partition(retry_budget($service))
@@ -103,6 +136,9 @@ macro_rules! client {
                     .build(),
             );
         config.set_endpoint_url(clients.endpoint.clone());
+        if clients.are_at_hand {
+            config.set_identity_cache(IdentityCache::no_cache());
+        }
         $sdk::Client::from_conf(config.build())
     }};
 }
@@ -136,23 +172,14 @@ fn retry_budget(service: Service) -> RetryPartition {
 impl AwsClients {
     /// Clients for the region, endpoint and credentials of `settings`. Connects to nothing yet.
     pub fn new(settings: &AwsSettings, clock: &Clock) -> Self {
-        let mut http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
-        match TlsContext::builder().with_trust_store(settings.roots.store()).build() {
-            Ok(tls) => http = http.tls_context(tls),
-            // It has no reason to fail; if it ever does, the system's certificates stay in place.
-            Err(error) => warn!(%error, "the root certificates cannot be used"),
-        }
         Self(Arc::new(Clients {
             clock: clock.clone(),
             region: settings.region.clone(),
             endpoint: settings.endpoint.clone(),
-            credentials: SharedCredentialsProvider::new(Credentials::from_keys(
-                &settings.access_key_id,
-                &settings.secret_access_key,
-                settings.session_token.clone(),
-            )),
-            http: http.build_https(),
-            sessions: settings.roles.clone().map(|roles| Sessions::new(roles, clock.clone())),
+            credentials: settings.credentials.provider(),
+            are_at_hand: matches!(settings.credentials, OwnCredentials::Fixed(_)),
+            http: settings.http_client(),
+            sessions: settings.roles.clone().map(|roles| Sessions::new(roles, settings.max_sessions, clock.clone())),
             dynamodb: OnceLock::new(),
             ssm: OnceLock::new(),
             eventbridge: OnceLock::new(),
@@ -192,6 +219,11 @@ impl AwsClients {
         self.dynamodb_as(&Principal::System).await
     }
 
+    /// DynamoDB, for the index of recent changes.
+    pub async fn dynamodb_of_index(&self, _authority: &IndexAuthority) -> Result<aws_sdk_dynamodb::Client, AwsFailure> {
+        self.dynamodb_as(&Principal::System).await
+    }
+
     /// Parameter Store, for the parameters of the scope's tenant.
     pub async fn parameter_store(&self, scope: &TenantScope) -> Result<aws_sdk_ssm::Client, AwsFailure> {
         self.parameter_store_as(&Principal::Tenant(scope.tenant().clone())).await
@@ -216,6 +248,8 @@ impl AwsClients {
         let Some(session) = self.session(principal).await? else { return Ok(own.clone()) };
         let client = || {
             let config = own.config().to_builder().credentials_provider(session.credentials.clone());
+            // They are at hand.
+            let config = config.identity_cache(IdentityCache::no_cache());
             aws_sdk_dynamodb::Client::from_conf(config.build())
         };
         Ok(session.dynamodb.get_or_init(client).clone())
@@ -226,6 +260,8 @@ impl AwsClients {
         let Some(session) = self.session(principal).await? else { return Ok(own.clone()) };
         let client = || {
             let config = own.config().to_builder().credentials_provider(session.credentials.clone());
+            // They are at hand.
+            let config = config.identity_cache(IdentityCache::no_cache());
             aws_sdk_ssm::Client::from_conf(config.build())
         };
         Ok(session.ssm.get_or_init(client).clone())
@@ -463,9 +499,8 @@ mod tests {
         let settings = AwsSettings {
             region: "us-east-1".to_owned(),
             endpoint: Some(format!("http://{endpoint}")),
-            access_key_id: "id".to_owned(),
-            secret_access_key: "key".to_owned(),
-            session_token: None,
+            credentials: OwnCredentials::Fixed(Credentials::from_keys("id", "key", None)),
+            max_sessions: 1,
             roles: None,
             roots: TrustedRoots::Amazon,
         };

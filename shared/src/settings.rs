@@ -1,9 +1,10 @@
 //! Everything that can be configured, read once at start from an injectable source (in Lambda: the environment).
 
+use aws_credential_types::Credentials;
 use lambda_http::http::Uri;
 
 use crate::{
-    aws::{RoleArn, Roles, TrustedRoots, UnusableBundle},
+    aws::{MAX_SESSIONS, OwnCredentials, RoleArn, Roles, TrustedRoots, UnusableBundle},
     clock::Clock,
     limit::RequestLimit,
     routing::{DEFAULT_ROUTES, InvalidRoutes, TagRoutes},
@@ -64,12 +65,10 @@ pub struct AwsSettings {
     pub region: String,
     /// `AWS_ENDPOINT_URL`: another endpoint for all services, as the SDKs understand it.
     pub endpoint: Option<String>,
-    /// `AWS_ACCESS_KEY_ID`.
-    pub access_key_id: String,
-    /// `AWS_SECRET_ACCESS_KEY`.
-    pub secret_access_key: String,
-    /// `AWS_SESSION_TOKEN`.
-    pub session_token: Option<String>,
+    /// The process's own credentials: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, or whatever gives others in time.
+    pub credentials: OwnCredentials,
+    /// How many tenants' sessions are kept. One takes about 20 KB for each service that was called with it.
+    pub max_sessions: usize,
     /// `TENANT_ROLE_ARN`, `SYSTEM_ROLE_ARN`: the roles that are taken on for tenants' data and for work across tenants. None if
     /// `TENANT_ROLE_ARN` says `none`: then all is done with the function's own rights, and nothing but our own code keeps tenants apart.
     pub roles: Option<Roles>,
@@ -117,6 +116,18 @@ pub enum InvalidSettings {
 impl Settings {
     /// Reads all settings from `source`: name → value. An empty value counts as none.
     pub fn load(source: &dyn Fn(&str) -> Option<String>) -> Result<Self, InvalidSettings> {
+        let optional = |name: &'static str| source(name).filter(|value| !value.is_empty());
+        let required = |name: &'static str| optional(name).ok_or(InvalidSettings::Missing(name));
+        let (id, secret) = (required("AWS_ACCESS_KEY_ID")?, required("AWS_SECRET_ACCESS_KEY")?);
+        let credentials = Credentials::from_keys(id, secret, optional("AWS_SESSION_TOKEN"));
+        Self::with_credentials(source, OwnCredentials::Fixed(credentials))
+    }
+
+    /// Reads all settings but the credentials.
+    pub fn with_credentials(
+        source: &dyn Fn(&str) -> Option<String>,
+        credentials: OwnCredentials,
+    ) -> Result<Self, InvalidSettings> {
         let optional = |name: &'static str| source(name).filter(|value| !value.is_empty());
         let required = |name: &'static str| optional(name).ok_or(InvalidSettings::Missing(name));
 
@@ -179,9 +190,8 @@ impl Settings {
                 roots: TrustedRoots::choose(optional("AWS_CA_BUNDLE").as_deref(), endpoint.as_deref(), &region)?,
                 region,
                 endpoint,
-                access_key_id: required("AWS_ACCESS_KEY_ID")?,
-                secret_access_key: required("AWS_SECRET_ACCESS_KEY")?,
-                session_token: optional("AWS_SESSION_TOKEN"),
+                credentials,
+                max_sessions: MAX_SESSIONS,
                 roles,
             },
             clock: Clock::system(),

@@ -3,6 +3,7 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 mod jwks;
+mod remembered;
 mod token;
 
 use std::{collections::HashMap, fmt};
@@ -10,6 +11,7 @@ use std::{collections::HashMap, fmt};
 use crate::{clock::Clock, entry::Author, settings::TokenSettings, tenant::TenantId};
 
 pub use jwks::{FetchKeys, HttpKeys, KeyFetchError, KeySet};
+pub use remembered::{Bearer, TokenMemory};
 use token::{ACCESS, TOKEN_USE, TokenError, TokenVerifier};
 
 /// What a token can permit: an OAuth scope.
@@ -59,6 +61,17 @@ impl TenantScope {
     /// Whether it permits to read the values of secrets.
     pub fn may_read_secrets(&self) -> bool {
         self.may_read_secrets
+    }
+}
+
+/// The right to see which tenants have changed, and nothing else of them.
+#[derive(Debug)]
+pub struct IndexAuthority(());
+
+impl IndexAuthority {
+    /// Taken once, by the service that looks for what has changed. It acts for no tenant: for that it has its callers' scopes.
+    pub fn for_recent_changes() -> Self {
+        Self(())
     }
 }
 
@@ -168,7 +181,7 @@ impl Authenticator {
             Presented::Claims(claims) => self.caller(claims),
             Presented::Authorization(header) => {
                 let token = bearer(header).ok_or(AuthError::NoToken)?;
-                self.caller(&self.verifier.verify(token).await?)
+                self.caller(&self.verifier.verify(token).await?.claims)
             }
             Presented::Nothing => Err(AuthError::NoToken),
         }

@@ -3,6 +3,7 @@
 mod fetching;
 mod headers;
 mod key_sets;
+mod remembered;
 mod tokens;
 
 use std::{
@@ -139,17 +140,21 @@ struct World {
     millis: Arc<AtomicU64>,
 }
 
+fn settings() -> TokenSettings {
+    TokenSettings {
+        issuer: ISSUER.to_owned(),
+        audience: vec!["our-client".to_owned(), "https://api.example".to_owned()],
+        jwks_url: Uri::default(),
+        tenant_claim: "custom:tenantId".to_owned(),
+    }
+}
+
 impl World {
     fn new() -> Self {
         let published = Mutex::new(vec![rsa_jwk("rsa"), ec_jwk(&EC, "ec")]);
         let keys = Arc::new(FakeKeys { published, ..FakeKeys::default() });
         let millis = Arc::new(AtomicU64::new(NOW * 1000));
-        let settings = TokenSettings {
-            issuer: ISSUER.to_owned(),
-            audience: vec!["our-client".to_owned(), "https://api.example".to_owned()],
-            jwks_url: Uri::default(),
-            tenant_claim: "custom:tenantId".to_owned(),
-        };
+        let settings = settings();
         let shown = Arc::clone(&millis);
         let clock = Clock::new(move || Timestamp::from_millis(shown.load(Ordering::Relaxed)));
         Self { authenticator: Authenticator::new(&settings, Box::new(Arc::clone(&keys)), clock), keys, millis }

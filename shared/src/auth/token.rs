@@ -100,6 +100,14 @@ pub(super) struct TokenVerifier {
     fetching: tokio::sync::Mutex<()>,
 }
 
+/// A token that passed every check.
+pub(super) struct Verified {
+    /// Its claims, but for those that are neither text nor a list of texts.
+    pub(super) claims: HashMap<String, String>,
+    /// From when on it does not pass any more.
+    pub(super) expires_at: Timestamp,
+}
+
 /// What is known of the issuer's keys.
 #[derive(Clone, Default)]
 struct Known {
@@ -130,8 +138,14 @@ impl TokenVerifier {
         }
     }
 
-    /// The claims of a token that passes every check; claims that are neither text nor a list of texts are left out.
-    pub(super) async fn verify(&self, token: &str) -> Result<HashMap<String, String>, AuthError> {
+    /// The keys that tokens are checked with at present, where they have been fetched.
+    pub(super) async fn present_keys(&self) -> Arc<KeySet> {
+        self.renew().await;
+        self.known().keys
+    }
+
+    /// What a token says that passes every check.
+    pub(super) async fn verify(&self, token: &str) -> Result<Verified, AuthError> {
         let parts = Parts::of(token)?;
         let (algorithm, key_id) = read_header(parts.header)?;
         let key = self.key(&key_id).await?;
@@ -145,11 +159,13 @@ impl TokenVerifier {
             return Err(TokenError::Signature.into());
         }
         let claims = object(parts.claims).ok_or(TokenError::Malformed("claims"))?;
-        self.check(&claims)?;
-        Ok(claims.into_iter().filter_map(|(name, value)| Some((name, plain(value)?))).collect())
+        let expires_at = self.check(&claims)?;
+        let claims = claims.into_iter().filter_map(|(name, value)| Some((name, plain(value)?))).collect();
+        Ok(Verified { claims, expires_at })
     }
 
-    fn check(&self, claims: &Members) -> Result<(), TokenError> {
+    /// From when on the token will not pass any more, if it does now.
+    fn check(&self, claims: &Members) -> Result<Timestamp, TokenError> {
         if claims.get("iss").and_then(Value::as_str) != Some(&self.issuer) {
             return Err(TokenError::Issuer);
         }
@@ -157,7 +173,8 @@ impl TokenVerifier {
             return Err(TokenError::Audience);
         }
         let now = Duration::from_millis(self.clock.now().millis());
-        if time(claims, "exp")?.ok_or(TokenError::Time("exp"))? <= now.saturating_sub(LEEWAY) {
+        let expires = time(claims, "exp")?.ok_or(TokenError::Time("exp"))?;
+        if expires <= now.saturating_sub(LEEWAY) {
             return Err(TokenError::Expired);
         }
         for beginning in ["nbf", "iat"] {
@@ -167,7 +184,7 @@ impl TokenVerifier {
         }
         match claims.get(TOKEN_USE) {
             Some(token_use) if token_use.as_str() != Some(ACCESS) => Err(TokenError::Use),
-            _ => Ok(()),
+            _ => Ok(Timestamp::from_millis(0).plus(expires.saturating_add(LEEWAY))),
         }
     }
 

@@ -39,7 +39,7 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// How many sessions an environment keeps, those that were not used lately go first. One takes about 20 KB for each service that was
 /// called with it, most of it the SDK's client.
-const MAX_SESSIONS: usize = 500;
+pub(crate) const MAX_SESSIONS: usize = 500;
 /// The session tag that names the tenant. The roles' policies in template.yaml go by it.
 const TENANT_TAG: &str = "TenantId";
 
@@ -112,8 +112,8 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(roles: Roles, clock: Clock) -> Self {
-        Self { roles, clock, kept: Cache::new(MAX_SESSIONS), failed: Cache::new(MAX_SESSIONS) }
+    pub(super) fn new(roles: Roles, max: usize, clock: Clock) -> Self {
+        Self { roles, clock, kept: Cache::new(max), failed: Cache::new(max) }
     }
 
     /// The session of `principal`: one that is kept, or a new one, which whoever asks for it meanwhile gets as well.

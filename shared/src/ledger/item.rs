@@ -95,7 +95,12 @@ pub(super) fn follow_shard(shard: u32) -> String {
 }
 
 pub(super) fn time_shard(tenant: &TenantId) -> String {
-    format!("CHANGES#{}", shard(tenant))
+    time_shard_number(shard(tenant))
+}
+
+/// A shard of the changes by their times.
+pub(super) fn time_shard_number(shard: u32) -> String {
+    format!("CHANGES#{shard}")
 }
 
 pub(super) fn directory_shard(tenant: &TenantId) -> String {

@@ -5,6 +5,7 @@
 mod commit;
 mod follow;
 mod item;
+mod recent;
 mod reconcile;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -16,6 +17,7 @@ pub use commit::{
 };
 pub use follow::{GRACE, Owed, OwedItem, Stored};
 pub use item::{Change, ChangeOperation, ChangedKey, Current, DamagedItem, FollowState, Head};
+pub use recent::ListedChange;
 pub use reconcile::Cursor;
 
 use crate::{
@@ -178,6 +180,27 @@ impl Ledger {
     ) -> Result<Option<Entry>, LedgerError> {
         let found = self.get(scope, item::version_key(key, version)).await?;
         Ok(found.map(|found| item::read_entry(&found, key.clone())).transpose()?)
+    }
+
+    /// Versions of keys, none twice; those that never were are missing.
+    pub async fn versions(
+        &self,
+        scope: &TenantScope,
+        wanted: &[(ConfigKey, Version)],
+    ) -> Result<Vec<Entry>, LedgerError> {
+        let mut found = Vec::with_capacity(wanted.len());
+        // As with current entries: what is unprocessed because it is too much is asked for again, so little at a time.
+        for chunk in wanted.chunks(25) {
+            let items =
+                self.get_many(scope, chunk.iter().map(|(key, version)| item::version_key(key, *version)).collect());
+            let items = items.await?;
+            for (key, version) in chunk {
+                if let Some(one) = items.get(&item::version_key(key, *version)) {
+                    found.push(item::read_entry(one, key.clone())?);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// A key's versions below `before`, newest first, and whether there are more. Stops early once they have passed `max_bytes`

@@ -8,12 +8,15 @@ mod model;
 mod read;
 mod reconcile;
 mod refresh;
+mod tail;
+mod values;
 mod write;
 
 use std::sync::Arc;
 
 pub use read::{At, BatchFound, Fetched, Freshness, HistoryPage, ListPage, ReadError, ReadService};
 pub use refresh::{AbsorbReport, RefreshError, RefreshService, SweepReport};
+pub use tail::{Commit, KeyChange, Position, Snapshot, TailError, TailService, Value, Valued};
 pub use write::{MAX_OPERATIONS, Operation, WriteError, WriteRequest, WriteService, Written};
 
 use crate::{

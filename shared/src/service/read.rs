@@ -2,17 +2,16 @@
 
 use std::{cmp::Ordering, collections::HashMap, sync::Arc, time::Duration};
 
-use tracing::error;
-
 use super::{
     Foundation,
     fit::{MAX_ANSWER_BYTES, fit, fitting},
+    values::{Absent, MAX_LOOKS, pause_before, report},
 };
 use crate::{
     auth::{Permission, TenantScope},
     cache::{Cache, Known, Observed, Resolved, Validity},
     clock::Clock,
-    entry::{Entry, Epoch, Held, Locator, Revision, State, TextKind, Version},
+    entry::{Entry, Epoch, Held, Revision, State, Version},
     key::ConfigKey,
     ledger::{Change, LedgerError},
     settings::Settings,
@@ -27,12 +26,6 @@ const MAX_DELTA: u64 = 200;
 const READ_BUDGET: Duration = Duration::from_secs(10);
 /// How often a read that was overtaken by writes begins anew.
 const MAX_ROUNDS: usize = 8;
-/// How often a value is looked for that its store does not have. A newer version may have been committed meanwhile, and the commit
-/// comes before the old value goes; once that is ruled out, further looks only cost calls.
-const MAX_LOOKS: usize = 3;
-/// The longest wait between two looks, for a store whose answers lag behind its writes.
-const MAX_LOOK_WAIT: Duration = Duration::from_millis(40);
-
 /// How fresh an answer must be. By default: as fresh as can be.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Freshness {
@@ -94,17 +87,6 @@ pub struct Fetched {
     pub value: Option<ConfigValue>,
     /// Whether it has a value that the asker may not read.
     pub withheld: bool,
-}
-
-/// Why a committed value is not to be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Absent {
-    /// Its store does not have it any more.
-    Gone,
-    /// The route of its tag leads to another store.
-    RouteChanged,
-    /// It is a secret, and the asker may not read secrets.
-    Withheld,
 }
 
 /// A page of versions, newest first.
@@ -195,11 +177,7 @@ impl ReadService {
     /// That the scope permits to read the value of `key`. Decided before anything is looked for, in memory or in a store, so that who may
     /// not read a secret does not learn whether there is one.
     pub fn permit(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), ReadError> {
-        if self.is_withheld(scope, key) { Err(ReadError::Secret(key.clone())) } else { Ok(()) }
-    }
-
-    fn is_withheld(&self, scope: &TenantScope, key: &ConfigKey) -> bool {
-        !scope.may_read_secrets() && self.foundation.stores.of(key).is_secret()
+        if self.foundation.is_withheld(scope, key) { Err(ReadError::Secret(key.clone())) } else { Ok(()) }
     }
 
     /// The current entry of a key.
@@ -244,7 +222,7 @@ impl ReadService {
             let written_at = entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
             let revision = written_at.max(valid.head.revision);
             let live: Vec<_> = entry.into_iter().filter(Entry::is_live).collect();
-            let known: Known = match self.resolve(scope, live).await?.pop() {
+            let known: Known = match self.foundation.resolve(scope, live).await?.pop() {
                 None => None,
                 Some((entry, Ok(value))) => Some(Arc::new(Resolved { entry, value })),
                 Some((_, Err(Absent::RouteChanged))) => return Err(ReadError::RouteChanged(key.clone())),
@@ -308,7 +286,7 @@ impl ReadService {
             }
             let live: Vec<_> = wanted.iter().filter_map(|key| loaded.remove(key)).filter(Entry::is_live).collect();
             let (mut resolved, mut absent) = (HashMap::new(), Vec::new());
-            for (entry, value) in self.resolve(scope, live).await? {
+            for (entry, value) in self.foundation.resolve(scope, live).await? {
                 let key = entry.key.clone();
                 match value {
                     Ok(value) => _ = resolved.insert(key, Arc::new(Resolved { entry, value })),
@@ -350,7 +328,7 @@ impl ReadService {
             if torn && round < MAX_ROUNDS {
                 continue;
             }
-            let resolved = self.resolve(scope, page.entries).await?;
+            let resolved = self.foundation.resolve(scope, page.entries).await?;
             let absent =
                 |(entry, value): &(Entry, Result<_, Absent>)| Some((entry.key.clone(), value.as_ref().err().copied()?));
             let absent: Vec<_> = resolved.iter().filter_map(absent).collect();
@@ -387,7 +365,7 @@ impl ReadService {
             return Err(ReadError::NotReached { head: head.revision, asked });
         }
         let found = match self.foundation.ledger.version(scope, key, version).await? {
-            Some(entry) if self.is_off_route(&entry) => return Err(ReadError::RouteChanged(key.clone())),
+            Some(entry) if self.foundation.is_off_route(&entry) => return Err(ReadError::RouteChanged(key.clone())),
             Some(entry) => self.past_values(scope, key, vec![entry]).await?.pop(),
             None => None,
         };
@@ -492,43 +470,6 @@ impl ReadService {
         Some(At { revision: valid.head.revision, age: Some(age), stale: true, found })
     }
 
-    /// Whether the entry's value is in a store that the route of its tag does not lead to any more.
-    fn is_off_route(&self, entry: &Entry) -> bool {
-        let is_elsewhere = matches!(entry.state, State::Live(Held::Elsewhere(..)));
-        is_elsewhere && self.foundation.stores.of(&entry.key).external().is_none()
-    }
-
-    /// The values of live entries, in the same order.
-    async fn resolve(
-        &self,
-        scope: &TenantScope,
-        entries: Vec<Entry>,
-    ) -> Result<Vec<(Entry, Result<ConfigValue, Absent>)>, ReadError> {
-        let mut elsewhere: HashMap<&str, Vec<(&ConfigKey, Locator, TextKind)>> = HashMap::new();
-        for entry in entries.iter().filter(|entry| !self.is_withheld(scope, &entry.key)) {
-            if let State::Live(Held::Elsewhere(locator, kind)) = &entry.state {
-                elsewhere.entry(entry.key.tag()).or_default().push((&entry.key, *locator, *kind));
-            }
-        }
-        let mut fetched: HashMap<ConfigKey, ConfigValue> = HashMap::new();
-        for places in elsewhere.into_values() {
-            let Some((first, ..)) = places.first() else { continue };
-            let Some((external, _)) = self.foundation.stores.of(first).external() else { continue };
-            let values = external.get(scope, &places).await?;
-            fetched.extend(places.iter().zip(values).filter_map(|((key, ..), value)| Some(((*key).clone(), value?))));
-        }
-        let resolved = entries.into_iter().map(|entry| {
-            // Also where the ledger has the value, from before its tag came to hold secrets.
-            if self.is_withheld(scope, &entry.key) {
-                return (entry, Err(Absent::Withheld));
-            }
-            let absent = if self.is_off_route(&entry) { Absent::RouteChanged } else { Absent::Gone };
-            let value = entry.value().cloned().or_else(|| fetched.remove(&entry.key)).ok_or(absent);
-            (entry, value)
-        });
-        Ok(resolved.collect())
-    }
-
     async fn past_values(
         &self,
         scope: &TenantScope,
@@ -563,18 +504,4 @@ async fn in_time<T>(reading: impl Future<Output = Result<T, ReadError>>) -> Resu
 /// How memory was believed: within `max-age` it has an age, else it was validated.
 fn from_memory(age: Option<Duration>) -> CacheResult {
     if age.is_some() { CacheResult::Hit } else { CacheResult::Validated }
-}
-
-/// Gives a store that has just been asked in vain some time.
-async fn pause_before(look: usize) {
-    if look > 0 {
-        tokio::time::sleep(MAX_LOOK_WAIT.mul_f64(fastrand::f64())).await;
-    }
-}
-
-/// Tells the operators of values that an answer has to do without.
-fn report(scope: &TenantScope, absent: &[(ConfigKey, Absent)]) {
-    for (key, why) in absent.iter().filter(|(_, why)| *why != Absent::Withheld) {
-        error!(tenant.id = %scope.tenant(), config.key = %key, ?why, "a committed value is not in its store");
-    }
 }

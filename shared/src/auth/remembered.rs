@@ -1,0 +1,68 @@
+//! Tokens that have been verified, remembered by those who are asked with the same one again and again.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use quick_cache::sync::Cache;
+
+use super::{AuthError, Authenticator, KeySet, Permission, TenantScope, bearer};
+use crate::clock::{Clock, Timestamp};
+
+/// How many tokens are remembered; those that were not used lately go first.
+const MAX_TOKENS: usize = 10_000;
+
+/// An authenticator that verifies a token once: until it expires, or the issuer's keys are fetched again.
+///
+/// Nothing is remembered of tokens that are refused, so that made-up ones do not drive out good ones.
+#[derive(Debug)]
+pub struct TokenMemory {
+    authenticator: Authenticator,
+    permission: Permission,
+    clock: Clock,
+    /// By a hash that nobody can find a second token for; tokens themselves are not kept.
+    kept: Cache<[u8; 32], Arc<Remembered>>,
+}
+
+/// Who presented a token, and for how long it will do.
+#[derive(Clone, Debug)]
+pub struct Bearer {
+    /// What the token permits.
+    pub scope: TenantScope,
+    /// From when on it is not accepted any more.
+    pub expires_at: Timestamp,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    bearer: Arc<Bearer>,
+    keys: Arc<KeySet>,
+}
+
+impl TokenMemory {
+    /// Remembers who may do what `permission` says.
+    pub fn new(authenticator: Authenticator, permission: Permission, clock: Clock) -> Self {
+        Self { authenticator, permission, clock, kept: Cache::new(MAX_TOKENS) }
+    }
+
+    /// Whose token an `Authorization` header's value holds.
+    pub async fn recognize(&self, authorization: &str) -> Result<Arc<Bearer>, AuthError> {
+        let token = bearer(authorization).ok_or(AuthError::NoToken)?;
+        let mut id = [0; 32];
+        id.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        let verifier = &self.authenticator.verifier;
+        let keys = verifier.present_keys().await;
+        if let Some(known) = self.kept.get(&id)
+            && Arc::ptr_eq(&known.keys, &keys)
+            && self.clock.now() < known.bearer.expires_at
+        {
+            return Ok(Arc::clone(&known.bearer));
+        }
+        let passed = verifier.verify(token).await?;
+        let scope = self.authenticator.caller(&passed.claims)?.authorize(self.permission)?;
+        let bearer = Arc::new(Bearer { scope, expires_at: passed.expires_at });
+        // The token may have passed with keys that came meanwhile. Remembered with older ones, it is looked at once more.
+        let remembered = Remembered { bearer: Arc::clone(&bearer), keys };
+        self.kept.insert(id, Arc::new(remembered));
+        Ok(bearer)
+    }
+}

@@ -1,0 +1,70 @@
+//! What has changed lately, of all tenants: the index `changes-by-time`.
+
+use super::{
+    Ledger, LedgerError,
+    item::{self, Item, OwedKey, Reader, s},
+};
+use crate::{
+    auth::IndexAuthority,
+    aws::{AwsFailure, Service},
+    clock::Timestamp,
+    entry::Revision,
+    tenant::TenantId,
+};
+
+/// A change, as the index lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedChange {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Which.
+    pub revision: Revision,
+    /// When it was committed, by the clock of whoever committed it.
+    pub at: Timestamp,
+}
+
+impl Ledger {
+    /// The changes of a shard's tenants from `since` on, in the order of the clocks of those who committed them, at most about `limit`.
+    ///
+    /// The index lags behind the table, and those clocks differ: what is listed later may be of an earlier time.
+    pub async fn recent_changes(
+        &self,
+        authority: &IndexAuthority,
+        shard: u32,
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<ListedChange>, LedgerError> {
+        let mut listed = Vec::new();
+        let mut start = None;
+        loop {
+            let answer = self
+                .clients
+                .dynamodb_of_index(authority)
+                .await?
+                .query()
+                .table_name(&self.table)
+                .index_name("changes-by-time")
+                .key_condition_expression("timeShard = :shard AND timeKey >= :since")
+                .expression_attribute_values(":shard", s(item::time_shard_number(shard)))
+                .expression_attribute_values(":since", s(format!("{:015}", since.millis())))
+                .set_exclusive_start_key(start)
+                .send()
+                .await
+                .map_err(|error| AwsFailure::of(Service::DynamoDb, "Query", &error))?;
+            listed.extend(answer.items().iter().filter_map(listed_change));
+            start = answer.last_evaluated_key;
+            if start.is_none() || listed.len() >= limit {
+                return Ok(listed);
+            }
+        }
+    }
+}
+
+/// Whose change it is, is said by the partition that it lies in: nobody who may write one tenant's items can name another.
+fn listed_change(found: &Item) -> Option<ListedChange> {
+    let read = Reader(found);
+    let tenant = item::tenant_of_partition(read.optional_text("pk")?)?;
+    let OwedKey::Change(revision) = item::owed_key(read.optional_text("sk")?)? else { return None };
+    let millis = read.optional_text("timeKey")?.split('#').next()?.parse().ok()?;
+    Some(ListedChange { tenant, revision, at: Timestamp::from_millis(millis) })
+}

@@ -1,0 +1,334 @@
+//! A tenant's configuration as a whole, and what became of it since: for those who hold it in memory and follow the log.
+//!
+//! Both are of exactly one revision, though neither DynamoDB's pages nor its batches are snapshots: values of a change come from the
+//! key's immutable version, never from the entry, which may be newer already.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    Foundation, ReadError,
+    values::{Absent, MAX_LOOKS, pause_before, report},
+};
+use crate::{
+    auth::TenantScope,
+    entry::{CommitId, Entry, Revision, Version},
+    key::ConfigKey,
+    ledger::{Change, ChangeOperation, Head},
+    value::ConfigValue,
+};
+
+/// How many entries or changes are fetched at once.
+const PAGE: usize = 100;
+/// The most bytes of a page of entries, as [`crate::value::answer_bytes`] counts them.
+const PAGE_BYTES: usize = 4_000_000;
+/// How often the entries are read anew because the log does not tell what happened meanwhile.
+const MAX_ROUNDS: usize = 4;
+
+/// Reads tenants as a whole.
+#[derive(Clone, Debug)]
+pub struct TailService {
+    foundation: Foundation,
+}
+
+/// A value, or why it is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Here it is.
+    Present(ConfigValue),
+    /// It is a secret, and the asker may not read secrets.
+    Withheld,
+    /// Its store does not have it any more, or the route of its tag leads elsewhere.
+    Unavailable,
+}
+
+/// A key's version with its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Valued {
+    /// The version.
+    pub version: Version,
+    /// The commit that wrote it.
+    pub revision: Revision,
+    /// Its value.
+    pub value: Value,
+}
+
+/// A point in a tenant's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The revision.
+    pub revision: Revision,
+    /// The commit that made it. None if it is not known; then it may go unnoticed that the history is another one.
+    pub commit: Option<CommitId>,
+}
+
+impl Position {
+    /// Before the first commit.
+    pub const BEGINNING: Self = Self { revision: Revision::ZERO, commit: None };
+
+    /// Whether this is where the head is.
+    fn is_at(&self, head: &Head) -> bool {
+        self.revision == head.revision && self.is_of(&head.commit)
+    }
+
+    /// Whether `commit`, which made this position's revision in the history at hand, is the one that made the position.
+    fn is_of(&self, commit: &CommitId) -> bool {
+        self.commit.as_ref().is_none_or(|own| own == commit)
+    }
+}
+
+impl From<Head> for Position {
+    fn from(head: Head) -> Self {
+        let commit = (head.revision > Revision::ZERO).then_some(head.commit);
+        Self { revision: head.revision, commit }
+    }
+}
+
+/// All live entries of a tenant, at one revision.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// What they are the state at.
+    pub position: Position,
+    /// The entries.
+    pub entries: BTreeMap<ConfigKey, Valued>,
+}
+
+/// What a commit did to one key.
+#[derive(Clone, Debug)]
+pub struct KeyChange {
+    /// The key.
+    pub key: ConfigKey,
+    /// The version that was written.
+    pub version: Version,
+    /// What was done.
+    pub operation: ChangeOperation,
+    /// What it wrote, if it was a put.
+    pub entry: Option<Valued>,
+}
+
+/// One commit, with the values that it wrote.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// Where the tenant is after it.
+    pub position: Position,
+    /// What it did, without the keys whose tags have lost their routes since.
+    pub changes: Vec<KeyChange>,
+}
+
+/// Why the changes cannot be told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TailError {
+    /// The log does not lead on from there: it is not kept that long, or it is of another history. The entries have to be read anew.
+    #[error("the change log does not lead on from there")]
+    Broken,
+    /// They cannot be read now.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+macro_rules! from_read_errors {
+    ($($error:ty),*) => {$(
+        impl From<$error> for TailError {
+            fn from(error: $error) -> Self {
+                Self::Read(error.into())
+            }
+        }
+    )*};
+}
+from_read_errors!(crate::ledger::LedgerError, crate::store::StoreError);
+
+impl TailService {
+    /// A reader of whole tenants.
+    pub fn new(foundation: Foundation) -> Self {
+        Self { foundation }
+    }
+
+    /// What it stands on.
+    pub fn foundation(&self) -> &Foundation {
+        &self.foundation
+    }
+
+    /// The newest revision, read strongly.
+    pub async fn head(&self, scope: &TenantScope) -> Result<Head, ReadError> {
+        Ok(self.foundation.ledger.head(scope).await?)
+    }
+
+    /// All live entries, those of at least the newest revision at the time of the call.
+    ///
+    /// Without the scope for secrets their values are withheld.
+    pub async fn snapshot(&self, scope: &TenantScope) -> Result<Snapshot, ReadError> {
+        let ledger = &self.foundation.ledger;
+        for _ in 0..MAX_ROUNDS {
+            let before = ledger.head(scope).await?;
+            let mut entries: BTreeMap<ConfigKey, Entry> = BTreeMap::new();
+            let mut after = None;
+            if before.revision > Revision::ZERO {
+                loop {
+                    let page = ledger.list(scope, "", after.as_deref(), PAGE, PAGE_BYTES).await?;
+                    entries.extend(page.entries.into_iter().map(|entry| (entry.key.clone(), entry)));
+                    after = page.last;
+                    if after.is_none() {
+                        break;
+                    }
+                }
+            }
+            // Read after the entries, so none of them is newer; if one is all the same, its commit was still being applied.
+            let head = ledger.head(scope).await?;
+            if entries.values().any(|entry| entry.revision > head.revision) {
+                continue;
+            }
+            if head != before {
+                let behind = head.revision.get().saturating_sub(before.revision.get());
+                match self.log(scope, &before.into(), behind).await {
+                    Ok(changes) if leads_to(&changes, &head) => self.apply(scope, &mut entries, &changes).await?,
+                    Ok(_) | Err(TailError::Broken) => continue,
+                    Err(TailError::Read(error)) => return Err(error),
+                }
+            }
+            let (keys, entries): (Vec<_>, Vec<_>) = entries.into_iter().unzip();
+            let entries = keys.into_iter().zip(self.valued(scope, entries).await?).collect();
+            return Ok(Snapshot { position: head.into(), entries });
+        }
+        Err(ReadError::Contention)
+    }
+
+    /// The commits after `from`, in order and without a gap, at most `limit` of them; none if `from` is the newest.
+    pub async fn since(&self, scope: &TenantScope, from: &Position, limit: usize) -> Result<Vec<Commit>, TailError> {
+        let changes = self.log(scope, from, limit as u64).await?;
+        let versions = self.versions(scope, changes.iter().flat_map(written)).await?;
+        let mut commits = Vec::with_capacity(changes.len());
+        for change in changes {
+            let parsed = change.keys.iter().filter_map(|changed| {
+                Some((
+                    ConfigKey::parse(&changed.key, &self.foundation.routes).ok()?,
+                    changed.version,
+                    changed.operation,
+                ))
+            });
+            let parsed: Vec<_> = parsed.collect();
+            let found = |key: &ConfigKey, version| versions.get(&(key.clone(), version)).cloned();
+            let puts = parsed.iter().filter(|(_, _, operation)| *operation == ChangeOperation::Put);
+            let entries: Vec<Entry> = puts.filter_map(|(key, version, _)| found(key, *version)).collect();
+            // A commit names each key once, as a store's answers about several versions of a key could not be told apart.
+            let keys: Vec<_> = entries.iter().map(|entry| entry.key.clone()).collect();
+            let mut valued: HashMap<_, _> = keys.into_iter().zip(self.valued(scope, entries).await?).collect();
+            let changes = parsed.into_iter().map(|(key, version, operation)| {
+                let entry = valued.remove(&key);
+                KeyChange { key, version, operation, entry }
+            });
+            let changes = changes.collect();
+            let position = Position { revision: change.revision, commit: Some(change.commit) };
+            commits.push(Commit { position, changes });
+        }
+        Ok(commits)
+    }
+
+    /// The changes after `from`, at most `limit`, if the log leads on from there.
+    async fn log(&self, scope: &TenantScope, from: &Position, limit: u64) -> Result<Vec<Change>, TailError> {
+        let ledger = &self.foundation.ledger;
+        let mut changes: Vec<Change> = Vec::new();
+        // From its own revision on, so that the change there shows whether it is still the same history.
+        let mut since = Revision::new(from.revision.get().saturating_sub(1));
+        let mut is_ours = from.revision == Revision::ZERO;
+        while (changes.len() as u64) < limit {
+            let rest = usize::try_from(limit - changes.len() as u64).unwrap_or(usize::MAX);
+            let wanted = rest.min(PAGE) + usize::from(!is_ours);
+            let page = ledger.changes(scope, since, wanted).await?;
+            let is_last = page.len() < wanted;
+            let mut page = page.into_iter();
+            if !is_ours {
+                match page.next() {
+                    Some(own) if from.is_of(&own.commit) => is_ours = true,
+                    // It is not kept any more, which is well if nothing has happened since; or it was never there.
+                    None if from.is_at(&ledger.head(scope).await?) => return Ok(changes),
+                    Some(_) | None => return Err(TailError::Broken),
+                }
+            }
+            changes.extend(page);
+            since = changes.last().map_or(from.revision, |change| change.revision);
+            if is_last {
+                break;
+            }
+        }
+        // Nothing at all in the log: the tenant is new, or the log does not reach back that far.
+        let is_unknown = from.revision == Revision::ZERO && changes.is_empty();
+        if is_unknown && limit > 0 && ledger.head(scope).await?.revision > Revision::ZERO {
+            return Err(TailError::Broken);
+        }
+        Ok(changes)
+    }
+
+    /// Brings entries to where `changes` lead.
+    async fn apply(
+        &self,
+        scope: &TenantScope,
+        entries: &mut BTreeMap<ConfigKey, Entry>,
+        changes: &[Change],
+    ) -> Result<(), ReadError> {
+        let mut last: HashMap<ConfigKey, (Version, ChangeOperation)> = HashMap::new();
+        for changed in changes.iter().flat_map(|change| &change.keys) {
+            if changed.operation != ChangeOperation::Supersede
+                && let Ok(key) = ConfigKey::parse(&changed.key, &self.foundation.routes)
+            {
+                last.insert(key, (changed.version, changed.operation));
+            }
+        }
+        let puts = last.iter().filter(|(_, (_, operation))| *operation == ChangeOperation::Put);
+        let versions = self.versions(scope, puts.map(|(key, (version, _))| (key.as_str(), *version))).await?;
+        for (key, (version, _)) in last {
+            match versions.get(&(key.clone(), version)) {
+                Some(entry) => entries.insert(key, entry.clone()),
+                None => entries.remove(&key),
+            };
+        }
+        Ok(())
+    }
+
+    async fn versions<'a>(
+        &self,
+        scope: &TenantScope,
+        wanted: impl Iterator<Item = (&'a str, Version)>,
+    ) -> Result<HashMap<(ConfigKey, Version), Entry>, ReadError> {
+        let parsed =
+            wanted.filter_map(|(key, version)| Some((ConfigKey::parse(key, &self.foundation.routes).ok()?, version)));
+        let parsed: Vec<_> = parsed.collect();
+        let found = self.foundation.ledger.versions(scope, &parsed).await?;
+        Ok(found.into_iter().map(|entry| ((entry.key.clone(), entry.version), entry)).collect())
+    }
+
+    /// The values of live entries, in the same order.
+    async fn valued(&self, scope: &TenantScope, entries: Vec<Entry>) -> Result<Vec<Valued>, ReadError> {
+        for look in 1.. {
+            let resolved = self.foundation.resolve(scope, entries.clone()).await?;
+            let absent =
+                |(entry, value): &(Entry, Result<_, Absent>)| Some((entry.key.clone(), value.as_ref().err().copied()?));
+            let absent: Vec<_> = resolved.iter().filter_map(absent).collect();
+            if look < MAX_LOOKS && absent.iter().any(|(_, why)| *why == Absent::Gone) {
+                pause_before(look).await;
+                continue;
+            }
+            report(scope, &absent);
+            let valued = resolved.into_iter().map(|(entry, value)| {
+                let value = match value {
+                    Ok(value) => Value::Present(value),
+                    Err(Absent::Withheld) => Value::Withheld,
+                    Err(Absent::Gone | Absent::RouteChanged) => Value::Unavailable,
+                };
+                Valued { version: entry.version, revision: entry.revision, value }
+            });
+            return Ok(valued.collect());
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// Whether `changes` lead to this head.
+fn leads_to(changes: &[Change], head: &Head) -> bool {
+    changes.last().is_some_and(|last| last.revision == head.revision && last.commit == head.commit)
+}
+
+/// What a change put.
+fn written(change: &Change) -> impl Iterator<Item = (&str, Version)> {
+    let puts = change.keys.iter().filter(|changed| changed.operation == ChangeOperation::Put);
+    puts.map(|changed| (changed.key.as_str(), changed.version))
+}

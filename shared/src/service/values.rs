@@ -1,0 +1,94 @@
+//! The values of entries, wherever they lie: in the ledger or in the store of their tag.
+
+use std::{collections::HashMap, time::Duration};
+
+use tracing::error;
+
+use super::Foundation;
+use crate::{
+    auth::TenantScope,
+    entry::{Entry, Held, Locator, State, TextKind},
+    key::ConfigKey,
+    store::StoreError,
+    value::ConfigValue,
+};
+
+/// How often a value is looked for that its store does not have. A newer version may have been committed meanwhile, and the commit
+/// comes before the old value goes; once that is ruled out, further looks only cost calls.
+pub(super) const MAX_LOOKS: usize = 3;
+/// The longest wait between two looks, for a store whose answers lag behind its writes.
+const MAX_LOOK_WAIT: Duration = Duration::from_millis(40);
+
+/// Why a committed value is not to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Absent {
+    /// Its store does not have it any more.
+    Gone,
+    /// The route of its tag leads to another store.
+    RouteChanged,
+    /// It is a secret, and the asker may not read secrets.
+    Withheld,
+}
+
+impl Foundation {
+    /// Whether values under this key's tag are secrets, going by the routes. What is no key holds none.
+    pub fn is_secret(&self, key: &str) -> bool {
+        ConfigKey::parse(key, &self.routes).is_ok_and(|key| self.stores.of(&key).is_secret())
+    }
+
+    /// Whether the scope may not read the value of `key`.
+    pub(super) fn is_withheld(&self, scope: &TenantScope, key: &ConfigKey) -> bool {
+        !scope.may_read_secrets() && self.stores.of(key).is_secret()
+    }
+
+    /// Whether the entry's value is in a store that the route of its tag does not lead to any more.
+    pub(super) fn is_off_route(&self, entry: &Entry) -> bool {
+        let is_elsewhere = matches!(entry.state, State::Live(Held::Elsewhere(..)));
+        is_elsewhere && self.stores.of(&entry.key).external().is_none()
+    }
+
+    /// The values of live entries of different keys, in the same order.
+    pub(super) async fn resolve(
+        &self,
+        scope: &TenantScope,
+        entries: Vec<Entry>,
+    ) -> Result<Vec<(Entry, Result<ConfigValue, Absent>)>, StoreError> {
+        let mut elsewhere: HashMap<&str, Vec<(&ConfigKey, Locator, TextKind)>> = HashMap::new();
+        for entry in entries.iter().filter(|entry| !self.is_withheld(scope, &entry.key)) {
+            if let State::Live(Held::Elsewhere(locator, kind)) = &entry.state {
+                elsewhere.entry(entry.key.tag()).or_default().push((&entry.key, *locator, *kind));
+            }
+        }
+        let mut fetched: HashMap<ConfigKey, ConfigValue> = HashMap::new();
+        for places in elsewhere.into_values() {
+            let Some((first, ..)) = places.first() else { continue };
+            let Some((external, _)) = self.stores.of(first).external() else { continue };
+            let values = external.get(scope, &places).await?;
+            fetched.extend(places.iter().zip(values).filter_map(|((key, ..), value)| Some(((*key).clone(), value?))));
+        }
+        let resolved = entries.into_iter().map(|entry| {
+            // Also where the ledger has the value, from before its tag came to hold secrets.
+            if self.is_withheld(scope, &entry.key) {
+                return (entry, Err(Absent::Withheld));
+            }
+            let absent = if self.is_off_route(&entry) { Absent::RouteChanged } else { Absent::Gone };
+            let value = entry.value().cloned().or_else(|| fetched.remove(&entry.key)).ok_or(absent);
+            (entry, value)
+        });
+        Ok(resolved.collect())
+    }
+}
+
+/// Gives a store that has just been asked in vain some time.
+pub(super) async fn pause_before(look: usize) {
+    if look > 0 {
+        tokio::time::sleep(MAX_LOOK_WAIT.mul_f64(fastrand::f64())).await;
+    }
+}
+
+/// Tells the operators of values that an answer has to do without.
+pub(super) fn report(scope: &TenantScope, absent: &[(ConfigKey, Absent)]) {
+    for (key, why) in absent.iter().filter(|(_, why)| *why != Absent::Withheld) {
+        error!(tenant.id = %scope.tenant(), config.key = %key, ?why, "a committed value is not in its store");
+    }
+}
