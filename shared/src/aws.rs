@@ -446,7 +446,7 @@ fn kind_of(code: &str, is_server_error: bool) -> FailureKind {
 }
 
 /// What an error and its causes say. Not what they show for debugging: that may be the body of an answer, and so a value.
-pub(crate) fn said(error: &dyn std::error::Error) -> String {
+pub fn said(error: &dyn std::error::Error) -> String {
     causes(error).fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
 }
 

@@ -5,7 +5,7 @@ use std::{future::Future, process::ExitCode, time::Duration};
 use futures_util::FutureExt;
 pub use futures_util::future::BoxFuture;
 pub use lambda_http::Context;
-use lambda_http::Error;
+pub use lambda_http::Error;
 use tracing::error;
 
 use crate::{

@@ -314,6 +314,7 @@ impl From<ReadError> for Problem {
             ReadError::NotReached { head, .. } => {
                 Self::new(ProblemType::Unprocessable, detail).at(head).with("revision", head.get())
             }
+            ReadError::TooLarge { .. } => Self::new(ProblemType::Unprocessable, detail),
             ReadError::TooSlow => {
                 Self::new(ProblemType::Unavailable, format!("{detail}; try again later")).retry_after(2)
             }

@@ -407,6 +407,11 @@ impl Ledger {
         0..item::SHARDS
     }
 
+    /// The number of a tenant's shard.
+    pub fn shard_of(tenant: &TenantId) -> u32 {
+        item::shard(tenant)
+    }
+
     /// The changes of a shard's tenants that are due to be published, the longest due first, at most about `limit`.
     ///
     /// The index lags behind the table, so work may be listed although it has been done.

@@ -131,6 +131,12 @@ pub enum ReadError {
     /// The stores were too slow.
     #[error("the stores did not answer in time")]
     TooSlow,
+    /// The tenant has more than whoever asks can hold.
+    #[error("the tenant's entries are more than {limit} bytes together; read them a page at a time")]
+    TooLarge {
+        /// How much would do.
+        limit: u64,
+    },
     /// The log does not reach back that far.
     #[error("the changes after revision {since} are not all kept any more")]
     Compacted {
@@ -151,7 +157,7 @@ pub enum ReadError {
 
 impl ReadError {
     /// Whether the store, or the way to it, is down: an earlier answer is then better than none.
-    fn is_outage(&self) -> bool {
+    pub fn is_outage(&self) -> bool {
         match self {
             Self::Ledger(LedgerError::Aws(failure)) | Self::Store(StoreError::Aws(failure)) => failure.kind.is_outage(),
             Self::TooSlow => true,

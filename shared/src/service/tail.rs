@@ -11,15 +11,16 @@ use super::{
 };
 use crate::{
     auth::TenantScope,
+    clock::Timestamp,
     entry::{CommitId, Entry, Revision, Version},
     key::ConfigKey,
     ledger::{Change, ChangeOperation, Head},
-    value::ConfigValue,
+    value::{ConfigValue, answer_bytes},
 };
 
 /// How many entries or changes are fetched at once.
 const PAGE: usize = 100;
-/// The most bytes of a page of entries, as [`crate::value::answer_bytes`] counts them.
+/// The most bytes of a page of entries, as [`answer_bytes`] counts them.
 const PAGE_BYTES: usize = 4_000_000;
 /// How often the entries are read anew because the log does not tell what happened meanwhile.
 const MAX_ROUNDS: usize = 4;
@@ -110,6 +111,8 @@ pub struct KeyChange {
 pub struct Commit {
     /// Where the tenant is after it.
     pub position: Position,
+    /// When it was committed, by the clock of whoever did.
+    pub at: Timestamp,
     /// What it did, without the keys whose tags have lost their routes since.
     pub changes: Vec<KeyChange>,
 }
@@ -155,16 +158,20 @@ impl TailService {
 
     /// All live entries, those of at least the newest revision at the time of the call.
     ///
-    /// Without the scope for secrets their values are withheld.
-    pub async fn snapshot(&self, scope: &TenantScope) -> Result<Snapshot, ReadError> {
+    /// Without the scope for secrets their values are withheld. It is an error if they are more than `limit` bytes together.
+    pub async fn snapshot(&self, scope: &TenantScope, limit: u64) -> Result<Snapshot, ReadError> {
         let ledger = &self.foundation.ledger;
         for _ in 0..MAX_ROUNDS {
             let before = ledger.head(scope).await?;
             let mut entries: BTreeMap<ConfigKey, Entry> = BTreeMap::new();
-            let mut after = None;
+            let (mut bytes, mut after) = (0, None);
             if before.revision > Revision::ZERO {
                 loop {
                     let page = ledger.list(scope, "", after.as_deref(), PAGE, PAGE_BYTES).await?;
+                    bytes += page.entries.iter().map(|entry| answer_bytes(entry.value()) as u64).sum::<u64>();
+                    if bytes > limit {
+                        return Err(ReadError::TooLarge { limit });
+                    }
                     entries.extend(page.entries.into_iter().map(|entry| (entry.key.clone(), entry)));
                     after = page.last;
                     if after.is_none() {
@@ -218,7 +225,7 @@ impl TailService {
             });
             let changes = changes.collect();
             let position = Position { revision: change.revision, commit: Some(change.commit) };
-            commits.push(Commit { position, changes });
+            commits.push(Commit { position, at: change.at, changes });
         }
         Ok(commits)
     }

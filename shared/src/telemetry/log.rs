@@ -19,7 +19,7 @@ use tracing_subscriber::{
 use super::{CURRENT, print};
 
 /// The crates whose every line is ours to answer for.
-const OURS: [&str; 4] = ["tenantry", "config_read", "config_write", "config_refresh"];
+const OURS: [&str; 5] = ["tenantry", "config_read", "config_write", "config_refresh", "config_stream"];
 
 /// Sends the process's logs to standard output as JSON lines, at the levels of `RUST_LOG`, by default `info`.
 pub fn init() {

@@ -1,0 +1,30 @@
+//! The service `config-stream`.
+
+use std::process::ExitCode;
+
+use aws_config::{default_provider::credentials::DefaultCredentialsChain, provider_config::ProviderConfig};
+use aws_credential_types::provider::SharedCredentialsProvider;
+use config_stream::{Stream, settings::StreamSettings};
+use tenantry::{aws::OwnCredentials, function, function::Error};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    function::run(async {
+        // A service lives longer than credentials do: ECS, EKS and EC2 give it new ones in time.
+        let client = aws_smithy_http_client::Builder::new().build_http();
+        let provider =
+            DefaultCredentialsChain::builder().configure(ProviderConfig::without_region().with_http_client(client));
+        let credentials = SharedCredentialsProvider::new(provider.build().await);
+        let settings = StreamSettings::load(&|name| std::env::var(name).ok(), OwnCredentials::Provided(credentials))?;
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let stream = Stream::start(&settings).await?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stream.stop().await;
+        Ok::<_, Error>(())
+    })
+    .await
+}

@@ -1,0 +1,439 @@
+//! All tenants in memory: who is there, how fresh that is, and how it is brought after.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use quick_cache::{Weighter, sync::Cache};
+use tenantry::{
+    auth::TenantScope,
+    clock::{Clock, Timestamp},
+    entry::Revision,
+    ledger::Ledger,
+    service::{Position, ReadError, TailError, TailService},
+    tenant::TenantId,
+};
+use tokio::sync::{Semaphore, watch};
+use tracing::warn;
+
+use crate::{
+    metrics::Metrics,
+    tenant::{Attached, Held, Tenant},
+};
+
+/// How long memory is believed without asking the tenant's head. The index of changes should have told of every change by then; if it has
+/// not, or the table was restored, this is how long it takes to notice.
+pub const VALIDITY: Duration = Duration::from_mins(1);
+/// How long one tenant may keep the stores busy before whoever waits is told so.
+const ASKING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many commits are fetched at once.
+pub const PAGE: usize = 256;
+/// How many tenants are read anew at once, as a whole.
+const MAX_LOADS: usize = 32;
+
+/// Tenants in memory.
+#[derive(Debug)]
+pub struct Memory {
+    tail: TailService,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    /// Those that are watched. They stay.
+    watched: RwLock<HashMap<TenantId, Arc<Tenant>>>,
+    /// The others, bounded by bytes: those that were not asked for lately go first.
+    idle: Cache<TenantId, Arc<Tenant>, Weight>,
+    limits: Limits,
+    watchers: AtomicUsize,
+    loads: Semaphore,
+    /// When the last complete look at each shard of the index of changes began, in milliseconds.
+    looked: Vec<AtomicU64>,
+    /// For how long a shard may not have been looked at before memory is not believed without asking.
+    patience: Duration,
+    /// Wakes those who must end their watches.
+    draining: watch::Sender<bool>,
+    /// What was last said about a failure, so that an outage is not a line for each tenant.
+    failed_at: Mutex<Option<Timestamp>>,
+}
+
+/// How much may be held.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of tenants that nobody watches, and of one tenant that somebody does. As many again for all that are watched.
+    pub bytes: u64,
+    /// Watchers in all.
+    pub watchers: usize,
+    /// Watchers of one tenant.
+    pub tenant_watchers: usize,
+}
+
+/// Why a watch cannot begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// The tenant has as many watchers as it may.
+    #[error("the tenant has {0} watchers, as many as it may have; let several readers share one")]
+    Tenant(usize),
+    /// The instance has.
+    #[error("this instance has {0} watchers, as many as it may have; try again later")]
+    Instance(usize),
+    /// Its memory is full of tenants that are watched.
+    #[error("this instance has no memory left for a further tenant; try again later")]
+    Memory,
+}
+
+#[derive(Clone, Debug)]
+struct Weight;
+
+impl Weighter<TenantId, Arc<Tenant>> for Weight {
+    fn weight(&self, _: &TenantId, tenant: &Arc<Tenant>) -> u64 {
+        tenant.weight()
+    }
+}
+
+/// What is in memory of a tenant, for an answer.
+#[derive(Debug)]
+pub struct Fresh {
+    /// It.
+    pub held: Held,
+    /// Whether the stores do not answer, so that it may have changed.
+    pub is_stale: bool,
+}
+
+impl Memory {
+    /// An empty memory. Tenants are believed for `patience` after the index of changes was last looked at.
+    pub fn new(tail: TailService, limits: Limits, patience: Duration, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        let tenants = usize::try_from(limits.bytes / 4096).unwrap_or(usize::MAX).max(16);
+        Self {
+            tail,
+            clock,
+            metrics,
+            watched: RwLock::default(),
+            idle: Cache::with_weighter(tenants, limits.bytes, Weight),
+            limits,
+            watchers: AtomicUsize::new(0),
+            loads: Semaphore::new(MAX_LOADS),
+            looked: Ledger::shards().map(|_| AtomicU64::new(0)).collect(),
+            patience,
+            draining: watch::Sender::new(false),
+            failed_at: Mutex::default(),
+        }
+    }
+
+    /// Reads tenants.
+    pub fn tail(&self) -> &TailService {
+        &self.tail
+    }
+
+    /// What time it is.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Whether watches are to end.
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    /// Has all watches end.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// A tenant, if it is in memory.
+    pub fn known(&self, id: &TenantId) -> Option<Arc<Tenant>> {
+        let watched = self.read_watched().get(id).cloned();
+        watched.or_else(|| self.idle.get(id))
+    }
+
+    /// All tenants in memory.
+    pub fn all(&self) -> Vec<(TenantId, Arc<Tenant>)> {
+        let mut all: HashMap<_, _> = self.idle.iter().collect();
+        all.extend(self.watched());
+        all.into_iter().collect()
+    }
+
+    /// Those that are watched.
+    pub fn watched(&self) -> Vec<(TenantId, Arc<Tenant>)> {
+        self.read_watched().iter().map(|(id, tenant)| (id.clone(), Arc::clone(tenant))).collect()
+    }
+
+    /// How many bytes tenants take, those that nobody watches and those that somebody does.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.idle.weight(), self.read_watched().values().map(|tenant| tenant.weight()).sum())
+    }
+
+    /// How many tenants there are, those that nobody watches and those that somebody does.
+    pub fn tenants(&self) -> (usize, usize) {
+        (self.idle.len(), self.read_watched().len())
+    }
+
+    /// How many watches there are.
+    pub fn watchers(&self) -> usize {
+        self.watchers.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of when a complete look at a shard of the index of changes began.
+    pub fn note_look(&self, shard: u32, began: Timestamp) {
+        if let Some(looked) = usize::try_from(shard).ok().and_then(|shard| self.looked.get(shard)) {
+            looked.store(began.millis(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the index of changes was looked at so lately that a change of the tenant would be known.
+    pub fn is_followed(&self, id: &TenantId) -> bool {
+        let looked = usize::try_from(Ledger::shard_of(id)).ok().and_then(|shard| self.looked.get(shard));
+        let at = Timestamp::from_millis(looked.map_or(0, |looked| looked.load(Ordering::Relaxed)));
+        self.clock.now().since(at) <= self.patience
+    }
+
+    /// A tenant for an answer: from memory if that is as fresh as the index of changes, else as the stores have it. If they do not answer,
+    /// as it was last known, and marked so.
+    pub async fn fresh(&self, scope: &TenantScope, least: Revision) -> Result<Fresh, ReadError> {
+        let id = scope.tenant();
+        let known = self.known(id);
+        if let Some(held) = known.as_ref().and_then(|tenant| self.believed(id, tenant, scope, least)) {
+            return Ok(Fresh { held, is_stale: false });
+        }
+        let tenant = known.unwrap_or_else(|| self.admit(id));
+        // Boxed, because it is as large as the SDK's futures, and would be moved about also where memory answers.
+        let outcome = Box::pin(self.catch_up(id, &tenant, scope)).await;
+        if self.known(id).is_none_or(|known| !Arc::ptr_eq(&known, &tenant)) {
+            // Others have driven it out of memory, where it may have missed something.
+            tenant.doubt();
+        }
+        self.weigh(id, &tenant);
+        let held = tenant.held().filter(|held| held.position.revision >= least);
+        match (outcome, held) {
+            (Ok(()), Some(held)) => Ok(Fresh { held, is_stale: false }),
+            (Ok(()), None) => {
+                let newest = tenant.held().map_or(Revision::ZERO, |held| held.position.revision);
+                Err(ReadError::NotReached { head: newest, asked: least })
+            }
+            (Err(error), Some(held)) if error.is_outage() => Ok(Fresh { held, is_stale: true }),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Sees to it that a watched tenant is as fresh as an answer would be. Whether it is only what was last known.
+    pub async fn fresh_watched(&self, tenant: &Tenant, scope: &TenantScope) -> Result<bool, ReadError> {
+        let id = scope.tenant();
+        if self.believed(id, tenant, scope, Revision::ZERO).is_some() {
+            return Ok(false);
+        }
+        match Box::pin(self.catch_up(id, tenant, scope)).await {
+            Ok(()) => Ok(false),
+            Err(error) if error.is_outage() && tenant.held().is_some() => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is in memory, if it need not be asked for.
+    fn believed(&self, id: &TenantId, tenant: &Tenant, scope: &TenantScope, least: Revision) -> Option<Held> {
+        let now = self.clock.now();
+        let is_followed = self.is_followed(id);
+        let believed = tenant.look(|held, rumour| {
+            let is_enough = held.position.revision >= least && !held.is_partial(scope);
+            let is_newest = rumour <= held.position.revision.get() && is_followed;
+            (is_enough && is_newest && now.since(held.validated_at) <= VALIDITY).then(|| held.clone())
+        });
+        believed.flatten()
+    }
+
+    fn admit(&self, id: &TenantId) -> Arc<Tenant> {
+        let made: Result<_, std::convert::Infallible> = self.idle.get_or_insert_with(id, || Ok(Arc::default()));
+        match made {
+            Ok(tenant) => tenant,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Has the tenant weigh what it weighs now.
+    fn weigh(&self, id: &TenantId, tenant: &Arc<Tenant>) {
+        if !self.read_watched().contains_key(id) {
+            self.idle.insert(id.clone(), Arc::clone(tenant));
+        }
+    }
+
+    /// Puts a tenant into memory as it was on the disk.
+    pub fn restore(&self, id: TenantId, held: Held) {
+        let tenant = Arc::new(Tenant::default());
+        tenant.put(held);
+        self.idle.insert(id, tenant);
+    }
+
+    /// Brings a tenant to what the stores have now. One caller asks; those who come meanwhile wait, and ask only if that was begun too early
+    /// for them.
+    pub async fn catch_up(&self, id: &TenantId, tenant: &Tenant, scope: &TenantScope) -> Result<(), ReadError> {
+        let came = self.clock.now();
+        let asking = async {
+            let _asking = tenant.asking.lock().await;
+            let needs = tenant.look(|held, rumour| {
+                let is_newest = held.validated_at > came && rumour <= held.position.revision.get();
+                !is_newest || held.is_partial(scope)
+            });
+            if needs.unwrap_or(true) { self.ask(tenant, scope).await } else { Ok(()) }
+        };
+        let outcome = tokio::time::timeout(ASKING_TIMEOUT, asking).await.unwrap_or(Err(ReadError::TooSlow));
+        if let Err(error) = &outcome {
+            self.report(id, error);
+        }
+        outcome
+    }
+
+    async fn ask(&self, tenant: &Tenant, scope: &TenantScope) -> Result<(), ReadError> {
+        let held = tenant.held().filter(|held| !held.is_partial(scope));
+        let Some(held) = held else { return self.load(tenant, scope).await };
+        let mut position = held.position;
+        loop {
+            let asked = self.clock.now();
+            let commits = match self.tail.since(scope, &position, PAGE).await {
+                Ok(commits) => commits,
+                Err(TailError::Broken) => return self.load(tenant, scope).await,
+                Err(TailError::Read(error)) => return Err(error),
+                Err(_) => return Err(ReadError::Contention),
+            };
+            let is_last = commits.len() < PAGE;
+            if let Some(last) = commits.last() {
+                position = last.position.clone();
+            }
+            self.metrics.note_commits(&commits, self.clock.now());
+            tenant.advance(commits, asked);
+            if is_last {
+                break;
+            }
+        }
+        if tenant.is_behind() {
+            // Said to be further than its log: the rumour is wrong, or the log has a gap.
+            if self.tail.head(scope).await?.revision > position.revision {
+                return self.load(tenant, scope).await;
+            }
+            tenant.quell(position.revision);
+        }
+        Ok(())
+    }
+
+    async fn load(&self, tenant: &Tenant, scope: &TenantScope) -> Result<(), ReadError> {
+        let _load = self.loads.acquire().await.map_err(|_| ReadError::TooSlow)?;
+        let asked = self.clock.now();
+        let snapshot = self.tail.snapshot(scope, self.limits.bytes).await?;
+        self.metrics.loads.inc();
+        let revision = snapshot.position.revision;
+        tenant.replace(&snapshot, asked);
+        if tenant.is_behind() && self.tail.head(scope).await?.revision <= revision {
+            tenant.quell(revision);
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the log of a watched tenant goes back to `position`, if it need not go far.
+    pub async fn reach_back(&self, tenant: &Tenant, scope: &TenantScope, position: &Position) -> Result<(), ReadError> {
+        let _asking = tenant.asking.lock().await;
+        let Attached::Before(from) = tenant.attach(position) else { return Ok(()) };
+        let behind = from.revision.get() - position.revision.get();
+        let Some(behind) = usize::try_from(behind).ok().filter(|behind| *behind <= PAGE) else { return Ok(()) };
+        match self.tail.since(scope, position, behind).await {
+            Ok(commits) => tenant.prepend(position, commits),
+            Err(TailError::Read(error)) => return Err(error),
+            // Whoever asks finds out by itself.
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Has a tenant be watched with these rights.
+    pub fn watch(self: &Arc<Self>, scope: &Arc<TenantScope>) -> Result<Watched, Full> {
+        let id = scope.tenant();
+        let in_all = self.watchers.fetch_add(1, Ordering::Relaxed);
+        // From here on given back when it is dropped.
+        let place = Place { memory: Arc::clone(self) };
+        if in_all >= self.limits.watchers {
+            return Err(Full::Instance(self.limits.watchers));
+        }
+        let mut watched = self.write_watched();
+        let tenant = match watched.get(id) {
+            Some(tenant) if tenant.watchers() >= self.limits.tenant_watchers => {
+                return Err(Full::Tenant(self.limits.tenant_watchers));
+            }
+            Some(tenant) => Arc::clone(tenant),
+            None => {
+                if watched.values().map(|tenant| tenant.weight()).sum::<u64>() > self.limits.bytes {
+                    return Err(Full::Memory);
+                }
+                let tenant = self.idle.remove(id).map_or_else(Arc::default, |(_, tenant)| tenant);
+                watched.insert(id.clone(), Arc::clone(&tenant));
+                tenant
+            }
+        };
+        let wake = tenant.join(Arc::clone(scope));
+        Ok(Watched { tenant, scope: Arc::clone(scope), wake, place })
+    }
+
+    fn unwatch(&self, scope: &Arc<TenantScope>, tenant: &Arc<Tenant>) {
+        let id = scope.tenant();
+        let mut watched = self.write_watched();
+        if tenant.leave(scope) {
+            watched.remove(id);
+            if tenant.held().is_some() {
+                self.idle.insert(id.clone(), Arc::clone(tenant));
+            }
+        }
+    }
+
+    /// Says that a tenant cannot be brought after; of an outage, which all tenants share, once in a while.
+    fn report(&self, id: &TenantId, error: &ReadError) {
+        self.metrics.failures.inc();
+        let now = self.clock.now();
+        let mut failed_at = self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.is_outage() && failed_at.is_some_and(|at| now.since(at) < VALIDITY) {
+            return;
+        }
+        *failed_at = Some(now);
+        warn!(tenant.id = %id, %error, "a tenant could not be brought after");
+    }
+
+    fn read_watched(&self) -> RwLockReadGuard<'_, HashMap<TenantId, Arc<Tenant>>> {
+        self.watched.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_watched(&self) -> RwLockWriteGuard<'_, HashMap<TenantId, Arc<Tenant>>> {
+        self.watched.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A watched tenant; while this is kept, it stays in memory and is brought after.
+#[derive(Debug)]
+pub struct Watched {
+    /// The tenant.
+    pub tenant: Arc<Tenant>,
+    /// The watcher's rights.
+    pub scope: Arc<TenantScope>,
+    /// Wakes when there may be something to be told.
+    pub wake: watch::Receiver<()>,
+    place: Place,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.place.memory.unwatch(&self.scope, &self.tenant);
+    }
+}
+
+/// One of the watchers there may be in all.
+#[derive(Debug)]
+struct Place {
+    memory: Arc<Memory>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.memory.watchers.fetch_sub(1, Ordering::Relaxed);
+    }
+}

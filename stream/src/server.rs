@@ -1,0 +1,258 @@
+//! The running service: everything put together, started, and stopped without dropping a call.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, http::header::CONTENT_TYPE, routing::get};
+use config_proto::v1::{self, config_service_server::ConfigServiceServer};
+use prometheus_client::{encoding::text, registry::Registry};
+use tenantry::{
+    auth::{Authenticator, HttpKeys, Permission, TokenMemory},
+    limit::TenantLimits,
+    service::{Foundation, TailService},
+    store::UnusableRoute,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{
+    service::Routes,
+    transport::{Certificate, Identity, Server, ServerTlsConfig},
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tracing::{error, info, warn};
+
+use crate::{
+    disk,
+    follower::Follower,
+    hints,
+    memory::{Limits, Memory},
+    metrics::Metrics,
+    service::Service,
+    settings::{StreamSettings, TlsSettings},
+    watch::Manners,
+};
+
+/// How large a request may be: 100 keys and 100 prefixes of the longest, with room to spare.
+const MAX_REQUEST_BYTES: usize = 256 * 1024;
+/// How many calls one connection may have open at once.
+const MAX_CALLS_PER_CONNECTION: u32 = 1_000;
+/// After what silence a connection is asked whether it is still there, and how long it may take to answer.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For how many intervals, and how long at least, memory is believed although the index of changes could not be looked at.
+const PATIENCE_INTERVALS: u32 = 10;
+const LEAST_PATIENCE: Duration = Duration::from_secs(3);
+/// The content type of metrics (`OpenMetrics` 1.0).
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Why the service did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A tag's route is unusable.
+    #[error(transparent)]
+    Route(#[from] UnusableRoute),
+    /// A port cannot be had.
+    #[error("cannot listen on {address}, as {setting} says")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The setting.
+        setting: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The certificates are unusable.
+    #[error("the certificate, its key or the clients' CA cannot be used")]
+    Tls(#[source] tonic::transport::Error),
+    /// The interface's description is unusable.
+    #[error("the interface's description cannot be shown")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// The running service. Dropping it stops it as well, but waits for nothing.
+#[derive(Debug)]
+pub struct Stream {
+    address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
+    memory: Arc<Memory>,
+    health: HealthReporter,
+    drain: Duration,
+    drain_delay: Duration,
+    /// Stops taking calls.
+    closing: watch::Sender<bool>,
+    /// Stops what runs in the background.
+    stop: watch::Sender<bool>,
+    server: JoinHandle<()>,
+    background: Vec<JoinHandle<()>>,
+}
+
+impl Stream {
+    /// Starts it; when this returns, it answers.
+    pub async fn start(settings: &StreamSettings) -> Result<Self, StartError> {
+        let shared = &settings.shared;
+        let foundation = Foundation::new(shared)?;
+        foundation.ledger.warm_up().await;
+        let limits = Limits {
+            bytes: shared.cache_max_bytes,
+            watchers: settings.max_watchers,
+            tenant_watchers: settings.max_tenant_watchers,
+        };
+        let patience = LEAST_PATIENCE.max(settings.follow_interval * PATIENCE_INTERVALS);
+        let metrics = Arc::new(Metrics::default());
+        let memory = TailService::new(foundation);
+        let memory = Arc::new(Memory::new(memory, limits, patience, shared.clock.clone(), Arc::clone(&metrics)));
+        if let Some(snapshot) = &settings.snapshot {
+            disk::restore(&memory, snapshot);
+        }
+
+        let keys = HttpKeys::new(shared.tokens.jwks_url.clone());
+        let authenticator = Authenticator::new(&shared.tokens, Box::new(keys), shared.clock.clone());
+        let tokens = TokenMemory::new(authenticator, Permission::Read, shared.clock.clone());
+        let limits = TenantLimits::new(shared.tenant_limit, shared.clock.clone());
+        let manners = Manners { heartbeat: settings.heartbeat };
+        let service = Service::new(Arc::clone(&memory), tokens, limits, manners);
+
+        let (listener, address) = listen(settings.address, "GRPC_ADDRESS").await?;
+        let (health, routes) = routes(service).await?;
+        let (closing, closed) = watch::channel(false);
+        let server = server(settings.tls.as_ref())?.add_routes(routes);
+        let server = tokio::spawn(async move {
+            let closed = async move {
+                let mut closed = closed;
+                // An error says that whoever could close it is gone.
+                let _ = closed.wait_for(|closed| *closed).await;
+            };
+            if let Err(error) = server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), closed).await {
+                error!(%error, "the gRPC server ended");
+            }
+        });
+
+        let (stop, stopped) = watch::channel(false);
+        let hint = Arc::new(Notify::new());
+        let follower = Follower::new(Arc::clone(&memory), settings.follow_interval, Arc::clone(&hint));
+        let mut background = vec![tokio::spawn(follower.run(stopped.clone()))];
+        if let Some(queue) = settings.change_queue.clone() {
+            let client = hints::client(&shared.aws);
+            let listening = hints::listen(Arc::clone(&memory), client, queue, hint, stopped.clone());
+            background.push(tokio::spawn(listening));
+        }
+        if let Some(snapshot) = settings.snapshot.clone() {
+            background.push(tokio::spawn(disk::keep(Arc::clone(&memory), snapshot, stopped.clone())));
+        }
+        let mut metrics_address = None;
+        if let Some(wanted) = settings.metrics_address {
+            let (listener, address) = listen(wanted, "METRICS_ADDRESS").await?;
+            metrics_address = Some(address);
+            background.push(tokio::spawn(show_metrics(listener, Arc::clone(&memory), stopped)));
+        }
+        info!(%address, "config-stream serves gRPC");
+        let (drain, drain_delay) = (settings.drain, settings.drain_delay);
+        Ok(Self { address, metrics_address, memory, health, drain, drain_delay, closing, stop, server, background })
+    }
+
+    /// Where gRPC is served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where metrics are served, if they are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// What is in memory.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// Stops: says that it is not serving, takes no new calls, lets the open ones end, and has watches end so that they go on elsewhere.
+    pub async fn stop(self) {
+        let Self { memory, health, drain, drain_delay, closing, stop, mut server, background, .. } = self;
+        health.set_service_status("", ServingStatus::NotServing).await;
+        health.set_not_serving::<ConfigServiceServer<Service>>().await;
+        tokio::time::sleep(drain_delay).await;
+        closing.send_replace(true);
+        memory.drain();
+        if timeout(drain, &mut server).await.is_ok() {
+            info!("all calls have ended");
+        } else {
+            warn!(watchers = memory.watchers(), "calls are still open, and are cut off");
+            server.abort();
+        }
+        stop.send_replace(true);
+        for task in background {
+            if let Err(error) = task.await {
+                error!(%error, "a task did not end cleanly");
+            }
+        }
+    }
+}
+
+async fn listen(wanted: SocketAddr, setting: &'static str) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address: wanted, setting, source };
+    let listener = TcpListener::bind(wanted).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+fn server(tls: Option<&TlsSettings>) -> Result<Server, StartError> {
+    let server = Server::builder()
+        .tcp_nodelay(true)
+        .max_concurrent_streams(MAX_CALLS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+    let Some(tls) = tls else { return Ok(server) };
+    let mut config = ServerTlsConfig::new().identity(Identity::from_pem(&tls.certificate, &tls.key));
+    if let Some(ca) = &tls.client_ca {
+        config = config.client_ca_root(Certificate::from_pem(ca));
+    }
+    server.tls_config(config).map_err(StartError::Tls)
+}
+
+/// The interface, the standard health service and the standard reflection service.
+async fn routes(service: Service) -> Result<(HealthReporter, Routes), StartError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", ServingStatus::Serving).await;
+    health.set_serving::<ConfigServiceServer<Service>>().await;
+    let descriptions = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let config = ConfigServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let routes = Routes::new(config)
+        .add_service(health_service)
+        .add_service(descriptions().build_v1()?)
+        .add_service(descriptions().build_v1alpha()?);
+    Ok((health, routes))
+}
+
+/// Serves `/metrics`, and `/healthz` for those who ask over HTTP/1.1.
+async fn show_metrics(listener: TcpListener, memory: Arc<Memory>, mut stop: watch::Receiver<bool>) {
+    let registry: Arc<Registry> = Arc::new(memory.metrics().registry());
+    let show = move || {
+        let (memory, registry) = (Arc::clone(&memory), Arc::clone(&registry));
+        async move {
+            let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+            let ((idle, watched), (idle_bytes, watched_bytes)) = (memory.tenants(), memory.bytes());
+            memory.metrics().tenants.set(gauge((idle + watched) as u64));
+            memory.metrics().bytes.set(gauge(idle_bytes + watched_bytes));
+            let mut shown = String::new();
+            // Writing to a string does not fail.
+            let _ = text::encode(&mut shown, &registry);
+            ([(CONTENT_TYPE, OPEN_METRICS)], shown)
+        }
+    };
+    let app = Router::new().route("/metrics", get(show)).route("/healthz", get(|| async { "ok\n" }));
+    let served = axum::serve(listener, app).with_graceful_shutdown(async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    });
+    if let Err(error) = served.await {
+        error!(%error, "metrics are not served any more");
+    }
+}

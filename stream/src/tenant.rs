@@ -1,0 +1,416 @@
+//! One tenant in memory: its entries at one revision, and, while somebody watches it, the commits that led there.
+//!
+//! Watchers have no queues. Each has a place in the tenant's log of recent commits; whoever has fallen behind the log's beginning is told
+//! the newest value of each key instead. So the slowest watcher costs as much memory as the fastest.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tenantry::{
+    auth::TenantScope,
+    clock::Timestamp,
+    entry::Revision,
+    ledger::ChangeOperation,
+    service::{Commit, Position, Snapshot, Value},
+};
+use tokio::sync::watch;
+
+use crate::pages::Pages;
+
+/// How many commits the log of a watched tenant keeps, and how many bytes of values. The last commit is kept however large it is.
+const MAX_COMMITS: usize = 256;
+const MAX_COMMIT_BYTES: usize = 1024 * 1024;
+/// How many deleted keys are remembered beyond the log, so that a watcher who is far behind hears of them.
+const MAX_DELETED: usize = 1_000;
+/// What a tenant takes besides its entries, in bytes: its place in the map, its counters, its allocations.
+const OVERHEAD: usize = 256;
+
+/// A tenant.
+#[derive(Debug, Default)]
+pub struct Tenant {
+    state: Mutex<State>,
+    /// Held by whoever asks the stores for the tenant's sake, so that one does.
+    pub(crate) asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: Option<Held>,
+    /// The highest revision that the index of changes or a hint has named. Believed only as far as the tenant's own log says so, too.
+    rumour: u64,
+    hub: Option<Box<Hub>>,
+}
+
+/// A tenant's entries.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// What they are the state at.
+    pub position: Position,
+    /// The entries.
+    pub pages: Pages,
+    /// When the stores were asked whether that is the newest.
+    pub validated_at: Timestamp,
+    /// Whether secrets were withheld from whoever loaded them.
+    pub lacks_secrets: bool,
+    /// Whether they come from the disk, and no store has been asked since.
+    pub is_restored: bool,
+}
+
+impl Held {
+    /// Whether the stores have to be asked for all of it before it is given to `scope`.
+    pub fn is_partial(&self, scope: &TenantScope) -> bool {
+        self.is_restored || (self.lacks_secrets && scope.may_read_secrets())
+    }
+}
+
+/// What a watched tenant has besides.
+#[derive(Debug)]
+struct Hub {
+    /// The recent commits, without a gap, up to the newest.
+    commits: VecDeque<Arc<Commit>>,
+    bytes: usize,
+    /// Where the tenant was before the first of them.
+    from: Position,
+    /// Keys that were deleted by commits that the log does not have any more, with the revision and the version of the deletion.
+    deleted: VecDeque<(u64, String, u64)>,
+    /// From which revision on they are complete.
+    deleted_from: u64,
+    /// How often the state was replaced instead of led on. Watchers of an earlier one begin anew.
+    generation: u64,
+    /// Wakes the watchers.
+    wake: watch::Sender<()>,
+    /// Whose rights the stores are asked with for the watchers' sake.
+    scopes: Vec<Arc<TenantScope>>,
+}
+
+/// A watcher's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// All commits up to this revision have been told.
+    pub revision: u64,
+    generation: u64,
+}
+
+/// What a watcher is to be told next.
+#[derive(Debug)]
+pub enum Next {
+    /// Nothing.
+    Nothing,
+    /// This commit, of exactly the next revision.
+    Commit(Arc<Commit>),
+    /// The newest of each key that was changed after the watcher's revision: entries of a later revision, and these deleted keys, each with
+    /// the version of its deletion.
+    Conflated(Held, BTreeMap<String, u64>),
+    /// All of it anew.
+    Snapshot(Held),
+}
+
+/// Whether a position can be gone on from.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// Here.
+    At(Cursor),
+    /// The log begins later; its beginning is this.
+    Before(Position),
+    /// The tenant has not been seen there.
+    Ahead,
+    /// It is of another history.
+    Foreign,
+}
+
+impl Tenant {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is in memory.
+    pub fn held(&self) -> Option<Held> {
+        self.state().held.clone()
+    }
+
+    /// What `look` makes of what is in memory, if anything is.
+    pub fn look<T>(&self, look: impl FnOnce(&Held, u64) -> T) -> Option<T> {
+        let state = self.state();
+        state.held.as_ref().map(|held| look(held, state.rumour))
+    }
+
+    /// How many bytes the tenant takes, about.
+    pub fn weight(&self) -> u64 {
+        let state = self.state();
+        let pages = state.held.as_ref().map_or(0, |held| held.pages.bytes());
+        (OVERHEAD + pages + state.hub.as_ref().map_or(0, |hub| hub.bytes)) as u64
+    }
+
+    /// Takes note that the tenant is said to be at `revision`. Whether that is news.
+    pub fn hear(&self, revision: u64) -> bool {
+        let mut state = self.state();
+        let known = state.held.as_ref().map_or(0, |held| held.position.revision.get());
+        state.rumour = state.rumour.max(revision);
+        revision > known
+    }
+
+    /// Forgets what it was said to be at: when the stores were asked, they knew of no more than `revision`. If memory has moved on since,
+    /// that is no answer.
+    pub fn quell(&self, revision: Revision) {
+        let mut state = self.state();
+        if state.held.as_ref().is_some_and(|held| held.position.revision == revision) {
+            state.rumour = 0;
+        }
+    }
+
+    /// Has the stores be asked before what is in memory is believed again.
+    pub fn doubt(&self) {
+        if let Some(held) = &mut self.state().held {
+            held.validated_at = Timestamp::from_millis(0);
+        }
+    }
+
+    /// Whether the tenant is said to be further than memory is.
+    pub fn is_behind(&self) -> bool {
+        let state = self.state();
+        state.held.as_ref().is_some_and(|held| held.position.revision.get() < state.rumour)
+    }
+
+    /// Takes note that memory was the newest at `asked`.
+    pub fn validate(&self, asked: Timestamp) {
+        if let Some(held) = &mut self.state().held {
+            held.validated_at = held.validated_at.max(asked);
+        }
+    }
+
+    /// Replaces what is in memory, as it was read after `asked`.
+    pub fn replace(&self, snapshot: &Snapshot, asked: Timestamp) {
+        let entries = snapshot.entries.iter().map(|(key, entry)| (key.as_str(), entry));
+        self.put(Held {
+            position: snapshot.position.clone(),
+            pages: Pages::new(entries),
+            validated_at: asked,
+            lacks_secrets: snapshot.entries.values().any(|entry| entry.value == Value::Withheld),
+            is_restored: false,
+        });
+    }
+
+    /// Replaces what is in memory.
+    pub fn put(&self, held: Held) {
+        let mut state = self.state();
+        if let Some(hub) = &mut state.hub {
+            hub.restart(held.position.clone());
+        }
+        state.held = Some(held);
+    }
+
+    /// Leads what is in memory on, by commits that follow it. Those that do not are left out.
+    pub fn advance(&self, commits: Vec<Commit>, asked: Timestamp) {
+        let mut state = self.state();
+        let State { held: Some(held), hub, .. } = &mut *state else { return };
+        let begin = held.position.revision;
+        let mut changes = BTreeMap::new();
+        let mut position = held.position.clone();
+        let new = commits.into_iter().filter(|commit| commit.position.revision > begin).map(Arc::new);
+        let new: Vec<_> = new.collect();
+        for commit in &new {
+            for change in &commit.changes {
+                held.lacks_secrets |= change.entry.as_ref().is_some_and(|entry| entry.value == Value::Withheld);
+                match change.operation {
+                    ChangeOperation::Put => _ = changes.insert(change.key.as_str(), change.entry.as_ref()),
+                    ChangeOperation::Delete => _ = changes.insert(change.key.as_str(), None),
+                    ChangeOperation::Supersede => {}
+                }
+            }
+            position = commit.position.clone();
+        }
+        if !changes.is_empty() {
+            held.pages = held.pages.with(&changes);
+        }
+        held.position = position;
+        held.validated_at = held.validated_at.max(asked);
+        if let Some(hub) = hub {
+            let is_news = !new.is_empty();
+            hub.append(new);
+            if is_news {
+                hub.wake.send_replace(());
+            }
+        }
+    }
+
+    /// Puts commits in front of the log, if they lead to where it begins.
+    pub fn prepend(&self, from: &Position, commits: Vec<Commit>) {
+        let mut state = self.state();
+        let Some(hub) = &mut state.hub else { return };
+        if commits.last().is_none_or(|last| last.position != hub.from)
+            || hub.commits.len() + commits.len() > MAX_COMMITS
+        {
+            return;
+        }
+        for commit in commits.into_iter().rev().map(Arc::new) {
+            hub.bytes += size(&commit);
+            hub.commits.push_front(commit);
+        }
+        hub.from = from.clone();
+        hub.trim();
+    }
+
+    /// Begins to be watched with these rights, or is watched by one more. Wakes whenever there is something to be told.
+    pub fn join(&self, scope: Arc<TenantScope>) -> watch::Receiver<()> {
+        let mut state = self.state();
+        let State { held, hub, .. } = &mut *state;
+        let hub = hub.get_or_insert_with(|| {
+            let from = held.as_ref().map_or(Position::BEGINNING, |held| held.position.clone());
+            Box::new(Hub::at(from))
+        });
+        hub.scopes.push(scope);
+        hub.wake.subscribe()
+    }
+
+    /// One watcher less. Whether it was the last one.
+    pub fn leave(&self, scope: &Arc<TenantScope>) -> bool {
+        let mut state = self.state();
+        let Some(hub) = &mut state.hub else { return true };
+        if let Some(index) = hub.scopes.iter().position(|one| Arc::ptr_eq(one, scope)) {
+            hub.scopes.swap_remove(index);
+        }
+        let is_last = hub.scopes.is_empty();
+        if is_last {
+            state.hub = None;
+        }
+        is_last
+    }
+
+    /// How many watch it.
+    pub fn watchers(&self) -> usize {
+        self.state().hub.as_ref().map_or(0, |hub| hub.scopes.len())
+    }
+
+    /// The rights of a watcher: of one who may read secrets, if there is one.
+    pub fn scope(&self) -> Option<Arc<TenantScope>> {
+        let state = self.state();
+        let scopes = &state.hub.as_ref()?.scopes;
+        scopes.iter().find(|scope| scope.may_read_secrets()).or_else(|| scopes.first()).cloned()
+    }
+
+    /// What is in memory, and the place behind it.
+    pub fn begin(&self) -> Option<(Held, Cursor)> {
+        let state = self.state();
+        let (held, hub) = (state.held.as_ref()?, state.hub.as_ref()?);
+        Some((held.clone(), hub.cursor(&held.position)))
+    }
+
+    /// Where a watcher goes on who was told everything up to `position`.
+    pub fn attach(&self, position: &Position) -> Attached {
+        let state = self.state();
+        let (Some(held), Some(hub)) = (&state.held, &state.hub) else { return Attached::Ahead };
+        if position.revision > held.position.revision {
+            return Attached::Ahead;
+        }
+        if position.revision < hub.from.revision {
+            return Attached::Before(hub.from.clone());
+        }
+        let index = position.revision.get() - hub.from.revision.get();
+        let before = usize::try_from(index).ok().and_then(|index| index.checked_sub(1));
+        let own = before.and_then(|before| hub.commits.get(before)).map_or(&hub.from, |commit| &commit.position);
+        match (&position.commit, &own.commit) {
+            (Some(told), Some(own)) if told != own => Attached::Foreign,
+            _ => Attached::At(hub.cursor(position)),
+        }
+    }
+
+    /// What a watcher is told next, and where it is then.
+    pub fn next(&self, cursor: Cursor) -> (Next, Cursor) {
+        let state = self.state();
+        let (Some(held), Some(hub)) = (&state.held, &state.hub) else { return (Next::Nothing, cursor) };
+        let newest = hub.cursor(&held.position);
+        if cursor.generation != hub.generation {
+            return (Next::Snapshot(held.clone()), newest);
+        }
+        if cursor.revision >= newest.revision {
+            return (Next::Nothing, cursor);
+        }
+        if let Some(index) = cursor.revision.checked_sub(hub.from.revision.get()) {
+            let commit = usize::try_from(index).ok().and_then(|index| hub.commits.get(index));
+            if let Some(commit) = commit {
+                return (Next::Commit(Arc::clone(commit)), hub.cursor(&commit.position));
+            }
+        }
+        if cursor.revision < hub.deleted_from {
+            return (Next::Snapshot(held.clone()), newest);
+        }
+        let gone = hub.deleted.iter().filter(|(revision, ..)| *revision > cursor.revision);
+        let mut deleted: BTreeMap<_, _> = gone.map(|(_, key, version)| (key.clone(), *version)).collect();
+        for change in hub.commits.iter().flat_map(|commit| &commit.changes) {
+            if change.operation == ChangeOperation::Delete {
+                deleted.insert(change.key.to_string(), change.version.get());
+            }
+        }
+        deleted.retain(|key, _| held.pages.get(key).is_none());
+        (Next::Conflated(held.clone(), deleted), newest)
+    }
+}
+
+impl Hub {
+    fn at(from: Position) -> Self {
+        Self {
+            commits: VecDeque::new(),
+            bytes: 0,
+            deleted: VecDeque::new(),
+            deleted_from: from.revision.get(),
+            from,
+            generation: 0,
+            wake: watch::Sender::new(()),
+            scopes: Vec::new(),
+        }
+    }
+
+    fn cursor(&self, position: &Position) -> Cursor {
+        Cursor { revision: position.revision.get(), generation: self.generation }
+    }
+
+    fn restart(&mut self, from: Position) {
+        self.commits.clear();
+        self.bytes = 0;
+        self.deleted.clear();
+        self.deleted_from = from.revision.get();
+        self.from = from;
+        self.generation += 1;
+        self.wake.send_replace(());
+    }
+
+    fn append(&mut self, commits: Vec<Arc<Commit>>) {
+        for commit in commits {
+            self.bytes += size(&commit);
+            self.commits.push_back(commit);
+        }
+        self.trim();
+    }
+
+    /// Lets go of the oldest commits that are too many.
+    fn trim(&mut self) {
+        while self.commits.len() > 1 && (self.commits.len() > MAX_COMMITS || self.bytes > MAX_COMMIT_BYTES) {
+            let Some(commit) = self.commits.pop_front() else { return };
+            self.bytes -= size(&commit);
+            self.from = commit.position.clone();
+            let revision = commit.position.revision.get();
+            for change in commit.changes.iter().filter(|change| change.operation == ChangeOperation::Delete) {
+                self.deleted.push_back((revision, change.key.to_string(), change.version.get()));
+            }
+        }
+        while self.deleted.len() > MAX_DELETED {
+            // All of one revision go together, or a watcher would hear of half of them.
+            let Some((revision, ..)) = self.deleted.pop_front() else { return };
+            self.deleted_from = self.deleted_from.max(revision);
+        }
+    }
+}
+
+/// How many bytes a commit takes, about.
+fn size(commit: &Commit) -> usize {
+    let changes = commit.changes.iter().map(|change| {
+        let value = match change.entry.as_ref().map(|entry| &entry.value) {
+            Some(Value::Present(value)) => value.as_json().len(),
+            _ => 0,
+        };
+        value + change.key.as_str().len() + 128
+    });
+    changes.sum::<usize>() + 128
+}
