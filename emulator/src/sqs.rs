@@ -46,7 +46,7 @@ impl Queue {
 #[derive(Debug)]
 pub(crate) struct Queues {
     account: Account,
-    queues: Mutex<BTreeMap<String, Arc<Open>>>,
+    by_name: Mutex<BTreeMap<String, Arc<Open>>>,
     shutdown: Shutdown,
 }
 
@@ -91,13 +91,13 @@ struct Entry {
 
 impl Queues {
     pub(crate) fn new(account: Account, shutdown: Shutdown) -> Self {
-        Self { account, queues: Mutex::default(), shutdown }
+        Self { account, by_name: Mutex::default(), shutdown }
     }
 
     /// Adds a queue, unless one of its name is there. Returns its address.
     pub(crate) fn add(&self, queue: Queue) -> String {
         let url = self.url(&queue.name);
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         let open = |queue| Arc::new(Open { queue, messages: Mutex::default(), sent: watch::Sender::new(()) });
         queues.entry(queue.name.clone()).or_insert_with(|| open(queue));
         url
@@ -177,7 +177,7 @@ impl Queues {
     }
 
     fn find(&self, name: &str) -> Option<Arc<Open>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     fn url(&self, name: &str) -> String {
@@ -254,7 +254,7 @@ fn delete_batch(open: &Open, entries: &[Entry]) -> Result<Value, AwsError> {
         match open.delete(receipt_handle) {
             Ok(()) => successful.push(json!({ "Id": id })),
             Err(error) => {
-                failed.push(json!({ "Id": id, "Code": error.code(), "Message": error.message(), "SenderFault": true }))
+                failed.push(json!({ "Id": id, "Code": error.code(), "Message": error.message(), "SenderFault": true }));
             }
         }
     }
