@@ -19,6 +19,7 @@ use crate::iam::{BadCredentials, Caller, Iam};
 use crate::parameter_store::{self, ParameterStore};
 use crate::permission::{self, Account, Stored};
 use crate::shutdown::Shutdown;
+use crate::sqs::{self, Queues};
 use crate::wire::{AwsError, Protocol, Reply, json_reply, reply, request_id};
 use crate::{Service, sts};
 
@@ -44,6 +45,7 @@ pub(crate) struct Gateway {
     pub(crate) dynamodb: DynamoDb,
     pub(crate) parameters: ParameterStore,
     pub(crate) events: Arc<EventBridge>,
+    pub(crate) queues: Queues,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -114,6 +116,10 @@ impl Gateway {
             Err(error) => return Ok(error.into_reply(Protocol::Json10)),
         };
         self.calls.record(call.service, &call.operation);
+        // Whoever waits for messages and hangs up would take the next one with him.
+        if call.service == Service::Sqs && call.operation == "ReceiveMessage" {
+            return self.suffer(call).await;
+        }
         // A task of its own: a call once begun is carried through, event and all, even if its client hangs up.
         let service = call.service;
         let gateway = Arc::clone(&self);
@@ -145,7 +151,7 @@ impl Gateway {
                     let encrypted = self.parameters.encrypted(operation, body.clone()).await;
                     Stored { encrypted, ..Stored::default() }
                 }
-                Service::EventBridge | Service::Sts => Stored::default(),
+                Service::EventBridge | Service::Sqs | Service::Sts => Stored::default(),
             };
             let needs = permission::needed(&self.account, *service, operation, body, &stored);
             self.iam.authorize(session, &needs).map_err(|why| match service {
@@ -196,7 +202,7 @@ impl Gateway {
             Fault::TransactionConflict | Fault::NotYet | Fault::StalePage | Fault::EmptyPage => match call.service {
                 Service::DynamoDb => dynamodb::fits(fault, &call.operation, &call.body),
                 Service::ParameterStore => self.parameters.fits(fault, &call.operation, &call.body),
-                Service::EventBridge | Service::Sts => false,
+                Service::EventBridge | Service::Sqs | Service::Sts => false,
             },
         }
     }
@@ -213,6 +219,11 @@ impl Gateway {
             Service::EventBridge => self
                 .events
                 .call(&call.operation, &call.body)
+                .map(|answer| json_reply(StatusCode::OK, protocol, &answer)),
+            Service::Sqs => self
+                .queues
+                .call(&call.operation, &call.body)
+                .await
                 .map(|answer| json_reply(StatusCode::OK, protocol, &answer)),
             Service::Sts => sts::call(&call.operation, &call.body, &call.caller, &self.iam),
         };
@@ -250,6 +261,7 @@ impl Gateway {
             Service::DynamoDb => dynamodb::failure(fault, &call.operation, &call.body),
             Service::ParameterStore => parameter_store::failure(fault),
             Service::EventBridge => eventbridge::failure(fault),
+            Service::Sqs => sqs::failure(fault),
             Service::Sts if fault == Fault::Throttle => AwsError::new("Throttling", "Rate exceeded"),
             Service::Sts => AwsError::internal("InternalFailure", "Internal server error"),
         };
@@ -268,6 +280,7 @@ impl Call {
                 "DynamoDB_20120810" | "DynamoDBStreams_20120810" => Service::DynamoDb,
                 "AmazonSSM" => Service::ParameterStore,
                 "AWSEvents" => Service::EventBridge,
+                "AmazonSQS" => Service::Sqs,
                 _ => {
                     return Err(unknown(format!("The emulator does not know the target {target:?}.")));
                 }

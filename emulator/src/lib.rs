@@ -2,8 +2,8 @@
 //!
 //! Point an AWS SDK, boto3 or the AWS CLI at [`Emulator::url`] with any credentials; service and operation are told
 //! apart as these clients write them. What is here: `DynamoDB` (the embedded engine `dynoxide`), Parameter Store,
-//! `EventBridge` (`PutEvents`, rules, and looking around), and STS (`AssumeRole`, `GetCallerIdentity`) with the policies of IAM
-//! ([`Emulator::add_role`]).
+//! `EventBridge` (`PutEvents`, rules, and looking around), SQS (sending, receiving and deleting messages), and STS (`AssumeRole`,
+//! `GetCallerIdentity`) with the policies of IAM ([`Emulator::add_role`]).
 //!
 //! # How it differs from AWS
 //!
@@ -15,14 +15,14 @@
 //! - **IAM evaluates** roles' identity-based policies, session policies, and trust policies where a role is assumed, for every call
 //!   with temporary credentials. A call is decided as a whole: one item, parameter or event that is denied denies it. A body that
 //!   is no JSON object is refused before.
-//!   - Not evaluated: service and resource control policies, permissions boundaries, resource-based policies (of tables, buses and
-//!     keys), VPC endpoint policies, managed policies by name, and tags of roles and resources.
+//!   - Not evaluated: service and resource control policies, permissions boundaries, resource-based policies (of tables, buses,
+//!     queues and keys), VPC endpoint policies, managed policies by name, and tags of roles and resources.
 //!   - A document is refused when it comes in ([`PolicyError`]) if it has an element, a condition operator or a condition key that
 //!     is not evaluated. Operators are those of strings and ARNs, `Bool` and `Null`, with `…IfExists`, `ForAllValues:` and
 //!     `ForAnyValue:`; not those of numbers, dates, addresses and binary data. Refused as well: `NotPrincipal`, federated
 //!     principals, ARNs whose first five parts are not written out (unless they end with `*`), and elements and operators in
 //!     another case of letters.
-//!   - Condition keys: `aws:PrincipalArn`, `aws:PrincipalAccount`, `aws:PrincipalTag/…` (session tags), `aws:PrincipalType`,
+//!   - Condition keys: `aws:SourceAccount` and `aws:SourceArn` (where ECS assumes a task's role), `aws:PrincipalArn`, `aws:PrincipalAccount`, `aws:PrincipalTag/…` (session tags), `aws:PrincipalType`,
 //!     `aws:userid`, `aws:RequestedRegion`, `aws:SecureTransport` (always `true`: plain HTTP stands in for TLS),
 //!     `aws:RequestTag/…` and `aws:TagKeys` (`AssumeRole`, tags of parameters); `dynamodb:LeadingKeys`,
 //!     `dynamodb:EnclosingOperation` (transactions), `dynamodb:Select` (as it is sent: AWS's default is not filled in);
@@ -61,7 +61,12 @@
 //!   secrets in plain text in its file, and knows no parameter policies. An `AllowedPattern` is a Rust regular expression.
 //!   Last-modified times never repeat, as if AWS's clock never did. Pages are full unless [`Options::empty_pages`] or
 //!   [`Fault::EmptyPage`] asks for AWS's habit of sending empty ones in between.
-//! - **Data** stays in two `SQLite` files. Both have a write on disk before it is answered.
+//! - **SQS** has standard queues only, and of their operations `SendMessage`, `ReceiveMessage`, `DeleteMessage`, `DeleteMessageBatch` and
+//!   `GetQueueUrl`. Queues are added by the program ([`Emulator::add_queue`]) and kept in memory. Messages come in the order in which
+//!   they were sent, once in each visibility timeout; there are no attributes of messages, no delay, no dead letters, no limit of messages
+//!   under way, and a receipt handle is good until the next receipt. A queue's address is the one it would have at AWS: clients need
+//!   the emulator's as their endpoint. A caller that hangs up while it waits for messages takes none with it.
+//! - **Data** stays in two `SQLite` files. Both have a write on disk before it is answered. Messages of queues do not stay.
 
 mod call_log;
 mod dynamodb;
@@ -73,6 +78,7 @@ mod parameter_store;
 mod permission;
 mod server;
 mod shutdown;
+mod sqs;
 mod sts;
 mod wire;
 
@@ -92,6 +98,7 @@ pub use eventbridge::{Delivered, EventFate, EventOdds, Rule, RuleError, Target};
 pub use faults::{ANY, Fault, Faults, Held, Injected, Schedule, Scheduled};
 pub use gateway::Rewrite;
 pub use iam::{Decision, PolicyError, PolicyKind, Role, RoleCredentials};
+pub use sqs::Queue;
 
 use dynamodb::DynamoDb;
 use eventbridge::EventBridge;
@@ -99,6 +106,7 @@ use gateway::Gateway;
 use iam::{Clock, Context, Iam};
 use parameter_store::ParameterStore;
 use shutdown::Shutdown;
+use sqs::Queues;
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -157,6 +165,8 @@ pub enum Service {
     ParameterStore,
     /// `EventBridge`
     EventBridge,
+    /// Simple Queue Service
+    Sqs,
     /// Security Token Service
     Sts,
 }
@@ -164,7 +174,7 @@ pub enum Service {
 impl Service {
     fn protocol(self) -> wire::Protocol {
         match self {
-            Self::DynamoDb => wire::Protocol::Json10,
+            Self::DynamoDb | Self::Sqs => wire::Protocol::Json10,
             Self::ParameterStore | Self::EventBridge => wire::Protocol::Json11,
             Self::Sts => wire::Protocol::Query,
         }
@@ -207,6 +217,7 @@ impl Emulator {
         )?;
         let (dynamodb, mut tasks) = DynamoDb::start(file("dynamodb.sqlite").as_deref(), &stopped).await?;
         let account = permission::Account { region, id: account };
+        let queues = Queues::new(account.clone(), stopped.clone());
         let gateway = Arc::new(Gateway {
             rewriting: gateway::Rewriting::default(),
             iam: Iam::new(account.clone(), clock),
@@ -216,6 +227,7 @@ impl Emulator {
             dynamodb,
             parameters,
             events,
+            queues,
             shutdown: stopped.clone(),
         });
         tasks.push(tokio::spawn(server::serve(listener, Arc::clone(&gateway), stopped)));
@@ -232,6 +244,16 @@ impl Emulator {
         self.gateway.events.add_rule(rule)
     }
 
+    /// Adds an empty queue, unless one of its name is there already. Returns its address, as at AWS.
+    pub fn add_queue(&self, queue: Queue) -> String {
+        self.gateway.queues.add(queue)
+    }
+
+    /// A target for rules that puts events into a queue, each as JSON text in a message of its own. None if there is no such queue.
+    pub fn queue_target(&self, queue: &str) -> Option<Target> {
+        self.gateway.queues.target(queue)
+    }
+
     /// Decides what becomes of events from now on.
     pub fn set_event_fate(&self, fate: EventFate) {
         self.gateway.events.set_fate(fate);
@@ -243,8 +265,8 @@ impl Emulator {
         self.gateway.iam.add_role(role)
     }
 
-    /// Credentials of a role as the Lambda service gives them to a function: they do not end, and stay the same. None if there is
-    /// no such role, or its trust policy does not let `lambda.amazonaws.com` assume it.
+    /// Credentials of a role as the Lambda service gives them to a function, or ECS to a task: they do not end, and stay the same. None if
+    /// there is no such role, or its trust policy lets neither `lambda.amazonaws.com` nor `ecs-tasks.amazonaws.com` assume it.
     pub fn credentials_of(&self, role: &str) -> Option<RoleCredentials> {
         self.gateway.iam.credentials_of(role)
     }

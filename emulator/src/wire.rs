@@ -30,12 +30,19 @@ pub(crate) struct AwsError {
     code: Cow<'static, str>,
     message: String,
     members: Map<String, Value>,
+    query_code: Option<&'static str>,
 }
 
 impl AwsError {
     /// A client error (400).
     pub(crate) fn new(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, code: code.into(), message: message.into(), members: Map::new() }
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            code: code.into(),
+            message: message.into(),
+            members: Map::new(),
+            query_code: None,
+        }
     }
 
     pub(crate) fn validation(message: impl Into<String>) -> Self {
@@ -71,6 +78,12 @@ impl AwsError {
         self
     }
 
+    /// Adds the code of the times when the service spoke XML: SDKs know the errors of SQS by that one, from a header.
+    pub(crate) fn with_query_code(mut self, code: &'static str) -> Self {
+        self.query_code = Some(code);
+        self
+    }
+
     pub(crate) fn code(&self) -> &str {
         &self.code
     }
@@ -97,7 +110,11 @@ impl AwsError {
                 body.insert("__type".to_owned(), json!(self.code));
                 // DynamoDB spells it with a capital where the error has further members.
                 body.insert(if body.len() > 1 { "Message" } else { "message" }.to_owned(), json!(self.message));
-                json_reply(self.status, protocol, &Value::Object(body))
+                let mut reply = json_reply(self.status, protocol, &Value::Object(body));
+                if let Some(Ok(code)) = self.query_code.map(|code| HeaderValue::try_from(format!("{code};Sender"))) {
+                    reply.headers_mut().insert("x-amzn-query-error", code);
+                }
+                reply
             }
         }
     }

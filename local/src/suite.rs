@@ -27,7 +27,7 @@ use crate::{
     schedule::Schedules,
     server,
     table::{self, TableError},
-    template::{Stack, StackError, Surroundings, TEMPLATE},
+    template::{Stack, StackError, StreamService, Surroundings, TEMPLATE, Target},
 };
 
 /// The tenants that tokens are made for at start.
@@ -97,6 +97,12 @@ pub enum StartError {
     /// A role of the template has a policy that the emulator does not understand.
     #[error("the role {0} cannot be enforced locally")]
     Role(String, #[source] emulator::PolicyError),
+    /// ECS may not take on the role of the streaming service.
+    #[error("the streaming service has no role that it could run with")]
+    StreamRole,
+    /// A rule feeds a queue that is not there.
+    #[error("there is no queue {0}")]
+    Queue(String),
     /// The table cannot be made.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -119,6 +125,7 @@ pub struct Suite {
     tenant_claim: String,
     emulator: Emulator,
     functions: Functions,
+    stream: Option<StreamService>,
     schedules: Schedules,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
@@ -172,12 +179,23 @@ impl Suite {
         let lambda = lambda_environment(emulator.url());
         let credentials = |role: &str| emulator.credentials_of(role);
         let functions = Functions::start(&stack, &lambda, &credentials, &options.clock, &options.telemetry)?;
+        if stack.stream.as_ref().is_some_and(|stream| emulator.credentials_of(&stream.role).is_none()) {
+            return Err(StartError::StreamRole);
+        }
+        for queue in &stack.queues {
+            let (name, visibility_timeout, retention) = (queue.name.clone(), queue.visibility_timeout, queue.retention);
+            emulator.add_queue(emulator::Queue { name, visibility_timeout, retention });
+        }
         for rule in &stack.rules {
+            let target = match &rule.target {
+                Target::Function(function) => functions.event(function)?,
+                Target::Queue(queue) => emulator.queue_target(queue).ok_or_else(|| StartError::Queue(queue.clone()))?,
+            };
             let rule = emulator::Rule {
                 name: rule.name.clone(),
                 bus: rule.bus.clone(),
                 pattern: rule.pattern.clone(),
-                target: functions.event(&rule.function)?,
+                target,
             };
             let name = rule.name.clone();
             emulator.add_rule(rule).map_err(|error| StartError::Rule(name, error))?;
@@ -202,6 +220,7 @@ impl Suite {
             tenant_claim,
             emulator,
             functions,
+            stream: stack.stream,
             schedules,
             stop,
             server,
@@ -243,6 +262,22 @@ impl Suite {
     /// The emulator of the AWS services, with its record of calls and its faults.
     pub fn emulator(&self) -> &Emulator {
         &self.emulator
+    }
+
+    /// What ECS would start the streaming service with: the settings of its task, where AWS is, and credentials of the task's role. None if
+    /// the template is to have no such service.
+    pub fn stream_environment(&self) -> Option<BTreeMap<String, String>> {
+        let StreamService { environment, role, .. } = self.stream.as_ref()?;
+        let own = self.emulator.credentials_of(role)?;
+        let mut environment = environment.clone();
+        let added = [
+            ("AWS_ACCESS_KEY_ID", own.access_key_id),
+            ("AWS_SECRET_ACCESS_KEY", own.secret_access_key),
+            ("AWS_SESSION_TOKEN", own.session_token),
+            ("AWS_ENDPOINT_URL", self.emulator.url().to_owned()),
+        ];
+        environment.extend(added.map(|(name, value)| (name.to_owned(), value)));
+        Some(environment)
     }
 
     /// A token for `tenant` with the scopes in `scope`, separated by spaces.
@@ -301,6 +336,8 @@ fn surroundings(issuer: &Issuer, parameters: BTreeMap<String, String>) -> Surrou
     let mut values = BTreeMap::from([
         ("TokenIssuer".to_owned(), issuer.url().to_owned()),
         ("TokenAudience".to_owned(), CLIENT_ID.to_owned()),
+        // Any name turns that part of the template on; there is no image here.
+        ("StreamImage".to_owned(), "local".to_owned()),
     ]);
     values.extend(parameters);
     Surroundings {

@@ -40,6 +40,8 @@ fn stack() -> Result<Stack, StackError> {
         ("JwksUrl", "http://issuer/keys"),
         ("AwsEndpointUrl", "http://aws"),
         ("AwsCaBundle", "/roots.pem"),
+        ("StreamImage", "local"),
+        ("StreamSnapshotKeyArn", "arn:aws:secretsmanager:x"),
     ];
     let surroundings = Surroundings {
         region: "eu-central-1".into(),
@@ -92,6 +94,55 @@ fn settings_are_given_and_read() -> TestResult {
         }
         assert_eq!(given, read, "{name}: given on the left, read on the right");
     }
+    Ok(())
+}
+
+/// What the streaming service reads beside the functions' settings, as far as the template sets it.
+const OF_THE_STREAM: [&str; 5] =
+    ["CHANGE_QUEUE_URL", "GRPC_ADDRESS", "METRICS_ADDRESS", "SNAPSHOT_FILE", "SNAPSHOT_KEY"];
+/// What config-read is not told, because Lambda does or it has no use for it.
+const NOT_OF_CONFIG_READ: [&str; 2] = ["AWS_REGION", "SYSTEM_ROLE_ARN"];
+/// What means something in a function only: where AWS is elsewhere, its roots are, too.
+const OF_FUNCTIONS_ALONE: [&str; 2] = ["AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"];
+
+/// Promise: the streaming service is told what config-read is told, so that both answer alike, and beside that only what it knows.
+#[test]
+fn settings_of_the_streaming_service_are_known() -> TestResult {
+    let stack = stack()?;
+    let stream = stack.stream.as_ref().ok_or("no streaming service")?;
+    let read = &stack.function("config-read")?.environment;
+    let given: BTreeSet<_> = stream.environment.keys().chain(stream.secrets.keys()).map(String::as_str).collect();
+    let known = read.keys().map(String::as_str).filter(|name| !OF_FUNCTIONS_ALONE.contains(name));
+    let known: BTreeSet<_> = known.chain(OF_THE_STREAM).chain(NOT_OF_CONFIG_READ).collect();
+    assert_eq!(given, known, "given on the left, known on the right");
+    // Memory and rights are its own.
+    for (name, value) in
+        read.iter().filter(|(name, _)| !["TENANT_ROLE_ARN", "CACHE_MAX_BYTES"].contains(&name.as_str()))
+    {
+        let same = stream.environment.get(name).is_none_or(|other| other == value);
+        assert!(same, "{name} is {value} for config-read");
+    }
+    let settings = Settings::load(&|name| match name {
+        "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY" => Some("x".to_owned()),
+        // The values above are short, and none that are taken.
+        "TAG_ROUTES" => None,
+        "PARAMETER_KMS_KEY_ID" | "TOKEN_ISSUER" | "JWKS_URL" => Some("https://x".to_owned()),
+        name => stream.environment.get(name).cloned(),
+    });
+    settings?;
+    Ok(())
+}
+
+/// Promise: the streaming service does for a tenant what config-read does, by the same statements: neither more nor less.
+#[test]
+fn the_streaming_service_reads_as_config_read_does() -> TestResult {
+    let stack = stack()?;
+    let role =
+        |name: &str| stack.roles.iter().find(|role| role.name == format!("tenantry-{name}")).ok_or("no such role");
+    let (read, stream) = (role("ConfigReadTenantRole")?, role("ConfigStreamTenantRole")?);
+    assert_eq!(read.policies, stream.policies);
+    let trust = read.trust.to_string().replace("ConfigReadRole", "ConfigStreamTaskRole");
+    assert_eq!(trust, stream.trust.to_string());
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use local::template::{Authorizer, Rule, Schedule, Stack, Surroundings, TEMPLATE};
+use local::template::{Authorizer, Queue, Rule, Schedule, Stack, Surroundings, TEMPLATE, Target};
 use serde_json::json;
 
 fn surroundings() -> Surroundings {
@@ -124,7 +124,7 @@ fn table_rules_and_schedule() {
                 name: "ConfigRefreshConfigChanged".into(),
                 bus: "tenantry-config".into(),
                 pattern: json!({"source": ["tenantry"], "detail-type": ["Config Changed"]}),
-                function: function.clone(),
+                target: Target::Function(function.clone()),
             },
             Rule {
                 name: "ConfigRefreshParameterStoreChange".into(),
@@ -134,7 +134,7 @@ fn table_rules_and_schedule() {
                     "detail-type": ["Parameter Store Change"],
                     "detail": {"name": [{"prefix": "/tenantry/"}]},
                 }),
-                function: function.clone(),
+                target: Target::Function(function.clone()),
             },
         ]
     );
@@ -180,6 +180,94 @@ Resources:
     assert_eq!(read(&template, "yes"), Err("Pool: AWS::Cognito::UserPool is not run locally".into()));
     let template = template.replace("AWS::Cognito::UserPool", "AWS::SQS::Queue");
     assert_eq!(read(&template, "yes"), Ok(vec!["one 9 A".into(), "three 3 ".into(), "two 7 B".into()]));
+}
+
+/// The template with the streaming service.
+fn with_stream(more: &[(&str, &str)]) -> Surroundings {
+    let mut surroundings = surroundings();
+    let given = [("StreamImage", "local")].into_iter().chain(more.iter().copied());
+    surroundings.parameters.extend(given.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    surroundings
+}
+
+/// Promise: the streaming service is there with its image only, and then with the functions' settings, roles of its own, and a
+/// queue that is fed with the changes and is the one that the service is told of.
+#[test]
+fn the_streaming_service() {
+    let without = Stack::read(TEMPLATE, &surroundings()).unwrap();
+    assert_eq!(without.stream, None);
+    assert!(without.roles.iter().all(|role| !role.name.contains("Stream")));
+
+    let stack = Stack::read(TEMPLATE, &with_stream(&[])).unwrap();
+    let hints = "tenantry-ConfigStreamHints".to_owned();
+    let second = Duration::from_secs;
+    let queue = Queue { name: hints.clone(), visibility_timeout: second(10), retention: second(60) };
+    assert!(stack.queues.contains(&queue), "{:?}", stack.queues);
+    let feeds = |rule: &&Rule| rule.target == Target::Queue(hints.clone());
+    let rules: Vec<_> = stack.rules.iter().filter(feeds).collect();
+    let rule = Rule {
+        name: "tenantry-ConfigStreamConfigChanged".into(),
+        bus: "tenantry-config".into(),
+        pattern: json!({"source": ["tenantry"], "detail-type": ["Config Changed"]}),
+        target: Target::Queue(hints.clone()),
+    };
+    assert_eq!(rules, [&rule]);
+
+    let role = |kind: &str| format!("arn:aws:iam::123456789012:role/tenantry-ConfigStream{kind}Role");
+    let mut expected = stack.functions["config-read"].environment.clone();
+    let own = [
+        ("AWS_REGION", "eu-central-1".to_owned()),
+        ("CACHE_MAX_BYTES", "536870912".to_owned()),
+        ("CHANGE_QUEUE_URL", format!("https://sqs.eu-central-1.amazonaws.com/123456789012/{hints}")),
+        ("GRPC_ADDRESS", "0.0.0.0:50051".to_owned()),
+        ("METRICS_ADDRESS", "0.0.0.0:9090".to_owned()),
+        ("SYSTEM_ROLE_ARN", role("System")),
+        ("TENANT_ROLE_ARN", role("Tenant")),
+    ];
+    expected.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    let stream = stack.stream.unwrap();
+    assert_eq!(stream.environment, expected);
+    assert_eq!((stream.role.as_str(), stream.secrets.len()), ("tenantry-ConfigStreamTaskRole", 0));
+    assert!(stack.roles.iter().any(|role| role.name == stream.role));
+
+    let own_rights = Stack::read(TEMPLATE, &with_stream(&[("TenantCredentials", "false")])).unwrap().stream.unwrap();
+    assert_eq!(own_rights.environment["TENANT_ROLE_ARN"], "none");
+    assert!(!own_rights.environment.contains_key("SYSTEM_ROLE_ARN"));
+    let key = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:key-a";
+    let with_key = Stack::read(TEMPLATE, &with_stream(&[("StreamSnapshotKeyArn", key)])).unwrap().stream.unwrap();
+    assert_eq!(with_key.secrets, BTreeMap::from([("SNAPSHOT_KEY".to_owned(), key.to_owned())]));
+    assert_eq!(with_key.environment["SNAPSHOT_FILE"], "/snapshot/config-stream");
+}
+
+/// Promise: entries take half of the task's memory, whichever it is, so that there is room for the rest.
+#[test]
+fn entries_take_half_of_the_memory() {
+    for memory in [1024_u64, 2048, 4096, 8192, 16384] {
+        let stack = Stack::read(TEMPLATE, &with_stream(&[("StreamMemory", &memory.to_string())])).unwrap();
+        let bytes: u64 = stack.stream.unwrap().environment["CACHE_MAX_BYTES"].parse().unwrap();
+        assert_eq!(bytes * 2, memory * 1024 * 1024);
+    }
+}
+
+/// Promise: a rule, queue or container of a kind that local runs do not have is named at start.
+#[test]
+fn what_of_the_stream_cannot_be_run_is_refused_by_name() {
+    let targets = "      Targets:\n        - Id: hints\n          Arn: !GetAtt ConfigStreamHints.Arn\n";
+    let second = "- { Name: TENANT_CLAIM, Value: x }\n            - { Name: AWS_REGION,";
+    for (found, replacement, message) in [
+        (targets, "      Targets: []\n", "a rule that has not one target"),
+        (targets, &targets.replace("ConfigStreamHints", "ConfigTable"), "is no queue of the template"),
+        (targets, &format!("{targets}          Input: '{{}}'\n"), "unknown field `Input`"),
+        (targets, &format!("      State: DISABLED\n{targets}"), "unknown field `State`"),
+        ("MessageRetentionPeriod: 60", "FifoQueue: true", "a FIFO queue is not run locally"),
+        ("TaskRoleArn: !GetAtt ConfigStreamTaskRole.Arn", "TaskRoleArn: x", "must be a role of the template"),
+        ("- { Name: AWS_REGION,", second, "TENANT_CLAIM is given twice"),
+        ("- Name: config-stream\n", "- Name: other\n        - Name: config-stream\n", "has not one container"),
+    ] {
+        assert!(TEMPLATE.contains(found), "{found}");
+        let error = Stack::read(&TEMPLATE.replace(found, replacement), &with_stream(&[])).unwrap_err().to_string();
+        assert!(error.contains(message), "{replacement}: {error}");
+    }
 }
 
 /// Promise: a user pool is refused by name, rather than tokens that nobody issues expected.

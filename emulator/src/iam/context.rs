@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 /// The services whose calls are evaluated. Of their condition keys only those below are ever set, so a policy with another one
 /// would be decided by its absence.
-const EVALUATED: [&str; 6] = ["aws", "dynamodb", "events", "kms", "ssm", "sts"];
+const EVALUATED: [&str; 7] = ["aws", "dynamodb", "events", "kms", "sqs", "ssm", "sts"];
 
 /// Condition keys that calls are given, in small letters. A slash or colon at the end stands for keys that go on.
-const KNOWN: [&str; 20] = [
+const KNOWN: [&str; 22] = [
     "aws:principalaccount",
     "aws:principalarn",
     "aws:principaltag/",
@@ -15,6 +15,8 @@ const KNOWN: [&str; 20] = [
     "aws:requestedregion",
     "aws:requesttag/",
     "aws:securetransport",
+    "aws:sourceaccount",
+    "aws:sourcearn",
     "aws:tagkeys",
     "aws:userid",
     "dynamodb:enclosingoperation",

@@ -29,8 +29,9 @@ use session::{Found, Sessions, unique_id};
 
 use crate::permission::{Account, Need};
 
-/// The service that functions run in.
+/// The services that functions and containers run in.
 const LAMBDA: &str = "lambda.amazonaws.com";
+const ECS_TASKS: &str = "ecs-tasks.amazonaws.com";
 
 /// An IAM role. Policies are policy documents as JSON, as `template.yaml` has them once resolved.
 #[derive(Debug, Clone, PartialEq)]
@@ -199,15 +200,23 @@ impl Iam {
         let mut state = self.lock();
         let known = Arc::clone(state.roles.get(role)?);
         let arn = self.role_arn(role);
-        let request = Request { action: "sts:AssumeRole", resource: &arn, context: &self.surroundings() };
-        if known.trust.verdict(request, Some(Asker::Service(LAMBDA))) != Verdict::Allow {
+        let for_function = self.surroundings();
+        let mut for_task = for_function.clone();
+        // Of a task nothing is known here but where it runs.
+        for_task.set("aws:SourceAccount", self.account.id.as_str());
+        for_task.set("aws:SourceArn", self.account.arn("ecs", "task/task"));
+        let is_trusted = |service, context: &Context| {
+            let request = Request { action: "sts:AssumeRole", resource: &arn, context };
+            known.trust.verdict(request, Some(Asker::Service(service))) == Verdict::Allow
+        };
+        if !is_trusted(LAMBDA, &for_function) && !is_trusted(ECS_TASKS, &for_task) {
             return None;
         }
         let credentials = state.sessions.lasting(role).unwrap_or_else(RoleCredentials::random);
         let session = Session {
             role: role.to_owned(),
             role_id: known.id.clone(),
-            // Lambda takes the function's name; here a role is all that is known of one.
+            // Lambda takes the function's name, ECS the task's; here a role is all that is known of one.
             name: role.to_owned(),
             tags: Vec::new(),
             policy: None,

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::Service;
 use crate::iam::Context;
+use crate::sqs;
 use crate::sts::AssumeRole;
 
 /// An action on a resource. A call may need several.
@@ -95,6 +96,7 @@ pub(crate) fn needed(account: &Account, service: Service, operation: &str, body:
     match service {
         Service::DynamoDb => dynamodb::needs(account, operation, &body, &stored.tables),
         Service::ParameterStore => parameter_store::needs(account, operation, &body, &stored.encrypted),
+        Service::Sqs => vec![queue(account, operation, &body)],
         Service::EventBridge | Service::Sts => event_bridge(account, operation, &body),
     }
 }
@@ -120,6 +122,16 @@ fn event_bridge(account: &Account, operation: &str, body: &Value) -> Vec<Need> {
         "DescribeEventBus" => vec![Need::new(action, bus(&body["Name"]))],
         _ => vec![Need::new(action, "*")],
     }
+}
+
+/// A batch needs what each of its entries would need alone.
+fn queue(account: &Account, operation: &str, body: &Value) -> Need {
+    let action = format!("sqs:{}", operation.strip_suffix("Batch").unwrap_or(operation));
+    let name = match operation {
+        "GetQueueUrl" => body["QueueName"].as_str(),
+        _ => body["QueueUrl"].as_str().and_then(|url| sqs::name_in(account, url)),
+    };
+    Need::new(action, name.map_or_else(|| "*".to_owned(), |name| account.arn("sqs", name)))
 }
 
 /// Everybody may ask who they are. What trust policies say of the rest is for [`crate::iam::Iam`] to find.

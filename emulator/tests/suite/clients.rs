@@ -19,6 +19,7 @@ pub(crate) struct Clients {
     pub(crate) dynamodb: aws_sdk_dynamodb::Client,
     pub(crate) ssm: aws_sdk_ssm::Client,
     pub(crate) events: aws_sdk_eventbridge::Client,
+    pub(crate) sqs: aws_sdk_sqs::Client,
     pub(crate) sts: aws_sdk_sts::Client,
 }
 
@@ -74,6 +75,16 @@ impl Clients {
             ),
             events: aws_sdk_eventbridge::Client::from_conf(
                 aws_sdk_eventbridge::Config::builder()
+                    .behavior_version(BehaviorVersion::v2026_01_12())
+                    .credentials_provider(credentials.clone())
+                    .region(region.clone())
+                    .http_client(http.clone())
+                    .retry_config(RetryConfig::disabled())
+                    .endpoint_url(url)
+                    .build(),
+            ),
+            sqs: aws_sdk_sqs::Client::from_conf(
+                aws_sdk_sqs::Config::builder()
                     .behavior_version(BehaviorVersion::v2026_01_12())
                     .credentials_provider(credentials.clone())
                     .region(region.clone())

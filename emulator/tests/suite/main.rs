@@ -15,6 +15,8 @@ mod parameters;
 #[cfg(test)]
 mod persistence;
 #[cfg(test)]
+mod queues;
+#[cfg(test)]
 mod readers;
 #[cfg(test)]
 mod roles;

@@ -131,6 +131,14 @@ impl<'a> Resolver<'a> {
                 }
                 _ => Err(unsupported()),
             },
+            ("Fn::FindInMap", Value::Array(path)) => {
+                let mut found = &self.template["Mappings"];
+                for key in path {
+                    let key = self.value(key, depth)?.as_ref().and_then(text).ok_or_else(unsupported)?;
+                    found = found.get(&key).ok_or_else(unsupported)?;
+                }
+                if path.len() == 3 { self.value(found, depth) } else { Err(unsupported()) }
+            }
             ("Fn::If", Value::Array(parts)) => match parts.as_slice() {
                 [Value::String(condition), then, otherwise] => {
                     let chosen = if self.condition(condition, depth)? { then } else { otherwise };
@@ -194,14 +202,28 @@ impl<'a> Resolver<'a> {
                 "AWS::DynamoDB::Table" => &resource["Properties"]["TableName"],
                 "AWS::Events::EventBus" => &resource["Properties"]["Name"],
                 "AWS::Serverless::Function" => &resource["Properties"]["FunctionName"],
+                "AWS::SQS::Queue" => return self.queue_url(name, resource, depth).map(Some),
                 _ => &Value::Null,
             };
-            return match self.value(given, depth + 1)? {
-                None | Some(Value::Null) => Ok(Some(format!("{}-{name}", here.stack).into())),
-                Some(given) => Ok(Some(given)),
-            };
+            return self.given_name(name, given, depth).map(Some);
         }
         Err(ResolveError::UnknownName(name.to_owned()))
+    }
+
+    /// The name that a resource is given, or the one that `CloudFormation` makes up.
+    fn given_name(&self, logical_id: &str, given: &Value, depth: usize) -> Result<Value, ResolveError> {
+        match self.value(given, depth + 1)? {
+            None | Some(Value::Null) => Ok(format!("{}-{logical_id}", self.surroundings.stack).into()),
+            Some(given) => Ok(given),
+        }
+    }
+
+    /// `!Ref` gives a queue's address, where others have their name.
+    fn queue_url(&self, logical_id: &str, queue: &Value, depth: usize) -> Result<Value, ResolveError> {
+        let Surroundings { region, account, .. } = self.surroundings;
+        let name = self.given_name(logical_id, &queue["Properties"]["QueueName"], depth)?;
+        let name = text(&name).unwrap_or_default();
+        Ok(format!("https://sqs.{region}.amazonaws.com/{account}/{name}").into())
     }
 
     fn parameter(&self, name: &str, declaration: &Value) -> Result<Value, ResolveError> {
@@ -235,8 +257,9 @@ impl<'a> Resolver<'a> {
                 format!("arn:aws:logs:{region}:{account}:log-group:{name}:*")
             }
             ("AWS::SQS::Queue", "Arn") => {
-                format!("arn:aws:sqs:{region}:{account}:{name}")
+                format!("arn:aws:sqs:{region}:{account}:{}", name.rsplit('/').next().unwrap_or_default())
             }
+            ("AWS::SQS::Queue", "QueueName") => name.rsplit('/').next().unwrap_or_default().to_owned(),
             ("AWS::Serverless::Function", "Arn") => {
                 format!("arn:aws:lambda:{region}:{account}:function:{name}")
             }
@@ -311,6 +334,8 @@ Parameters:
   Missing: {Type: String}
   List: {Type: CommaDelimitedList, Default: 'a, b'}
   Number: {Type: Number, Default: 5}
+Mappings:
+  Sizes: {'5': {Cpu: c}}
 Conditions:
   Yes: !Equals [!Ref Root, /t]
   No: !Not [!Condition Yes]
@@ -320,6 +345,8 @@ Conditions:
 Resources:
   Table: {Type: 'AWS::DynamoDB::Table', Properties: {}}
   Bus: {Type: 'AWS::Events::EventBus', Properties: {Name: !Sub '${AWS::StackName}-x'}}
+  Queue: {Type: 'AWS::SQS::Queue', Properties: {}}
+  Named: {Type: 'AWS::SQS::Queue', Properties: {QueueName: !Ref Given}}
   Circle: {Type: 'AWS::Events::EventBus', Properties: {Name: !Ref Circle}}
   Alarm: {Type: 'AWS::CloudWatch::Alarm', Properties: {}}
 ";
@@ -347,6 +374,11 @@ Resources:
             ("!Ref Table", json!("s-Table")),
             ("!Ref Bus", json!("s-x")),
             ("!Ref Alarm", json!("s-Alarm")),
+            ("!Ref Queue", json!("https://sqs.eu-central-1.amazonaws.com/123456789012/s-Queue")),
+            ("!Ref Named", json!("https://sqs.eu-central-1.amazonaws.com/123456789012/g")),
+            ("!GetAtt Named.Arn", json!("arn:aws:sqs:eu-central-1:123456789012:g")),
+            ("!GetAtt Queue.QueueName", json!("s-Queue")),
+            ("!FindInMap [Sizes, !Ref Number, Cpu]", json!("c")),
             ("!Join [',', !Ref List]", json!("a,b")),
             ("!GetAtt Table.Arn", json!("arn:aws:dynamodb:eu-central-1:123456789012:table/s-Table")),
             ("!GetAtt Bus.Arn", json!("arn:aws:events:eu-central-1:123456789012:event-bus/s-x")),
@@ -373,6 +405,8 @@ Resources:
             ("!Ref Missing", "the parameter Missing has neither a default nor a local value"),
             ("!GetAtt Alarm.Arn", "Alarm.Arn has no local value"),
             ("!ImportValue x", "Fn::ImportValue \"x\" is not supported locally"),
+            ("!FindInMap [Sizes, '6', Cpu]", "is not supported locally"),
+            ("!FindInMap [Sizes, '5']", "is not supported locally"),
             ("!Sub '${Root'", "Fn::Sub ${Root is not supported"),
             ("!Ref Circle", "in a circle"),
             ("!If [Loop, 1, 2]", "in a circle"),

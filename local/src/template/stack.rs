@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     intrinsics::{ResolveError, Resolver, Surroundings, text},
     role::{PolicyProperties, Role, RoleProperties},
+    stream::{Queue, QueueProperties, RuleProperties, StreamService, TaskProperties},
     yaml::{self, YamlError},
 };
 
@@ -47,10 +48,14 @@ pub struct Stack {
     pub roles: Vec<Role>,
     /// The `DynamoDB` tables.
     pub tables: Vec<Table>,
+    /// The SQS queues.
+    pub queues: Vec<Queue>,
     /// Event rules, in the order of the template.
     pub rules: Vec<Rule>,
     /// Schedules, in the order of the template.
     pub schedules: Vec<Schedule>,
+    /// The streaming service, if there is to be one.
+    pub stream: Option<StreamService>,
 }
 
 /// An HTTP API.
@@ -115,8 +120,17 @@ pub struct Rule {
     pub bus: String,
     /// Its event pattern.
     pub pattern: Value,
-    /// The binary of the function that is called.
-    pub function: String,
+    /// Where events go that match.
+    pub target: Target,
+}
+
+/// Where a rule's events go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// To the function with this binary.
+    Function(String),
+    /// Into the queue of this name.
+    Queue(String),
 }
 
 /// A schedule.
@@ -145,8 +159,10 @@ impl Stack {
                 functions: BTreeMap::new(),
                 roles: Vec::new(),
                 tables: Vec::new(),
+                queues: Vec::new(),
                 rules: Vec::new(),
                 schedules: Vec::new(),
+                stream: None,
             },
         };
         let resources =
@@ -157,16 +173,18 @@ impl Stack {
                 continue;
             }
             match kind(resource) {
-                HTTP_API | FUNCTION | TABLE | ROLE | POLICY => made.push((name, resource)),
+                HTTP_API | FUNCTION | TABLE | ROLE | POLICY | QUEUE | TASK => made.push((name, resource)),
+                RULE if resource["Properties"]["Targets"].is_array() => made.push((name, resource)),
                 other if carries_traffic(other) => return Err(shape(name, format!("{other} is not run locally"))),
                 _ => {}
             }
         }
-        // The API and the roles first: routes take its default authorizer, and policies add to roles.
+        // The API, the roles and the queues first: routes take its default authorizer, policies add to roles, and rules feed queues.
         for &(name, resource) in &made {
             match kind(resource) {
                 HTTP_API => reader.api(name, resource)?,
                 ROLE => reader.role(name, resource)?,
+                QUEUE => reader.queue(name, resource)?,
                 _ => {}
             }
         }
@@ -175,6 +193,8 @@ impl Stack {
                 FUNCTION => reader.function(name, resource)?,
                 TABLE => reader.table(name, resource)?,
                 POLICY => reader.policy(name, resource)?,
+                RULE => reader.rule(name, resource)?,
+                TASK => reader.task(name, resource)?,
                 _ => {}
             }
         }
@@ -194,6 +214,9 @@ const FUNCTION: &str = "AWS::Serverless::Function";
 const TABLE: &str = "AWS::DynamoDB::Table";
 const ROLE: &str = "AWS::IAM::Role";
 const POLICY: &str = "AWS::IAM::Policy";
+const QUEUE: &str = "AWS::SQS::Queue";
+const RULE: &str = "AWS::Events::Rule";
+const TASK: &str = "AWS::ECS::TaskDefinition";
 
 /// How long a call may take where the template says nothing, in seconds.
 const DEFAULT_TIMEOUT: u64 = 3;
@@ -203,8 +226,7 @@ fn carries_traffic(kind: &str) -> bool {
     kind.starts_with("AWS::Serverless::")
         || matches!(
             kind,
-            "AWS::Events::Rule"
-                | "AWS::Scheduler::Schedule"
+            RULE | "AWS::Scheduler::Schedule"
                 | "AWS::Lambda::Function"
                 | "AWS::Lambda::EventSourceMapping"
                 | "AWS::ApiGatewayV2::Route"
@@ -321,6 +343,50 @@ impl Reader<'_> {
         properties.attach(&mut self.stack.roles).map_err(|role| shape(place, format!("there is no role {role}")))
     }
 
+    fn queue(&mut self, name: &str, resource: &Value) -> Result<(), StackError> {
+        let place = format!("{name}.Properties");
+        let properties: Option<QueueProperties> = self.typed(&place, &resource["Properties"])?;
+        let own_name: String = self.typed(name, &json!({ "Fn::GetAtt": [name, "QueueName"] }))?;
+        let queue = properties.unwrap_or_default().named(own_name);
+        self.stack.queues.push(queue.ok_or_else(|| shape(place, "a FIFO queue is not run locally"))?);
+        Ok(())
+    }
+
+    /// A rule of its own, which is no function's.
+    fn rule(&mut self, name: &str, resource: &Value) -> Result<(), StackError> {
+        let place = format!("{name}.Properties");
+        let properties: RuleProperties = self.typed(&place, &resource["Properties"])?;
+        let [target] = properties.targets.as_slice() else {
+            return Err(shape(place, "a rule that has not one target is not run locally"));
+        };
+        let queue = target.arn.strip_prefix("arn:aws:sqs:").and_then(|arn| arn.rsplit(':').next());
+        let queue = self.stack.queues.iter().find(|known| Some(known.name.as_str()) == queue);
+        let queue = queue.ok_or_else(|| shape(place, format!("{} is no queue of the template", target.arn)))?;
+        self.stack.rules.push(Rule {
+            name: self.name_of(name)?,
+            bus: properties.event_bus_name.unwrap_or_else(|| "default".into()),
+            pattern: properties.event_pattern,
+            target: Target::Queue(queue.name.clone()),
+        });
+        Ok(())
+    }
+
+    fn task(&mut self, name: &str, resource: &Value) -> Result<(), StackError> {
+        let place = format!("{name}.Properties");
+        let properties: TaskProperties = self.typed(&place, &resource["Properties"])?;
+        let Ok([container]) = <[_; 1]>::try_from(properties.container_definitions) else {
+            return Err(shape(place, "a task that has not one container is not run locally"));
+        };
+        let role = resource["Properties"]["TaskRoleArn"]["Fn::GetAtt"][0].as_str();
+        let role = self.name_of(role.ok_or_else(|| shape(&place, "TaskRoleArn must be a role of the template"))?)?;
+        let service = container.service(role);
+        let service = service.map_err(|variable| shape(&place, format!("{variable} is given twice")))?;
+        if self.stack.stream.replace(service).is_some() {
+            return Err(shape(name, "a second task is not run locally"));
+        }
+        Ok(())
+    }
+
     /// The name of a resource, as `!Ref` gives it.
     fn name_of(&self, logical_id: &str) -> Result<String, StackError> {
         let name = self.resolver.reference(logical_id);
@@ -360,7 +426,7 @@ impl Reader<'_> {
                     return Err(shape(&place, "expected a Pattern"));
                 }
                 let bus = bus.unwrap_or_else(|| "default".into());
-                self.stack.rules.push(Rule { name, bus, pattern, function: binary.to_owned() });
+                self.stack.rules.push(Rule { name, bus, pattern, target: Target::Function(binary.to_owned()) });
             }
             "Schedule" => {
                 let expression: String = self.typed(&place, &properties["Schedule"])?;

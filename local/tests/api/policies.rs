@@ -99,7 +99,13 @@ impl Wall {
         })
     }
 
-    /// A function's own credentials.
+    async fn check(&self, who: &str, by: &RoleCredentials, rows: impl IntoIterator<Item = Row>) {
+        for (target, body, expected) in rows {
+            assert_eq!(self.allows(by, target, &body).await, expected, "{who}: {target} {body}");
+        }
+    }
+
+    /// A function's own credentials, or a task's.
     fn function(&self, role: &str) -> RoleCredentials {
         self.suite.emulator().credentials_of(&format!("tenantry-{role}")).expect("the template has the role")
     }
@@ -337,6 +343,78 @@ async fn roles_are_walls() {
     wall.suite.stop().await;
 }
 
+/// A call that names a queue of the template.
+fn of_queue(name: &str) -> Value {
+    json!({
+        "QueueUrl": format!("https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/tenantry-{name}"),
+        "MessageBody": "m",
+        "ReceiptHandle": "00000000-0000-0000-0000-000000000000",
+        "Entries": [{"Id": "1", "ReceiptHandle": "00000000-0000-0000-0000-000000000000"}],
+    })
+}
+
+fn denied(rows: impl IntoIterator<Item = Row>) -> impl Iterator<Item = Row> {
+    rows.into_iter().map(|(target, body, _)| (target, body, DENIED))
+}
+
+/// What all tenants together are open to: which of them have changed.
+fn recent() -> Value {
+    index("changes-by-time", "timeShard", "TENANTS#0")
+}
+
+const HINTS: [&str; 3] = ["AmazonSQS.ReceiveMessage", "AmazonSQS.DeleteMessage", "AmazonSQS.DeleteMessageBatch"];
+
+/// Promise: the streaming service reads a tenant's data with that tenant's credentials and writes nothing; without a tenant it sees which of
+/// them have changed, and no more; by itself it takes its hints, and no more. Nobody else takes them.
+#[tokio::test]
+async fn the_streaming_service_has_walls_of_its_own() {
+    let wall = Wall::start().await;
+    let all = || own(true, true, true).into_iter().chain(never_allowed());
+    let task = wall.function("ConfigStreamTaskRole");
+    let role = "tenantry-ConfigStreamTenantRole";
+    let tenant = wall.assume(Some(&task), role, "@acme", &[("TenantId", "acme")]).await.expect(role);
+    wall.check("tenant", &tenant, own(true, true, false)).await;
+    wall.check("tenant", &tenant, never_allowed()).await;
+    let untagged = wall.assume(None, role, "@acme", &[]).await.expect(role);
+    wall.check("no tag", &untagged, denied(all())).await;
+
+    let system = wall.assume(Some(&task), "tenantry-ConfigStreamSystemRole", "system", &[]).await.expect("a session");
+    wall.check("system", &system, [(QUERY, recent(), ALLOWED)]).await;
+    let others = all().filter(|(_, body, _)| body["IndexName"] != "changes-by-time");
+    wall.check("system", &system, denied(others)).await;
+
+    wall.check("task", &task, denied(all().chain([(QUERY, recent(), DENIED), (GET, get("WARM-UP"), DENIED)]))).await;
+    wall.check("task", &task, HINTS.map(|call| (call, of_queue("ConfigStreamHints"), ALLOWED))).await;
+    wall.check("task", &task, HINTS.map(|call| (call, of_queue("RefreshDeadLetters"), DENIED))).await;
+    wall.check("task", &task, [("AmazonSQS.SendMessage", of_queue("ConfigStreamHints"), DENIED)]).await;
+    let others = ["ConfigStreamExecutionRole", "ConfigReadRole", "ConfigWriteRole", "ConfigRefreshRole"];
+    let others = others.map(|role| wall.function(role)).into_iter().chain([tenant, system]);
+    for other in others {
+        wall.check("another", &other, HINTS.map(|call| (call, of_queue("ConfigStreamHints"), DENIED))).await;
+    }
+    wall.check("execution", &wall.function("ConfigStreamExecutionRole"), denied(all())).await;
+    wall.suite.stop().await;
+}
+
+/// Promise: without tenants' credentials the streaming service reaches all tenants by itself, and still only reads.
+#[tokio::test]
+async fn the_streaming_service_only_reads_by_itself() {
+    let wall = Wall::with(&[("TenantCredentials", "false")]).await;
+    let task = wall.function("ConfigStreamTaskRole");
+    wall.check("task", &task, own(true, true, false)).await;
+    wall.check("task", &task, HINTS.map(|call| (call, of_queue("ConfigStreamHints"), ALLOWED))).await;
+    let rows = [
+        (GET, get("TENANT#globex"), ALLOWED),
+        (QUERY, recent(), ALLOWED),
+        (QUERY, index("work", "workShard", "FOLLOW#0"), DENIED),
+        (PUT, put("SYSTEM#RECONCILE"), DENIED),
+        ("AmazonSSM.DescribeParameters", json!({}), DENIED),
+        ("DynamoDB_20120810.Scan", json!({"TableName": TABLE}), DENIED),
+    ];
+    wall.check("task", &task, rows).await;
+    wall.suite.stop().await;
+}
+
 /// Promise: each role is taken on by its own function only, in the name of exactly one tenant, and by nobody who is already in a role of a
 /// tenant.
 #[tokio::test]
@@ -344,6 +422,7 @@ async fn roles_are_taken_on_by_their_functions_for_one_tenant() {
     let wall = Wall::start().await;
     let [read, write, refresh] =
         ["ConfigReadRole", "ConfigWriteRole", "ConfigRefreshRole"].map(|role| wall.function(role));
+    let [stream, execution] = ["ConfigStreamTaskRole", "ConfigStreamExecutionRole"].map(|role| wall.function(role));
     let session = wall.assume(Some(&read), "tenantry-ConfigReadTenantRole", "@acme", &[("TenantId", "acme")]).await;
     let session = session.expect("a session");
     let acme: &[_] = &[("TenantId", "acme")];
@@ -360,6 +439,19 @@ async fn roles_are_taken_on_by_their_functions_for_one_tenant() {
         (&write, "ConfigRefreshSystemRole", "system", &[], Err("AccessDenied")),
         (&refresh, "ConfigReadTenantRole", "@acme", acme, Err("AccessDenied")),
         (&refresh, "ConfigRefreshSystemRole", "system", acme, Err("AccessDenied")),
+        (&stream, "ConfigStreamTenantRole", "@acme", acme, Ok(())),
+        (&stream, "ConfigStreamSystemRole", "system", &[], Ok(())),
+        (&stream, "ConfigStreamTenantRole", "@acme", &[], Err("AccessDenied")),
+        (&stream, "ConfigStreamTenantRole", "@globex", acme, Err("AccessDenied")),
+        (&stream, "ConfigStreamTenantRole", "@acme", two, Err("AccessDenied")),
+        (&stream, "ConfigStreamSystemRole", "system", acme, Err("AccessDenied")),
+        (&stream, "ConfigReadTenantRole", "@acme", acme, Err("AccessDenied")),
+        (&stream, "ConfigWriteTenantRole", "@acme", acme, Err("AccessDenied")),
+        (&stream, "ConfigRefreshSystemRole", "system", &[], Err("AccessDenied")),
+        (&execution, "ConfigStreamTenantRole", "@acme", acme, Err("AccessDenied")),
+        (&execution, "ConfigStreamSystemRole", "system", &[], Err("AccessDenied")),
+        (&read, "ConfigStreamTenantRole", "@acme", acme, Err("AccessDenied")),
+        (&refresh, "ConfigStreamSystemRole", "system", &[], Err("AccessDenied")),
         (&read, "ConfigReadTenantRole", "@acme", &[], Err("AccessDenied")),
         (&read, "ConfigReadTenantRole", "@globex", acme, Err("AccessDenied")),
         (&read, "ConfigReadTenantRole", "acme", acme, Err("AccessDenied")),
