@@ -4,7 +4,7 @@
 //! and the [`tracker`] lets through what comes right after it, once.
 
 mod event;
-mod tracker;
+pub(crate) mod tracker;
 
 use std::{
     future::poll_fn,
