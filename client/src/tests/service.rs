@@ -26,7 +26,12 @@ use tokio::{
     time::Instant,
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Request, Response, Status, codegen::Service, codegen::http::Uri, transport::Server};
+use tonic::{
+    Request, Response, Status,
+    codegen::Service,
+    codegen::http::Uri,
+    transport::{Server, ServerTlsConfig},
+};
 
 use crate::{Backoff, BoxError, Client, Options, TokenSource};
 
@@ -165,7 +170,7 @@ struct Wires {
     instance: Option<Instance>,
     /// The hosts that were connected to.
     hosts: Vec<String>,
-    wires: Vec<AbortHandle>,
+    connected: Vec<AbortHandle>,
 }
 
 struct Instance {
@@ -176,13 +181,22 @@ struct Instance {
 impl Network {
     /// Starts an instance.
     pub(super) fn up(&self) {
+        self.start(Server::builder());
+    }
+
+    /// Starts an instance that speaks TLS.
+    pub(super) fn up_with_tls(&self, tls: ServerTlsConfig) {
+        self.start(Server::builder().tls_config(tls).unwrap());
+    }
+
+    fn start(&self, mut server: Server) {
         let mut wires = self.0.lock().unwrap();
         let (connections, accepted) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel();
         let incoming = unfold(accepted, async |mut accepted: mpsc::UnboundedReceiver<DuplexStream>| {
             accepted.recv().await.map(|connection| (Ok::<_, io::Error>(connection), accepted))
         });
-        let server = Server::builder().add_service(ConfigServiceServer::new(wires.fake.clone()));
+        let server = server.add_service(ConfigServiceServer::new(wires.fake.clone()));
         tokio::spawn(server.serve_with_incoming_shutdown(incoming, stopped.map(drop)));
         wires.instance = Some(Instance { connections, stop });
     }
@@ -195,7 +209,7 @@ impl Network {
 
     /// Cuts all connections.
     pub(super) fn cut(&self) {
-        self.0.lock().unwrap().wires.drain(..).for_each(|wire| wire.abort());
+        self.0.lock().unwrap().connected.drain(..).for_each(|wire| wire.abort());
     }
 
     pub(super) fn hosts(&self) -> Vec<String> {
@@ -210,7 +224,7 @@ impl Network {
         let instance = wires.instance.as_ref().ok_or(io::ErrorKind::ConnectionRefused)?;
         instance.connections.send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
         let wire = tokio::spawn(async move { copy_bidirectional(&mut near_end, &mut far_end).await });
-        wires.wires.push(wire.abort_handle());
+        wires.connected.push(wire.abort_handle());
         Ok(TokioIo::new(near))
     }
 }
@@ -245,7 +259,7 @@ pub(super) fn service_with(options: Options) -> (Client, Script) {
     let (list, list_calls) = mpsc::unbounded_channel();
     let (watch, watch_calls) = mpsc::unbounded_channel();
     let fake = Fake { get, batch_get, list, watch };
-    let wires = Wires { fake, instance: None, hosts: Vec::new(), wires: Vec::new() };
+    let wires = Wires { fake, instance: None, hosts: Vec::new(), connected: Vec::new() };
     let network = Network(Arc::new(Mutex::new(wires)));
     network.up();
     let through = network.clone();

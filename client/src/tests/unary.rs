@@ -5,21 +5,22 @@ use std::{
 };
 
 use config_proto::v1::{BatchGetConfigResponse, GetConfigResponse, ListConfigResponse};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::{Code, Status, transport::ServerTlsConfig};
 
 use super::{
     entry,
     service::{BACKOFF, service, service_with},
 };
-use crate::{Client, ClientTlsConfig, Error, Options, StaticToken, Value};
+use crate::{Certificate, Client, ClientTlsConfig, Error, Identity, Options, StaticToken, Value};
 
 fn token() -> StaticToken {
     StaticToken::new("t")
 }
 
-fn answer() -> Result<GetConfigResponse, Status> {
-    Ok(GetConfigResponse { entry: Some(entry("tenant_config_a", 5)), revision: 6, stale: true })
+fn answer() -> GetConfigResponse {
+    GetConfigResponse { entry: Some(entry("tenant_config_a", 5)), revision: 6, stale: true }
 }
 
 /// Promise: a read brings the value, its revision, and whether it may be old; it carries the token and its caller's deadline.
@@ -30,7 +31,7 @@ async fn gets() {
     let call = service.get.next().await;
     assert_eq!((call.request.key.as_str(), call.request.min_revision), ("tenant_config_a", 4));
     assert_eq!((call.authorization.as_str(), call.is_bounded), ("Bearer t", true));
-    call.answer(answer());
+    call.answer(Ok(answer()));
     let read = read.await.unwrap().unwrap();
     assert_eq!((read.revision, read.stale, read.value.value), (6, true, Value::Present("5".into())));
 }
@@ -43,7 +44,7 @@ async fn retries_unavailable_only() {
         let read = tokio::spawn(async move { client.get("tenant_config_a").await });
         service.get.next().await.fail(Status::new(code, "no"));
         if code == Code::Unavailable {
-            service.get.next().await.answer(answer());
+            service.get.next().await.answer(Ok(answer()));
             assert!(read.await.unwrap().is_ok());
         } else {
             let error = read.await.unwrap().unwrap_err();
@@ -60,7 +61,7 @@ async fn retries_broken_connections() {
     let read = tokio::spawn(async move { client.get("tenant_config_a").await });
     let _lost = service.get.next().await;
     service.network.cut();
-    service.get.next().await.answer(answer());
+    service.get.next().await.answer(Ok(answer()));
     assert!(read.await.unwrap().is_ok());
 }
 
@@ -76,9 +77,9 @@ async fn goaway_fails_no_call() {
     service.network.go_away();
     let next = tokio::spawn(async move { client.get("tenant_config_a").await });
     service.network.up();
-    service.get.next().await.answer(answer());
+    service.get.next().await.answer(Ok(answer()));
     assert!(next.await.unwrap().is_ok());
-    call.answer(answer());
+    call.answer(Ok(answer()));
     assert!(under_way.await.unwrap().is_ok());
 }
 
@@ -88,7 +89,6 @@ async fn gives_up_at_the_deadline() {
     let deadline = Duration::from_secs(10);
     let options = Options::new("http://one", token()).deadline(deadline).backoff(BACKOFF);
     let (client, mut service) = service_with(options);
-    let begun = Instant::now();
     let read = tokio::spawn({
         let client = client.clone();
         async move { client.get("tenant_config_a").await }
@@ -96,23 +96,25 @@ async fn gives_up_at_the_deadline() {
     let silent = service.get.next().await;
     let second = service.get.next().await;
     assert!(second.at - silent.at >= Duration::from_secs(3), "the first attempt had its time");
-    second.answer(answer());
+    second.answer(Ok(answer()));
     assert!(read.await.unwrap().is_ok());
 
-    let begun_again = Instant::now();
-    let read = tokio::spawn(async move { client.get("tenant_config_a").await });
+    let begun = Instant::now();
+    let mut read = tokio::spawn(async move { client.get("tenant_config_a").await });
     let mut attempts = 0;
-    while !read.is_finished() {
+    let error = loop {
         tokio::select! {
-            call = service.get.next() => { call.fail(Status::unavailable("no")); attempts += 1; }
-            () = tokio::time::sleep(Duration::from_millis(1)) => {}
+            call = service.get.next() => {
+                call.fail(Status::unavailable("no"));
+                attempts += 1;
+            }
+            read = &mut read => break read.unwrap().unwrap_err(),
         }
-    }
-    let error = read.await.unwrap().unwrap_err();
+    };
     assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error}");
     assert_eq!(error.status().map(Status::code), Some(Code::Unavailable));
     assert!(attempts > 3, "{attempts} attempts");
-    assert!(begun_again.elapsed() <= deadline + Duration::from_millis(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() <= deadline + Duration::from_millis(5), "{:?}", begun.elapsed());
 }
 
 /// Promise: a refused token is renewed once for a call; refused again, the caller is told.
@@ -130,7 +132,7 @@ async fn renews_its_token_once() {
     service.get.next().await.fail(Status::unauthenticated("expired"));
     let call = service.get.next().await;
     assert_eq!(call.authorization, "Bearer t1");
-    call.answer(answer());
+    call.answer(Ok(answer()));
     assert!(read.await.unwrap().is_ok());
 
     let read = tokio::spawn(async move { client.get("tenant_config_a").await });
@@ -208,4 +210,45 @@ async fn refuses_unusable_options() {
     ] {
         assert!(matches!(Client::connect(options), Err(Error::InvalidOptions { .. })));
     }
+}
+
+/// Promise: over TLS, the service must be one that the given authority vouches for, and gets the client's certificate if it asks for one.
+#[tokio::test(start_paused = true)]
+async fn speaks_mutual_tls() {
+    let (authority, vouched) = (authority(), authority());
+    let (server, caller, stranger) = (issued(&authority), issued(&authority), issued(&vouched));
+    let tls = ServerTlsConfig::new().identity(server).client_ca_root(Certificate::from_pem(authority.pem()));
+    let trusting =
+        |ca: &CertifiedIssuer<'_, KeyPair>| ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca.pem()));
+    for (tls_of_client, works) in [
+        (trusting(&authority).identity(caller.clone()), true),
+        (trusting(&authority), false),
+        (trusting(&authority).identity(stranger), false),
+        (trusting(&vouched).identity(caller), false),
+    ] {
+        let options = Options::new("https://localhost", token()).tls(tls_of_client);
+        let (client, mut service) = service_with(options.backoff(BACKOFF));
+        service.network.up_with_tls(tls.clone());
+        let read = tokio::spawn(async move { client.get("tenant_config_a").await });
+        if works {
+            service.get.next().await.answer(Ok(answer()));
+            assert!(read.await.unwrap().is_ok());
+        } else {
+            let error = read.await.unwrap().unwrap_err();
+            assert_eq!(error.status().map(Status::code), Some(Code::Unavailable));
+            assert!(service.get.is_empty());
+        }
+    }
+}
+
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut parameters = CertificateParams::default();
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn issued(authority: &CertifiedIssuer<'_, KeyPair>) -> Identity {
+    let key = KeyPair::generate().unwrap();
+    let parameters = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    Identity::from_pem(parameters.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
 }
