@@ -195,7 +195,7 @@ impl Client {
     {
         let deadline = Instant::now() + self.shared.options.deadline;
         let mut pauses = Pauses::new(self.shared.options.backoff);
-        let mut renewed = false;
+        let (mut renewed, mut last) = (false, None);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let (service, index) = self.service();
@@ -211,6 +211,8 @@ impl Client {
             let (error, authorization) = match timeout(patience, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(failed)) => failed,
+                // What came of the attempts before says more than that there was no time left for this one.
+                Err(_) if patience == left => return Err(Error::DeadlineExceeded { last }),
                 Err(_) => (Error::Silent, None),
             };
             if let (Error::Unauthenticated(_), Some(authorization)) = (&error, authorization) {
@@ -225,10 +227,11 @@ impl Client {
             }
             self.shared.channels.failed(index);
             let pause = pauses.next();
-            if Instant::now() + pause >= deadline {
-                return Err(Error::DeadlineExceeded { last: Some(Box::new(error)) });
-            }
             tracing::debug!(%error, pause_ms = pause.as_millis(), "a call is tried again");
+            last = Some(Box::new(error));
+            if Instant::now() + pause >= deadline {
+                return Err(Error::DeadlineExceeded { last });
+            }
             sleep(pause).await;
         }
     }

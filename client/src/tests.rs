@@ -106,7 +106,7 @@ impl Listener {
 
     /// The next event, in short; `.` after the end.
     async fn next(&mut self) -> String {
-        self.events.recv().await.as_ref().map_or_else(|| ".".to_owned(), short)
+        service::soon(self.events.recv()).await.as_ref().map_or_else(|| ".".to_owned(), short)
     }
 
     /// As many events, in short.

@@ -23,7 +23,7 @@ use tokio::{
     io::{DuplexStream, copy_bidirectional, duplex},
     sync::{mpsc, oneshot},
     task::AbortHandle,
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{
@@ -95,12 +95,17 @@ impl Feed {
     }
 }
 
+/// Fails, rather than waits for ever, if nothing comes. The time is that of paused tests: it is long, and over at once.
+pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    timeout(Duration::from_hours(1), what).await.expect("something happens")
+}
+
 /// The calls of one method, in the order in which they came.
 pub(super) struct Calls<Q, A>(mpsc::UnboundedReceiver<Call<Q, A>>);
 
 impl<Q, A> Calls<Q, A> {
     pub(super) async fn next(&mut self) -> Call<Q, A> {
-        self.0.recv().await.expect("the service is there")
+        soon(self.0.recv()).await.expect("the service is there")
     }
 
     /// Whether there is none.
