@@ -2,7 +2,7 @@
 //! always the newest.
 //!
 //! ```
-//! use config_client::{Client, Filter, Options, StaticToken};
+//! use config_client::{Client, Filter, Options, Start, StaticToken};
 //!
 //! let options = Options::new("http://127.0.0.1:50051", StaticToken::new(token));
 //! let client = Client::connect(options)?;

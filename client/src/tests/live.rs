@@ -4,7 +4,11 @@ use config_proto::v1::{WatchConfigResponse, watch_config_response::Message};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::{commit, delete, heartbeat, put, service::service, skipping, snapshot, update};
+use super::{
+    commit, delete, heartbeat, put,
+    service::{service, soon},
+    skipping, snapshot, update,
+};
 use crate::{Filter, LiveConfig, StaticToken};
 
 fn token() -> StaticToken {
@@ -119,9 +123,9 @@ async fn waiting_ends_with_the_watch() {
     let feed = service.watch.next().await.say([snapshot(5, &["tenant_config_a"])]);
     config.changed().await.unwrap();
     feed.end(Status::permission_denied("no longer"));
-    let error = config.wait_for(6).await.unwrap_err();
+    let error = soon(config.wait_for(6)).await.unwrap_err();
     assert_eq!(error.status().map(Status::code), Some(Code::PermissionDenied));
-    assert!(config.changed().await.is_err());
+    assert!(soon(config.changed()).await.is_err());
     assert!(config.ready().await.is_ok());
     assert!(config.is_stale() && value(&config, "tenant_config_a").is_some());
 }
