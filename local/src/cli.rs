@@ -10,7 +10,7 @@ use crate::issuer::{DEFAULT_LIFETIME, DEFAULT_SCOPE};
 pub const HTTP_PORT: u16 = 8080;
 /// The port of the AWS services if none is asked for.
 pub const AWS_PORT: u16 = 4566;
-/// The port that the gRPC service will have.
+/// The port of the gRPC service if none is asked for.
 pub const GRPC_PORT: u16 = 50051;
 
 /// Runs the whole suite on this machine: HTTP API, token issuer and the AWS services that it uses. No AWS account is
@@ -42,13 +42,13 @@ pub struct Run {
     /// Port of the AWS services; 0 takes any free one.
     #[arg(long, value_name = "PORT", default_value_t = AWS_PORT)]
     pub aws_port: u16,
-    /// Port of the gRPC service. Nothing is served there yet: the streaming service does not exist so far.
+    /// Port of the gRPC service; 0 takes any free one.
     #[arg(long, value_name = "PORT", default_value_t = GRPC_PORT)]
     pub grpc_port: u16,
     /// Folder for all data; it survives restarts.
     #[arg(long, value_name = "DIR", default_value = ".tenantry")]
     pub data: PathBuf,
-    /// File to write once everything is up: JSON with httpUrl, awsUrl, issuer, jwksUrl and tokens (tenant → token).
+    /// File to write once everything is up: JSON with httpUrl, awsUrl, grpcUrl, issuer, jwksUrl and tokens (tenant → token).
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
     /// Value for a parameter of template.yaml, such as `TagRoutes`; may be given several times.

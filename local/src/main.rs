@@ -66,6 +66,7 @@ async fn serve(arguments: Run) -> Result<(), Box<dyn Error>> {
     let options = Options {
         http_port: arguments.http_port,
         aws_port: arguments.aws_port,
+        grpc_port: Some(arguments.grpc_port),
         data: Some(arguments.data.clone()),
         parameters: arguments.parameters.into_iter().collect(),
         run_schedules: true,
@@ -79,6 +80,7 @@ async fn serve(arguments: Run) -> Result<(), Box<dyn Error>> {
     let welcome = Welcome {
         http_url: suite.http_url(),
         aws_url: suite.aws_url(),
+        grpc_url: suite.grpc_url(),
         issuer: suite.issuer().url(),
         tokens: &tokens,
         data: &arguments.data,

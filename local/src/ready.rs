@@ -14,6 +14,9 @@ pub struct Ready<'a> {
     pub http_url: &'a str,
     /// The emulator: the endpoint of every AWS service.
     pub aws_url: &'a str,
+    /// The gRPC service, if it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_url: Option<&'a str>,
     /// The token issuer.
     pub issuer: &'a str,
     /// Its keys.
@@ -54,6 +57,7 @@ mod tests {
         let ready = Ready {
             http_url: "http://127.0.0.1:1",
             aws_url: "http://127.0.0.1:2",
+            grpc_url: Some("http://127.0.0.1:3"),
             issuer: "http://127.0.0.1:1/_local/issuer",
             jwks_url: "http://127.0.0.1:1/_local/issuer/.well-known/jwks.json",
             tokens: &BTreeMap::from([("acme".to_owned(), "t".to_owned())]),
@@ -65,6 +69,7 @@ mod tests {
             serde_json::json!({
                 "httpUrl": "http://127.0.0.1:1",
                 "awsUrl": "http://127.0.0.1:2",
+                "grpcUrl": "http://127.0.0.1:3",
                 "issuer": "http://127.0.0.1:1/_local/issuer",
                 "jwksUrl": "http://127.0.0.1:1/_local/issuer/.well-known/jwks.json",
                 "tokens": {"acme": "t"},

@@ -10,9 +10,13 @@ use std::{
 
 use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Region};
+use config_stream::{
+    Stream,
+    settings::{StreamSettings, UnusableSettings},
+};
 use emulator::{Emulator, EventFate};
 use serde_json::{Value, json};
-use tenantry::{clock::Clock, telemetry::Telemetry};
+use tenantry::{aws::OwnCredentials, clock::Clock, telemetry::Telemetry};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -46,6 +50,8 @@ pub struct Options {
     pub http_port: u16,
     /// Port of the AWS services; 0 takes any free one.
     pub aws_port: u16,
+    /// Port of the gRPC service; 0 takes any free one. None: it does not run.
+    pub grpc_port: Option<u16>,
     /// Folder for all data; without one everything is in memory and gone at the end.
     pub data: Option<PathBuf>,
     /// Values for parameters of the template, by name.
@@ -109,6 +115,12 @@ pub enum StartError {
     /// A function did not start.
     #[error(transparent)]
     Function(#[from] FunctionError),
+    /// The settings of the streaming service.
+    #[error("the streaming service's settings in template.yaml cannot be used")]
+    StreamSettings(#[from] UnusableSettings),
+    /// The streaming service did not start.
+    #[error("cannot start the streaming service; another port can be chosen with --grpc-port")]
+    Stream(#[from] config_stream::StartError),
     /// The issuer cannot sign.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
@@ -126,6 +138,8 @@ pub struct Suite {
     emulator: Emulator,
     functions: Functions,
     stream: Option<StreamService>,
+    clock: Clock,
+    streaming: Option<Stream>,
     schedules: Schedules,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
@@ -214,19 +228,26 @@ impl Suite {
         if let Some(data) = &data {
             data.set_issuer_url(issuer.url())?;
         }
-        let suite = Self {
+        let mut suite = Self {
             http_url: format!("http://127.0.0.1:{port}"),
             issuer,
             tenant_claim,
             emulator,
             functions,
             stream: stack.stream,
+            clock: options.clock,
+            streaming: None,
             schedules,
             stop,
             server,
             ready_file: options.ready_file,
             _lock: lock,
         };
+        if let Some(port) = options.grpc_port {
+            let mut settings = suite.stream_settings(&[])?;
+            settings.address.set_port(port);
+            suite.streaming = Some(Stream::start(&settings).await?);
+        }
         if let Some(file) = &suite.ready_file {
             suite.write_ready_file(file)?;
         }
@@ -237,6 +258,7 @@ impl Suite {
         let ready = Ready {
             http_url: self.http_url(),
             aws_url: self.aws_url(),
+            grpc_url: self.grpc_url().as_deref(),
             issuer: self.issuer.url(),
             jwks_url: &self.issuer.jwks_url(),
             tokens: &self.sample_tokens()?,
@@ -252,6 +274,11 @@ impl Suite {
     /// The address of all AWS services, without a slash at its end.
     pub fn aws_url(&self) -> &str {
         self.emulator.url()
+    }
+
+    /// The address of the gRPC service, if it runs.
+    pub fn grpc_url(&self) -> Option<String> {
+        self.streaming.as_ref().map(|stream| format!("http://{}", stream.address()))
     }
 
     /// The token issuer.
@@ -278,6 +305,24 @@ impl Suite {
         ];
         environment.extend(added.map(|(name, value)| (name.to_owned(), value)));
         Some(environment)
+    }
+
+    /// The settings of the streaming service, as the template has them but for these: on a free port of this machine alone.
+    pub fn stream_settings(&self, changes: &[(&str, &str)]) -> Result<StreamSettings, UnusableSettings> {
+        let environment = self.stream_environment().unwrap_or_default();
+        let setting = |name: &str| match changes.iter().find(|(changed, _)| *changed == name) {
+            Some((_, value)) => Some((*value).to_owned()),
+            None if name == "GRPC_ADDRESS" => Some("127.0.0.1:0".to_owned()),
+            // Nobody asks for metrics who does not say where.
+            None if name == "METRICS_ADDRESS" => None,
+            None => environment.get(name).cloned(),
+        };
+        let own = |name: &str| environment.get(name).cloned().unwrap_or_default();
+        let (id, secret) = (own("AWS_ACCESS_KEY_ID"), own("AWS_SECRET_ACCESS_KEY"));
+        let credentials = OwnCredentials::Fixed(Credentials::from_keys(id, secret, Some(own("AWS_SESSION_TOKEN"))));
+        let mut settings = StreamSettings::load(&setting, credentials)?;
+        settings.shared.clock = self.clock.clone();
+        Ok(settings)
     }
 
     /// A token for `tenant` with the scopes in `scope`, separated by spaces.
@@ -309,9 +354,12 @@ impl Suite {
 
     /// Stops: no new requests, open ones are answered.
     pub async fn stop(self) {
-        let Self { emulator, schedules, stop, server, ready_file, _lock, .. } = self;
+        let Self { emulator, schedules, stop, server, streaming, ready_file, _lock, .. } = self;
         if let Some(Err(error)) = ready_file.as_deref().map(ready::remove) {
             tracing::warn!(%error, "the ready file is still there");
+        }
+        if let Some(streaming) = streaming {
+            streaming.stop().await;
         }
         schedules.stop().await;
         stop.send_replace(true);

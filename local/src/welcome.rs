@@ -15,6 +15,8 @@ pub struct Welcome<'a> {
     pub http_url: &'a str,
     /// The AWS services.
     pub aws_url: &'a str,
+    /// The gRPC service, if it runs.
+    pub grpc_url: Option<String>,
     /// The token issuer.
     pub issuer: &'a str,
     /// Tokens by tenant.
@@ -75,6 +77,9 @@ impl Welcome<'_> {
         writeln!(out, "Tenantry is running; Ctrl-C stops it. Its data is in {}.\n", self.data.display())?;
         writeln!(out, "  HTTP API      {}", self.http_url)?;
         writeln!(out, "  AWS services  {}", self.aws_url)?;
+        if let Some(grpc_url) = &self.grpc_url {
+            writeln!(out, "  gRPC          {grpc_url}")?;
+        }
         writeln!(out, "  token issuer  {}\n", self.issuer)?;
         if !self.has_events {
             writeln!(out, "{WITHOUT_EVENTS}")?;
@@ -117,7 +122,9 @@ mod tests {
     fn lost_events_are_told() {
         for has_events in [true, false] {
             let (tokens, data) = (BTreeMap::from([("acme".to_owned(), "t".to_owned())]), Path::new(".tenantry"));
-            let welcome = Welcome { http_url: "h", aws_url: "a", issuer: "i", tokens: &tokens, data, has_events };
+            let grpc_url = Some("g".to_owned());
+            let welcome =
+                Welcome { http_url: "h", aws_url: "a", grpc_url, issuer: "i", tokens: &tokens, data, has_events };
             let mut text = Vec::new();
             welcome.write(&mut text).unwrap();
             let text = String::from_utf8(text).unwrap();

@@ -1,0 +1,120 @@
+//! Tests against a scripted service over an in-memory network. Time is paused: it moves on when nobody has anything to do.
+
+mod backoff;
+mod live;
+mod service;
+mod tracker;
+mod unary;
+mod watch;
+
+use config_proto::v1::{self, KeyChange, WatchConfigResponse, watch_config_response::Message};
+use tokio::sync::mpsc;
+
+use crate::{Error, Event, Watch};
+
+/// The epoch of the tests' ledger.
+const EPOCH: &str = "e1";
+
+fn position(revision: u64) -> v1::Position {
+    v1::Position { revision, epoch: EPOCH.to_owned() }
+}
+
+/// An entry whose value is its revision.
+fn entry(key: &str, revision: u64) -> v1::Entry {
+    v1::Entry {
+        key: key.to_owned(),
+        value: revision.to_string().into(),
+        content_type: "application/json".to_owned(),
+        version: 1,
+        revision,
+        value_status: v1::ValueStatus::Present.into(),
+    }
+}
+
+fn put(key: &str, revision: u64) -> KeyChange {
+    let operation = v1::Operation::Put.into();
+    KeyChange { key: key.to_owned(), operation, entry: Some(entry(key, revision)), version: 1 }
+}
+
+fn delete(key: &str) -> KeyChange {
+    KeyChange { key: key.to_owned(), operation: v1::Operation::Delete.into(), entry: None, version: 2 }
+}
+
+fn snapshot(revision: u64, keys: &[&str]) -> WatchConfigResponse {
+    let entries = keys.iter().map(|key| entry(key, revision)).collect();
+    let snapshot = v1::Snapshot { entries, revision, more: false, stale: false };
+    WatchConfigResponse { position: Some(position(revision)), message: Some(Message::Snapshot(snapshot)) }
+}
+
+fn update(revision: u64, changes: Vec<KeyChange>) -> WatchConfigResponse {
+    let update = v1::Update { revision, changes, skipped: None, more: false };
+    WatchConfigResponse { position: Some(position(revision)), message: Some(Message::Update(update)) }
+}
+
+/// An update that puts one key.
+fn commit(revision: u64) -> WatchConfigResponse {
+    update(revision, vec![put("tenant_config_a", revision)])
+}
+
+fn skipping(first: u64, last: u64, changes: Vec<KeyChange>) -> WatchConfigResponse {
+    let skipped = Some(v1::SkippedRevisions { first, last });
+    let update = v1::Update { revision: last, changes, skipped, more: false };
+    WatchConfigResponse { position: Some(position(last)), message: Some(Message::Update(update)) }
+}
+
+fn heartbeat(revision: u64) -> WatchConfigResponse {
+    let heartbeat = v1::Heartbeat { revision, stale: false };
+    WatchConfigResponse { position: Some(position(revision)), message: Some(Message::Heartbeat(heartbeat)) }
+}
+
+/// Makes a message the first part of two: its position is that of before.
+fn in_parts(mut first: WatchConfigResponse, before: Option<u64>) -> WatchConfigResponse {
+    first.position = before.map(position);
+    match &mut first.message {
+        Some(Message::Snapshot(snapshot)) => snapshot.more = true,
+        Some(Message::Update(update)) => update.more = true,
+        Some(Message::Heartbeat(_)) | None => panic!("it has no parts"),
+    }
+    first
+}
+
+/// What a watch tells, in short: `=5:2` a snapshot with two entries, `+6:1` an update with one change, `~6` a heartbeat, `!` an end.
+fn short(event: &Result<Event, Error>) -> String {
+    match event {
+        Ok(Event::Snapshot(snapshot)) => format!("={}:{}", snapshot.position.revision, snapshot.entries.len()),
+        Ok(Event::Update(update)) => format!("+{}:{}", update.position.revision, update.changes.len()),
+        Ok(Event::Heartbeat(heartbeat)) => format!("~{}", heartbeat.position.revision),
+        Err(error) => format!("! {error}"),
+    }
+}
+
+/// A watch that somebody listens to.
+struct Listener {
+    events: mpsc::UnboundedReceiver<Result<Event, Error>>,
+}
+
+impl Listener {
+    fn new(mut watch: Watch) -> Self {
+        let (sender, events) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(event) = watch.next().await {
+                let _ = sender.send(event);
+            }
+        });
+        Self { events }
+    }
+
+    /// The next event, in short; `.` after the end.
+    async fn next(&mut self) -> String {
+        service::soon(self.events.recv()).await.as_ref().map_or_else(|| ".".to_owned(), short)
+    }
+
+    /// As many events, in short.
+    async fn take(&mut self, count: usize) -> Vec<String> {
+        let mut all = Vec::new();
+        for _ in 0..count {
+            all.push(self.next().await);
+        }
+        all
+    }
+}

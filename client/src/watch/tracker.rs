@@ -1,0 +1,215 @@
+//! Where a watch is, and what it lets through: whole messages, in order, each once.
+//!
+//! It knows no connection and no time, only messages. A position moves with the last part of what is told, never before.
+
+use std::{mem, ops::RangeInclusive, sync::Arc};
+
+use config_proto::v1::{self, WatchConfigResponse, watch_config_response::Message};
+
+use super::event::{Change, Event, Heartbeat, Operation, Position, Snapshot, Update};
+use crate::entry::Entry;
+
+/// Why a message is not let through. Each ends the connection that it came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Revisions are missing before it.
+    Gap,
+    /// It is a snapshot from before what was told already.
+    Behind,
+    /// It is of another history, without a snapshot.
+    OtherHistory,
+    /// It cannot be understood, for this reason.
+    Broken(&'static str),
+}
+
+impl Refusal {
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Gap => "revisions are missing before it",
+            Self::Behind => "it is a snapshot from before what was told already",
+            Self::OtherHistory => "it is of another history, without a snapshot",
+            Self::Broken(reason) => reason,
+        }
+    }
+}
+
+/// The state of one watch.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    /// Whether everything is watched, so that every revision is told or named as skipped.
+    all: bool,
+    position: Option<Position>,
+    parts: Parts,
+    /// Whether something was refused since the last whole snapshot or update.
+    suspicious: bool,
+}
+
+/// What was told in parts so far.
+#[derive(Debug, Default)]
+enum Parts {
+    #[default]
+    None,
+    Snapshot {
+        revision: u64,
+        entries: Vec<Arc<Entry>>,
+    },
+    Update {
+        revision: u64,
+        changes: Vec<Change>,
+        skipped: Option<RangeInclusive<u64>>,
+    },
+}
+
+impl Tracker {
+    pub(crate) fn new(all: bool, position: Option<Position>) -> Self {
+        Self { all, position, parts: Parts::None, suspicious: false }
+    }
+
+    pub(crate) fn position(&self) -> Option<&Position> {
+        self.position.as_ref()
+    }
+
+    /// Whether something was refused since the last whole snapshot or update.
+    pub(crate) fn is_suspicious(&self) -> bool {
+        self.suspicious
+    }
+
+    /// A new connection is made: parts of the old one are worth nothing. Returns where it begins.
+    pub(crate) fn connecting(&mut self) -> Option<&Position> {
+        self.parts = Parts::None;
+        self.position.as_ref()
+    }
+
+    /// The next connection begins with a snapshot.
+    pub(crate) fn start_anew(&mut self) {
+        self.position = None;
+    }
+
+    /// Notes a refusal. What is refused again after the same position is not going to come right: then only a snapshot helps. An instance
+    /// that is behind comes right by itself, and its snapshot is worse than what is known.
+    pub(crate) fn refused(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::Behind => {}
+            Refusal::OtherHistory => self.start_anew(),
+            Refusal::Gap | Refusal::Broken(_) => {
+                if mem::replace(&mut self.suspicious, true) {
+                    self.start_anew();
+                }
+            }
+        }
+    }
+
+    /// Takes a message. `None` if there is nothing to tell: a part, a double, or something that this client does not know.
+    pub(crate) fn take(&mut self, response: WatchConfigResponse) -> Result<Option<Event>, Refusal> {
+        let position = response.position.map(Position::from);
+        match response.message {
+            None => Ok(None),
+            Some(Message::Snapshot(part)) => self.snapshot(part, position),
+            Some(Message::Update(part)) => self.update(part, position),
+            Some(Message::Heartbeat(heartbeat)) => self.heartbeat(&heartbeat, position),
+        }
+    }
+
+    fn snapshot(&mut self, part: v1::Snapshot, position: Option<Position>) -> Result<Option<Event>, Refusal> {
+        let mut entries = match mem::take(&mut self.parts) {
+            Parts::None => Vec::new(),
+            Parts::Snapshot { revision, entries } if revision == part.revision => entries,
+            Parts::Snapshot { .. } | Parts::Update { .. } => return Err(Refusal::Broken("its parts do not match")),
+        };
+        entries.extend(part.entries.into_iter().map(|entry| Arc::new(Entry::from(entry))));
+        if part.more {
+            self.parts = Parts::Snapshot { revision: part.revision, entries };
+            return Ok(None);
+        }
+        let position = final_position(position, part.revision, String::new())?;
+        if let Some(held) = &self.position
+            && position.epoch == held.epoch
+            && position.revision < held.revision
+        {
+            return Err(Refusal::Behind);
+        }
+        self.suspicious = false;
+        self.position = Some(position.clone());
+        Ok(Some(Event::Snapshot(Snapshot { position, entries, stale: part.stale })))
+    }
+
+    fn update(&mut self, part: v1::Update, position: Option<Position>) -> Result<Option<Event>, Refusal> {
+        let (mut changes, mut skipped) = match mem::take(&mut self.parts) {
+            Parts::None => (Vec::new(), None),
+            Parts::Update { revision, changes, skipped } if revision == part.revision => (changes, skipped),
+            Parts::Snapshot { .. } | Parts::Update { .. } => return Err(Refusal::Broken("its parts do not match")),
+        };
+        for change in part.changes {
+            changes.push(parsed(change)?);
+        }
+        skipped = skipped.or(part.skipped.map(|skipped| skipped.first..=skipped.last));
+        if part.more {
+            self.parts = Parts::Update { revision: part.revision, changes, skipped };
+            return Ok(None);
+        }
+        let Some(held) = &self.position else {
+            return Err(Refusal::Broken("it is an update before any snapshot"));
+        };
+        let position = final_position(position, part.revision, held.epoch.clone())?;
+        if position.is_foreign_to(held) {
+            return Err(Refusal::OtherHistory);
+        }
+        if position.revision <= held.revision {
+            return Ok(None);
+        }
+        if self.all && !follows(held.revision, position.revision, skipped.as_ref()) {
+            return Err(Refusal::Gap);
+        }
+        self.suspicious = false;
+        self.position = Some(position.clone());
+        Ok(Some(Event::Update(Update { position, changes, skipped })))
+    }
+
+    fn heartbeat(&mut self, heartbeat: &v1::Heartbeat, position: Option<Position>) -> Result<Option<Event>, Refusal> {
+        // Between parts, and before a first snapshot, it is a sign of life and nothing more.
+        let (Parts::None, Some(held)) = (&self.parts, &mut self.position) else { return Ok(None) };
+        let position = final_position(position, heartbeat.revision, held.epoch.clone())?;
+        if position.is_foreign_to(held) {
+            return Err(Refusal::OtherHistory);
+        }
+        if position.revision > held.revision && self.all {
+            return Err(Refusal::Gap);
+        }
+        let behind = position.revision < held.revision;
+        if !behind {
+            *held = position;
+        }
+        Ok(Some(Event::Heartbeat(Heartbeat { position: held.clone(), stale: heartbeat.stale || behind })))
+    }
+}
+
+/// The position after a whole message of this revision; the epoch that is known stays unless the message names one.
+fn final_position(position: Option<Position>, revision: u64, epoch: String) -> Result<Position, Refusal> {
+    match position {
+        Some(position) if position.revision != revision => {
+            Err(Refusal::Broken("its position is not that of its revision"))
+        }
+        Some(position) if !position.epoch.is_empty() => Ok(position),
+        Some(_) | None => Ok(Position { revision, epoch }),
+    }
+}
+
+/// Whether an update to `revision` tells or names every revision after `held`.
+fn follows(held: u64, revision: u64, skipped: Option<&RangeInclusive<u64>>) -> bool {
+    let next = held.saturating_add(1);
+    revision == next
+        || skipped.is_some_and(|skipped| *skipped.start() <= next && skipped.end().saturating_add(1) >= revision)
+}
+
+/// A change as the interface has it.
+fn parsed(change: v1::KeyChange) -> Result<Change, Refusal> {
+    let operation = match (change.operation(), change.entry) {
+        (v1::Operation::Put, Some(entry)) => Operation::Put(Arc::new(entry.into())),
+        (v1::Operation::Put, None) => return Err(Refusal::Broken("it puts a key without an entry")),
+        (v1::Operation::Delete, _) => Operation::Delete,
+        (v1::Operation::Supersede, _) => Operation::Supersede,
+        // It may have changed what is current, and nobody here can say how.
+        (v1::Operation::Unspecified, _) => return Err(Refusal::Broken("it does something unknown to a key")),
+    };
+    Ok(Change { key: change.key, version: change.version, operation })
+}
