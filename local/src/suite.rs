@@ -255,10 +255,11 @@ impl Suite {
     }
 
     fn write_ready_file(&self, file: &Path) -> Result<(), StartError> {
+        let grpc_url = self.grpc_url();
         let ready = Ready {
             http_url: self.http_url(),
             aws_url: self.aws_url(),
-            grpc_url: self.grpc_url().as_deref(),
+            grpc_url: grpc_url.as_deref(),
             issuer: self.issuer.url(),
             jwks_url: &self.issuer.jwks_url(),
             tokens: &self.sample_tokens()?,
