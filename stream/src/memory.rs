@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -45,7 +46,7 @@ pub struct Memory {
     /// Those that are watched. They stay.
     watched: RwLock<HashMap<TenantId, Arc<Tenant>>>,
     /// The others, bounded by bytes: those that were not asked for lately go first.
-    idle: Cache<TenantId, Arc<Tenant>, Weight>,
+    idle: Cache<TenantId, Weighed, Weight>,
     limits: Limits,
     watchers: AtomicUsize,
     loads: Semaphore,
@@ -84,12 +85,25 @@ pub enum Full {
     Memory,
 }
 
+/// A tenant that nobody watches, and what it weighed when it was put in: the cache takes the same off when it goes.
+#[derive(Clone, Debug)]
+struct Weighed {
+    tenant: Arc<Tenant>,
+    weight: u64,
+}
+
+impl From<Arc<Tenant>> for Weighed {
+    fn from(tenant: Arc<Tenant>) -> Self {
+        Self { weight: tenant.weight(), tenant }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Weight;
 
-impl Weighter<TenantId, Arc<Tenant>> for Weight {
-    fn weight(&self, _: &TenantId, tenant: &Arc<Tenant>) -> u64 {
-        tenant.weight()
+impl Weighter<TenantId, Weighed> for Weight {
+    fn weight(&self, _: &TenantId, weighed: &Weighed) -> u64 {
+        weighed.weight
     }
 }
 
@@ -150,12 +164,12 @@ impl Memory {
     /// A tenant, if it is in memory.
     pub fn known(&self, id: &TenantId) -> Option<Arc<Tenant>> {
         let watched = self.read_watched().get(id).cloned();
-        watched.or_else(|| self.idle.get(id))
+        watched.or_else(|| self.idle.get(id).map(|idle| idle.tenant))
     }
 
     /// All tenants in memory.
     pub fn all(&self) -> Vec<(TenantId, Arc<Tenant>)> {
-        let mut all: HashMap<_, _> = self.idle.iter().collect();
+        let mut all: HashMap<_, _> = self.idle.iter().map(|(id, idle)| (id, idle.tenant)).collect();
         all.extend(self.watched());
         all.into_iter().collect()
     }
@@ -248,17 +262,14 @@ impl Memory {
     }
 
     fn admit(&self, id: &TenantId) -> Arc<Tenant> {
-        let made: Result<_, std::convert::Infallible> = self.idle.get_or_insert_with(id, || Ok(Arc::default()));
-        match made {
-            Ok(tenant) => tenant,
-            Err(never) => match never {},
-        }
+        let Ok(idle) = self.idle.get_or_insert_with(id, || Ok::<_, Infallible>(Arc::<Tenant>::default().into()));
+        idle.tenant
     }
 
     /// Has the tenant weigh what it weighs now.
     fn weigh(&self, id: &TenantId, tenant: &Arc<Tenant>) {
         if !self.read_watched().contains_key(id) {
-            self.idle.insert(id.clone(), Arc::clone(tenant));
+            self.idle.insert(id.clone(), Arc::clone(tenant).into());
         }
     }
 
@@ -266,7 +277,7 @@ impl Memory {
     pub fn restore(&self, id: TenantId, held: Held) {
         let tenant = Arc::new(Tenant::default());
         tenant.put(held);
-        self.idle.insert(id, tenant);
+        self.idle.insert(id, tenant.into());
     }
 
     /// Brings a tenant to what the stores have now. One caller asks; those who come meanwhile wait, and ask only if that was begun too early
@@ -367,7 +378,7 @@ impl Memory {
                 if watched.values().map(|tenant| tenant.weight()).sum::<u64>() > self.limits.bytes {
                     return Err(Full::Memory);
                 }
-                let tenant = self.idle.remove(id).map_or_else(Arc::default, |(_, tenant)| tenant);
+                let tenant = self.idle.remove(id).map_or_else(Arc::default, |(_, idle)| idle.tenant);
                 watched.insert(id.clone(), Arc::clone(&tenant));
                 tenant
             }
@@ -382,7 +393,7 @@ impl Memory {
         if tenant.leave(scope) {
             watched.remove(id);
             if tenant.held().is_some() {
-                self.idle.insert(id.clone(), Arc::clone(tenant));
+                self.idle.insert(id.clone(), Arc::clone(tenant).into());
             }
         }
     }

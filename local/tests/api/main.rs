@@ -51,6 +51,8 @@ mod sessions;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]
+mod stream;
+#[cfg(test)]
 mod sweep_points;
 #[cfg(test)]
 mod telemetry;
