@@ -252,10 +252,12 @@ fn entries_take_half_of_the_memory() {
 /// Promise: a rule, queue or container of a kind that local runs do not have is named at start.
 #[test]
 fn what_of_the_stream_cannot_be_run_is_refused_by_name() {
-    let targets = "      Targets:\n        - Id: hints\n          Arn: !GetAtt ConfigStreamHints.Arn\n";
+    let arn = "          Arn: !GetAtt ConfigStreamHints.Arn\n";
+    let retries = "          RetryPolicy: { MaximumEventAgeInSeconds: 60, MaximumRetryAttempts: 1 }\n";
+    let targets = &format!("      Targets:\n        - Id: hints\n{arn}{retries}");
     let second = "- { Name: TENANT_CLAIM, Value: x }\n            - { Name: AWS_REGION,";
     for (found, replacement, message) in [
-        (targets, "      Targets: []\n", "a rule that has not one target"),
+        (targets.as_str(), "      Targets: []\n", "a rule that has not one target"),
         (targets, &targets.replace("ConfigStreamHints", "ConfigTable"), "is no queue of the template"),
         (targets, &format!("{targets}          Input: '{{}}'\n"), "unknown field `Input`"),
         (targets, &format!("      State: DISABLED\n{targets}"), "unknown field `State`"),
