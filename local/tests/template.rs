@@ -213,7 +213,7 @@ fn the_streaming_service() {
     };
     assert_eq!(rules, [&rule]);
 
-    let role = |kind: &str| format!("arn:aws:iam::123456789012:role/tenantry-ConfigStream{kind}Role");
+    let arn = |kind: &str| format!("arn:aws:iam::123456789012:role/tenantry-ConfigStream{kind}Role");
     let mut expected = stack.functions["config-read"].environment.clone();
     let own = [
         ("AWS_REGION", "eu-central-1".to_owned()),
@@ -221,8 +221,8 @@ fn the_streaming_service() {
         ("CHANGE_QUEUE_URL", format!("https://sqs.eu-central-1.amazonaws.com/123456789012/{hints}")),
         ("GRPC_ADDRESS", "0.0.0.0:50051".to_owned()),
         ("METRICS_ADDRESS", "0.0.0.0:9090".to_owned()),
-        ("SYSTEM_ROLE_ARN", role("System")),
-        ("TENANT_ROLE_ARN", role("Tenant")),
+        ("SYSTEM_ROLE_ARN", arn("System")),
+        ("TENANT_ROLE_ARN", arn("Tenant")),
     ];
     expected.extend(own.map(|(name, value)| (name.to_owned(), value)));
     let stream = stack.stream.unwrap();
