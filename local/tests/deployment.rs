@@ -242,6 +242,32 @@ fn functions_know_their_routes() -> TestResult {
     Ok(())
 }
 
+/// Promise: whoever builds the image has each member of the workspace, without which cargo builds none; what is not named stays at home. The image
+/// has what the template makes of it: user, ports, the folder of the snapshot.
+#[test]
+fn the_image_is_built_of_the_workspace_and_fits_the_template() -> TestResult {
+    let (manifest, ignored) = (source("Cargo.toml")?, source(".dockerignore")?);
+    let (_, members) = manifest.split_once("members = [").ok_or("no members")?;
+    let members = members.split(']').next().unwrap_or_default().split('"').skip(1).step_by(2);
+    let members: BTreeSet<_> = members.filter_map(|member| member.split('/').next()).collect();
+    let sent: BTreeSet<_> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    assert_eq!(sent, members.into_iter().chain([".cargo", "Cargo.lock", "Cargo.toml"]).collect());
+    assert!(ignored.lines().any(|line| line == "*"), "all else is left out");
+
+    let image = source("stream/Dockerfile")?;
+    let (_, runs) = image.rsplit_once("\nFROM ").ok_or("one stage only")?;
+    for (in_image, in_template) in [
+        ("USER 65532:65532", "User: \"65532:65532\""),
+        ("EXPOSE 50051 9090", "ContainerPort: 50051, Protocol"),
+        ("EXPOSE 50051 9090", "ContainerPort: 9090, Protocol"),
+        ("VOLUME [\"/snapshot\"]", "ContainerPath: /snapshot,"),
+        ("--chown=65532:65532 /snapshot /snapshot", "Value: /snapshot/config-stream"),
+    ] {
+        assert!(runs.contains(in_image) && TEMPLATE.contains(in_template), "{in_image} | {in_template}");
+    }
+    Ok(())
+}
+
 /// A duration that is a constant in the code.
 fn constant(file: &str, name: &str) -> Result<Duration, Error> {
     let code = source(file)?;

@@ -213,7 +213,7 @@ fn the_streaming_service() {
     };
     assert_eq!(rules, [&rule]);
 
-    let role = |kind: &str| format!("arn:aws:iam::123456789012:role/tenantry-ConfigStream{kind}Role");
+    let arn = |kind: &str| format!("arn:aws:iam::123456789012:role/tenantry-ConfigStream{kind}Role");
     let mut expected = stack.functions["config-read"].environment.clone();
     let own = [
         ("AWS_REGION", "eu-central-1".to_owned()),
@@ -221,8 +221,8 @@ fn the_streaming_service() {
         ("CHANGE_QUEUE_URL", format!("https://sqs.eu-central-1.amazonaws.com/123456789012/{hints}")),
         ("GRPC_ADDRESS", "0.0.0.0:50051".to_owned()),
         ("METRICS_ADDRESS", "0.0.0.0:9090".to_owned()),
-        ("SYSTEM_ROLE_ARN", role("System")),
-        ("TENANT_ROLE_ARN", role("Tenant")),
+        ("SYSTEM_ROLE_ARN", arn("System")),
+        ("TENANT_ROLE_ARN", arn("Tenant")),
     ];
     expected.extend(own.map(|(name, value)| (name.to_owned(), value)));
     let stream = stack.stream.unwrap();
@@ -252,10 +252,12 @@ fn entries_take_half_of_the_memory() {
 /// Promise: a rule, queue or container of a kind that local runs do not have is named at start.
 #[test]
 fn what_of_the_stream_cannot_be_run_is_refused_by_name() {
-    let targets = "      Targets:\n        - Id: hints\n          Arn: !GetAtt ConfigStreamHints.Arn\n";
+    let arn = "          Arn: !GetAtt ConfigStreamHints.Arn\n";
+    let retries = "          RetryPolicy: { MaximumEventAgeInSeconds: 60, MaximumRetryAttempts: 1 }\n";
+    let targets = &format!("      Targets:\n        - Id: hints\n{arn}{retries}");
     let second = "- { Name: TENANT_CLAIM, Value: x }\n            - { Name: AWS_REGION,";
     for (found, replacement, message) in [
-        (targets, "      Targets: []\n", "a rule that has not one target"),
+        (targets.as_str(), "      Targets: []\n", "a rule that has not one target"),
         (targets, &targets.replace("ConfigStreamHints", "ConfigTable"), "is no queue of the template"),
         (targets, &format!("{targets}          Input: '{{}}'\n"), "unknown field `Input`"),
         (targets, &format!("      State: DISABLED\n{targets}"), "unknown field `State`"),
