@@ -30,6 +30,8 @@ const REPLAY: usize = 100;
 /// Over what time watchers are told to go elsewhere when the instance ends, so that they do not come to the next one all at once.
 const DRAIN_SPREAD: Duration = Duration::from_secs(2);
 
+const NOT_KEPT: &str = "the changes since the position are not all kept any more, or it is of another history";
+
 /// What a watcher wants to be told of.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selection {
@@ -172,6 +174,10 @@ impl Watch {
             Attached::Foreign => Err(out_of_range("the position is of another history")),
             Attached::Before(_) => {
                 let commits = self.replay(&position).await?;
+                if commits.is_empty() {
+                    // There is more in memory, so the log has lost what lies between.
+                    return Err(out_of_range(NOT_KEPT));
+                }
                 Ok(Stage::Replay(position, commits.into_iter()))
             }
         }
@@ -181,7 +187,7 @@ impl Watch {
     async fn replay(&self, position: &Position) -> Result<Vec<Commit>, Status> {
         match self.memory.tail().since(&self.watched.scope, position, REPLAY).await {
             Ok(commits) => Ok(commits),
-            Err(TailError::Broken) => Err(out_of_range("the changes since the position are not all kept any more")),
+            Err(TailError::Broken) => Err(out_of_range(NOT_KEPT)),
             Err(TailError::Read(error)) => Err(refusal(&error)),
             Err(error) => Err(Status::unavailable(error.to_string())),
         }

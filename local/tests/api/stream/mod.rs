@@ -175,3 +175,13 @@ pub(crate) async fn put(tenant: &Tenant<'_>, name: &str, value: u64) {
     let answer = tenant.put(&format!("tenant_config_{name}"), &json!(value)).await;
     assert!(matches!(answer.status, 200 | 201), "{}", answer.text);
 }
+
+/// Waits until something is so. A minute in vain is a failure.
+pub(crate) async fn until(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it comes to be so");
+}
