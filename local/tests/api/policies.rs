@@ -396,6 +396,41 @@ async fn the_streaming_service_has_walls_of_its_own() {
     wall.suite.stop().await;
 }
 
+/// Promise: with what the suite would start the streaming service with, it finds each change of the suite's bus in the queue that it is told of.
+#[tokio::test]
+async fn changes_are_in_the_queue_that_the_streaming_service_is_told_of() {
+    let wall = Wall::start().await;
+    let environment = wall.suite.stream_environment().expect("a streaming service");
+    let own = RoleCredentials {
+        access_key_id: environment["AWS_ACCESS_KEY_ID"].clone(),
+        secret_access_key: environment["AWS_SECRET_ACCESS_KEY"].clone(),
+        session_token: environment["AWS_SESSION_TOKEN"].clone(),
+    };
+    assert_eq!(
+        (environment["AWS_ENDPOINT_URL"].as_str(), environment["AWS_REGION"].as_str()),
+        (wall.suite.aws_url(), REGION)
+    );
+    for (target, by, body) in [
+        (
+            "AWSEvents.PutEvents",
+            None,
+            json!({"Entries": [{"EventBusName": environment["EVENT_BUS_NAME"], "Source": "tenantry", "DetailType": "Config Changed", "Detail": r#"{"tenant":"acme"}"#}]}),
+        ),
+        ("AmazonSQS.ReceiveMessage", Some(&own), json!({"QueueUrl": environment["CHANGE_QUEUE_URL"]})),
+    ] {
+        let headers = [("x-amz-target", target), ("content-type", "application/x-amz-json-1.0")];
+        let (status, answer) = wall.call(by, &headers, body.to_string()).await;
+        assert_eq!(status, 200, "{answer}");
+        wall.suite.emulator().settled().await;
+        assert!(by.is_none() || answer.contains("acme"), "{answer}");
+    }
+    wall.suite.stop().await;
+    let parameters = BTreeMap::from([("StreamImage".to_owned(), String::new())]);
+    let without = Suite::start(Options { parameters, ..Options::default() }).await.expect("the suite starts");
+    assert_eq!(without.stream_environment(), None);
+    without.stop().await;
+}
+
 /// Promise: without tenants' credentials the streaming service reaches all tenants by itself, and still only reads.
 #[tokio::test]
 async fn the_streaming_service_only_reads_by_itself() {
