@@ -1,6 +1,6 @@
 use std::{thread, time::Duration};
 
-use config_proto::v1::{WatchConfigResponse, watch_config_response::Message};
+use config_proto::v1::{WatchConfigResponse, watch_config_response};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
@@ -96,7 +96,7 @@ async fn says_when_it_is_stale() {
     assert!(!config.is_stale());
 
     let mut stale = heartbeat(7);
-    if let WatchConfigResponse { message: Some(Message::Heartbeat(heartbeat)), .. } = &mut stale {
+    if let WatchConfigResponse { event: Some(watch_config_response::Event::Heartbeat(heartbeat)), .. } = &mut stale {
         heartbeat.stale = true;
     }
     feed.say(stale);
