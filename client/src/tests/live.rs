@@ -45,6 +45,11 @@ async fn holds_the_newest_state() {
     config.wait_for(30).await.unwrap();
     let keys: Vec<_> = config.view().unwrap().iter().map(|entry| entry.key.clone()).collect();
     assert_eq!(keys, ["tenant_config_d"], "a snapshot replaces all");
+    config.changed().await.unwrap();
+    feed.say(snapshot(3, &["tenant_config_a"]));
+    config.changed().await.unwrap();
+    let values = ["tenant_config_a", "tenant_config_d"].map(|key| value(&config, key));
+    assert_eq!((config.revision(), values), (Some(3), [Some("3".to_owned()), None]), "the table was restored");
 }
 
 /// Promise: a commit is seen as a whole, never half, by readers in other threads too.
