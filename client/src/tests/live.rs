@@ -47,7 +47,7 @@ async fn holds_the_newest_state() {
     assert_eq!(keys, ["tenant_config_d"], "a snapshot replaces all");
     config.changed().await.unwrap();
     feed.say(snapshot(3, &["tenant_config_a"]));
-    config.changed().await.unwrap();
+    soon(config.changed()).await.unwrap();
     let values = ["tenant_config_a", "tenant_config_d"].map(|key| value(&config, key));
     assert_eq!((config.revision(), values), (Some(3), [Some("3".to_owned()), None]), "the table was restored");
 }
@@ -116,7 +116,7 @@ async fn heartbeats_move_the_revision() {
     let (client, mut service) = service(token());
     let config = client.live(Filter::all().key("tenant_config_a"));
     let _feed = service.watch.next().await.say([snapshot(5, &[]), heartbeat(9)]);
-    config.wait_for(9).await.unwrap();
+    soon(config.wait_for(9)).await.unwrap();
     assert_eq!(config.revision(), Some(9));
 }
 
