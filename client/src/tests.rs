@@ -7,16 +7,14 @@ mod tracker;
 mod unary;
 mod watch;
 
-use config_proto::v1::{self, KeyChange, WatchConfigResponse, watch_config_response::Message};
+use config_proto::v1::{self, KeyChange, WatchConfigResponse, watch_config_response};
 use tokio::sync::mpsc;
 
 use crate::{Error, Event, Watch};
 
-/// The epoch of the tests' ledger.
-const EPOCH: &str = "e1";
-
+/// A position as the service makes them: no two revisions have the same token.
 fn position(revision: u64) -> v1::Position {
-    v1::Position { revision, epoch: EPOCH.to_owned() }
+    v1::Position { revision, token: format!("t{revision}") }
 }
 
 /// An entry whose value is its revision.
@@ -43,37 +41,56 @@ fn delete(key: &str) -> KeyChange {
 fn snapshot(revision: u64, keys: &[&str]) -> WatchConfigResponse {
     let entries = keys.iter().map(|key| entry(key, revision)).collect();
     let snapshot = v1::Snapshot { entries, revision, more: false, stale: false };
-    WatchConfigResponse { position: Some(position(revision)), message: Some(Message::Snapshot(snapshot)) }
+    WatchConfigResponse {
+        position: Some(position(revision)),
+        event: Some(watch_config_response::Event::Snapshot(snapshot)),
+    }
 }
 
+/// An update that follows the revision before it.
 fn update(revision: u64, changes: Vec<KeyChange>) -> WatchConfigResponse {
-    let update = v1::Update { revision, changes, skipped: None, more: false };
-    WatchConfigResponse { position: Some(position(revision)), message: Some(Message::Update(update)) }
+    update_after(revision - 1, revision, changes)
+}
+
+/// An update between whose revision and the one before nothing else is watched.
+fn update_after(previous_revision: u64, revision: u64, changes: Vec<KeyChange>) -> WatchConfigResponse {
+    let update = v1::Update { revision, previous_revision, changes, skipped: None, more: false };
+    WatchConfigResponse {
+        position: Some(position(revision)),
+        event: Some(watch_config_response::Event::Update(update)),
+    }
 }
 
 /// An update that puts one key.
 fn commit(revision: u64) -> WatchConfigResponse {
-    update(revision, vec![put("tenant_config_a", revision)])
+    commit_after(revision - 1, revision)
+}
+
+fn commit_after(previous_revision: u64, revision: u64) -> WatchConfigResponse {
+    update_after(previous_revision, revision, vec![put("tenant_config_a", revision)])
 }
 
 fn skipping(first: u64, last: u64, changes: Vec<KeyChange>) -> WatchConfigResponse {
     let skipped = Some(v1::SkippedRevisions { first, last });
-    let update = v1::Update { revision: last, changes, skipped, more: false };
-    WatchConfigResponse { position: Some(position(last)), message: Some(Message::Update(update)) }
+    let update = v1::Update { revision: last, previous_revision: first - 1, changes, skipped, more: false };
+    WatchConfigResponse { position: Some(position(last)), event: Some(watch_config_response::Event::Update(update)) }
 }
 
 fn heartbeat(revision: u64) -> WatchConfigResponse {
     let heartbeat = v1::Heartbeat { revision, stale: false };
-    WatchConfigResponse { position: Some(position(revision)), message: Some(Message::Heartbeat(heartbeat)) }
+    WatchConfigResponse {
+        position: Some(position(revision)),
+        event: Some(watch_config_response::Event::Heartbeat(heartbeat)),
+    }
 }
 
 /// Makes a message the first part of two: its position is that of before.
 fn in_parts(mut first: WatchConfigResponse, before: Option<u64>) -> WatchConfigResponse {
     first.position = before.map(position);
-    match &mut first.message {
-        Some(Message::Snapshot(snapshot)) => snapshot.more = true,
-        Some(Message::Update(update)) => update.more = true,
-        Some(Message::Heartbeat(_)) | None => panic!("it has no parts"),
+    match &mut first.event {
+        Some(watch_config_response::Event::Snapshot(snapshot)) => snapshot.more = true,
+        Some(watch_config_response::Event::Update(update)) => update.more = true,
+        Some(watch_config_response::Event::Heartbeat(_)) | None => panic!("it has no parts"),
     }
     first
 }

@@ -1,6 +1,6 @@
 use std::{thread, time::Duration};
 
-use config_proto::v1::{WatchConfigResponse, watch_config_response::Message};
+use config_proto::v1::{WatchConfigResponse, watch_config_response};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
@@ -45,6 +45,11 @@ async fn holds_the_newest_state() {
     config.wait_for(30).await.unwrap();
     let keys: Vec<_> = config.view().unwrap().iter().map(|entry| entry.key.clone()).collect();
     assert_eq!(keys, ["tenant_config_d"], "a snapshot replaces all");
+    config.changed().await.unwrap();
+    feed.say(snapshot(3, &["tenant_config_a"]));
+    soon(config.changed()).await.unwrap();
+    let values = ["tenant_config_a", "tenant_config_d"].map(|key| value(&config, key));
+    assert_eq!((config.revision(), values), (Some(3), [Some("3".to_owned()), None]), "the table was restored");
 }
 
 /// Promise: a commit is seen as a whole, never half, by readers in other threads too.
@@ -96,7 +101,7 @@ async fn says_when_it_is_stale() {
     assert!(!config.is_stale());
 
     let mut stale = heartbeat(7);
-    if let WatchConfigResponse { message: Some(Message::Heartbeat(heartbeat)), .. } = &mut stale {
+    if let WatchConfigResponse { event: Some(watch_config_response::Event::Heartbeat(heartbeat)), .. } = &mut stale {
         heartbeat.stale = true;
     }
     feed.say(stale);
@@ -111,7 +116,7 @@ async fn heartbeats_move_the_revision() {
     let (client, mut service) = service(token());
     let config = client.live(Filter::all().key("tenant_config_a"));
     let _feed = service.watch.next().await.say([snapshot(5, &[]), heartbeat(9)]);
-    config.wait_for(9).await.unwrap();
+    soon(config.wait_for(9)).await.unwrap();
     assert_eq!(config.revision(), Some(9));
 }
 

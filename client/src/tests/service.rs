@@ -18,6 +18,7 @@ use futures_util::{
     future::{BoxFuture, FutureExt},
     stream::{BoxStream, unfold},
 };
+use h2::{Reason, server};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{DuplexStream, copy_bidirectional, duplex},
@@ -29,7 +30,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{
     Request, Response, Status,
     codegen::Service,
-    codegen::http::Uri,
+    codegen::http::{self, Uri},
     transport::{Server, ServerTlsConfig},
 };
 
@@ -176,11 +177,23 @@ struct Wires {
     /// The hosts that were connected to.
     hosts: Vec<String>,
     connected: Vec<AbortHandle>,
+    broken: Option<Break>,
 }
 
 struct Instance {
     connections: mpsc::UnboundedSender<DuplexStream>,
     stop: oneshot::Sender<()>,
+}
+
+/// How an instance, or what stands before it, leaves a call without a gRPC status.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Break {
+    /// It resets the call's stream before it has answered anything.
+    Reset(Reason),
+    /// It begins an answer, and resets the stream (CANCEL) before its end.
+    Unfinished,
+    /// It sends GOAWAY, and ends the connection without waiting for its calls.
+    GoAway(Reason),
 }
 
 impl Network {
@@ -192,6 +205,11 @@ impl Network {
     /// Starts an instance that speaks TLS.
     pub(super) fn up_with_tls(&self, tls: ServerTlsConfig) {
         self.start(Server::builder().tls_config(tls).unwrap());
+    }
+
+    /// Has the next connection break its calls, and no other: the one after is made to the instance that is there.
+    pub(super) fn break_next(&self, how: Break) {
+        self.0.lock().unwrap().broken = Some(how);
     }
 
     fn start(&self, mut server: Server) {
@@ -226,11 +244,37 @@ impl Network {
         wires.hosts.push(uri.host().unwrap_or_default().to_owned());
         let (near, mut near_end) = duplex(1 << 16);
         let (mut far_end, far) = duplex(1 << 16);
-        let instance = wires.instance.as_ref().ok_or(io::ErrorKind::ConnectionRefused)?;
-        instance.connections.send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        if let Some(how) = wires.broken.take() {
+            tokio::spawn(break_calls(far, how));
+        } else {
+            let instance = wires.instance.as_ref().ok_or(io::ErrorKind::ConnectionRefused)?;
+            instance.connections.send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        }
         let wire = tokio::spawn(async move { copy_bidirectional(&mut near_end, &mut far_end).await });
         wires.connected.push(wire.abort_handle());
         Ok(TokioIo::new(near))
+    }
+}
+
+/// Breaks each call of a connection, after which it is closed.
+async fn break_calls(connection: DuplexStream, how: Break) {
+    let mut connection = server::handshake(connection).await.unwrap();
+    // Else their streams would be reset before the connection ends.
+    let mut left = Vec::new();
+    while let Some(Ok((_, mut call))) = connection.accept().await {
+        match how {
+            Break::Reset(reason) => call.send_reset(reason),
+            Break::Unfinished => {
+                let head = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+                call.send_response(head, false).unwrap();
+            }
+            Break::GoAway(reason) => {
+                connection.abrupt_shutdown(reason);
+                left.push(call);
+                continue;
+            }
+        }
+        connection.graceful_shutdown();
     }
 }
 
@@ -264,7 +308,7 @@ pub(super) fn service_with(options: Options) -> (Client, Script) {
     let (list, list_calls) = mpsc::unbounded_channel();
     let (watch, watch_calls) = mpsc::unbounded_channel();
     let fake = Fake { get, batch_get, list, watch };
-    let wires = Wires { fake, instance: None, hosts: Vec::new(), connected: Vec::new() };
+    let wires = Wires { fake, instance: None, hosts: Vec::new(), connected: Vec::new(), broken: None };
     let network = Network(Arc::new(Mutex::new(wires)));
     network.up();
     let through = network.clone();

@@ -1,7 +1,10 @@
-use config_proto::v1::{self, WatchConfigResponse, watch_config_response::Message};
+use config_proto::v1::{self, WatchConfigResponse, watch_config_response};
 
-use super::{commit, delete, heartbeat, in_parts, put, short, skipping, snapshot, update};
-use crate::watch::tracker::{Refusal, Tracker};
+use super::{commit, commit_after, delete, heartbeat, in_parts, put, short, skipping, snapshot, update};
+use crate::{
+    Event,
+    watch::tracker::{Refusal, Tracker},
+};
 
 /// What these messages come to, for a watch of everything or of a part.
 fn told(all: bool, messages: impl IntoIterator<Item = WatchConfigResponse>) -> Vec<String> {
@@ -14,27 +17,52 @@ fn told(all: bool, messages: impl IntoIterator<Item = WatchConfigResponse>) -> V
     messages.into_iter().map(take).collect()
 }
 
-/// Promise: each revision is let through once, in order; one that is missing is noticed where everything is watched.
+/// Promise: each revision is let through once, in order; one that is missing is noticed, whatever is watched.
 #[test]
 fn doubles_are_dropped_and_gaps_refused() {
-    assert_eq!(
-        told(true, [snapshot(5, &[]), commit(5), commit(6), commit(6), commit(7)]),
-        ["=5:0", "-", "+6:1", "-", "+7:1"]
-    );
-    assert_eq!(told(true, [snapshot(5, &[]), commit(7)]), ["=5:0", "Gap"]);
-    assert_eq!(told(true, [snapshot(5, &[]), heartbeat(5), heartbeat(6)]), ["=5:0", "~5", "Gap"]);
-    assert_eq!(
-        told(false, [snapshot(5, &[]), commit(7), heartbeat(9), commit(9), commit(12)]),
-        ["=5:0", "+7:1", "~9", "-", "+12:1"]
-    );
+    for all in [true, false] {
+        assert_eq!(
+            told(all, [snapshot(5, &[]), commit(5), commit(6), commit(6), commit(7), commit_after(5, 7)]),
+            ["=5:0", "-", "+6:1", "-", "+7:1", "-"]
+        );
+        assert_eq!(told(all, [snapshot(5, &[]), commit(7)]), ["=5:0", "Gap"]);
+        assert_eq!(told(all, [snapshot(5, &[]), commit_after(5, 9), commit_after(10, 12)]), ["=5:0", "+9:1", "Gap"]);
+        assert_eq!(told(all, [snapshot(5, &[]), commit_after(4, 7)]), ["=5:0", "+7:1"], "it may reach back");
+    }
 }
 
-/// Promise: an update that names what it skipped is no gap, if nothing is missing before what it names.
+/// Promise: a heartbeat tells the revisions that a filter leaves out; where it leaves out none, one that is ahead tells of a gap.
 #[test]
-fn skipped_revisions_are_no_gap() {
+fn heartbeats_are_for_what_is_not_watched() {
+    let messages = || [snapshot(5, &[]), heartbeat(5), heartbeat(9), commit(9), commit(10)];
+    assert_eq!(told(false, messages()), ["=5:0", "~5", "~9", "-", "+10:1"]);
+    assert_eq!(told(true, messages())[..3], ["=5:0", "~5", "Gap"]);
+}
+
+/// Promise: a position is the one that the service gave for that very revision: no token is kept for another one, and none is made up.
+#[test]
+fn positions_are_taken_as_they_come() {
+    let mut tracker = Tracker::new(false, None);
+    for message in [snapshot(5, &[]), commit(6), heartbeat(9), in_parts(commit_after(9, 12), None), heartbeat(4)] {
+        let told = message.position.clone();
+        tracker.take(message).unwrap();
+        let held = tracker.position().cloned().map(v1::Position::from).unwrap();
+        if told.as_ref().is_some_and(|told| told.revision > 4) {
+            assert_eq!(Some(held), told);
+        } else {
+            assert_eq!(held, super::position(9));
+        }
+    }
+}
+
+/// Promise: what an update names as skipped is passed on, and decides nothing.
+#[test]
+fn skipped_revisions_are_told() {
     let changes = || vec![put("tenant_config_a", 8), delete("tenant_config_b")];
-    assert_eq!(told(true, [snapshot(5, &[]), skipping(6, 9, changes()), commit(10)]), ["=5:0", "+9:2", "+10:1"]);
-    assert_eq!(told(true, [snapshot(5, &[]), skipping(4, 9, changes())]), ["=5:0", "+9:2"], "it may reach back");
+    let mut tracker = Tracker::new(true, None);
+    tracker.take(snapshot(5, &[])).unwrap();
+    let Ok(Some(Event::Update(update))) = tracker.take(skipping(6, 9, changes())) else { panic!("it is an update") };
+    assert_eq!((update.position.revision, update.changes.len(), update.skipped), (9, 2, Some(6..=9)));
     assert_eq!(told(true, [snapshot(5, &[]), skipping(7, 9, changes())]), ["=5:0", "Gap"], "6 is missing");
 }
 
@@ -55,6 +83,7 @@ fn parts_are_put_together() {
     let broken = r#"Broken("its parts do not match")"#;
     assert_eq!(told(true, [in_parts(snapshot(5, &[]), None), snapshot(6, &[])]), ["-", broken]);
     assert_eq!(told(true, [snapshot(5, &[]), first(), commit(7)]), ["=5:0", "-", broken]);
+    assert_eq!(told(true, [snapshot(5, &[]), first(), commit_after(4, 6)]), ["=5:0", "-", broken]);
     assert_eq!(told(true, [snapshot(5, &[]), first(), snapshot(6, &[])]), ["=5:0", "-", broken]);
 }
 
@@ -68,18 +97,22 @@ fn parts_do_not_outlive_their_connection() {
     assert_eq!(short(&Ok(whole)), "=5:1");
 }
 
-/// Promise: a snapshot replaces all, but what is known never goes back: neither to an older snapshot of the same history, nor by a heartbeat.
+/// Promise: a snapshot replaces all, also by an earlier revision, as after the restoring of a table. What is known does not go back for less:
+/// neither to the last that an instance knew when the stores stopped answering, nor by a heartbeat.
 #[test]
-fn nothing_goes_back() {
-    let mut restored = snapshot(3, &[]);
-    restored.position = Some(v1::Position { revision: 3, epoch: "e2".to_owned() });
-    let mut foreign = commit(6);
-    foreign.position = Some(v1::Position { revision: 6, epoch: "e2".to_owned() });
+fn nothing_goes_back_by_mistake() {
+    let stale = |revision| {
+        let mut stale = snapshot(revision, &[]);
+        let Some(watch_config_response::Event::Snapshot(snapshot)) = &mut stale.event else { panic!("it is one") };
+        snapshot.stale = true;
+        stale
+    };
     assert_eq!(told(true, [snapshot(5, &[]), snapshot(9, &[]), commit(10)]), ["=5:0", "=9:0", "+10:1"]);
-    assert_eq!(told(true, [snapshot(5, &[]), snapshot(4, &[])]), ["=5:0", "Behind"]);
+    assert_eq!(told(true, [snapshot(5, &[]), snapshot(3, &[]), commit(4)]), ["=5:0", "=3:0", "+4:1"]);
+    assert_eq!(told(true, [snapshot(5, &[]), stale(4)]), ["=5:0", "Behind"]);
+    assert_eq!(told(true, [snapshot(5, &[]), stale(5), stale(6)]), ["=5:0", "=5:0", "=6:0"]);
+    assert_eq!(told(true, [stale(5), snapshot(4, &[])]), ["=5:0", "=4:0"]);
     assert_eq!(told(true, [snapshot(5, &[]), heartbeat(4), commit(5)]), ["=5:0", "~5", "-"]);
-    assert_eq!(told(true, [snapshot(5, &[]), restored]), ["=5:0", "=3:0"], "a restored table has another epoch");
-    assert_eq!(told(true, [snapshot(5, &[]), foreign]), ["=5:0", "OtherHistory"]);
 }
 
 /// Promise: what cannot be understood is refused rather than guessed at.
@@ -91,7 +124,9 @@ fn nonsense_is_refused() {
     unknown.operation = 77;
     let mut elsewhere = commit(6);
     elsewhere.position = Some(super::position(8));
-    for message in [update(6, vec![without_entry]), update(6, vec![unknown]), elsewhere] {
+    let mut nowhere = commit(6);
+    nowhere.position = None;
+    for message in [update(6, vec![without_entry]), update(6, vec![unknown]), elsewhere, nowhere] {
         assert!(told(true, [snapshot(5, &[]), message])[1].starts_with("Broken"));
     }
     assert!(told(true, [commit(6)])[0].starts_with("Broken"), "there was no snapshot");
@@ -115,15 +150,11 @@ fn refused_twice_begins_anew() {
     tracker.take(commit(6)).unwrap();
     tracker.refused(Refusal::Gap);
     assert!(tracker.position().is_some(), "it got on in between");
-    tracker.refused(Refusal::OtherHistory);
-    assert_eq!(tracker.position(), None);
 }
 
 /// Promise: a message of a kind that a later service sends changes nothing.
 #[test]
 fn unknown_messages_are_passed_over() {
-    let unknown = WatchConfigResponse { position: Some(super::position(9)), message: None };
-    let heartbeat = v1::Heartbeat { revision: 5, stale: true };
-    let stale = WatchConfigResponse { position: None, message: Some(Message::Heartbeat(heartbeat)) };
-    assert_eq!(told(true, [snapshot(5, &[]), unknown, stale, commit(6)]), ["=5:0", "-", "~5", "+6:1"]);
+    let unknown = WatchConfigResponse { position: Some(super::position(9)), event: None };
+    assert_eq!(told(true, [snapshot(5, &[]), unknown, commit(6)]), ["=5:0", "-", "+6:1"]);
 }

@@ -5,13 +5,14 @@ use std::{
 };
 
 use config_proto::v1::{BatchGetConfigResponse, GetConfigResponse, ListConfigResponse};
+use h2::Reason;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::time::Instant;
 use tonic::{Code, Status, transport::ServerTlsConfig};
 
 use super::{
     entry,
-    service::{BACKOFF, service, service_with},
+    service::{BACKOFF, Break, service, service_with},
 };
 use crate::{Certificate, Client, ClientTlsConfig, Error, Identity, Options, StaticToken, Value};
 
@@ -63,6 +64,26 @@ async fn retries_broken_connections() {
     service.network.cut();
     service.get.next().await.answer(Ok(answer()));
     assert!(read.await.unwrap().is_ok());
+}
+
+/// Promise: a call that ends without a status of the service, since its stream was reset or its connection ended, is made again, whatever code
+/// that is given here. What the service says itself with such a code is not: see [`retries_unavailable_only`].
+#[tokio::test(start_paused = true)]
+async fn retries_broken_calls() {
+    let reasons =
+        [Reason::NO_ERROR, Reason::REFUSED_STREAM, Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::HTTP_1_1_REQUIRED];
+    let breaks = reasons.into_iter().flat_map(|reason| [Break::Reset(reason), Break::GoAway(reason)]);
+    for how in breaks.chain([Break::Unfinished]) {
+        let (client, mut service) = service(token());
+        service.network.break_next(how);
+        let mut read = tokio::spawn(async move { client.get("tenant_config_a").await });
+        tokio::select! {
+            call = service.get.next() => call.answer(Ok(answer())),
+            read = &mut read => panic!("{how:?} is told: {:?}", read.unwrap()),
+        }
+        assert!(read.await.unwrap().is_ok(), "{how:?}");
+        assert_eq!(service.network.hosts().len(), 2, "{how:?}");
+    }
 }
 
 /// Promise: GOAWAY costs no call: one under way is answered by the old instance, the next one by the new.

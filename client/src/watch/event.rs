@@ -6,31 +6,25 @@ use config_proto::v1;
 
 use crate::entry::Entry;
 
-/// A point in a tenant's history. Its text (`Display`, `FromStr`), `41@<epoch>`, can be stored.
+/// A point in a tenant's history. Its text (`Display`, `FromStr`), `41@<token>`, can be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
     /// All changes up to this revision are known.
     pub revision: u64,
-    /// The life of the tenant's ledger that the revision is of; empty if it is not known.
-    pub epoch: String,
-}
-
-impl Position {
-    /// Whether the other one is certainly of another history, so that their revisions cannot be compared.
-    pub(crate) fn is_foreign_to(&self, other: &Self) -> bool {
-        !self.epoch.is_empty() && !other.epoch.is_empty() && self.epoch != other.epoch
-    }
+    /// Opaque, and of this revision only: the service sees by it whether the history and the watch are still the same. Without it (empty),
+    /// neither is checked.
+    pub token: String,
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.revision, self.epoch)
+        write!(f, "{}@{}", self.revision, self.token)
     }
 }
 
 /// A text that is no position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a position is written `<revision>@<epoch>`")]
+#[error("a position is written `<revision>@<token>`")]
 pub struct ParsePositionError {
     #[source]
     source: Option<ParseIntError>,
@@ -40,21 +34,21 @@ impl FromStr for Position {
     type Err = ParsePositionError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (revision, epoch) = text.split_once('@').ok_or(ParsePositionError { source: None })?;
+        let (revision, token) = text.split_once('@').ok_or(ParsePositionError { source: None })?;
         let revision = revision.parse().map_err(|source| ParsePositionError { source: Some(source) })?;
-        Ok(Self { revision, epoch: epoch.to_owned() })
+        Ok(Self { revision, token: token.to_owned() })
     }
 }
 
 impl From<v1::Position> for Position {
     fn from(position: v1::Position) -> Self {
-        Self { revision: position.revision, epoch: position.epoch }
+        Self { revision: position.revision, token: position.token }
     }
 }
 
 impl From<Position> for v1::Position {
     fn from(position: Position) -> Self {
-        Self { revision: position.revision, epoch: position.epoch }
+        Self { revision: position.revision, token: position.token }
     }
 }
 
@@ -62,7 +56,7 @@ impl From<Position> for v1::Position {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// All that is watched. It replaces everything that was told before.
+    /// All that is watched. It replaces everything that was told before, and may be of an earlier revision if the table was restored.
     Snapshot(Snapshot),
     /// What has changed.
     Update(Update),
@@ -99,7 +93,7 @@ pub struct Update {
     pub position: Position,
     /// What was done to which keys: of one commit, all or nothing; of several, the last that was done to each key.
     pub changes: Vec<Change>,
-    /// The revisions that are not told one by one.
+    /// The revisions that are not told one by one, since the watch was too slow; what they left behind is among the changes.
     pub skipped: Option<RangeInclusive<u64>>,
 }
 

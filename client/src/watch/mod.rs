@@ -67,7 +67,7 @@ pub enum Start {
 /// A stream of [`Event`]s. Ask for them by [`Watch::next`], or as a [`Stream`]; asking may be given up and begun again at any time without
 /// loss. Nothing runs while nobody asks.
 ///
-/// It connects again by itself, with growing pauses, and goes on where it was; each revision is told once. It ends, with an error, only when
+/// It connects again by itself, with growing pauses, and goes on where it was; each revision is told once, and none is left out without notice. It ends, with an error, only when
 /// trying again would end the same: `PERMISSION_DENIED`, `INVALID_ARGUMENT`, `UNIMPLEMENTED`, or a refused token that nobody renews.
 pub struct Watch {
     client: Client,

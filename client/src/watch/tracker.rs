@@ -4,7 +4,7 @@
 
 use std::{mem, ops::RangeInclusive, sync::Arc};
 
-use config_proto::v1::{self, WatchConfigResponse, watch_config_response::Message};
+use config_proto::v1::{self, WatchConfigResponse, watch_config_response};
 
 use super::event::{Change, Event, Heartbeat, Operation, Position, Snapshot, Update};
 use crate::entry::Entry;
@@ -14,10 +14,8 @@ use crate::entry::Entry;
 pub(crate) enum Refusal {
     /// Revisions are missing before it.
     Gap,
-    /// It is a snapshot from before what was told already.
+    /// It is a snapshot from before what was told already, of an instance that cannot know better now.
     Behind,
-    /// It is of another history, without a snapshot.
-    OtherHistory,
     /// It cannot be understood, for this reason.
     Broken(&'static str),
 }
@@ -27,7 +25,6 @@ impl Refusal {
         match self {
             Self::Gap => "revisions are missing before it",
             Self::Behind => "it is a snapshot from before what was told already",
-            Self::OtherHistory => "it is of another history, without a snapshot",
             Self::Broken(reason) => reason,
         }
     }
@@ -36,7 +33,7 @@ impl Refusal {
 /// The state of one watch.
 #[derive(Debug)]
 pub(crate) struct Tracker {
-    /// Whether everything is watched, so that every revision is told or named as skipped.
+    /// Whether everything is watched, so that there is no revision that only a heartbeat tells.
     all: bool,
     position: Option<Position>,
     parts: Parts,
@@ -55,6 +52,7 @@ enum Parts {
     },
     Update {
         revision: u64,
+        previous_revision: u64,
         changes: Vec<Change>,
         skipped: Option<RangeInclusive<u64>>,
     },
@@ -90,7 +88,6 @@ impl Tracker {
     pub(crate) fn refused(&mut self, refusal: Refusal) {
         match refusal {
             Refusal::Behind => {}
-            Refusal::OtherHistory => self.start_anew(),
             Refusal::Gap | Refusal::Broken(_) => {
                 if mem::replace(&mut self.suspicious, true) {
                     self.start_anew();
@@ -102,11 +99,11 @@ impl Tracker {
     /// Takes a message. `None` if there is nothing to tell: a part, a double, or something that this client does not know.
     pub(crate) fn take(&mut self, response: WatchConfigResponse) -> Result<Option<Event>, Refusal> {
         let position = response.position.map(Position::from);
-        match response.message {
+        match response.event {
             None => Ok(None),
-            Some(Message::Snapshot(part)) => self.snapshot(part, position),
-            Some(Message::Update(part)) => self.update(part, position),
-            Some(Message::Heartbeat(heartbeat)) => self.heartbeat(&heartbeat, position),
+            Some(watch_config_response::Event::Snapshot(part)) => self.snapshot(part, position),
+            Some(watch_config_response::Event::Update(part)) => self.update(part, position),
+            Some(watch_config_response::Event::Heartbeat(heartbeat)) => self.heartbeat(&heartbeat, position),
         }
     }
 
@@ -121,9 +118,10 @@ impl Tracker {
             self.parts = Parts::Snapshot { revision: part.revision, entries };
             return Ok(None);
         }
-        let position = final_position(position, part.revision, String::new())?;
+        let position = final_position(position, part.revision)?;
+        // One that is not stale is the truth: it is of an earlier revision if the table was restored.
         if let Some(held) = &self.position
-            && position.epoch == held.epoch
+            && part.stale
             && position.revision < held.revision
         {
             return Err(Refusal::Behind);
@@ -136,7 +134,11 @@ impl Tracker {
     fn update(&mut self, part: v1::Update, position: Option<Position>) -> Result<Option<Event>, Refusal> {
         let (mut changes, mut skipped) = match mem::take(&mut self.parts) {
             Parts::None => (Vec::new(), None),
-            Parts::Update { revision, changes, skipped } if revision == part.revision => (changes, skipped),
+            Parts::Update { revision, previous_revision, changes, skipped }
+                if (revision, previous_revision) == (part.revision, part.previous_revision) =>
+            {
+                (changes, skipped)
+            }
             Parts::Snapshot { .. } | Parts::Update { .. } => return Err(Refusal::Broken("its parts do not match")),
         };
         for change in part.changes {
@@ -144,20 +146,18 @@ impl Tracker {
         }
         skipped = skipped.or(part.skipped.map(|skipped| skipped.first..=skipped.last));
         if part.more {
-            self.parts = Parts::Update { revision: part.revision, changes, skipped };
+            let v1::Update { revision, previous_revision, .. } = part;
+            self.parts = Parts::Update { revision, previous_revision, changes, skipped };
             return Ok(None);
         }
         let Some(held) = &self.position else {
             return Err(Refusal::Broken("it is an update before any snapshot"));
         };
-        let position = final_position(position, part.revision, held.epoch.clone())?;
-        if position.is_foreign_to(held) {
-            return Err(Refusal::OtherHistory);
-        }
+        let position = final_position(position, part.revision)?;
         if position.revision <= held.revision {
             return Ok(None);
         }
-        if self.all && !follows(held.revision, position.revision, skipped.as_ref()) {
+        if part.previous_revision > held.revision {
             return Err(Refusal::Gap);
         }
         self.suspicious = false;
@@ -168,10 +168,7 @@ impl Tracker {
     fn heartbeat(&mut self, heartbeat: &v1::Heartbeat, position: Option<Position>) -> Result<Option<Event>, Refusal> {
         // Between parts, and before a first snapshot, it is a sign of life and nothing more.
         let (Parts::None, Some(held)) = (&self.parts, &mut self.position) else { return Ok(None) };
-        let position = final_position(position, heartbeat.revision, held.epoch.clone())?;
-        if position.is_foreign_to(held) {
-            return Err(Refusal::OtherHistory);
-        }
+        let position = final_position(position, heartbeat.revision)?;
         if position.revision > held.revision && self.all {
             return Err(Refusal::Gap);
         }
@@ -183,22 +180,13 @@ impl Tracker {
     }
 }
 
-/// The position after a whole message of this revision; the epoch that is known stays unless the message names one.
-fn final_position(position: Option<Position>, revision: u64, epoch: String) -> Result<Position, Refusal> {
+/// The position after a whole message of this revision. No other will do: its token is of this revision only.
+fn final_position(position: Option<Position>, revision: u64) -> Result<Position, Refusal> {
     match position {
-        Some(position) if position.revision != revision => {
-            Err(Refusal::Broken("its position is not that of its revision"))
-        }
-        Some(position) if !position.epoch.is_empty() => Ok(position),
-        Some(_) | None => Ok(Position { revision, epoch }),
+        Some(position) if position.revision == revision => Ok(position),
+        Some(_) => Err(Refusal::Broken("its position is not that of its revision")),
+        None => Err(Refusal::Broken("it has no position")),
     }
-}
-
-/// Whether an update to `revision` tells or names every revision after `held`.
-fn follows(held: u64, revision: u64, skipped: Option<&RangeInclusive<u64>>) -> bool {
-    let next = held.saturating_add(1);
-    revision == next
-        || skipped.is_some_and(|skipped| *skipped.start() <= next && skipped.end().saturating_add(1) >= revision)
 }
 
 /// A change as the interface has it.
