@@ -33,7 +33,7 @@ pub const VALIDITY: Duration = Duration::from_mins(1);
 /// How long one tenant may keep the stores busy before whoever waits is told so.
 const ASKING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many commits are fetched at once.
-pub const PAGE: usize = 256;
+pub const PAGE: usize = 128;
 /// How many tenants are read anew at once, as a whole.
 const MAX_LOADS: usize = 32;
 

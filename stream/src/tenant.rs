@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::pages::Pages;
 
 /// How many commits the log of a watched tenant keeps, and how many bytes of values. The last commit is kept however large it is.
-const MAX_COMMITS: usize = 256;
+const MAX_COMMITS: usize = 128;
 const MAX_COMMIT_BYTES: usize = 1024 * 1024;
 /// How many deleted keys are remembered beyond the log, so that a watcher who is far behind hears of them.
 const MAX_DELETED: usize = 1_000;

@@ -26,7 +26,7 @@ use crate::{
 /// About how many bytes a part of a snapshot has. gRPC clients take messages of 4 MB unless they are told otherwise.
 const PART_BYTES: usize = 1_000_000;
 /// How many commits are fetched at once for a watcher who goes on from long ago.
-const REPLAY: usize = 100;
+const REPLAY: usize = 50;
 /// Over what time watchers are told to go elsewhere when the instance ends, so that they do not come to the next one all at once.
 const DRAIN_SPREAD: Duration = Duration::from_secs(2);
 

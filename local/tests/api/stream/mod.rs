@@ -108,7 +108,7 @@ impl Grpc {
 impl Watching {
     /// The next message. A minute without one is a failure.
     pub(crate) async fn next(&mut self) -> Result<Event, Status> {
-        let message = tokio::time::timeout(Duration::from_secs(60), self.messages.message()).await;
+        let message = tokio::time::timeout(Duration::from_mins(1), self.messages.message()).await;
         let message = message.expect("a message comes")?.ok_or_else(|| Status::new(Code::Aborted, "the end"))?;
         if let Some(position) = message.position {
             self.position = Some(position);
@@ -183,5 +183,5 @@ pub(crate) async fn until(is_so: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it comes to be so");
+    tokio::time::timeout(Duration::from_mins(1), waiting).await.expect("it comes to be so");
 }

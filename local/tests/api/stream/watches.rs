@@ -76,7 +76,7 @@ async fn a_watch_goes_on_from_long_ago() {
     let position = watching.position.clone().unwrap();
     drop(watching);
     // More than the log in memory has, and than is fetched at once.
-    let last = 320;
+    let last = 160;
     for value in 2..=last {
         put(&acme, "a", value).await;
     }
