@@ -149,6 +149,11 @@ impl Api {
         client!(self, aws_sdk_ssm)
     }
 
+    /// The queues themselves, past the suite.
+    pub(crate) fn queues(&self) -> aws_sdk_sqs::Client {
+        client!(self, aws_sdk_sqs)
+    }
+
     /// One of a tenant's items, as it lies in the table.
     pub(crate) async fn item(&self, tenant: &Tenant<'_>, sort_key: &str) -> HashMap<String, AttributeValue> {
         let dynamodb = client!(self, aws_sdk_dynamodb);

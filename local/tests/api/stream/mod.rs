@@ -1,5 +1,8 @@
 //! The streaming service, against the whole suite: real gRPC over loopback, writes through the HTTP API and past it.
 
+mod disk;
+mod freshness;
+mod hints;
 mod reads;
 mod watches;
 
