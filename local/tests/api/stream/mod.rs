@@ -4,6 +4,7 @@ mod disk;
 mod freshness;
 mod hints;
 mod reads;
+mod restarts;
 mod watches;
 
 use std::time::Duration;
