@@ -217,7 +217,7 @@ fn the_streaming_service() {
     let mut expected = stack.functions["config-read"].environment.clone();
     let own = [
         ("AWS_REGION", "eu-central-1".to_owned()),
-        ("CACHE_MAX_BYTES", "536870912".to_owned()),
+        ("CACHE_MAX_BYTES", "268435456".to_owned()),
         ("CHANGE_QUEUE_URL", format!("https://sqs.eu-central-1.amazonaws.com/123456789012/{hints}")),
         ("GRPC_ADDRESS", "0.0.0.0:50051".to_owned()),
         ("METRICS_ADDRESS", "0.0.0.0:9090".to_owned()),
@@ -239,13 +239,13 @@ fn the_streaming_service() {
     assert_eq!(with_key.environment["SNAPSHOT_FILE"], "/snapshot/config-stream");
 }
 
-/// Promise: entries take half of the task's memory, whichever it is, so that there is room for the rest.
+/// Promise: tenants that are watched and those that are not take a quarter of the task's memory each, so that there is room for the rest.
 #[test]
-fn entries_take_half_of_the_memory() {
+fn tenants_take_half_of_the_memory() {
     for memory in [1024_u64, 2048, 4096, 8192, 16384] {
         let stack = Stack::read(TEMPLATE, &with_stream(&[("StreamMemory", &memory.to_string())])).unwrap();
         let bytes: u64 = stack.stream.unwrap().environment["CACHE_MAX_BYTES"].parse().unwrap();
-        assert_eq!(bytes * 2, memory * 1024 * 1024);
+        assert_eq!(bytes * 4, memory * 1024 * 1024);
     }
 }
 

@@ -8,10 +8,14 @@ use local::template::{Stack, Surroundings, TEMPLATE};
 use serde_json::json;
 use tenantry::ledger::GRACE;
 
-use crate::harness::Api;
+use crate::{
+    harness::Api,
+    stream::{Instance, until},
+};
 
 /// Actions that IAM cannot limit to resources (Service Authorization Reference).
-const OF_NO_RESOURCE: [&str; 3] = ["ssm:DescribeParameters", "xray:PutTelemetryRecords", "xray:PutTraceSegments"];
+const OF_NO_RESOURCE: [&str; 4] =
+    ["ecr:GetAuthorizationToken", "ssm:DescribeParameters", "xray:PutTelemetryRecords", "xray:PutTraceSegments"];
 
 /// Promise: every action that a role allows is used by its function, and allowed on named resources where there are any. Actions of
 /// services that the emulator has not are left to the template's linters.
@@ -59,6 +63,15 @@ async fn roles_allow_nothing_that_is_not_used() {
         api.pass(GRACE * 3);
         api.suite.run_schedules().await.expect("a sweep");
     }
+    // The streaming service: a state, secrets among it, changes by the index and by hints.
+    api.suite.emulator().set_event_fate(EventFate::Delivered);
+    let instance = Instance::start(&api, &[]).await;
+    let (mut watching, _) = instance.tenant(&acme).watch().await;
+    acme.put("secret_config_k", &json!(8)).await.expect(200);
+    assert_eq!(watching.update().await.changes.len(), 1);
+    api.settled().await;
+    until(|| instance.stream.memory().metrics().hints.get() > 0).await;
+    instance.stream.stop().await;
     let used = api.suite.emulator().permissions_used();
     api.suite.stop().await;
 
@@ -66,7 +79,7 @@ async fn roles_allow_nothing_that_is_not_used() {
         region: local::suite::REGION.to_owned(),
         account: local::suite::ACCOUNT.to_owned(),
         stack: "tenantry".to_owned(),
-        parameters: [("TokenIssuer", "http://issuer"), ("TokenAudience", "a")]
+        parameters: [("TokenIssuer", "http://issuer"), ("TokenAudience", "a"), ("StreamImage", "local")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
     };
@@ -77,7 +90,7 @@ async fn roles_allow_nothing_that_is_not_used() {
             resource.starts_with("arn:") && resource.split(':').nth(5).is_some_and(|name| !name.starts_with('*'));
         assert!(is_named || OF_NO_RESOURCE.contains(&action.as_str()), "{name}: {action} on {resource}");
     }
-    let seen = ["dynamodb:", "ssm:", "events:", "sts:"];
+    let seen = ["dynamodb:", "ssm:", "events:", "sts:", "sqs:ReceiveMessage", "sqs:DeleteMessage"];
     let allowed: BTreeSet<_> = roles()
         .map(|(name, (action, _))| (name.to_owned(), action))
         .filter(|(_, action)| seen.iter().any(|service| action.starts_with(service)))
