@@ -95,6 +95,7 @@ impl Follower {
                 _ => {}
             }
             failing = outcome.is_err();
+            self.memory.weigh_watched();
             self.bring_after(&pauses);
         }
     }

@@ -48,6 +48,8 @@ pub struct Memory {
     /// The others, bounded by bytes: those that were not asked for lately go first.
     idle: Cache<TenantId, Weighed, Weight>,
     limits: Limits,
+    /// What those that are watched weighed when they were last weighed, in bytes.
+    watched_bytes: AtomicU64,
     watchers: AtomicUsize,
     loads: Semaphore,
     /// When the last complete look at each shard of the index of changes began, in milliseconds.
@@ -127,6 +129,7 @@ impl Memory {
             watched: RwLock::default(),
             idle: Cache::with_weighter(tenants, limits.bytes, Weight),
             limits,
+            watched_bytes: AtomicU64::new(0),
             watchers: AtomicUsize::new(0),
             loads: Semaphore::new(MAX_LOADS),
             looked: Ledger::shards().map(|_| AtomicU64::new(0)).collect(),
@@ -181,7 +184,14 @@ impl Memory {
 
     /// How many bytes tenants take, those that nobody watches and those that somebody does.
     pub fn bytes(&self) -> (u64, u64) {
-        (self.idle.weight(), self.read_watched().values().map(|tenant| tenant.weight()).sum())
+        (self.idle.weight(), self.weigh_watched())
+    }
+
+    /// Weighs those that are watched.
+    pub fn weigh_watched(&self) -> u64 {
+        let weight = self.read_watched().values().map(|tenant| tenant.weight()).sum();
+        self.watched_bytes.store(weight, Ordering::Relaxed);
+        weight
     }
 
     /// How many tenants there are, those that nobody watches and those that somebody does.
@@ -375,7 +385,7 @@ impl Memory {
             }
             Some(tenant) => Arc::clone(tenant),
             None => {
-                if watched.values().map(|tenant| tenant.weight()).sum::<u64>() > self.limits.bytes {
+                if self.watched_bytes.load(Ordering::Relaxed) > self.limits.bytes {
                     return Err(Full::Memory);
                 }
                 let tenant = self.idle.remove(id).map_or_else(Arc::default, |(_, idle)| idle.tenant);
