@@ -4,6 +4,7 @@
 //! fresh; [`watch`] tells watchers of it. The interface is described in `proto/tenantry/config/v1/config.proto`.
 
 mod answer;
+mod connections;
 mod disk;
 mod follower;
 mod hints;
@@ -16,4 +17,5 @@ pub mod settings;
 pub mod tenant;
 mod watch;
 
+pub use connections::UnusableCertificate;
 pub use server::{StartError, Stream};

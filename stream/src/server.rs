@@ -4,6 +4,10 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use config_proto::v1::{self, config_service_server::ConfigServiceServer};
+use futures_util::FutureExt;
+use http::Request;
+use hyper::{body::Incoming, service::Service as _};
+use hyper_util::service::TowerToHyperService;
 use prometheus_client::{encoding::text, registry::Registry};
 use tenantry::{
     auth::{Authenticator, HttpKeys, Permission, TokenMemory},
@@ -17,32 +21,26 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{
-    service::Routes,
-    transport::{Certificate, Identity, Server, ServerTlsConfig},
-};
+use tonic::{body::Body, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{error, info, warn};
 
 use crate::{
+    connections::{self, Answering, UnusableCertificate},
     disk,
     follower::Follower,
     hints,
     memory::{Limits, Memory},
     metrics::Metrics,
     service::Service,
-    settings::{StreamSettings, TlsSettings},
+    settings::StreamSettings,
     watch::Manners,
 };
 
 /// How large a request may be: 100 keys and 100 prefixes of the longest, with room to spare.
 const MAX_REQUEST_BYTES: usize = 256 * 1024;
-/// How many calls one connection may have open at once.
-const MAX_CALLS_PER_CONNECTION: u32 = 1_000;
-/// After what silence a connection is asked whether it is still there, and how long it may take to answer.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many connections there may be beside one for each watcher.
+const SPARE_CONNECTIONS: usize = 1_000;
 /// For how many intervals, and how long at least, memory is believed although the index of changes could not be looked at.
 const PATIENCE_INTERVALS: u32 = 10;
 const LEAST_PATIENCE: Duration = Duration::from_secs(3);
@@ -68,7 +66,7 @@ pub enum StartError {
     },
     /// The certificates are unusable.
     #[error("the certificate, its key or the clients' CA cannot be used")]
-    Tls(#[source] tonic::transport::Error),
+    Tls(#[from] UnusableCertificate),
     /// The interface's description is unusable.
     #[error("the interface's description cannot be shown")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -118,19 +116,11 @@ impl Stream {
         let service = Service::new(Arc::clone(&memory), tokens, limits, manners);
 
         let (listener, address) = listen(settings.address, "GRPC_ADDRESS").await?;
-        let (health, routes) = routes(service).await?;
+        let (health, answer) = routes(service).await?;
         let (closing, closed) = watch::channel(false);
-        let server = server(settings.tls.as_ref())?.add_routes(routes);
-        let server = tokio::spawn(async move {
-            let closed = async move {
-                let mut closed = closed;
-                // An error says that whoever could close it is gone.
-                let _ = closed.wait_for(|closed| *closed).await;
-            };
-            if let Err(error) = server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), closed).await {
-                error!(%error, "the gRPC server ended");
-            }
-        });
+        let tls = settings.tls.as_ref().map(connections::acceptor).transpose()?;
+        let max = settings.max_watchers.saturating_add(SPARE_CONNECTIONS);
+        let server = tokio::spawn(connections::serve(listener, tls, max, answer, closed));
 
         let (stop, stopped) = watch::channel(false);
         let hint = Arc::new(Notify::new());
@@ -200,22 +190,10 @@ async fn listen(wanted: SocketAddr, setting: &'static str) -> Result<(TcpListene
     Ok((listener, address))
 }
 
-fn server(tls: Option<&TlsSettings>) -> Result<Server, StartError> {
-    let server = Server::builder()
-        .tcp_nodelay(true)
-        .max_concurrent_streams(MAX_CALLS_PER_CONNECTION)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
-    let Some(tls) = tls else { return Ok(server) };
-    let mut config = ServerTlsConfig::new().identity(Identity::from_pem(&tls.certificate, &tls.key));
-    if let Some(ca) = &tls.client_ca {
-        config = config.client_ca_root(Certificate::from_pem(ca));
-    }
-    server.tls_config(config).map_err(StartError::Tls)
-}
-
 /// The interface, the standard health service and the standard reflection service.
-async fn routes(service: Service) -> Result<(HealthReporter, Routes), StartError> {
+async fn routes(
+    service: Service,
+) -> Result<(HealthReporter, impl Fn(Request<Incoming>) -> Answering + Clone + Send + 'static), StartError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::Serving).await;
     health.set_serving::<ConfigServiceServer<Service>>().await;
@@ -225,11 +203,21 @@ async fn routes(service: Service) -> Result<(HealthReporter, Routes), StartError
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let config = ConfigServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
-    let routes = Routes::new(config)
-        .add_service(health_service)
+    let others = Routes::new(health_service)
         .add_service(descriptions().build_v1()?)
         .add_service(descriptions().build_v1alpha()?);
-    Ok((health, routes))
+    let (config, others) = (TowerToHyperService::new(config), TowerToHyperService::new(others.prepare()));
+    let answer = move |request: Request<Incoming>| {
+        let request = request.map(Body::new);
+        // Past the router, which is for the few calls of the others.
+        let service = request.uri().path().strip_prefix('/').and_then(|path| path.split('/').next());
+        if service == Some(ConfigServiceServer::<Service>::NAME) {
+            config.call(request).boxed()
+        } else {
+            others.call(request).boxed()
+        }
+    };
+    Ok((health, answer))
 }
 
 /// Serves `/metrics`, and `/healthz` for those who ask over HTTP/1.1.

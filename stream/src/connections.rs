@@ -1,0 +1,212 @@
+//! Connections: each with all its calls in one task.
+//!
+//! tonic's own server has a task for each connection and one for each call, which wake each other for every message, mostly from
+//! different threads. Here a call's future lies in its connection's task: a message costs one wake, and a connection that ends takes
+//! its calls with it, also those that wait for a peer who does not read.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt,
+    future::BoxFuture,
+    stream::{FuturesUnordered, StreamExt},
+};
+use http::{Request, Response};
+use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::aws_lc_rs::default_provider,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tonic::body::Body;
+use tracing::{debug, warn};
+
+use crate::settings::TlsSettings;
+
+/// How many calls one connection may have open at once.
+const MAX_CALLS: u32 = 1_000;
+/// How much of a call's answer waits in memory for the peer to take it, in bytes.
+const MAX_UNSENT: usize = 256 * 1024;
+/// After what silence a peer is asked whether it is still there, and how long it may take to answer.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer may take to agree on a key.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long nothing is taken after the system has refused a connection, as it does without file descriptors.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers a request.
+pub(crate) type Answering = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+/// Why certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnusableCertificate {
+    /// A file is no PEM, or has not what it should have.
+    #[error("no usable PEM: {0}")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    /// Certificate and key do not go together, or are not supported.
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    /// The certificates that clients' must lead to.
+    #[error("the clients' CA: {0}")]
+    Clients(#[from] rustls::server::VerifierBuilderError),
+}
+
+/// What makes TLS of a connection.
+pub(crate) fn acceptor(settings: &TlsSettings) -> Result<TlsAcceptor, UnusableCertificate> {
+    let provider = Arc::new(default_provider());
+    let config = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let config = match &settings.client_ca {
+        None => config.with_no_client_auth(),
+        Some(pem) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                roots.add(certificate?)?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+            config.with_client_cert_verifier(verifier)
+        }
+    };
+    let chain = CertificateDer::pem_slice_iter(&settings.certificate).collect::<Result<_, _>>()?;
+    let mut config = config.with_single_cert(chain, PrivateKeyDer::from_pem_slice(&settings.key)?)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Answers by `answer` what comes over `listener`, over `max` connections at most, until `closed` says so; then waits until all calls have
+/// ended. Dropping it ends them.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    max: usize,
+    answer: impl Fn(Request<Incoming>) -> Answering + Clone + Send + 'static,
+    closed: watch::Receiver<bool>,
+) {
+    let mut closing = closed.clone();
+    let mut connections = JoinSet::new();
+    let places = Arc::new(Semaphore::new(max));
+    let admit = |connections: &mut JoinSet<()>, stream: TcpStream, closed: watch::Receiver<bool>| {
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            warn!(max, "a connection was refused: there are as many as there may be");
+            return;
+        };
+        let (tls, answer) = (tls.clone(), answer.clone());
+        connections.spawn(async move {
+            if let Err(error) = hold(stream, tls, answer, closed).await {
+                // Peers go away as they like.
+                debug!(%error, "a connection has ended");
+            }
+            drop(place);
+        });
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+            _ = closing.wait_for(|closed| *closed) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => admit(&mut connections, stream, closed.clone()),
+            Err(error) => {
+                warn!(%error, "a connection could not be taken");
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            }
+        }
+    }
+    // Those that the system has taken already are told to go elsewhere; closing the listener would reset them.
+    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+        admit(&mut connections, stream, closed.clone());
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn hold(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    answer: impl Fn(Request<Incoming>) -> Answering,
+    closed: watch::Receiver<bool>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    // Messages are small, and each is to go at once.
+    stream.set_nodelay(true)?;
+    match tls {
+        None => converse(stream, answer, closed).await?,
+        Some(tls) => {
+            let encrypted = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await.map_err(io::Error::from)??;
+            converse(encrypted, answer, closed).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Answers the calls of a connection, and closes it in good order when `closed` says so.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: impl Fn(Request<Incoming>) -> Answering,
+    mut closed: watch::Receiver<bool>,
+) -> Result<(), hyper::Error> {
+    let begun = Begun::default();
+    let mut builder = http2::Builder::new(begun.clone());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_CALLS)
+        .max_send_buf_size(MAX_UNSENT)
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service_fn(answer)));
+    let mut calls = FuturesUnordered::new();
+    let mut closing = pin!(async move { closed.wait_for(|closed| *closed).await.is_ok() }.fuse());
+    poll_fn(|context| {
+        if closing.as_mut().poll(context).is_ready() {
+            connection.as_mut().graceful_shutdown();
+        }
+        loop {
+            // Calls first: what they have to say goes out with what the connection does next.
+            while let Poll::Ready(Some(())) = calls.poll_next_unpin(context) {}
+            if let Poll::Ready(ended) = connection.as_mut().poll(context) {
+                return Poll::Ready(ended);
+            }
+            let new = begun.take();
+            if new.is_empty() {
+                return Poll::Pending;
+            }
+            calls.extend(new);
+        }
+    })
+    .await
+}
+
+/// The calls that have begun since the connection was last looked at.
+#[derive(Clone, Default)]
+struct Begun(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
+
+impl Begun {
+    fn take(&self) -> Vec<BoxFuture<'static, ()>> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Begun {
+    fn execute(&self, call: F) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(call));
+    }
+}
