@@ -84,7 +84,7 @@ struct World<'a> {
 
 fn settings(api: &Api, address: &str) -> StreamSettings {
     let changes =
-        [("GRPC_ADDRESS", address), ("FOLLOW_INTERVAL_MS", "25"), ("HEARTBEAT_SECONDS", "1"), ("DRAIN_SECONDS", "5")];
+        [("GRPC_ADDRESS", address), ("FOLLOW_INTERVAL_MS", "200"), ("HEARTBEAT_SECONDS", "1"), ("DRAIN_SECONDS", "5")];
     api.suite.stream_settings(&changes).expect("usable settings")
 }
 
@@ -273,6 +273,11 @@ async fn watchers_miss_nothing() {
         assert!(commits >= changes as u64, "{commits} commits");
         assert!(tally.values().map(|(_, _, skipped, _)| skipped).sum::<u64>() > 0, "nobody was too slow: {tally:?}");
         for instance in world.instances.into_iter().flatten() {
+            eprintln!(
+                "loads {:?} commits {:?}",
+                instance.stream.memory().metrics().loads,
+                instance.stream.memory().metrics().commits
+            );
             instance.stop().await;
         }
         api.suite.stop().await;

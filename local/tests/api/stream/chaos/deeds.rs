@@ -20,7 +20,7 @@ const TAGS: [&str; 5] = ["tenant_config_", "param_config_", "back_config_", "aro
 /// Keys of each tag; few, so that writers meet.
 const KEYS: usize = 3;
 /// Of so many puts of the busiest tenant one is of a large value; all of them do not fit into one message.
-const LARGE_EVERY: u64 = 30;
+const LARGE_EVERY: u64 = 100;
 const LARGE: usize = 250_000;
 
 /// The writers' common affairs.
