@@ -304,6 +304,7 @@ impl Memory {
         let held = tenant.held().filter(|held| !held.is_partial(&rights(tenant, scope)));
         let Some(held) = held else { return self.load(tenant, scope).await };
         let mut position = held.position;
+        let mut head = None;
         loop {
             let asked = self.clock.now();
             let commits = match self.tail.since(&rights(tenant, scope), &position, PAGE).await {
@@ -319,18 +320,24 @@ impl Memory {
                 continue;
             }
             position = last.unwrap_or(position);
-            if is_last {
-                break;
+            if !is_last {
+                continue;
             }
-        }
-        if tenant.is_behind() {
-            // Said to be further than its log: the rumour is wrong, or the log has a gap.
-            if self.tail.head(scope).await?.revision > position.revision {
-                return self.load(tenant, scope).await;
+            match head {
+                // The log ends before the head that was there when it was read: it has a gap.
+                Some(head) if head > position.revision => return self.load(tenant, scope).await,
+                Some(_) => return Ok(()),
+                None if !tenant.is_behind() => return Ok(()),
+                None => {}
             }
-            tenant.quell(position.revision);
+            // Said to be further than its log: there was a commit meanwhile, the rumour is wrong, or the log has a gap.
+            let newest = self.tail.head(scope).await?.revision;
+            if newest <= position.revision {
+                tenant.quell(position.revision);
+                return Ok(());
+            }
+            head = Some(newest);
         }
-        Ok(())
     }
 
     async fn load(&self, tenant: &Tenant, scope: &TenantScope) -> Result<(), ReadError> {

@@ -309,3 +309,28 @@ async fn a_secret_reaches_who_may_read_it() {
     let mut watching = later.tenant(&acme).go_on(position).await.unwrap();
     assert_eq!(line(&watching.update().await), r#"1→2 secret_config_s@2="two""#);
 }
+
+/// Promise: a commit that is made, and heard of, while the log is read is told as a commit like the others; the tenant is not read anew for it.
+#[tokio::test]
+async fn a_commit_during_a_look_is_told_as_one() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    put(&acme, "a", 1).await;
+    let instance = Instance::start(&api, &[("FOLLOW_INTERVAL_MS", "4000000"), ("CHANGE_QUEUE_URL", "")]).await;
+    let grpc = instance.tenant(&acme);
+    let (mut watching, _) = grpc.watch().await;
+    put(&acme, "a", 2).await;
+    // After the log, the values of its versions are read.
+    let held = api.suite.emulator().faults().hold("BatchGetItem", 0);
+    let meanwhile = async {
+        crate::harness::reached(&held).await;
+        put(&acme, "a", 3).await;
+        let tenant = instance.stream.memory().known(&"acme".parse().unwrap()).expect("it is watched");
+        assert!(tenant.hear(3));
+        held.release();
+    };
+    let (read, ()) = futures_util::future::join(grpc.get("tenant_config_a", 2), meanwhile).await;
+    assert_eq!(read.unwrap().revision, 3);
+    assert_eq!(line(&watching.update().await), "1→2 tenant_config_a@2=2");
+    assert_eq!(line(&watching.update().await), "2→3 tenant_config_a@3=3");
+}

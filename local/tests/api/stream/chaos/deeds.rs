@@ -19,9 +19,10 @@ use crate::harness::{Api, Tenant};
 const TAGS: [&str; 5] = ["tenant_config_", "param_config_", "back_config_", "around_config_", "secret_config_"];
 /// Keys of each tag; few, so that writers meet.
 const KEYS: usize = 3;
-/// Of so many puts of the busiest tenant one is of a large value; all of them do not fit into one message.
-const LARGE_EVERY: u64 = 100;
-const LARGE: usize = 250_000;
+/// How many large values a tenant gets in a rush, under how many keys, and how large: all of them do not fit into one message.
+const RUSH: usize = 26;
+const LARGE_KEYS: usize = 13;
+const LARGE: usize = 100_000;
 
 /// The writers' common affairs.
 #[derive(Debug)]
@@ -34,6 +35,10 @@ pub(super) struct Deeds {
     pub(super) acknowledged: watch::Sender<usize>,
     pub(super) of_tenant: Vec<watch::Sender<usize>>,
     written: Vec<Mutex<BTreeMap<(String, u64), String>>>,
+    /// Whether slow watchers sleep.
+    pub(super) rushing: watch::Sender<bool>,
+    /// How many of the first tenant's do, in the rush.
+    pub(super) asleep: watch::Sender<usize>,
     /// Held by whoever is at a change; the clock jumps only while nobody is, as no function works for so long.
     pub(super) at_work: RwLock<()>,
 }
@@ -54,13 +59,14 @@ impl Deeds {
             acknowledged: watch::Sender::new(0),
             of_tenant: (0..tenants).map(each).collect(),
             written: (0..tenants).map(|_| Mutex::default()).collect(),
+            rushing: watch::Sender::new(false),
+            asleep: watch::Sender::new(0),
             at_work: RwLock::new(()),
         }
     }
 
     fn value(&self, tenant: &str, key: &str, length: usize) -> String {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        // Long enough that what a watcher leaves unread is not all on its way to it.
         format!("{tenant} {key} #{serial} {}", "x".repeat(length))
     }
 
@@ -85,13 +91,8 @@ impl Deeds {
             let (answer, put) = match deed {
                 0..3 => (tenant.delete(&key).await, None),
                 3..6 => (self.transaction(tenant, &mut rng).await, None),
-                _ if rng.u64(..LARGE_EVERY) == 0 && number == 0 => {
-                    let key = format!("tenant_config_large/{}", rng.usize(..2 * KEYS));
-                    let value = self.value(&tenant.name, &key, LARGE);
-                    (tenant.put(&key, &json!(value)).await, Some((key, value)))
-                }
                 _ => {
-                    let value = self.value(&tenant.name, &key, 2_000);
+                    let value = self.value(&tenant.name, &key, 500);
                     (tenant.put(&key, &json!(value)).await, Some((key, value)))
                 }
             };
@@ -111,6 +112,20 @@ impl Deeds {
             self.acknowledged.send_modify(|count| *count += 1);
             self.of_tenant[number].send_modify(|count| *count += 1);
         }
+    }
+
+    /// Gives the first tenant more than the service keeps at hand, while its slow watchers, so many, sleep.
+    pub(super) async fn rush(&self, tenant: &Tenant<'_>, sleepers: usize) {
+        self.rushing.send_replace(true);
+        let mut asleep = self.asleep.subscribe();
+        asleep.wait_for(|asleep| *asleep >= sleepers).await.expect("it is kept here");
+        for number in 0..RUSH {
+            let key = format!("tenant_config_large/{}", number % LARGE_KEYS);
+            let answer = tenant.put(&key, &json!(self.value(&tenant.name, &key, LARGE))).await;
+            assert!(matches!(answer.status, 200 | 201), "{}", answer.text);
+        }
+        tenant.delete("tenant_config_large/0").await.expect(200);
+        self.rushing.send_replace(false);
     }
 
     async fn transaction(&self, tenant: &Tenant<'_>, rng: &mut Rng) -> crate::harness::Answer {

@@ -16,8 +16,8 @@ use crate::stream::{Grpc, Watching};
 
 /// How many messages a watcher takes before it leaves, at most.
 const STAY: usize = 60;
-/// How many changes of its tenant a slow watcher sleeps through: more than the service has at hand, and on its way.
-const SLEEP: usize = 200;
+/// How many changes of its tenant a slow watcher sleeps through now and then.
+const SLEEP: usize = 40;
 /// Less room on the way than there is by default, so that what is not read is not on its way.
 const WINDOW: u32 = 65_535;
 
@@ -59,14 +59,20 @@ impl Scene {
         self.heads.borrow().as_ref().map(|heads| heads[tenant])
     }
 
-    /// Waits until so much has happened to a tenant, or everything.
+    /// Waits until so much has happened to a tenant, or everything; in a rush, until it is over.
     async fn sleep(&self, tenant: usize) {
         let (mut changes, mut heads) = (self.deeds.of_tenant[tenant].subscribe(), self.heads.clone());
-        let begin = *changes.borrow();
+        let (mut rushing, begin) = (self.deeds.rushing.subscribe(), *changes.borrow());
         tokio::select! {
             _ = changes.wait_for(|changes| *changes >= begin + SLEEP) => {}
             _ = heads.wait_for(Option::is_some) => {}
+            _ = rushing.wait_for(|rushing| *rushing) => {}
         }
+        if tenant == 0 && *rushing.borrow() {
+            self.deeds.asleep.send_modify(|asleep| *asleep += 1);
+        }
+        // An error says that nobody is left to end it.
+        _ = rushing.wait_for(|rushing| !rushing).await;
     }
 }
 
@@ -92,7 +98,7 @@ impl Watcher {
             let Some(mut watching) = self.connect(scene, position.clone()).await else { continue };
             self.account.connected();
             loop {
-                if self.kind == Kind::Slow && self.rng.u8(..10) == 0 {
+                if self.kind == Kind::Slow && (*scene.deeds.rushing.borrow() || self.rng.u8(..10) == 0) {
                     scene.sleep(self.tenant).await;
                 }
                 match watching.next().await {
