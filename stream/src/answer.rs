@@ -45,8 +45,8 @@ impl View<'_> {
         let (value, status) = match slot.value {
             _ if self.hides(slot.key) => (Bytes::new(), v1::ValueStatus::Withheld),
             SlotValue::Present(json) => (Bytes::copy_from_slice(json.as_bytes()), v1::ValueStatus::Present),
-            SlotValue::Withheld => (Bytes::new(), v1::ValueStatus::Withheld),
-            SlotValue::Unavailable => (Bytes::new(), v1::ValueStatus::Unavailable),
+            // Withheld from whoever loaded it, not from the caller: the stores have not been asked on the caller's behalf yet.
+            SlotValue::Withheld | SlotValue::Unavailable => (Bytes::new(), v1::ValueStatus::Unavailable),
         };
         entry(slot.key, slot.version, slot.revision, value, status)
     }
@@ -70,8 +70,7 @@ impl View<'_> {
         let (value, status) = match &valued.value {
             _ if self.hides(key) => (Bytes::new(), v1::ValueStatus::Withheld),
             Value::Present(value) => (Bytes::copy_from_slice(value.as_json().as_bytes()), v1::ValueStatus::Present),
-            Value::Withheld => (Bytes::new(), v1::ValueStatus::Withheld),
-            Value::Unavailable => (Bytes::new(), v1::ValueStatus::Unavailable),
+            Value::Withheld | Value::Unavailable => (Bytes::new(), v1::ValueStatus::Unavailable),
         };
         entry(key, valued.version.get(), valued.revision.get(), value, status)
     }

@@ -131,8 +131,10 @@ impl Follower {
         let now = self.memory.now();
         for (id, tenant) in self.memory.watched() {
             let is_old = tenant.look(|held, _| held.is_restored || now.since(held.validated_at) > VALIDITY);
+            // Secrets that could not be read when somebody came who may.
+            let is_partial = tenant.is_partial();
             // One that has nothing in memory is being loaded by whoever watches it.
-            if !(tenant.is_behind() || is_old.unwrap_or(false)) {
+            if !(tenant.is_behind() || is_partial || is_old.unwrap_or(false)) {
                 continue;
             }
             let is_paused = lock(pauses).get(&id).is_some_and(|(until, _)| now < *until);

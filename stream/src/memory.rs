@@ -1,6 +1,7 @@
 //! All tenants in memory: who is there, how fresh that is, and how it is brought after.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     convert::Infallible,
     sync::{
@@ -310,44 +311,55 @@ impl Memory {
     }
 
     async fn ask(&self, tenant: &Tenant, scope: &TenantScope) -> Result<(), ReadError> {
-        let held = tenant.held().filter(|held| !held.is_partial(scope));
+        let held = tenant.held().filter(|held| !held.is_partial(&rights(tenant, scope)));
         let Some(held) = held else { return self.load(tenant, scope).await };
         let mut position = held.position;
+        let mut reached = None;
         loop {
             let asked = self.clock.now();
-            let commits = match self.tail.since(scope, &position, PAGE).await {
+            let commits = match self.tail.since(&rights(tenant, scope), &position, PAGE).await {
                 Ok(commits) => commits,
                 Err(TailError::Broken) => return self.load(tenant, scope).await,
                 Err(TailError::Read(error)) => return Err(error),
                 Err(_) => return Err(ReadError::Contention),
             };
-            let is_last = commits.len() < PAGE;
-            if let Some(last) = commits.last() {
-                position = last.position.clone();
-            }
+            let (is_last, last) = (commits.len() < PAGE, commits.last().map(|last| last.position.clone()));
             self.metrics.note_commits(&commits, self.clock.now());
-            tenant.advance(commits, asked);
-            if is_last {
-                break;
+            // If not, one who may read secrets has come meanwhile, and lends the rights.
+            if !tenant.advance(commits, asked) {
+                continue;
             }
-        }
-        if tenant.is_behind() {
-            // Said to be further than its log: the rumour is wrong, or the log has a gap.
-            if self.tail.head(scope).await?.revision > position.revision {
-                return self.load(tenant, scope).await;
+            position = last.unwrap_or(position);
+            if !is_last {
+                continue;
             }
-            tenant.quell(position.revision);
+            match reached {
+                // The log ends before the head that was there when it was read: it has a gap.
+                Some(there) if there > position.revision => return self.load(tenant, scope).await,
+                Some(_) => return Ok(()),
+                None if !tenant.is_behind() => return Ok(()),
+                None => {}
+            }
+            // Said to be further than its log: there was a commit meanwhile, the rumour is wrong, or the log has a gap.
+            let newest = self.tail.head(scope).await?.revision;
+            if newest <= position.revision {
+                tenant.quell(position.revision);
+                return Ok(());
+            }
+            reached = Some(newest);
         }
-        Ok(())
     }
 
     async fn load(&self, tenant: &Tenant, scope: &TenantScope) -> Result<(), ReadError> {
         let _load = self.loads.acquire().await.map_err(|_| ReadError::TooSlow)?;
-        let asked = self.clock.now();
-        let snapshot = self.tail.snapshot(scope, self.limits.bytes).await?;
-        self.metrics.loads.inc();
-        let revision = snapshot.position.revision;
-        tenant.replace(&snapshot, asked);
+        let revision = loop {
+            let asked = self.clock.now();
+            let snapshot = self.tail.snapshot(&rights(tenant, scope), self.limits.bytes).await?;
+            self.metrics.loads.inc();
+            if tenant.replace(&snapshot, asked) {
+                break snapshot.position.revision;
+            }
+        };
         if tenant.is_behind() && self.tail.head(scope).await?.revision <= revision {
             tenant.quell(revision);
         }
@@ -360,7 +372,7 @@ impl Memory {
         let Attached::Before(from) = tenant.attach(position) else { return Ok(()) };
         let behind = from.revision.get() - position.revision.get();
         let Some(behind) = usize::try_from(behind).ok().filter(|behind| *behind <= PAGE) else { return Ok(()) };
-        match self.tail.since(scope, position, behind).await {
+        match self.tail.since(&rights(tenant, scope), position, behind).await {
             Ok(commits) => tenant.prepend(position, commits),
             Err(TailError::Read(error)) => return Err(error),
             // Whoever asks finds out by itself.
@@ -426,6 +438,15 @@ impl Memory {
 
     fn write_watched(&self) -> RwLockWriteGuard<'_, HashMap<TenantId, Arc<Tenant>>> {
         self.watched.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The rights that the stores are asked with: what is read for one is told to all who watch, so if the one who asks may not read secrets, and
+/// one of them may, it is asked with the watcher's.
+fn rights<'a>(tenant: &Tenant, scope: &'a TenantScope) -> Cow<'a, TenantScope> {
+    match tenant.scope().filter(|watcher| watcher.may_read_secrets() && !scope.may_read_secrets()) {
+        Some(watcher) => Cow::Owned((*watcher).clone()),
+        None => Cow::Borrowed(scope),
     }
 }
 

@@ -173,6 +173,12 @@ impl Tenant {
         state.held.as_ref().is_some_and(|held| held.position.revision.get() < state.rumour)
     }
 
+    /// Whether memory lacks secrets that a watcher may read.
+    pub fn is_partial(&self) -> bool {
+        let state = self.state();
+        state.held.as_ref().is_some_and(|held| held.lacks_secrets) && state.shows_secrets()
+    }
+
     /// Takes note that memory was the newest at `asked`.
     pub fn validate(&self, asked: Timestamp) {
         if let Some(held) = &mut self.state().held {
@@ -180,31 +186,39 @@ impl Tenant {
         }
     }
 
-    /// Replaces what is in memory, as it was read after `asked`.
-    pub fn replace(&self, snapshot: &Snapshot, asked: Timestamp) {
+    /// Replaces what is in memory, as it was read after `asked`. Whether that was done: not if it lacks secrets that a watcher may read.
+    #[must_use]
+    pub fn replace(&self, snapshot: &Snapshot, asked: Timestamp) -> bool {
         let entries = snapshot.entries.iter().map(|(key, entry)| (key.as_str(), entry));
-        self.put(Held {
+        let held = Held {
             position: snapshot.position.clone(),
             pages: Pages::new(entries),
             validated_at: asked,
             lacks_secrets: snapshot.entries.values().any(|entry| entry.value == Value::Withheld),
             is_restored: false,
-        });
+        };
+        let mut state = self.state();
+        let is_enough = !held.lacks_secrets || !state.shows_secrets();
+        if is_enough {
+            state.put(held);
+        }
+        is_enough
     }
 
     /// Replaces what is in memory.
     pub fn put(&self, held: Held) {
-        let mut state = self.state();
-        if let Some(hub) = &mut state.hub {
-            hub.restart(held.position.clone());
-        }
-        state.held = Some(held);
+        self.state().put(held);
     }
 
-    /// Leads what is in memory on, by commits that follow it. Those that do not are left out.
-    pub fn advance(&self, commits: Vec<Commit>, asked: Timestamp) {
+    /// Leads what is in memory on, by commits that follow it. Those that do not are left out. Whether that was done: not if they lack secrets
+    /// that a watcher may read, who would be told of them without their values.
+    #[must_use]
+    pub fn advance(&self, commits: Vec<Commit>, asked: Timestamp) -> bool {
         let mut state = self.state();
-        let State { held: Some(held), hub, .. } = &mut *state else { return };
+        if state.shows_secrets() && lack_secrets(&commits) {
+            return false;
+        }
+        let State { held: Some(held), hub, .. } = &mut *state else { return true };
         let begin = held.position.revision;
         let mut changes = BTreeMap::new();
         let mut position = held.position.clone();
@@ -233,11 +247,16 @@ impl Tenant {
                 hub.wake.send_replace(());
             }
         }
+        true
     }
 
-    /// Puts commits in front of the log, if they lead to where it begins.
+    /// Puts commits in front of the log, if they lead to where it begins, and lack no secrets that what is in memory has.
     pub fn prepend(&self, from: &Position, commits: Vec<Commit>) {
         let mut state = self.state();
+        let may_lack = state.held.as_ref().is_some_and(|held| held.lacks_secrets) && !state.shows_secrets();
+        if !may_lack && lack_secrets(&commits) {
+            return;
+        }
         let Some(hub) = &mut state.hub else { return };
         if commits.last().is_none_or(|last| last.position != hub.from)
             || hub.commits.len() + commits.len() > MAX_COMMITS
@@ -346,6 +365,26 @@ impl Tenant {
         deleted.retain(|key, _| held.pages.get(key).is_none());
         (Next::Conflated(held.clone(), deleted), newest)
     }
+}
+
+impl State {
+    fn put(&mut self, held: Held) {
+        if let Some(hub) = &mut self.hub {
+            hub.restart(held.position.clone());
+        }
+        self.held = Some(held);
+    }
+
+    /// Whether somebody watches who may read secrets.
+    fn shows_secrets(&self) -> bool {
+        self.hub.as_ref().is_some_and(|hub| hub.scopes.iter().any(|scope| scope.may_read_secrets()))
+    }
+}
+
+/// Whether they were read by one who may not read secrets, and there are some.
+fn lack_secrets(commits: &[Commit]) -> bool {
+    let mut changes = commits.iter().flat_map(|commit| &commit.changes);
+    changes.any(|change| change.entry.as_ref().is_some_and(|entry| entry.value == Value::Withheld))
 }
 
 impl Hub {

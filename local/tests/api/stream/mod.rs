@@ -1,5 +1,6 @@
 //! The streaming service, against the whole suite: real gRPC over loopback, writes through the HTTP API and past it.
 
+mod chaos;
 mod disk;
 mod freshness;
 mod hints;

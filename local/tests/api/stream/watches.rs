@@ -275,3 +275,62 @@ async fn a_slow_watcher_is_told_the_newest() {
     assert_eq!(newest, "39");
     assert!(instance.stream.memory().bytes().1 < 3_000_000);
 }
+
+/// Promise: who may read secrets is told of them with their values, whoever else makes the service look: a reader or a watcher who may not.
+#[tokio::test]
+async fn a_secret_reaches_who_may_read_it() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    acme.put("secret_config_s", &json!("one")).await.expect(201);
+    // It does not look by itself, so that others make it.
+    let never = [("FOLLOW_INTERVAL_MS", "4000000"), ("CHANGE_QUEUE_URL", "")];
+    let instance = Instance::start(&api, &never).await;
+    let narrow = instance.with_token(&api.suite.token("acme", "config/read").unwrap());
+    let (mut blind, snapshot) = narrow.watch().await;
+    assert_eq!(snapshot.entries[0].value_status(), v1::ValueStatus::Withheld);
+    let full = instance.tenant(&acme);
+    let (mut watching, snapshot) = full.watch().await;
+    assert_eq!(entries(&snapshot.entries), r#"secret_config_s="one""#);
+    // What was loaded without secrets is loaded anew.
+    blind.snapshot().await;
+    let position = watching.position.clone().unwrap();
+
+    acme.put("secret_config_s", &json!("two")).await.expect(200);
+    narrow.get("tenant_config_none", 2).await.expect_err("there is none");
+    assert_eq!(line(&watching.update().await), r#"1→2 secret_config_s@2="two""#);
+    assert_eq!(line(&blind.update().await), "1→2 secret_config_s@2=");
+
+    // Nor is what one who may not read them goes back to without them for who may.
+    let later = Instance::start(&api, &never).await;
+    let (_watching, _) = later.tenant(&acme).watch().await;
+    let narrow = later.with_token(&api.suite.token("acme", "config/read").unwrap());
+    let mut blind = narrow.go_on(v1::Position { token: String::new(), ..position.clone() }).await.unwrap();
+    assert_eq!(line(&blind.update().await), "1→2 secret_config_s@2=");
+    let mut watching = later.tenant(&acme).go_on(position).await.unwrap();
+    assert_eq!(line(&watching.update().await), r#"1→2 secret_config_s@2="two""#);
+}
+
+/// Promise: a commit that is made, and heard of, while the log is read is told as a commit like the others; the tenant is not read anew for it.
+#[tokio::test]
+async fn a_commit_during_a_look_is_told_as_one() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    put(&acme, "a", 1).await;
+    let instance = Instance::start(&api, &[("FOLLOW_INTERVAL_MS", "4000000"), ("CHANGE_QUEUE_URL", "")]).await;
+    let grpc = instance.tenant(&acme);
+    let (mut watching, _) = grpc.watch().await;
+    put(&acme, "a", 2).await;
+    // After the log, the values of its versions are read.
+    let held = api.suite.emulator().faults().hold("BatchGetItem", 0);
+    let meanwhile = async {
+        crate::harness::reached(&held).await;
+        put(&acme, "a", 3).await;
+        let tenant = instance.stream.memory().known(&"acme".parse().unwrap()).expect("it is watched");
+        assert!(tenant.hear(3));
+        held.release();
+    };
+    let (read, ()) = futures_util::future::join(grpc.get("tenant_config_a", 2), meanwhile).await;
+    assert_eq!(read.unwrap().revision, 3);
+    assert_eq!(line(&watching.update().await), "1→2 tenant_config_a@2=2");
+    assert_eq!(line(&watching.update().await), "2→3 tenant_config_a@3=3");
+}
