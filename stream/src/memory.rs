@@ -314,7 +314,7 @@ impl Memory {
         let held = tenant.held().filter(|held| !held.is_partial(&rights(tenant, scope)));
         let Some(held) = held else { return self.load(tenant, scope).await };
         let mut position = held.position;
-        let mut reached = None;
+        let mut newest = None;
         loop {
             let asked = self.clock.now();
             let commits = match self.tail.since(&rights(tenant, scope), &position, PAGE).await {
@@ -333,20 +333,20 @@ impl Memory {
             if !is_last {
                 continue;
             }
-            match reached {
+            match newest {
                 // The log ends before the head that was there when it was read: it has a gap.
-                Some(there) if there > position.revision => return self.load(tenant, scope).await,
+                Some(newest) if newest > position.revision => return self.load(tenant, scope).await,
                 Some(_) => return Ok(()),
                 None if !tenant.is_behind() => return Ok(()),
                 None => {}
             }
             // Said to be further than its log: there was a commit meanwhile, the rumour is wrong, or the log has a gap.
-            let newest = self.tail.head(scope).await?.revision;
-            if newest <= position.revision {
+            let known = self.tail.head(scope).await?.revision;
+            if known <= position.revision {
                 tenant.quell(position.revision);
                 return Ok(());
             }
-            reached = Some(newest);
+            newest = Some(known);
         }
     }
 
