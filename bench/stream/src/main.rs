@@ -21,6 +21,7 @@ use std::{
 };
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use grpc::Failure;
 use report::Report;
@@ -82,7 +83,15 @@ fn main() -> Result<ExitCode, Failure> {
     let amounts = if arguments.check { &CHECK } else { &FULL };
     // One thread for the client: what is measured has the others.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(run(&binaries, etcd.as_deref(), amounts))?;
+    let report = runtime.block_on(async {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // Given up, it still ends what it has started.
+        tokio::select! {
+            report = run(&binaries, etcd.as_deref(), amounts) => report,
+            _ = terminate.recv() => Err("given up".into()),
+            _ = interrupt.recv() => Err("given up".into()),
+        }
+    })?;
     let mut out = io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &report)?;

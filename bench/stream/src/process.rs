@@ -6,11 +6,15 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::mpsc::channel,
     thread,
     time::Duration,
 };
 
 use crate::grpc::Failure;
+
+/// How long a process may be silent before it is ready.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running process; ends when this is dropped.
 #[derive(Debug)]
@@ -71,19 +75,22 @@ impl Drop for Process {
 }
 
 fn until_found<T>(output: impl Read + Send + 'static, find: impl Fn(&str) -> Option<T>) -> Result<T, Failure> {
-    let mut lines = BufReader::new(output).lines();
+    let (to, lines) = channel();
+    // To the end, whoever listens: a pipe that nobody reads fills, and stops who writes into it.
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            let _ = to.send(line);
+        }
+    });
     let mut said = String::new();
-    for line in lines.by_ref() {
-        let line = line?;
+    while let Ok(line) = lines.recv_timeout(PATIENCE) {
         if let Some(found) = find(&line) {
-            // A pipe that nobody reads fills, and stops who writes into it.
-            thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
             return Ok(found);
         }
         said.push_str(&line);
         said.push('\n');
     }
-    Err(format!("it ended before it was ready:\n{said}").into())
+    Err(format!("it did not say that it was ready:\n{said}").into())
 }
 
 /// A process that answers each line with a line.

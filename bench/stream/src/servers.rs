@@ -136,8 +136,7 @@ pub(crate) fn etcd(program: &Path) -> Result<Server, Failure> {
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("default={peer}")]);
-    let (process, ()) =
-        Process::until_logged(command, |line| line.contains("serving insecure client requests").then_some(()))?;
+    let (process, ()) = Process::until_logged(command, |line| line.contains("serving client traffic").then_some(()))?;
     Ok(Server { name: "etcd", target: Target { address, token: None }, process, kind: Kind::Etcd { _data: data } })
 }
 
@@ -202,10 +201,11 @@ pub(crate) enum Writer {
 /// Puts the key over the HTTP API.
 async fn put(http: SocketAddr, token: &str, value: &str) -> Result<(), Failure> {
     let mut stream = TcpStream::connect(http).await?;
+    let body = format!("{{\"value\":{value}}}");
     let request = format!(
         "PUT /v1/config/{KEY} HTTP/1.1\r\nhost: {http}\r\nauthorization: {token}\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n{value}",
-        value.len()
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
     );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
