@@ -1,0 +1,162 @@
+//! The benchmark of the streaming service: config-stream, a bare service on tonic and etcd, each in a process of its own on this machine, asked
+//! in turns by the same client over loopback. What counts are the ratios within one run.
+//!
+//! It reads `/proc`, so it runs on Linux, and needs `etcd` 3 (Debian's package `etcd-server`).
+
+mod etcd;
+mod fan_out;
+mod grpc;
+mod idle;
+mod process;
+mod report;
+mod servers;
+mod unary;
+
+use std::{
+    env, fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use grpc::Failure;
+use report::Report;
+use servers::Suite;
+
+/// Compares the streaming service with a bare service on tonic and with etcd.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// A short run without etcd and fan-out, which fails where processor time or memory pass their limits.
+    #[arg(long)]
+    check: bool,
+    /// Measure the binaries that are there instead of building them.
+    #[arg(long)]
+    no_build: bool,
+    /// Where etcd is, unless it is on PATH.
+    #[arg(long, value_name = "FILE")]
+    etcd: Option<PathBuf>,
+}
+
+/// How often what is done.
+struct Amounts {
+    unary: unary::Amounts,
+    fan_out: fan_out::Amounts,
+    idle: Duration,
+    /// How many tenants are in memory, and how many of them are watched.
+    tenants: [&'static str; 2],
+}
+
+const FULL: Amounts = Amounts {
+    unary: unary::Amounts { rounds: 9, requests: 6_400 },
+    fan_out: fan_out::Amounts { rounds: 30, watchers: 1_000 },
+    idle: Duration::from_secs(30),
+    tenants: ["100000", "1000"],
+};
+const CHECK: Amounts = Amounts {
+    unary: unary::Amounts { rounds: 9, requests: 3_200 },
+    fan_out: fan_out::Amounts { rounds: 0, watchers: 0 },
+    idle: Duration::ZERO,
+    tenants: ["20000", "200"],
+};
+/// Connections at once: the watchers of all three servers, and some more.
+const DESCRIPTORS: u64 = 4_096;
+
+fn main() -> Result<ExitCode, Failure> {
+    let arguments = Arguments::parse();
+    let binaries = binaries()?;
+    let etcd = if arguments.check { None } else { Some(servers::etcd_program(arguments.etcd)?) };
+    // What is started inherits it.
+    if rlimit::increase_nofile_limit(DESCRIPTORS)? < DESCRIPTORS {
+        return Err(format!("{DESCRIPTORS} files have to be open at once; raise the hard limit (`ulimit -Hn`)").into());
+    }
+    if !arguments.no_build {
+        build("--package=config-stream --package=bench-stream")?;
+        build("--package=bench-suite")?;
+    }
+    let amounts = if arguments.check { &CHECK } else { &FULL };
+    // One thread for the client: what is measured has the others.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(async {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // Given up, it still ends what it has started.
+        tokio::select! {
+            report = run(&binaries, etcd.as_deref(), amounts) => report,
+            _ = terminate.recv() => Err("given up".into()),
+            _ = interrupt.recv() => Err("given up".into()),
+        }
+    })?;
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{report}")?;
+    }
+    let passed = report.passed_limits();
+    for limit in passed.iter().filter(|_| arguments.check) {
+        writeln!(io::stderr(), "{limit}")?;
+    }
+    Ok(if arguments.check && !passed.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The folder of the release binaries, beside which this one lies.
+fn binaries() -> Result<PathBuf, Failure> {
+    let own = env::current_exe()?;
+    let target = own.parent().and_then(Path::parent).ok_or("the benchmark lies in no target folder")?;
+    Ok(target.join("release"))
+}
+
+/// Builds what is measured. In one go, so that the yardstick is made of the same; the suite is no part of it, because of the features that it
+/// asks for.
+fn build(packages: &str) -> Result<(), Failure> {
+    let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--release", "--locked", "--bins"]).args(packages.split(' '));
+    // Standard output is for the report.
+    if build.stdout(Stdio::null()).status()?.success() { Ok(()) } else { Err("what is measured does not build".into()) }
+}
+
+async fn run(binaries: &Path, etcd: Option<&Path>, amounts: &Amounts) -> Result<Report, Failure> {
+    let load = load()?;
+    let mut suite = Suite::start(binaries)?;
+    let ours = suite.config_stream(binaries)?;
+    let hello = servers::hello(binaries, ours.target.token.clone())?;
+    let etcd = etcd.map(servers::etcd).transpose()?;
+    let servers: Vec<_> = [&ours, &hello].into_iter().chain(&etcd).collect();
+    for server in &servers {
+        server.commit(&server.writer().await?, 0).await?;
+    }
+    let mut unary = Vec::new();
+    for connections in [1, 32] {
+        unary.extend(unary::measure(&servers, connections, amounts.unary).await?);
+    }
+    let mut fan_out = Vec::new();
+    if amounts.fan_out.rounds > 0 {
+        fan_out = fan_out::measure(&servers, amounts.fan_out).await?;
+    }
+    // They have nothing to do with what follows.
+    drop((ours, hello, etcd));
+    let idle = match amounts.idle {
+        Duration::ZERO => None,
+        window => Some(idle::measure(&mut suite, binaries, window).await?),
+    };
+    let mut memory = Vec::new();
+    for key_bytes in ["24", "64"] {
+        let [tenants, watched] = amounts.tenants;
+        let said = process::json_of(&binaries.join("stream-memory"), &[tenants, watched, key_bytes])?;
+        memory.push(serde_json::from_value(said)?);
+    }
+    Ok(Report { load, unary, fan_out, memory, idle })
+}
+
+/// How many wanted a processor over the last minute: what a run on a busy machine shows is the machine.
+fn load() -> Result<f64, Failure> {
+    let load = fs::read_to_string("/proc/loadavg")?;
+    Ok(load.split(' ').next().ok_or("the load is not known")?.parse()?)
+}
