@@ -62,7 +62,7 @@ async fn run(server: &Server, connections: &[Connection], calls: u32) -> Result<
     let (path, request) = server.read();
     let (cpu, begin) = (server.process.cpu()?, Instant::now());
     let mut callers = JoinSet::new();
-    for connection in connections.iter() {
+    for connection in connections.to_vec() {
         let request = request.clone();
         callers.spawn(async move {
             for _ in 0..calls {

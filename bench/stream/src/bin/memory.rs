@@ -37,13 +37,13 @@ const VALUE_BYTES: usize = 64;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let numbers: Vec<usize> = env::args().skip(1).map(|number| number.parse()).collect::<Result<_, _>>()?;
-    let [tenants, watched, key_bytes] = numbers[..] else {
+    let [tenants, active, key_bytes] = numbers[..] else {
         return Err("how many tenants, how many of them watched, and how long keys are".into());
     };
     let settings = StreamSettings::load(&setting, OwnCredentials::Fixed(Credentials::from_keys("id", "secret", None)))?;
     let shared = &settings.shared;
     let tail = TailService::new(Foundation::new(shared)?);
-    let limits = Limits { bytes: u64::MAX / 4, watchers: watched, tenant_watchers: watched };
+    let limits = Limits { bytes: u64::MAX / 4, watchers: active, tenant_watchers: active };
     let memory = Memory::new(tail, limits, Duration::ZERO, shared.clock.clone(), Arc::new(Metrics::default()));
     let memory = Arc::new(memory);
 
@@ -55,8 +55,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (weight, _) = memory.bytes();
 
     let authority = SystemAuthority::for_owed_work();
-    let mut watches = Vec::with_capacity(watched);
-    for number in 1..=watched {
+    let mut watches = Vec::with_capacity(active);
+    for number in 1..=active {
         watches.push(memory.watch(&Arc::new(authority.act_for(id(number)?)))?);
     }
     let with_watches = resident_bytes()?;
@@ -100,7 +100,8 @@ fn fill(
             entries.insert(ConfigKey::parse(&name, routes)?, Valued { version: Version::new(1), revision, value });
         }
         let tenant = Tenant::default();
-        tenant.replace(&Snapshot { position, entries }, memory.now());
+        // Nobody watches it who might want more.
+        let _ = tenant.replace(&Snapshot { position, entries }, memory.now());
         memory.restore(id(number)?, tenant.held().ok_or("nothing is held")?);
     }
     Ok(())
