@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let with_watches = resident_bytes()?;
     let (in_memory, are_watched) = memory.tenants();
-    if in_memory + are_watched != tenants + 1 || are_watched != watched {
+    if in_memory + are_watched != tenants + 1 || are_watched != active {
         return Err(format!("{in_memory} and {are_watched} tenants are in memory").into());
     }
 
@@ -70,12 +70,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let said = json!({
         "tenants": tenants,
-        "watched": watched,
+        "watched": active,
         "keyBytes": key_bytes,
         "valueBytes": VALUE_BYTES,
         "payloadBytes": each((KEYS * (key_bytes + VALUE_BYTES)) as u64, 1)?,
         "residentBytes": each(after.saturating_sub(before), tenants)?,
-        "watchedBytes": each(with_watches.saturating_sub(after), watched)?,
+        "watchedBytes": each(with_watches.saturating_sub(after), active)?,
         "weightBytes": each(weight, tenants + 1)?,
     });
     writeln!(io::stdout(), "{said}")?;
