@@ -62,8 +62,8 @@ async fn run(server: &Server, connections: &[Connection], calls: u32) -> Result<
     let (path, request) = server.read();
     let (cpu, begin) = (server.process.cpu()?, Instant::now());
     let mut callers = JoinSet::new();
-    for connection in connections.to_vec() {
-        let request = request.clone();
+    for connection in connections {
+        let (connection, request) = (connection.clone(), request.clone());
         callers.spawn(async move {
             for _ in 0..calls {
                 let answer = connection.call(path, &request).await?;
