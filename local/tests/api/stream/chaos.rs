@@ -21,6 +21,7 @@ use fastrand::Rng;
 use futures_util::future::{join, join_all};
 use local::issuer::DEFAULT_SCOPE;
 use serde_json::{Value, json};
+use tenantry::ledger::Ledger;
 use tokio::{runtime::Runtime, sync::watch};
 
 use self::{
@@ -28,6 +29,7 @@ use self::{
     deeds::Deeds,
     watchers::{Kind, Scene, Watcher, kind, part, tally},
 };
+use super::{Instance, line, put};
 use crate::harness::{Api, CIRCUIT, Tenant, seeds};
 
 /// Writers at a time.
@@ -249,18 +251,24 @@ async fn watchers_miss_nothing() {
             let watching = tokio::spawn(watcher.watch(Arc::clone(&scene)));
             async move { (kind, watching.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))) }
         });
-        let crowd = tokio::spawn(join_all(crowd));
+        let mut crowd = tokio::spawn(join_all(crowd));
 
         let writers = (0..WRITERS).map(|writer| {
             let rng = Rng::with_seed(seed << 32 | 1 << 31 | writer as u64);
             deeds.change(&api, &tenants, changes, rng)
         });
-        join(join_all(writers), world.disasters(changes, disasters)).await;
-        world.calm();
-        api.pass(CIRCUIT);
         let slow =
             (0..watchers).filter(|number| number % tenants.len() == 0 && kind(number / tenants.len()) == Kind::Slow);
-        deeds.rush(&tenants[0], slow.count()).await;
+        let everything = async {
+            join(join_all(writers), world.disasters(changes, disasters)).await;
+            world.calm();
+            api.pass(CIRCUIT);
+            deeds.rush(&tenants[0], slow.count()).await;
+        };
+        tokio::select! {
+            () = everything => {}
+            ended = &mut crowd => panic!("the watchers ended: {:?}", ended.err()),
+        }
         // What was done behind our back, and written back, as far as its events were lost.
         api.sweep(3).await;
 
@@ -287,4 +295,28 @@ async fn watchers_miss_nothing() {
         }
         api.suite.stop().await;
     }
+}
+
+/// Promise: what the index shows late, after later changes of others, is heard of all the same, without hints and without time passing.
+#[tokio::test]
+async fn what_the_index_shows_late_is_heard() {
+    let api = Api::frozen().await;
+    let shard = |name: &str| Ledger::shard_of(&name.parse().expect("a tenant"));
+    let other = (0..1_000).map(|number| format!("other-{number}")).find(|name| shard(name) == shard("acme"));
+    let (acme, other) = (api.tenant("acme"), api.tenant(&other.expect("there are few shards")));
+    let instance = Instance::start(&api, &[("CHANGE_QUEUE_URL", "")]).await;
+    let (mut late, _) = instance.tenant(&acme).watch().await;
+    let (mut early, _) = instance.tenant(&other).watch().await;
+    api.suite
+        .emulator()
+        .rewrite(Arc::new(|_, _: &str, body: &str| body.contains("changes-by-time").then(|| without(body, "acme"))));
+    put(&acme, "a", 1).await;
+    api.pass(Duration::from_millis(100));
+    put(&other, "a", 1).await;
+    assert_eq!(early.update().await.revision, 1);
+    api.suite.emulator().rewrite(Arc::new(|_, _: &str, _: &str| None));
+    let told = tokio::time::timeout(Duration::from_mins(1), late.update()).await;
+    assert_eq!(line(&told.expect("it is told")), "0→1 tenant_config_a@1=1");
+    instance.stream.stop().await;
+    api.suite.stop().await;
 }
