@@ -13,7 +13,7 @@ use crate::{
     servers::{Server, Writer, number_in},
 };
 
-/// How long a commit may take to reach the last watcher: a change that is lost is found by then.
+/// How long all watches may take to begin, and a commit to reach the last watcher: a change that is lost shows as that.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often what is done.
@@ -87,7 +87,7 @@ struct Times {
 pub(crate) async fn measure(servers: &[&Server], amounts: Amounts) -> Result<Vec<FanOut>, Failure> {
     let mut watched = Vec::new();
     for server in servers {
-        watched.push(Watched::begin(server, amounts.watchers).await?);
+        watched.push(timeout(PATIENCE, Watched::begin(server, amounts.watchers)).await??);
     }
     // The first round is for warming up, and counts nowhere.
     for round in 0..=amounts.rounds {
@@ -104,11 +104,11 @@ impl<'a> Watched<'a> {
     async fn begin(server: &'a Server, count: u32) -> Result<Self, Failure> {
         let resident = server.process.resident_kib()?;
         let arrivals = Arc::new(Arrivals::default());
-        let (path, request) = server.watch();
+        let (path, request, is_last) = server.watch();
         let mut watchers = JoinSet::new();
         for _ in 0..count {
             let connection = Connection::open(&server.target).await?;
-            let mut messages = connection.watch(path, &request).await?;
+            let mut messages = connection.begin(path, &request, is_last).await?;
             // Says that the watch has begun.
             messages.next().await?.ok_or("a watch ended before it began")?;
             watchers.spawn(follow(connection, messages, Arc::clone(&arrivals)));

@@ -59,12 +59,8 @@ impl Connection {
         }
     }
 
-    /// Makes a call that is answered again and again.
-    pub(crate) async fn watch(&self, path: &str, request: &Bytes) -> Result<Messages, Failure> {
-        self.begin(path, request, false).await
-    }
-
-    async fn begin(&self, path: &str, message: &Bytes, is_last: bool) -> Result<Messages, Failure> {
+    /// Makes a call that is answered again and again. If the request is not the last one, no other is sent all the same.
+    pub(crate) async fn begin(&self, path: &str, message: &Bytes, is_last: bool) -> Result<Messages, Failure> {
         let mut request = Request::post(format!("http://{}{path}", self.target.address))
             .header(header::CONTENT_TYPE, "application/grpc")
             .header(header::TE, "trailers");

@@ -134,18 +134,24 @@ async fn run(binaries: &Path, etcd: Option<&Path>, amounts: &Amounts) -> Result<
     }
     let mut unary = Vec::new();
     for connections in [1, 32] {
+        say(&format!("unary reads over {connections} connections"))?;
         unary.extend(unary::measure(&servers, connections, amounts.unary).await?);
     }
     let mut fan_out = Vec::new();
     if amounts.fan_out.rounds > 0 {
+        say("commits to all watchers")?;
         fan_out = fan_out::measure(&servers, amounts.fan_out).await?;
     }
     // They have nothing to do with what follows.
     drop((ours, hello, etcd));
     let idle = match amounts.idle {
         Duration::ZERO => None,
-        window => Some(idle::measure(&mut suite, binaries, window).await?),
+        window => {
+            say("calls of an idle service")?;
+            Some(idle::measure(&mut suite, binaries, window).await?)
+        }
     };
+    say("memory of tenants")?;
     let mut memory = Vec::new();
     for key_bytes in ["24", "64"] {
         let [tenants, watched] = amounts.tenants;
@@ -153,6 +159,11 @@ async fn run(binaries: &Path, etcd: Option<&Path>, amounts: &Amounts) -> Result<
         memory.push(serde_json::from_value(said)?);
     }
     Ok(Report { load, unary, fan_out, memory, idle })
+}
+
+/// Says what is being done, beside the report.
+fn say(what: &str) -> io::Result<()> {
+    writeln!(io::stderr(), "measuring {what}")
 }
 
 /// How many wanted a processor over the last minute: what a run on a busy machine shows is the machine.

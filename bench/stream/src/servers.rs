@@ -151,14 +151,14 @@ impl Server {
         }
     }
 
-    /// The path and the request of a watch of the key.
-    pub(crate) fn watch(&self) -> (&'static str, Bytes) {
+    /// The path and the request of a watch of the key, and whether it is the only one that there can be.
+    pub(crate) fn watch(&self) -> (&'static str, Bytes, bool) {
         match self.kind {
             Kind::ConfigStream { .. } | Kind::Hello => {
                 let request = v1::WatchConfigRequest { keys: vec![KEY.to_owned()], prefixes: vec![], position: None };
-                (WATCH, framed(&request))
+                (WATCH, framed(&request), true)
             }
-            Kind::Etcd { .. } => (etcd::WATCH, etcd::watch(KEY)),
+            Kind::Etcd { .. } => (etcd::WATCH, etcd::watch(KEY), false),
         }
     }
 

@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     grpc::{Connection, Failure},
     report::{Quartiles, Unary},
     servers::Server,
 };
+
+/// How long a round may take; one that takes it measures something else than it should.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often what is done.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +43,9 @@ pub(crate) async fn measure(servers: &[&Server], connections: u32, amounts: Amou
         for turn in 0..servers.len() {
             // None is always the first.
             let index = (round + turn) % servers.len();
-            let (cpu, wall) = run(servers[index], &open[index], amounts.requests / connections).await?;
+            let running = run(servers[index], &open[index], amounts.requests / connections);
+            let slow = |_| format!("{}: {} calls take longer than {PATIENCE:?}", servers[index].name, amounts.requests);
+            let (cpu, wall) = timeout(PATIENCE, running).await.map_err(slow)??;
             if round > 0 {
                 let requests = f64::from(amounts.requests / connections * connections);
                 taken[index].cpu_micros.push(cpu.as_secs_f64() * 1e6 / requests);
