@@ -366,8 +366,8 @@ impl Watch {
 
     /// Where the watch is, if it is anywhere.
     fn beat(&mut self, cursor: Cursor) -> Option<v1::WatchConfigResponse> {
-        // If it has moved on just now, that is what there is to be told.
-        let held = self.watched.tenant.held().filter(|held| held.position.revision.get() == cursor.revision)?;
+        // If it has moved on just now, or was replaced, that is what there is to be told.
+        let (held, _) = self.watched.tenant.begin().filter(|(_, newest)| *newest == cursor)?;
         self.told = cursor.revision;
         let scope = &self.watched.scope;
         let stale = held.is_restored || self.watched.tenant.is_behind() || !self.memory.is_followed(scope.tenant());
