@@ -9,8 +9,11 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::Poll,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -18,6 +21,7 @@ use futures_util::{
     FutureExt,
     future::BoxFuture,
     stream::{FuturesUnordered, StreamExt},
+    task::AtomicWaker,
 };
 use http::{Request, Response};
 use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
@@ -52,6 +56,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long nothing is taken after the system has refused a connection, as it does without file descriptors.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a connection and its calls are looked at in turns before others are.
+const MAX_TURNS: usize = 16;
 
 /// Answers a request.
 pub(crate) type Answering = BoxFuture<'static, Result<Response<Body>, Infallible>>;
@@ -175,24 +182,69 @@ async fn converse(
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service_fn(answer)));
     let mut calls = FuturesUnordered::new();
     let mut closing = pin!(async move { closed.wait_for(|closed| *closed).await.is_ok() }.fuse());
-    poll_fn(|context| {
+    let bell = Arc::new(Bell::default());
+    let waker = Waker::from(Arc::clone(&bell));
+    poll_fn(|task| {
+        bell.task.register(task.waker());
+        bell.is_awake.store(true, Ordering::SeqCst);
+        let context = &mut Context::from_waker(&waker);
         if closing.as_mut().poll(context).is_ready() {
             connection.as_mut().graceful_shutdown();
         }
-        loop {
+        for _ in 0..MAX_TURNS {
             // Calls first: what they have to say goes out with what the connection does next.
             while let Poll::Ready(Some(())) = calls.poll_next_unpin(context) {}
             if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                 return Poll::Ready(ended);
             }
             let new = begun.take();
-            if new.is_empty() {
+            let has_new = !new.is_empty();
+            calls.extend(new);
+            if !has_new && bell.may_rest() {
                 return Poll::Pending;
             }
-            calls.extend(new);
         }
+        // Others get their turn, too.
+        bell.is_awake.store(false, Ordering::SeqCst);
+        task.waker().wake_by_ref();
+        Poll::Pending
     })
     .await
+}
+
+/// Wakes a connection's task; but not while it is awake, which is when the connection and its calls mostly wake each other, and when the
+/// runtime would wake another thread for it.
+#[derive(Default)]
+struct Bell {
+    task: AtomicWaker,
+    is_awake: AtomicBool,
+    has_rung: AtomicBool,
+}
+
+impl Bell {
+    /// Whether nothing has rung since the task was last here. If so, whatever rings from now on wakes it.
+    fn may_rest(&self) -> bool {
+        self.is_awake.store(false, Ordering::SeqCst);
+        if self.has_rung.swap(false, Ordering::SeqCst) {
+            self.is_awake.store(true, Ordering::SeqCst);
+            return false;
+        }
+        true
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.has_rung.store(true, Ordering::SeqCst);
+        // If the task is awake, it looks before it rests. If not, it may have looked just before: one of the two sees to it.
+        if !self.is_awake.load(Ordering::SeqCst) && self.has_rung.swap(false, Ordering::SeqCst) {
+            self.task.wake();
+        }
+    }
 }
 
 /// The calls that have begun since the connection was last looked at.
