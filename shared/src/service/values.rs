@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use tracing::error;
 
-use super::Foundation;
+use super::{Foundation, ReadError};
 use crate::{
     auth::TenantScope,
     entry::{Entry, Held, Locator, State, TextKind},
@@ -34,6 +34,11 @@ impl Foundation {
     /// Whether values under this key's tag are secrets, going by the routes. What is no key holds none.
     pub fn is_secret(&self, key: &str) -> bool {
         ConfigKey::parse(key, &self.routes).is_ok_and(|key| self.stores.of(&key).is_secret())
+    }
+
+    /// That the scope permits to read the value of `key`.
+    pub fn permit(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), ReadError> {
+        if self.is_withheld(scope, key) { Err(ReadError::Secret(key.clone())) } else { Ok(()) }
     }
 
     /// Whether the scope may not read the value of `key`.
