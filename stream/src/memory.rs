@@ -25,6 +25,7 @@ use tracing::warn;
 
 use crate::{
     metrics::Metrics,
+    pages::Pages,
     tenant::{Attached, Held, Tenant},
 };
 
@@ -113,10 +114,18 @@ impl Weighter<TenantId, Weighed> for Weight {
 /// What is in memory of a tenant, for an answer.
 #[derive(Debug)]
 pub struct Fresh {
-    /// It.
-    pub held: Held,
+    /// Its entries.
+    pub pages: Pages,
+    /// The revision that they are the state at.
+    pub revision: Revision,
     /// Whether the stores do not answer, so that it may have changed.
     pub is_stale: bool,
+}
+
+impl Fresh {
+    fn of(held: &Held, is_stale: bool) -> Self {
+        Self { pages: held.pages.clone(), revision: held.position.revision, is_stale }
+    }
 }
 
 impl Memory {
@@ -224,8 +233,8 @@ impl Memory {
     pub async fn fresh(&self, scope: &TenantScope, least: Revision) -> Result<Fresh, ReadError> {
         let id = scope.tenant();
         let known = self.known(id);
-        if let Some(held) = known.as_ref().and_then(|tenant| self.believed(id, tenant, scope, least)) {
-            return Ok(Fresh { held, is_stale: false });
+        if let Some(fresh) = known.as_ref().and_then(|tenant| self.believed(id, tenant, scope, least)) {
+            return Ok(fresh);
         }
         let tenant = known.unwrap_or_else(|| self.admit(id));
         // Boxed, because it is as large as the SDK's futures, and would be moved about also where memory answers.
@@ -235,14 +244,12 @@ impl Memory {
             tenant.doubt();
         }
         self.weigh(id, &tenant);
-        let held = tenant.held().filter(|held| held.position.revision >= least);
-        match (outcome, held) {
-            (Ok(()), Some(held)) => Ok(Fresh { held, is_stale: false }),
-            (Ok(()), None) => {
-                let newest = tenant.held().map_or(Revision::ZERO, |held| held.position.revision);
-                Err(ReadError::NotReached { head: newest, asked: least })
-            }
-            (Err(error), Some(held)) if error.is_outage() => Ok(Fresh { held, is_stale: true }),
+        let held = tenant.look(|held, _| Fresh::of(held, outcome.is_err()));
+        let newest = held.as_ref().map_or(Revision::ZERO, |held| held.revision);
+        match (outcome, held.filter(|held| held.revision >= least)) {
+            (Ok(()), Some(fresh)) => Ok(fresh),
+            (Ok(()), None) => Err(ReadError::NotReached { head: newest, asked: least }),
+            (Err(error), Some(stale)) if error.is_outage() => Ok(stale),
             (Err(error), _) => Err(error),
         }
     }
@@ -255,19 +262,19 @@ impl Memory {
         }
         match Box::pin(self.catch_up(id, tenant, scope)).await {
             Ok(()) => Ok(false),
-            Err(error) if error.is_outage() && tenant.held().is_some() => Ok(true),
+            Err(error) if error.is_outage() && tenant.look(|_, _| ()).is_some() => Ok(true),
             Err(error) => Err(error),
         }
     }
 
     /// What is in memory, if it need not be asked for.
-    fn believed(&self, id: &TenantId, tenant: &Tenant, scope: &TenantScope, least: Revision) -> Option<Held> {
+    fn believed(&self, id: &TenantId, tenant: &Tenant, scope: &TenantScope, least: Revision) -> Option<Fresh> {
         let now = self.clock.now();
         let is_followed = self.is_followed(id);
         let believed = tenant.look(|held, rumour| {
             let is_enough = held.position.revision >= least && !held.is_partial(scope);
             let is_newest = rumour <= held.position.revision.get() && is_followed;
-            (is_enough && is_newest && now.since(held.validated_at) <= VALIDITY).then(|| held.clone())
+            (is_enough && is_newest && now.since(held.validated_at) <= VALIDITY).then(|| Fresh::of(held, false))
         });
         believed.flatten()
     }
@@ -414,7 +421,7 @@ impl Memory {
         let mut watched = self.write_watched();
         if tenant.leave(scope) {
             watched.remove(id);
-            if tenant.held().is_some() {
+            if tenant.look(|_, _| ()).is_some() {
                 self.idle.insert(id.clone(), Arc::clone(tenant).into());
             }
         }

@@ -66,9 +66,10 @@ impl Service {
     }
 
     /// A key whose value the caller may read. Decided before anything is looked for, so that who may not does not learn whether there is one.
-    fn readable(&self, view: View<'_>, text: &str) -> Result<ConfigKey, Status> {
+    fn readable(&self, bearer: &Bearer, text: &str) -> Result<ConfigKey, Status> {
         let key = self.key(text)?;
-        if view.hides(text) { Err(refusal(&ReadError::Secret(key))) } else { Ok(key) }
+        self.memory.tail().foundation().permit(&bearer.scope, &key).map_err(|error| refusal(&error))?;
+        Ok(key)
     }
 
     fn key(&self, text: &str) -> Result<ConfigKey, Status> {
@@ -79,10 +80,9 @@ impl Service {
     async fn get(&self, request: Request<v1::GetConfigRequest>) -> Result<v1::GetConfigResponse, Status> {
         let bearer = self.caller(request.metadata()).await?;
         let request = request.into_inner();
-        let view = self.view(&bearer);
-        let key = self.readable(view, &request.key)?;
-        let Fresh { held, is_stale } = self.fresh(&bearer, request.min_revision).await?;
-        let Some(slot) = held.pages.get(key.as_str()) else {
+        let key = self.readable(&bearer, &request.key)?;
+        let Fresh { pages, revision, is_stale } = self.fresh(&bearer, request.min_revision).await?;
+        let Some(slot) = pages.get(key.as_str()) else {
             // What was known last may be from before it came.
             return Err(if is_stale {
                 Status::unavailable("the stores do not answer, and nothing is known of the key; try again later")
@@ -95,8 +95,8 @@ impl Service {
             _ if is_stale => return Err(Status::unavailable("the stores do not answer; try again later")),
             _ => return Err(refusal(&ReadError::ValueMissing(key))),
         }
-        let entry = Some(view.entry(&slot));
-        Ok(v1::GetConfigResponse { entry, revision: held.position.revision.get(), stale: is_stale })
+        let entry = Some(self.view(&bearer).entry(&slot));
+        Ok(v1::GetConfigResponse { entry, revision: revision.get(), stale: is_stale })
     }
 
     async fn batch_get(
@@ -112,22 +112,22 @@ impl Service {
             )));
         }
         let mut seen = HashSet::new();
-        let view = self.view(&bearer);
         for key in &request.keys {
-            self.readable(view, key)?;
+            self.readable(&bearer, key)?;
             if !seen.insert(key) {
                 return Err(Status::invalid_argument(format!("keys names {key} twice")));
             }
         }
-        let Fresh { held, is_stale } = self.fresh(&bearer, request.min_revision).await?;
+        let Fresh { pages, revision, is_stale } = self.fresh(&bearer, request.min_revision).await?;
+        let view = self.view(&bearer);
         let mut answer = v1::BatchGetConfigResponse {
-            revision: held.position.revision.get(),
+            revision: revision.get(),
             stale: is_stale,
             ..v1::BatchGetConfigResponse::default()
         };
         let mut bytes = 0;
         for key in request.keys {
-            match held.pages.get(&key) {
+            match pages.get(&key) {
                 None => answer.missing_keys.push(key),
                 Some(slot) => {
                     bytes += answer::size(&slot);
@@ -152,10 +152,10 @@ impl Service {
             Err(_) => return Err(Status::invalid_argument("page_size is below zero; 0 asks for 100")),
         };
         let after = page_token(&request.page_token, &request.prefix)?;
-        let Fresh { held, is_stale } = self.fresh(&bearer, request.min_revision).await?;
+        let Fresh { pages, revision, is_stale } = self.fresh(&bearer, request.min_revision).await?;
         let view = self.view(&bearer);
         let from = after.as_deref().unwrap_or(&request.prefix);
-        let slots = held.pages.from(from).filter(|slot| after.as_deref() != Some(slot.key));
+        let slots = pages.from(from).filter(|slot| after.as_deref() != Some(slot.key));
         let (mut entries, mut bytes, mut next_page_token) = (Vec::new(), 0, String::new());
         for slot in slots.take_while(|slot| slot.key.starts_with(&request.prefix)) {
             bytes += answer::size(&slot);
@@ -166,8 +166,7 @@ impl Service {
             }
             entries.push(view.entry(&slot));
         }
-        let revision = held.position.revision.get();
-        Ok(v1::ListConfigResponse { entries, next_page_token, revision, stale: is_stale })
+        Ok(v1::ListConfigResponse { entries, next_page_token, revision: revision.get(), stale: is_stale })
     }
 
     async fn watch(&self, request: Request<v1::WatchConfigRequest>) -> Result<Messages, Status> {
