@@ -228,6 +228,7 @@ async fn show_metrics(listener: TcpListener, memory: Arc<Memory>, mut stop: watc
         async move {
             let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
             let ((idle, watched), (idle_bytes, watched_bytes)) = (memory.tenants(), memory.bytes());
+            memory.metrics().watchers.set(gauge(memory.watchers() as u64));
             memory.metrics().tenants.set(gauge((idle + watched) as u64));
             memory.metrics().bytes.set(gauge(idle_bytes + watched_bytes));
             let mut shown = String::new();

@@ -72,8 +72,8 @@ pub(crate) struct Watch {
     told: u64,
     /// When it is to be told something, be it a heartbeat.
     beat_at: Instant,
-    /// What the watch ends with.
-    code: Code,
+    /// What the watch ends with; none while it has not begun, and is counted by who tried to begin it.
+    code: Option<Code>,
 }
 
 /// What a watch is about to do.
@@ -131,7 +131,6 @@ impl Watch {
             (Err(error), _) => return Err(refusal(&error)),
         };
         let told = position.as_ref().map_or(0, |position| position.revision.get());
-        memory.metrics().watchers.inc();
         let mut watch = Self {
             draining: memory.draining(),
             memory,
@@ -143,12 +142,13 @@ impl Watch {
             stage: Stage::Over,
             told,
             beat_at: Instant::now() + manners.heartbeat,
-            code: Code::Cancelled,
+            code: None,
         };
         watch.stage = match position {
             None => watch.snapshot(is_stale)?,
             Some(position) => watch.go_on(position).await?,
         };
+        watch.code = Some(Code::Cancelled);
         Ok(watch)
     }
 
@@ -291,7 +291,7 @@ impl Watch {
 
     fn over(&mut self, status: Status) -> Status {
         self.stage = Stage::Over;
-        self.code = status.code();
+        self.code = Some(status.code());
         status
     }
 
@@ -383,7 +383,8 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.memory.metrics().note_call("WatchConfig", self.code);
-        self.memory.metrics().watchers.dec();
+        if let Some(code) = self.code {
+            self.memory.metrics().note_call("WatchConfig", code);
+        }
     }
 }

@@ -215,11 +215,16 @@ async fn standard_tools_find_their_way() {
     assert!(names.contains("tenantry.config.v1.ConfigService") && names.contains("grpc.health.v1.Health"), "{names:?}");
 
     let (_watching, _) = instance.tenant(&acme).watch().await;
+    let ahead = v1::Position { revision: 9, token: String::new() };
+    instance.tenant(&acme).go_on(ahead).await.err().expect("no such position");
     instance.tenant(&acme).value("tenant_config_a").await;
     let url = format!("http://{}/metrics", instance.stream.metrics_address().unwrap());
     let client = legacy::Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
     let shown = client.get(url.parse().unwrap()).await.unwrap().into_body().collect().await.unwrap().to_bytes();
     let shown = String::from_utf8(shown.to_vec()).unwrap();
+    // Out of range, and no more: one that did not begin did not end either.
+    let watches: Vec<_> = shown.lines().filter(|line| line.contains("WatchConfig")).collect();
+    assert_eq!(watches, [r#"tenantry_stream_calls_total{method="WatchConfig",code="11"} 1"#]);
     for line in [
         "tenantry_stream_watchers 1",
         "tenantry_stream_tenants 1",
