@@ -15,6 +15,7 @@ mod server;
 mod service;
 pub mod settings;
 pub mod tenant;
+pub mod wake;
 mod watch;
 
 pub use connections::UnusableCertificate;

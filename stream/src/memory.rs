@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,13 +20,14 @@ use tenantry::{
     service::{Position, ReadError, TailError, TailService},
     tenant::TenantId,
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::{
     metrics::Metrics,
     pages::Pages,
     tenant::{Attached, Held, Tenant},
+    wake::Registration,
 };
 
 /// How long memory is believed without asking the tenant's head. The index of changes should have told of every change by then; if it has
@@ -58,8 +59,8 @@ pub struct Memory {
     looked: Vec<AtomicU64>,
     /// For how long a shard may not have been looked at before memory is not believed without asking.
     patience: Duration,
-    /// Wakes those who must end their watches.
-    draining: watch::Sender<bool>,
+    /// Whether watches are to end.
+    is_draining: AtomicBool,
     /// What was last said about a failure, so that an outage is not a line for each tenant.
     failed_at: Mutex<Option<Timestamp>>,
 }
@@ -144,7 +145,7 @@ impl Memory {
             loads: Semaphore::new(MAX_LOADS),
             looked: Ledger::shards().map(|_| AtomicU64::new(0)).collect(),
             patience,
-            draining: watch::Sender::new(false),
+            is_draining: AtomicBool::new(false),
             failed_at: Mutex::default(),
         }
     }
@@ -165,13 +166,16 @@ impl Memory {
     }
 
     /// Whether watches are to end.
-    pub fn draining(&self) -> watch::Receiver<bool> {
-        self.draining.subscribe()
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::SeqCst)
     }
 
     /// Has all watches end.
     pub fn drain(&self) {
-        self.draining.send_replace(true);
+        self.is_draining.store(true, Ordering::SeqCst);
+        for (_, tenant) in self.watched() {
+            tenant.wake();
+        }
     }
 
     /// A tenant, if it is in memory.
@@ -412,8 +416,8 @@ impl Memory {
                 tenant
             }
         };
-        let wake = tenant.join(Arc::clone(scope));
-        Ok(Watched { tenant, scope: Arc::clone(scope), wake, place })
+        let registration = tenant.join(Arc::clone(scope));
+        Ok(Watched { tenant, scope: Arc::clone(scope), registration, place })
     }
 
     fn unwatch(&self, scope: &Arc<TenantScope>, tenant: &Arc<Tenant>) {
@@ -464,8 +468,8 @@ pub struct Watched {
     pub tenant: Arc<Tenant>,
     /// The watcher's rights.
     pub scope: Arc<TenantScope>,
-    /// Wakes when there may be something to be told.
-    pub wake: watch::Receiver<()>,
+    /// Where the watcher is woken when there may be something to be told.
+    pub registration: Registration,
     place: Place,
 }
 

@@ -193,7 +193,7 @@ impl Service {
         let watched = self.memory.watch(&scope).map_err(full)?;
         let memory = Arc::clone(&self.memory);
         let watch = Watch::begin(memory, watched, selection, position, bearer.expires_at, self.manners).await?;
-        Ok(Box::pin(watch.messages()))
+        Ok(Box::pin(watch))
     }
 
     /// The answer to a call, counted.

@@ -15,9 +15,11 @@ use tenantry::{
     ledger::ChangeOperation,
     service::{Commit, Position, Snapshot, Value},
 };
-use tokio::sync::watch;
 
-use crate::pages::Pages;
+use crate::{
+    pages::Pages,
+    wake::{Registration, Wakers},
+};
 
 /// How many commits the log of a watched tenant keeps, and how many bytes of values. The last commit is kept however large it is.
 const MAX_COMMITS: usize = 128;
@@ -80,7 +82,7 @@ struct Hub {
     /// How often the state was replaced instead of led on. Watchers of an earlier one begin anew.
     generation: u64,
     /// Wakes the watchers.
-    wake: watch::Sender<()>,
+    wakers: Arc<Wakers>,
     /// Whose rights the stores are asked with for the watchers' sake.
     scopes: Vec<Arc<TenantScope>>,
 }
@@ -201,13 +203,21 @@ impl Tenant {
         let is_enough = !held.lacks_secrets || !state.shows_secrets();
         if is_enough {
             state.put(held);
+            wake(state);
         }
         is_enough
     }
 
     /// Replaces what is in memory.
     pub fn put(&self, held: Held) {
-        self.state().put(held);
+        let mut state = self.state();
+        state.put(held);
+        wake(state);
+    }
+
+    /// Has all who watch it look whether there is something to be told.
+    pub fn wake(&self) {
+        wake(self.state());
     }
 
     /// Leads what is in memory on, by commits that follow it. Those that do not are left out. Whether that was done: not if they lack secrets
@@ -240,12 +250,12 @@ impl Tenant {
         }
         held.position = position;
         held.validated_at = held.validated_at.max(asked);
+        let is_news = !new.is_empty();
         if let Some(hub) = hub {
-            let is_news = !new.is_empty();
             hub.append(new);
-            if is_news {
-                hub.wake.send_replace(());
-            }
+        }
+        if is_news {
+            wake(state);
         }
         true
     }
@@ -271,8 +281,9 @@ impl Tenant {
         hub.trim();
     }
 
-    /// Begins to be watched with these rights, or is watched by one more. Wakes whenever there is something to be told.
-    pub fn join(&self, scope: Arc<TenantScope>) -> watch::Receiver<()> {
+    /// Begins to be watched with these rights, or is watched by one more. Whoever registers there is woken when there may be something to be
+    /// told.
+    pub fn join(&self, scope: Arc<TenantScope>) -> Registration {
         let mut state = self.state();
         let State { held, hub, .. } = &mut *state;
         let hub = hub.get_or_insert_with(|| {
@@ -280,7 +291,7 @@ impl Tenant {
             Box::new(Hub::at(from))
         });
         hub.scopes.push(scope);
-        hub.wake.subscribe()
+        Registration::new(Arc::clone(&hub.wakers))
     }
 
     /// One watcher less. Whether it was the last one.
@@ -381,6 +392,15 @@ impl State {
     }
 }
 
+/// Wakes the watchers, when they can have what they look for.
+fn wake(state: MutexGuard<'_, State>) {
+    let wakers = state.hub.as_ref().map(|hub| Arc::clone(&hub.wakers));
+    drop(state);
+    if let Some(wakers) = wakers {
+        wakers.wake_all();
+    }
+}
+
 /// Whether they were read by one who may not read secrets, and there are some.
 fn lack_secrets(commits: &[Commit]) -> bool {
     let mut changes = commits.iter().flat_map(|commit| &commit.changes);
@@ -396,7 +416,7 @@ impl Hub {
             deleted_from: from.revision.get(),
             from,
             generation: 0,
-            wake: watch::Sender::new(()),
+            wakers: Arc::default(),
             scopes: Vec::new(),
         }
     }
@@ -412,7 +432,6 @@ impl Hub {
         self.deleted_from = from.revision.get();
         self.from = from;
         self.generation += 1;
-        self.wake.send_replace(());
     }
 
     fn append(&mut self, commits: Vec<Arc<Commit>>) {

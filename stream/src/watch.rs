@@ -3,24 +3,29 @@
 //! It is a place in the tenant's log and nothing more: no task of its own, no queue. The next message is made when the connection has room
 //! for it, from whatever is the newest then.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use config_proto::v1::{self, watch_config_response::Event};
-use futures_util::{Stream, stream};
+use futures_util::{FutureExt, Stream, future::BoxFuture};
 use tenantry::{
+    auth::TenantScope,
     clock::Timestamp,
     service::{Commit, Position, TailError},
 };
-use tokio::{
-    sync::watch::Receiver,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
 
 use crate::{
     answer::{self, Mark, View, out_of_range, refusal},
     memory::{Memory, Watched},
-    tenant::{Attached, Cursor, Held, Next},
+    tenant::{Attached, Cursor, Held, Next, Tenant},
 };
 
 /// About how many bytes a part of a snapshot has. gRPC clients take messages of 4 MB unless they are told otherwise.
@@ -57,8 +62,7 @@ pub(crate) struct Manners {
     pub(crate) heartbeat: Duration,
 }
 
-/// A watch.
-#[derive(Debug)]
+/// A watch: the stream of its messages.
 pub(crate) struct Watch {
     memory: Arc<Memory>,
     watched: Watched,
@@ -66,21 +70,27 @@ pub(crate) struct Watch {
     mark: Mark,
     expires_at: Timestamp,
     heartbeat: Duration,
-    draining: Receiver<bool>,
     stage: Stage,
     /// The revision that the watcher was last told.
     told: u64,
     /// When it is to be told something, be it a heartbeat.
     beat_at: Instant,
+    /// When the token expires, by the clock that timers go by.
+    expiry: Instant,
+    /// When it is to go elsewhere, if the instance ends.
+    leave_at: Option<Instant>,
+    /// Wakes it for the earliest of these, or before.
+    timer: Pin<Box<Sleep>>,
     /// What the watch ends with; none while it has not begun, and is counted by who tried to begin it.
     code: Option<Code>,
 }
 
 /// What a watch is about to do.
-#[derive(Debug)]
 enum Stage {
     /// To tell the commits after this position, from the stores.
     Replay(Position, std::vec::IntoIter<Commit>),
+    /// What comes of asking the stores.
+    Ask(BoxFuture<'static, Result<Stage, Status>>),
     /// To tell entries part by part, and then to go on from the cursor.
     Parts(Box<Parts>, Cursor),
     /// To tell what comes after this.
@@ -131,8 +141,9 @@ impl Watch {
             (Err(error), _) => return Err(refusal(&error)),
         };
         let told = position.as_ref().map_or(0, |position| position.revision.get());
+        let now = Instant::now();
+        let (beat_at, expiry) = (now + manners.heartbeat, now + expires_at.since(memory.now()));
         let mut watch = Self {
-            draining: memory.draining(),
             memory,
             watched,
             selection,
@@ -141,12 +152,15 @@ impl Watch {
             heartbeat: manners.heartbeat,
             stage: Stage::Over,
             told,
-            beat_at: Instant::now() + manners.heartbeat,
+            beat_at,
+            expiry,
+            leave_at: None,
+            timer: Box::pin(sleep_until(beat_at.min(expiry))),
             code: None,
         };
         watch.stage = match position {
             None => watch.snapshot(is_stale)?,
-            Some(position) => watch.go_on(position).await?,
+            Some(position) => watch.source().go_on(position).await?,
         };
         watch.code = Some(Code::Cancelled);
         Ok(watch)
@@ -159,134 +173,44 @@ impl Watch {
         Ok(Stage::Parts(Box::new(Parts { held, since: None, after: None, is_stale }), cursor))
     }
 
-    async fn go_on(&self, position: Position) -> Result<Stage, Status> {
-        let (tenant, scope) = (&self.watched.tenant, &self.watched.scope);
-        if tenant.attach(&position) == Attached::Ahead {
-            // Another instance was further. The stores know whether there is more.
-            self.memory.catch_up(scope.tenant(), tenant, scope).await.map_err(|error| refusal(&error))?;
-        }
-        if let Attached::Before(_) = tenant.attach(&position) {
-            self.memory.reach_back(tenant, scope, &position).await.map_err(|error| refusal(&error))?;
-        }
-        match tenant.attach(&position) {
-            Attached::At(cursor) => Ok(Stage::Greet(cursor)),
-            Attached::Ahead => Err(out_of_range("the position is ahead of the newest revision")),
-            Attached::Foreign => Err(out_of_range("the position is of another history")),
-            Attached::Before(_) => {
-                let commits = self.replay(&position).await?;
-                if commits.is_empty() {
-                    // There is more in memory, so the log has lost what lies between.
-                    return Err(out_of_range(NOT_KEPT));
-                }
-                Ok(Stage::Replay(position, commits.into_iter()))
-            }
-        }
-    }
-
-    /// The commits after a position that the tenant's log in memory does not reach back to.
-    async fn replay(&self, position: &Position) -> Result<Vec<Commit>, Status> {
-        match self.memory.tail().since(&self.watched.scope, position, REPLAY).await {
-            Ok(commits) => Ok(commits),
-            Err(TailError::Broken) => Err(out_of_range(NOT_KEPT)),
-            Err(TailError::Read(error)) => Err(refusal(&error)),
-            Err(error) => Err(Status::unavailable(error.to_string())),
-        }
-    }
-
-    /// Its messages.
-    pub(crate) fn messages(self) -> impl Stream<Item = Result<v1::WatchConfigResponse, Status>> {
-        stream::unfold(self, |mut watch| async move {
-            let message = watch.next().await?;
-            Some((message, watch))
-        })
-    }
-
-    async fn next(&mut self) -> Option<Result<v1::WatchConfigResponse, Status>> {
-        loop {
-            if matches!(self.stage, Stage::Over) {
-                return None;
-            }
-            if let Some(end) = self.end() {
-                return Some(Err(self.over(end)));
-            }
-            match std::mem::replace(&mut self.stage, Stage::Over) {
-                Stage::Over => return None,
-                Stage::Replay(position, mut commits) => {
-                    if let Some(commit) = commits.next() {
-                        let position = commit.position.clone();
-                        let message = self.commit(&commit);
-                        self.stage = Stage::Replay(position, commits);
-                        if let Some(message) = message {
-                            return Some(Ok(message));
-                        }
-                    } else {
-                        match self.go_on(position).await {
-                            Ok(stage) => self.stage = stage,
-                            Err(status) => return Some(Err(self.over(status))),
-                        }
-                    }
-                }
-                Stage::Parts(parts, cursor) => return Some(Ok(self.part(parts, cursor))),
-                Stage::Greet(cursor) => {
-                    self.stage = Stage::Follow(cursor);
-                    // Only if there is nothing else to be said.
-                    if cursor.revision == self.told
-                        && matches!(self.watched.tenant.next(cursor), (Next::Nothing, _))
-                        && let Some(message) = self.beat(cursor)
-                    {
-                        return Some(Ok(message));
-                    }
-                }
-                Stage::Follow(cursor) => {
-                    if let Some(message) = self.follow(cursor).await {
-                        return Some(message);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Waits for what comes after the cursor. None if that is to be looked at anew.
-    async fn follow(&mut self, cursor: Cursor) -> Option<Result<v1::WatchConfigResponse, Status>> {
-        let (next, then) = self.watched.tenant.next(cursor);
-        self.stage = Stage::Follow(then);
-        match next {
-            Next::Commit(commit) => return self.commit(&commit).map(Ok),
-            Next::Snapshot(held) => {
-                let parts = Parts { is_stale: held.is_restored, held, since: None, after: None };
-                self.stage = Stage::Parts(Box::new(parts), then);
-                return None;
-            }
-            Next::Conflated(held, deleted) => {
-                self.memory.metrics().conflated.inc();
-                let parts = Parts { held, since: Some((cursor.revision, deleted)), after: None, is_stale: false };
-                self.stage = Stage::Parts(Box::new(parts), then);
-                return None;
-            }
-            Next::Nothing => {}
-        }
-        let expiry = Instant::now() + self.expires_at.since(self.memory.now());
-        tokio::select! {
-            // If the sender is gone, so is the tenant's hub, which this watch keeps.
-            _ = self.watched.wake.changed() => None,
-            _ = self.draining.changed() => {
-                tokio::time::sleep(DRAIN_SPREAD.mul_f64(fastrand::f64())).await;
-                None
-            }
-            () = sleep_until(self.beat_at.min(expiry)) => {
-                if self.end().is_some() { None } else { self.beat(cursor).map(Ok) }
-            }
-        }
+    fn source(&self) -> Source {
+        let Watched { tenant, scope, .. } = &self.watched;
+        Source { memory: Arc::clone(&self.memory), tenant: Arc::clone(tenant), scope: Arc::clone(scope) }
     }
 
     /// Why the watch ends, if it does.
-    fn end(&self) -> Option<Status> {
+    fn end(&mut self) -> Option<Status> {
         if self.memory.now() >= self.expires_at {
             return Some(Status::unauthenticated("the token has expired; go on from the last position with a new one"));
         }
-        let is_draining = *self.draining.borrow();
-        is_draining
+        if !self.memory.is_draining() {
+            return None;
+        }
+        let now = Instant::now();
+        let leave_at = *self.leave_at.get_or_insert_with(|| now + DRAIN_SPREAD.mul_f64(fastrand::f64()));
+        (now >= leave_at)
             .then(|| Status::unavailable("the instance is going away; connect again, and go on from the last position"))
+    }
+
+    /// Whether it is time for something although nothing has happened. If not, the watch is woken when it is.
+    fn is_due(&mut self, context: &mut Context<'_>) -> bool {
+        let due = |watch: &Self| watch.beat_at.min(watch.expiry).min(watch.leave_at.unwrap_or(watch.expiry));
+        // Each message puts the heartbeat off. The timer is put off when it goes off, which is seldom.
+        if self.timer.deadline() > due(self) {
+            let due = due(self);
+            self.timer.as_mut().reset(due);
+        }
+        while self.timer.as_mut().poll(context).is_ready() {
+            let now = Instant::now();
+            // The system's clock may have been set meanwhile.
+            self.expiry = now + self.expires_at.since(self.memory.now());
+            let due = due(self);
+            if now >= due {
+                return true;
+            }
+            self.timer.as_mut().reset(due);
+        }
+        false
     }
 
     fn over(&mut self, status: Status) -> Status {
@@ -366,6 +290,7 @@ impl Watch {
 
     /// Where the watch is, if it is anywhere.
     fn beat(&mut self, cursor: Cursor) -> Option<v1::WatchConfigResponse> {
+        self.beat_at = Instant::now() + self.heartbeat;
         // If it has moved on just now, or was replaced, that is what there is to be told.
         let (held, _) = self.watched.tenant.begin().filter(|(_, newest)| *newest == cursor)?;
         self.told = cursor.revision;
@@ -381,10 +306,130 @@ impl Watch {
     }
 }
 
+impl Stream for Watch {
+    type Item = Result<v1::WatchConfigResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let watch = self.get_mut();
+        // Before it looks, so that nothing goes unnoticed that comes after.
+        watch.watched.registration.register(context.waker());
+        loop {
+            if matches!(watch.stage, Stage::Over) {
+                return Poll::Ready(None);
+            }
+            if let Some(end) = watch.end() {
+                return Poll::Ready(Some(Err(watch.over(end))));
+            }
+            let message = match std::mem::replace(&mut watch.stage, Stage::Over) {
+                Stage::Over => None,
+                Stage::Replay(position, mut commits) => {
+                    if let Some(commit) = commits.next() {
+                        watch.stage = Stage::Replay(commit.position.clone(), commits);
+                        watch.commit(&commit)
+                    } else {
+                        watch.stage = Stage::Ask(watch.source().go_on(position).boxed());
+                        None
+                    }
+                }
+                Stage::Ask(mut asking) => match asking.poll_unpin(context) {
+                    Poll::Ready(Ok(stage)) => {
+                        watch.stage = stage;
+                        None
+                    }
+                    Poll::Ready(Err(status)) => return Poll::Ready(Some(Err(watch.over(status)))),
+                    Poll::Pending => {
+                        watch.stage = Stage::Ask(asking);
+                        return Poll::Pending;
+                    }
+                },
+                Stage::Parts(parts, cursor) => Some(watch.part(parts, cursor)),
+                Stage::Greet(cursor) => {
+                    watch.stage = Stage::Follow(cursor);
+                    // Only if there is nothing else to be said.
+                    let is_all = cursor.revision == watch.told
+                        && matches!(watch.watched.tenant.next(cursor), (Next::Nothing, _));
+                    if is_all { watch.beat(cursor) } else { None }
+                }
+                Stage::Follow(cursor) => {
+                    let (next, then) = watch.watched.tenant.next(cursor);
+                    watch.stage = Stage::Follow(then);
+                    match next {
+                        Next::Commit(commit) => watch.commit(&commit),
+                        Next::Snapshot(held) => {
+                            let parts = Parts { is_stale: held.is_restored, held, since: None, after: None };
+                            watch.stage = Stage::Parts(Box::new(parts), then);
+                            None
+                        }
+                        Next::Conflated(held, deleted) => {
+                            watch.memory.metrics().conflated.inc();
+                            let since = Some((cursor.revision, deleted));
+                            let parts = Parts { held, since, after: None, is_stale: false };
+                            watch.stage = Stage::Parts(Box::new(parts), then);
+                            None
+                        }
+                        Next::Nothing if !watch.is_due(context) => return Poll::Pending,
+                        Next::Nothing => match watch.end() {
+                            Some(end) => return Poll::Ready(Some(Err(watch.over(end)))),
+                            None => watch.beat(then),
+                        },
+                    }
+                }
+            };
+            if let Some(message) = message {
+                return Poll::Ready(Some(Ok(message)));
+            }
+        }
+    }
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
         if let Some(code) = self.code {
             self.memory.metrics().note_call("WatchConfig", code);
+        }
+    }
+}
+
+/// Where a watch gets what is not in the tenant's log in memory.
+struct Source {
+    memory: Arc<Memory>,
+    tenant: Arc<Tenant>,
+    scope: Arc<TenantScope>,
+}
+
+impl Source {
+    /// What a watcher is told who was told everything up to `position`.
+    async fn go_on(self, position: Position) -> Result<Stage, Status> {
+        let (tenant, scope) = (&self.tenant, &self.scope);
+        if tenant.attach(&position) == Attached::Ahead {
+            // Another instance was further. The stores know whether there is more.
+            self.memory.catch_up(scope.tenant(), tenant, scope).await.map_err(|error| refusal(&error))?;
+        }
+        if let Attached::Before(_) = tenant.attach(&position) {
+            self.memory.reach_back(tenant, scope, &position).await.map_err(|error| refusal(&error))?;
+        }
+        match tenant.attach(&position) {
+            Attached::At(cursor) => Ok(Stage::Greet(cursor)),
+            Attached::Ahead => Err(out_of_range("the position is ahead of the newest revision")),
+            Attached::Foreign => Err(out_of_range("the position is of another history")),
+            Attached::Before(_) => {
+                let commits = self.replay(&position).await?;
+                if commits.is_empty() {
+                    // There is more in memory, so the log has lost what lies between.
+                    return Err(out_of_range(NOT_KEPT));
+                }
+                Ok(Stage::Replay(position, commits.into_iter()))
+            }
+        }
+    }
+
+    /// The commits after a position that the tenant's log in memory does not reach back to.
+    async fn replay(&self, position: &Position) -> Result<Vec<Commit>, Status> {
+        match self.memory.tail().since(&self.scope, position, REPLAY).await {
+            Ok(commits) => Ok(commits),
+            Err(TailError::Broken) => Err(out_of_range(NOT_KEPT)),
+            Err(TailError::Read(error)) => Err(refusal(&error)),
+            Err(error) => Err(Status::unavailable(error.to_string())),
         }
     }
 }
