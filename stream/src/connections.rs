@@ -182,54 +182,87 @@ async fn converse(
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service_fn(answer)));
     let mut calls = FuturesUnordered::new();
     let mut closing = pin!(async move { closed.wait_for(|closed| *closed).await.is_ok() }.fuse());
-    let bell = Arc::new(Bell::default());
-    let waker = Waker::from(Arc::clone(&bell));
+    let desk = Arc::new(Desk::default());
+    let [(calls_bell, calls_waker), (connection_bell, connection_waker)] = [desk.bell(), desk.bell()];
     poll_fn(|task| {
-        bell.task.register(task.waker());
-        bell.is_awake.store(true, Ordering::SeqCst);
-        let context = &mut Context::from_waker(&waker);
-        if closing.as_mut().poll(context).is_ready() {
-            connection.as_mut().graceful_shutdown();
-        }
+        desk.attend(task.waker());
         for _ in 0..MAX_TURNS {
             // Calls first: what they have to say goes out with what the connection does next.
-            while let Poll::Ready(Some(())) = calls.poll_next_unpin(context) {}
-            if let Poll::Ready(ended) = connection.as_mut().poll(context) {
-                return Poll::Ready(ended);
+            if calls_bell.answer() {
+                let context = &mut Context::from_waker(&calls_waker);
+                while let Poll::Ready(Some(())) = calls.poll_next_unpin(context) {}
             }
-            let new = begun.take();
-            let has_new = !new.is_empty();
-            calls.extend(new);
-            if !has_new && bell.may_rest() {
+            if connection_bell.answer() {
+                let context = &mut Context::from_waker(&connection_waker);
+                if closing.as_mut().poll(context).is_ready() {
+                    connection.as_mut().graceful_shutdown();
+                }
+                if let Poll::Ready(ended) = connection.as_mut().poll(context) {
+                    return Poll::Ready(ended);
+                }
+                let new = begun.take();
+                if !new.is_empty() {
+                    calls.extend(new);
+                    calls_bell.ring();
+                }
+            }
+            if desk.may_rest([&calls_bell, &connection_bell]) {
                 return Poll::Pending;
             }
         }
         // Others get their turn, too.
-        bell.is_awake.store(false, Ordering::SeqCst);
+        desk.is_attended.store(false, Ordering::SeqCst);
         task.waker().wake_by_ref();
         Poll::Pending
     })
     .await
 }
 
-/// Wakes a connection's task; but not while it is awake, which is when the connection and its calls mostly wake each other, and when the
-/// runtime would wake another thread for it.
+/// Where a connection's task is rung for: by what its calls wait for, and by what the connection itself does. Each has a bell, so that only
+/// what has something to do is looked at. While the task is there, it sees to its bells by itself, and need not be woken: the connection and
+/// its calls mostly ring for each other, and the runtime would wake another thread for it.
 #[derive(Default)]
-struct Bell {
+struct Desk {
     task: AtomicWaker,
-    is_awake: AtomicBool,
+    is_attended: AtomicBool,
+}
+
+impl Desk {
+    /// A bell that has rung already, for what is there at the beginning.
+    fn bell(self: &Arc<Self>) -> (Arc<Bell>, Waker) {
+        let bell = Arc::new(Bell { desk: Arc::clone(self), has_rung: AtomicBool::new(true) });
+        (Arc::clone(&bell), Waker::from(bell))
+    }
+
+    fn attend(&self, task: &Waker) {
+        self.task.register(task);
+        self.is_attended.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether nothing has rung. If so, whatever rings from now on wakes the task.
+    fn may_rest(&self, bells: [&Bell; 2]) -> bool {
+        self.is_attended.store(false, Ordering::SeqCst);
+        let has_rung = bells.iter().any(|bell| bell.has_rung.load(Ordering::SeqCst));
+        if has_rung {
+            self.is_attended.store(true, Ordering::SeqCst);
+        }
+        !has_rung
+    }
+}
+
+struct Bell {
+    desk: Arc<Desk>,
     has_rung: AtomicBool,
 }
 
 impl Bell {
-    /// Whether nothing has rung since the task was last here. If so, whatever rings from now on wakes it.
-    fn may_rest(&self) -> bool {
-        self.is_awake.store(false, Ordering::SeqCst);
-        if self.has_rung.swap(false, Ordering::SeqCst) {
-            self.is_awake.store(true, Ordering::SeqCst);
-            return false;
-        }
-        true
+    fn ring(&self) {
+        self.has_rung.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it has rung since this was last asked.
+    fn answer(&self) -> bool {
+        self.has_rung.swap(false, Ordering::SeqCst)
     }
 }
 
@@ -239,10 +272,10 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.has_rung.store(true, Ordering::SeqCst);
-        // If the task is awake, it looks before it rests. If not, it may have looked just before: one of the two sees to it.
-        if !self.is_awake.load(Ordering::SeqCst) && self.has_rung.swap(false, Ordering::SeqCst) {
-            self.task.wake();
+        self.ring();
+        // If the task is there, it looks before it rests. If not, it may have looked just before: one of the two sees to it.
+        if !self.desk.is_attended.load(Ordering::SeqCst) {
+            self.desk.task.wake();
         }
     }
 }
