@@ -18,7 +18,7 @@ use tenantry::{
     tenant::TenantId,
 };
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Semaphore, mpsc, watch},
     time::{MissedTickBehavior, interval, timeout},
 };
 use tracing::{info, warn};
@@ -50,7 +50,8 @@ pub(crate) struct Follower {
     memory: Arc<Memory>,
     authority: IndexAuthority,
     interval: Duration,
-    hint: Arc<Notify>,
+    /// Whose changes are news, as the queue says.
+    hints: mpsc::Receiver<TenantId>,
     asking: Arc<Semaphore>,
 }
 
@@ -65,14 +66,14 @@ struct Shard {
 type Pauses = HashMap<TenantId, (Timestamp, Duration)>;
 
 impl Follower {
-    /// Looks every `interval`, and whenever `hint` says so.
-    pub(crate) fn new(memory: Arc<Memory>, interval: Duration, hint: Arc<Notify>) -> Self {
+    /// Looks at the index every `interval`, and at the log of a tenant whenever `hints` says so.
+    pub(crate) fn new(memory: Arc<Memory>, interval: Duration, hints: mpsc::Receiver<TenantId>) -> Self {
         let asking = Arc::new(Semaphore::new(MAX_ASKING));
-        Self { memory, authority: IndexAuthority::for_recent_changes(), interval, hint, asking }
+        Self { memory, authority: IndexAuthority::for_recent_changes(), interval, hints, asking }
     }
 
     /// Follows until `stop` says so.
-    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let begin = self.memory.now().minus(WIDE_OVERLAP);
         let mut shards: Vec<_> =
             Ledger::shards().map(|_| Shard { newest: begin, wide_at: Timestamp::from_millis(0) }).collect();
@@ -83,8 +84,11 @@ impl Follower {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                // A hint says whose change it is; that tenant need not wait for the index.
-                () = self.hint.notified() => self.bring_after(&pauses),
+                Some(id) = self.hints.recv() => {
+                    let hinted = self.memory.known(&id).filter(|tenant| tenant.watchers() > 0);
+                    self.bring_after(hinted.map(|tenant| (id, tenant)), &pauses);
+                    continue;
+                }
                 _ = stop.wait_for(|stop| *stop) => return,
             }
             let looks = Ledger::shards().zip(&mut shards).map(|(number, shard)| self.look(number, shard));
@@ -96,7 +100,7 @@ impl Follower {
             }
             failing = outcome.is_err();
             self.memory.weigh_watched();
-            self.bring_after(&pauses);
+            self.bring_after(self.memory.watched(), &pauses);
         }
     }
 
@@ -126,10 +130,10 @@ impl Follower {
         Ok(())
     }
 
-    /// Brings watched tenants after that are behind, or that nobody has asked for lately.
-    fn bring_after(&self, pauses: &Arc<Mutex<Pauses>>) {
+    /// Brings those of these tenants after that are behind, or that nobody has asked for lately.
+    fn bring_after(&self, watched: impl IntoIterator<Item = (TenantId, Arc<Tenant>)>, pauses: &Arc<Mutex<Pauses>>) {
         let now = self.memory.now();
-        for (id, tenant) in self.memory.watched() {
+        for (id, tenant) in watched {
             let is_old = tenant.look(|held, _| held.is_restored || now.since(held.validated_at) > VALIDITY);
             // Secrets that could not be read when somebody came who may.
             let is_partial = tenant.is_partial();

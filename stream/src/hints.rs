@@ -11,8 +11,8 @@ use aws_sdk_sqs::{
     types::{DeleteMessageBatchRequestEntry, Message},
 };
 use serde_json::Value;
-use tenantry::{aws::said, settings::AwsSettings};
-use tokio::sync::{Notify, watch};
+use tenantry::{aws::said, settings::AwsSettings, tenant::TenantId};
+use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 use crate::memory::Memory;
@@ -39,12 +39,12 @@ pub(crate) fn client(settings: &AwsSettings) -> Client {
     Client::from_conf(config.build())
 }
 
-/// Takes hints from the queue until `stop` says so.
+/// Takes hints from the queue until `stop` says so, and passes on whose changes are news.
 pub(crate) async fn listen(
     memory: Arc<Memory>,
     client: Client,
     queue: String,
-    hint: Arc<Notify>,
+    hints: mpsc::Sender<TenantId>,
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
@@ -69,8 +69,9 @@ pub(crate) async fn listen(
             }
         };
         for message in &messages {
-            if hear(&memory, message.body().unwrap_or_default()) {
-                hint.notify_one();
+            if let Some(tenant) = hear(&memory, message.body().unwrap_or_default()) {
+                // If there are more than can be seen to, the index tells the rest.
+                let _ = hints.try_send(tenant);
             }
         }
         memory.metrics().hints.inc_by(messages.len() as u64);
@@ -78,15 +79,12 @@ pub(crate) async fn listen(
     }
 }
 
-/// Takes note of what an event says, if it says anything. Whether it is news.
-fn hear(memory: &Memory, event: &str) -> bool {
-    let said = || {
-        let event: Value = serde_json::from_str(event).ok()?;
-        let tenant = event.pointer("/detail/tenant")?.as_str()?.parse().ok()?;
-        let revision = event.pointer("/detail/revision")?.as_u64()?;
-        Some(memory.known(&tenant)?.hear(revision))
-    };
-    said().unwrap_or(false)
+/// Takes note of what an event says, if it says anything. Whose change it is, if that is news.
+fn hear(memory: &Memory, event: &str) -> Option<TenantId> {
+    let event: Value = serde_json::from_str(event).ok()?;
+    let tenant = event.pointer("/detail/tenant")?.as_str()?.parse().ok()?;
+    let revision = event.pointer("/detail/revision")?.as_u64()?;
+    memory.known(&tenant)?.hear(revision).then_some(tenant)
 }
 
 /// Takes messages off the queue. One that stays there comes again, and is no news then.

@@ -17,7 +17,7 @@ use tenantry::{
 };
 use tokio::{
     net::TcpListener,
-    sync::{Notify, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -44,6 +44,8 @@ const SPARE_CONNECTIONS: usize = 1_000;
 /// For how many intervals, and how long at least, memory is believed although the index of changes could not be looked at.
 const PATIENCE_INTERVALS: u32 = 10;
 const LEAST_PATIENCE: Duration = Duration::from_secs(3);
+/// How many hints may wait to be seen to.
+const MAX_HINTS: usize = 1_000;
 /// The content type of metrics (`OpenMetrics` 1.0).
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -123,8 +125,8 @@ impl Stream {
         let server = tokio::spawn(connections::serve(listener, tls, max, answer, closed));
 
         let (stop, stopped) = watch::channel(false);
-        let hint = Arc::new(Notify::new());
-        let follower = Follower::new(Arc::clone(&memory), settings.follow_interval, Arc::clone(&hint));
+        let (hint, hints) = mpsc::channel(MAX_HINTS);
+        let follower = Follower::new(Arc::clone(&memory), settings.follow_interval, hints);
         let mut background = vec![tokio::spawn(follower.run(stopped.clone()))];
         if let Some(queue) = settings.change_queue.clone() {
             let client = hints::client(&shared.aws);
