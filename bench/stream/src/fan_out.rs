@@ -8,9 +8,10 @@ use std::{
 use tokio::{sync::Notify, task::JoinSet, time::timeout};
 
 use crate::{
-    grpc::{Connection, Failure, Messages},
+    grpc::Failure,
     report::{FanOut, Quartiles},
     servers::{Server, Writer, number_in},
+    watcher::Watcher,
 };
 
 /// How long all watches may take to begin, and a commit to reach the last watcher: a change that is lost shows as that.
@@ -107,11 +108,10 @@ impl<'a> Watched<'a> {
         let (path, request, is_last) = server.watch();
         let mut watchers = JoinSet::new();
         for _ in 0..count {
-            let connection = Connection::open(&server.target).await?;
-            let mut messages = connection.begin(path, &request, is_last).await?;
+            let mut watcher = Watcher::begin(&server.target, path, &request, is_last).await?;
             // Says that the watch has begun.
-            messages.next().await?.ok_or("a watch ended before it began")?;
-            watchers.spawn(follow(connection, messages, Arc::clone(&arrivals)));
+            watcher.next().await?;
+            watchers.spawn(follow(watcher, Arc::clone(&arrivals)));
         }
         let kib = u32::try_from(server.process.resident_kib()?.saturating_sub(resident))?;
         let writer = server.writer().await?;
@@ -164,12 +164,11 @@ impl<'a> Watched<'a> {
     }
 }
 
-/// Notes what comes. Watches have no end, unless something goes wrong.
-async fn follow(_connection: Connection, mut messages: Messages, arrivals: Arc<Arrivals>) -> Failure {
+/// Notes what comes.
+async fn follow(mut watcher: Watcher, arrivals: Arc<Arrivals>) -> Failure {
     loop {
-        match messages.next().await {
-            Ok(Some(message)) => _ = number_in(&message).map(|number| arrivals.note(number)),
-            Ok(None) => return "a watch ended".into(),
+        match watcher.next().await {
+            Ok(message) => _ = number_in(&message).map(|number| arrivals.note(number)),
             Err(failure) => return failure,
         }
     }

@@ -11,6 +11,7 @@ mod process;
 mod report;
 mod servers;
 mod unary;
+mod watcher;
 
 use std::{
     env, fs,
