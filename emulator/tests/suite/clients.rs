@@ -52,57 +52,26 @@ impl Clients {
         let credentials = SharedCredentialsProvider::new(credentials);
         let region = Region::new("us-east-1");
         let http = Builder::new().build_http();
+        macro_rules! client {
+            ($sdk:ident) => {
+                $sdk::Client::from_conf(
+                    $sdk::Config::builder()
+                        .behavior_version(BehaviorVersion::v2026_01_12())
+                        .credentials_provider(credentials.clone())
+                        .region(region.clone())
+                        .http_client(http.clone())
+                        .retry_config(RetryConfig::disabled())
+                        .endpoint_url(url)
+                        .build(),
+                )
+            };
+        }
         Self {
-            dynamodb: aws_sdk_dynamodb::Client::from_conf(
-                aws_sdk_dynamodb::Config::builder()
-                    .behavior_version(BehaviorVersion::v2026_01_12())
-                    .credentials_provider(credentials.clone())
-                    .region(region.clone())
-                    .http_client(http.clone())
-                    .retry_config(RetryConfig::disabled())
-                    .endpoint_url(url)
-                    .build(),
-            ),
-            ssm: aws_sdk_ssm::Client::from_conf(
-                aws_sdk_ssm::Config::builder()
-                    .behavior_version(BehaviorVersion::v2026_01_12())
-                    .credentials_provider(credentials.clone())
-                    .region(region.clone())
-                    .http_client(http.clone())
-                    .retry_config(RetryConfig::disabled())
-                    .endpoint_url(url)
-                    .build(),
-            ),
-            events: aws_sdk_eventbridge::Client::from_conf(
-                aws_sdk_eventbridge::Config::builder()
-                    .behavior_version(BehaviorVersion::v2026_01_12())
-                    .credentials_provider(credentials.clone())
-                    .region(region.clone())
-                    .http_client(http.clone())
-                    .retry_config(RetryConfig::disabled())
-                    .endpoint_url(url)
-                    .build(),
-            ),
-            sqs: aws_sdk_sqs::Client::from_conf(
-                aws_sdk_sqs::Config::builder()
-                    .behavior_version(BehaviorVersion::v2026_01_12())
-                    .credentials_provider(credentials.clone())
-                    .region(region.clone())
-                    .http_client(http.clone())
-                    .retry_config(RetryConfig::disabled())
-                    .endpoint_url(url)
-                    .build(),
-            ),
-            sts: aws_sdk_sts::Client::from_conf(
-                aws_sdk_sts::Config::builder()
-                    .behavior_version(BehaviorVersion::v2026_01_12())
-                    .credentials_provider(credentials)
-                    .region(region)
-                    .http_client(http)
-                    .retry_config(RetryConfig::disabled())
-                    .endpoint_url(url)
-                    .build(),
-            ),
+            dynamodb: client!(aws_sdk_dynamodb),
+            ssm: client!(aws_sdk_ssm),
+            events: client!(aws_sdk_eventbridge),
+            sqs: client!(aws_sdk_sqs),
+            sts: client!(aws_sdk_sts),
         }
     }
 
