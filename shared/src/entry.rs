@@ -60,7 +60,16 @@ impl Revision {
 
 /// Names one commit: 128 random bits in hexadecimal, so that a writer can tell its own commit from another's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CommitId(Box<str>);
+pub struct CommitId(CommitName);
+
+/// Ids as they are made here take no allocation: who holds tenants in memory has one for each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum CommitName {
+    Random([u8; COMMIT_BYTES]),
+    Other(Box<str>),
+}
+
+const COMMIT_BYTES: usize = 16;
 
 /// Names one put to a store outside the ledger: the time it was given out, and 64 random bits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -88,7 +97,6 @@ macro_rules! identifier {
     };
 }
 identifier!(Epoch);
-identifier!(CommitId);
 identifier!(PutId);
 
 impl Epoch {
@@ -106,7 +114,24 @@ impl Epoch {
 impl CommitId {
     /// A new commit id.
     pub fn random() -> Self {
-        Self(random_hex::<16>().into())
+        Self(CommitName::Random(random()))
+    }
+
+    /// As it was stored.
+    pub fn from_stored(text: &str) -> Self {
+        let is_random =
+            text.len() == 2 * COMMIT_BYTES && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let number = if is_random { u128::from_str_radix(text, 16).ok() } else { None };
+        Self(number.map_or_else(|| CommitName::Other(text.into()), |number| CommitName::Random(number.to_be_bytes())))
+    }
+}
+
+impl fmt::Display for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            CommitName::Random(bytes) => write!(f, "{:032x}", u128::from_be_bytes(*bytes)),
+            CommitName::Other(text) => f.write_str(text),
+        }
     }
 }
 
@@ -123,14 +148,18 @@ impl PutId {
     }
 }
 
-/// `BYTES` random bytes from the operating system: other environments, started in the same instant, must not draw the same.
 fn random_hex<const BYTES: usize>() -> String {
+    random::<BYTES>().iter().fold(String::with_capacity(2 * BYTES), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+/// Random bytes from the operating system: other environments, started in the same instant, must not draw the same.
+fn random<const BYTES: usize>() -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
     if aws_lc_rs::rand::fill(&mut bytes).is_err() {
         // No entropy from the system: the process's own generator still tells our ids apart.
         fastrand::fill(&mut bytes);
     }
-    bytes.iter().fold(String::with_capacity(2 * BYTES), |hex, byte| hex + &format!("{byte:02x}"))
+    bytes
 }
 
 /// Who wrote: the token's subject, or [`Author::external`] for what was written behind our back.
@@ -246,7 +275,7 @@ pub struct ETag(String);
 impl ETag {
     /// The tag of `version`, written by `commit`.
     pub fn new(version: Version, commit: &CommitId) -> Self {
-        Self(format!("\"{version}-{:.12}\"", commit.as_str()))
+        Self(format!("\"{version}-{:.12}\"", commit.to_string()))
     }
 
     /// As it was stored, with its quotes.
@@ -371,6 +400,29 @@ mod tests {
             assert_eq!(condition.holds(Some(&current)), live, "{condition:?}");
             assert_eq!(condition.holds(None), absent, "{condition:?}");
         }
+    }
+
+    /// Promise: a commit is known by the text that was stored, whatever it is, and by nothing else.
+    #[test]
+    fn a_commit_id_is_its_text() {
+        let random = CommitId::random().to_string();
+        let texts = [
+            "",
+            "0",
+            "0123456789abcdef0123456789abcdef",
+            "0123456789ABCDEF0123456789abcdef",
+            "+123456789abcdef0123456789abcdef",
+        ];
+        for text in texts.into_iter().chain([random.as_str()]) {
+            assert_eq!(CommitId::from_stored(text).to_string(), text);
+            let same = texts.into_iter().filter(|other| CommitId::from_stored(other) == CommitId::from_stored(text));
+            assert_eq!(same.count(), usize::from(text != random), "{text}");
+        }
+        assert!(
+            random.len() == 32
+                && ETag::new(Version::FIRST, &CommitId::from_stored(&random)).as_str()
+                    == format!("\"1-{}\"", &random[..12])
+        );
     }
 
     #[test]

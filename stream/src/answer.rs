@@ -107,8 +107,11 @@ impl Mark {
 
     /// A position as it is told.
     pub(crate) fn tell(&self, position: &Position) -> v1::Position {
-        let commit = position.commit.as_ref().map_or("", |commit| commit.as_str());
-        v1::Position { revision: position.revision.get(), token: format!("{}.{commit}", self.0) }
+        let token = match &position.commit {
+            Some(commit) => format!("{}.{commit}", self.0),
+            None => format!("{}.", self.0),
+        };
+        v1::Position { revision: position.revision.get(), token }
     }
 
     /// A position as it was told, if it is of such a watch.

@@ -217,9 +217,9 @@ impl Frames {
 
 /// A tenant: length and text of its id, revision, length and text of the commit's id, entries as pages have them.
 fn encode(id: &TenantId, held: &Held, foundation: &Foundation) -> Vec<u8> {
-    let commit = held.position.commit.as_ref().map_or("", |commit| commit.as_str());
+    let commit = held.position.commit.as_ref().map(CommitId::to_string).unwrap_or_default();
     let mut bytes = Vec::new();
-    for text in [id.as_str(), commit] {
+    for text in [id.as_str(), &commit] {
         // Neither is longer than 63 characters.
         bytes.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
         bytes.extend_from_slice(text.as_bytes());

@@ -143,7 +143,7 @@ impl Follower {
             }
             let is_paused = lock(pauses).get(&id).is_some_and(|(until, _)| now < *until);
             // Somebody is at it.
-            if is_paused || tenant.asking.try_lock().is_err() {
+            if is_paused || tenant.is_asking() {
                 continue;
             }
             let Ok(place) = Arc::clone(&self.asking).try_acquire_owned() else { return };

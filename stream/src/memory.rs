@@ -307,7 +307,8 @@ impl Memory {
     pub async fn catch_up(&self, id: &TenantId, tenant: &Tenant, scope: &TenantScope) -> Result<(), ReadError> {
         let came = self.clock.now();
         let asking = async {
-            let _asking = tenant.asking.lock().await;
+            let turn = tenant.turn();
+            let _asking = turn.come().await;
             let needs = tenant.look(|held, rumour| {
                 let is_newest = held.validated_at > came && rumour <= held.position.revision.get();
                 !is_newest || held.is_partial(scope)
@@ -379,7 +380,8 @@ impl Memory {
 
     /// Sees to it that the log of a watched tenant goes back to `position`, if it need not go far.
     pub async fn reach_back(&self, tenant: &Tenant, scope: &TenantScope, position: &Position) -> Result<(), ReadError> {
-        let _asking = tenant.asking.lock().await;
+        let turn = tenant.turn();
+        let _asking = turn.come().await;
         let Attached::Before(from) = tenant.attach(position) else { return Ok(()) };
         let behind = from.revision.get() - position.revision.get();
         let Some(behind) = usize::try_from(behind).ok().filter(|behind| *behind <= PAGE) else { return Ok(()) };

@@ -11,8 +11,15 @@ use tenantry::service::{Value, Valued};
 const PAGE_BYTES: usize = 4_096;
 
 /// Entries in byte order of their keys.
-#[derive(Clone, Debug, Default)]
-pub struct Pages(Arc<[Arc<[u8]>]>);
+#[derive(Clone, Debug)]
+pub struct Pages(List);
+
+/// Most tenants have one page, and need no list of them.
+#[derive(Clone, Debug)]
+enum List {
+    One(Arc<[u8]>),
+    Many(Arc<[Arc<[u8]>]>),
+}
 
 /// An entry, where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +57,22 @@ impl Pages {
         for slot in slots {
             writer.add(|bytes| write(bytes, slot));
         }
-        Self(writer.finish().into())
+        Self::over(writer.finish())
+    }
+
+    fn over(mut pages: Vec<Arc<[u8]>>) -> Self {
+        match pages.len() {
+            // One without entries, if there are none.
+            0 | 1 => Self(List::One(pages.pop().unwrap_or_default())),
+            _ => Self(List::Many(pages.into())),
+        }
+    }
+
+    fn list(&self) -> &[Arc<[u8]>] {
+        match &self.0 {
+            List::One(page) => std::slice::from_ref(page),
+            List::Many(pages) => pages,
+        }
     }
 
     /// The entries that were written by [`Pages::append_to`].
@@ -64,16 +86,16 @@ impl Pages {
 
     /// Writes all entries behind `bytes`.
     pub fn append_to(&self, bytes: &mut Vec<u8>) {
-        self.0.iter().for_each(|page| bytes.extend_from_slice(page));
+        self.list().iter().for_each(|page| bytes.extend_from_slice(page));
     }
 
     /// These entries with some of them put or, where there is none, removed.
     #[must_use]
     pub fn with(&self, changes: &BTreeMap<&str, Option<&Valued>>) -> Self {
-        let mut pages: Vec<Arc<[u8]>> = Vec::with_capacity(self.0.len() + 1);
+        let mut pages: Vec<Arc<[u8]>> = Vec::with_capacity(self.list().len() + 1);
         let mut changes = changes.iter().peekable();
-        for (index, page) in self.0.iter().enumerate() {
-            let end = self.0.get(index + 1).and_then(|next| first_key(next));
+        for (index, page) in self.list().iter().enumerate() {
+            let end = self.list().get(index + 1).and_then(|next| first_key(next));
             let is_here = |key: &str| end.is_none_or(|end| key < end);
             if changes.peek().is_none_or(|(key, _)| !is_here(key)) {
                 pages.push(Arc::clone(page));
@@ -96,13 +118,7 @@ impl Pages {
             }
             pages.extend(writer.finish());
         }
-        // Only where there was no page at all.
-        let mut writer = Writer::default();
-        for (key, entry) in changes {
-            writer.put(key, *entry);
-        }
-        pages.extend(writer.finish());
-        Self(pages.into())
+        Self::over(pages)
     }
 
     /// The entry of a key.
@@ -112,8 +128,8 @@ impl Pages {
 
     /// The entries from the key `from` on.
     pub fn from<'a>(&'a self, from: &str) -> impl Iterator<Item = Slot<'a>> + use<'a> {
-        let behind = self.0.partition_point(|page| first_key(page).is_some_and(|first| first <= from));
-        let mut pages = self.0[behind.saturating_sub(1)..].iter();
+        let behind = self.list().partition_point(|page| first_key(page).is_some_and(|first| first <= from));
+        let mut pages = self.list()[behind.saturating_sub(1)..].iter();
         let mut rest: &[u8] = pages.next().map_or(&[], |page| page);
         // Within the first page alone: all others begin behind it.
         while let Some((slot, _, behind)) = read(rest)
@@ -140,7 +156,7 @@ impl Pages {
     /// How many bytes the entries take.
     pub fn bytes(&self) -> usize {
         // The pages' own reference counts and pointers among them.
-        self.0.iter().map(|page| page.len() + 32).sum::<usize>() + 16
+        self.list().iter().map(|page| page.len() + 32).sum::<usize>()
     }
 }
 
@@ -336,8 +352,8 @@ mod tests {
             .map(|n| (format!("key-{n:04}"), valued(1, n, Value::Present(ConfigValue::from_text("some value")))));
         let pages = packed(&entries.collect());
         let changed = pages.with(&BTreeMap::from([("key-0500", None)]));
-        let copied = changed.0.iter().filter(|page| !pages.0.iter().any(|old| Arc::ptr_eq(old, page)));
+        let copied = changed.list().iter().filter(|page| !pages.list().iter().any(|old| Arc::ptr_eq(old, page)));
         assert_eq!(copied.count(), 1);
-        assert!(pages.0.len() > 5);
+        assert!(pages.list().len() > 5);
     }
 }

@@ -33,8 +33,6 @@ const OVERHEAD: usize = 256;
 #[derive(Debug, Default)]
 pub struct Tenant {
     state: Mutex<State>,
-    /// Held by whoever asks the stores for the tenant's sake, so that one does.
-    pub(crate) asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -43,7 +41,11 @@ struct State {
     /// The highest revision that the index of changes or a hint has named. Believed only as far as the tenant's own log says so, too.
     rumour: u64,
     hub: Option<Box<Hub>>,
+    /// Held by whoever asks the stores for the tenant's sake, so that one does. There only while somebody does or waits.
+    asking: Option<Arc<Asking>>,
 }
+
+type Asking = tokio::sync::Mutex<()>;
 
 /// A tenant's entries.
 #[derive(Clone, Debug)]
@@ -125,6 +127,17 @@ pub enum Attached {
 impl Tenant {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The turn to ask the stores for the tenant's sake, which others wait for meanwhile.
+    pub(crate) fn turn(&self) -> Turn<'_> {
+        let asking = Arc::clone(self.state().asking.get_or_insert_default());
+        Turn { tenant: self, asking: Some(asking) }
+    }
+
+    /// Whether somebody asks the stores for the tenant's sake.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.state().asking.as_ref().is_some_and(|asking| asking.try_lock().is_err())
     }
 
     /// What is in memory.
@@ -375,6 +388,33 @@ impl Tenant {
         }
         deleted.retain(|key, _| held.pages.get(key).is_none());
         (Next::Conflated(held.clone(), deleted), newest)
+    }
+}
+
+/// A place in the line of those who would ask the stores for a tenant's sake.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    tenant: &'a Tenant,
+    asking: Option<Arc<Asking>>,
+}
+
+impl Turn<'_> {
+    /// Waits for it; then it lasts as long as what is returned.
+    pub(crate) async fn come(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        match &self.asking {
+            Some(asking) => Some(asking.lock().await),
+            None => None,
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.tenant.state();
+        self.asking = None;
+        if state.asking.as_ref().is_some_and(|asking| Arc::strong_count(asking) == 1) {
+            state.asking = None;
+        }
     }
 }
 

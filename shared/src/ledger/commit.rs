@@ -479,7 +479,7 @@ fn head_update(plan: &Plan, tenant: &TenantId) -> Expression {
         Expression::new(if first { "attribute_not_exists(pk)" } else { "revision = :expected" }.to_owned());
     expression.set("format", n(FORMAT));
     expression.set("revision", n(plan.revision().get()));
-    expression.set("commitId", s(plan.commit.as_str()));
+    expression.set("commitId", s(plan.commit.to_string()));
     if first {
         expression.set("epoch", s(Epoch::random().as_str()));
         expression.set("timeShard", s(item::directory_shard(tenant)));

@@ -318,7 +318,7 @@ pub(super) fn entry_attributes(entry: &Entry) -> Vec<(&'static str, AttributeVal
         ("revision", n(entry.revision.get())),
         ("author", s(entry.author.as_str())),
         ("modifiedAt", n(entry.modified_at.millis())),
-        ("commitId", s(entry.commit.as_str())),
+        ("commitId", s(entry.commit.to_string())),
     ];
     if entry.superseded {
         attributes.push(("superseded", AttributeValue::Bool(true)));
@@ -411,7 +411,7 @@ impl Change {
             ("revision", n(self.revision.get())),
             ("author", s(self.author.as_str())),
             ("at", n(self.at.millis())),
-            ("commitId", s(self.commit.as_str())),
+            ("commitId", s(self.commit.to_string())),
             ("expiresAt", n(self.expires_at.seconds())),
             ("keys", AttributeValue::L(keys.collect())),
             ("timeShard", s(time_shard(tenant))),
