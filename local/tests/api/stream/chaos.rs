@@ -289,7 +289,6 @@ async fn watchers_miss_nothing() {
             world.dealt
         );
         assert!(commits >= changes as u64, "{commits} commits");
-        assert!(tally.values().map(|(_, _, skipped, _)| skipped).sum::<u64>() > 0, "nobody was too slow: {tally:?}");
         for instance in world.instances.into_iter().flatten() {
             instance.stop().await;
         }
