@@ -10,7 +10,7 @@ use std::{
     io,
     pin::pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -200,9 +200,9 @@ async fn converse(
                 if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                     return Poll::Ready(ended);
                 }
-                let new = begun.take();
+                let mut new = begun.lock();
                 if !new.is_empty() {
-                    calls.extend(new);
+                    calls.extend(new.drain(..));
                     calls_bell.ring();
                 }
             }
@@ -285,13 +285,13 @@ impl Wake for Bell {
 struct Begun(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
 
 impl Begun {
-    fn take(&self) -> Vec<BoxFuture<'static, ()>> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self) -> MutexGuard<'_, Vec<BoxFuture<'static, ()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Begun {
     fn execute(&self, call: F) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(call));
+        self.lock().push(Box::pin(call));
     }
 }

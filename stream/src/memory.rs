@@ -227,9 +227,13 @@ impl Memory {
 
     /// Whether the index of changes was looked at so lately that a change of the tenant would be known.
     pub fn is_followed(&self, id: &TenantId) -> bool {
+        self.was_followed(id, self.clock.now())
+    }
+
+    fn was_followed(&self, id: &TenantId, now: Timestamp) -> bool {
         let looked = usize::try_from(Ledger::shard_of(id)).ok().and_then(|shard| self.looked.get(shard));
         let at = Timestamp::from_millis(looked.map_or(0, |looked| looked.load(Ordering::Relaxed)));
-        self.clock.now().since(at) <= self.patience
+        now.since(at) <= self.patience
     }
 
     /// A tenant for an answer: from memory if that is as fresh as the index of changes, else as the stores have it. If they do not answer,
@@ -274,7 +278,7 @@ impl Memory {
     /// What is in memory, if it need not be asked for.
     fn believed(&self, id: &TenantId, tenant: &Tenant, scope: &TenantScope, least: Revision) -> Option<Fresh> {
         let now = self.clock.now();
-        let is_followed = self.is_followed(id);
+        let is_followed = self.was_followed(id, now);
         let believed = tenant.look(|held, rumour| {
             let is_enough = held.position.revision >= least && !held.is_partial(scope);
             let is_newest = rumour <= held.position.revision.get() && is_followed;

@@ -21,7 +21,7 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tonic::{body::Body, server::NamedService, service::Routes};
+use tonic::{body::Body, codegen::Service as _, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{error, info, warn};
 
@@ -208,15 +208,15 @@ async fn routes(
     let others = Routes::new(health_service)
         .add_service(descriptions().build_v1()?)
         .add_service(descriptions().build_v1alpha()?);
-    let (config, others) = (TowerToHyperService::new(config), TowerToHyperService::new(others.prepare()));
+    let others = TowerToHyperService::new(others.prepare());
     let answer = move |request: Request<Incoming>| {
-        let request = request.map(Body::new);
         // Past the router, which is for the few calls of the others.
         let service = request.uri().path().strip_prefix('/').and_then(|path| path.split('/').next());
         if service == Some(ConfigServiceServer::<Service>::NAME) {
-            config.call(request).boxed()
+            // It is always ready.
+            config.clone().call(request)
         } else {
-            others.call(request).boxed()
+            others.call(request.map(Body::new)).boxed()
         }
     };
     Ok((health, answer))

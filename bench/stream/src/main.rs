@@ -55,13 +55,13 @@ struct Amounts {
 }
 
 const FULL: Amounts = Amounts {
-    unary: unary::Amounts { rounds: 9, requests: 6_400 },
+    unary: unary::Amounts { rounds: 15, requests: 19_200 },
     fan_out: fan_out::Amounts { rounds: 30, watchers: 1_000 },
     idle: Duration::from_secs(30),
     tenants: ["100000", "1000"],
 };
 const CHECK: Amounts = Amounts {
-    unary: unary::Amounts { rounds: 9, requests: 3_200 },
+    unary: unary::Amounts { rounds: 15, requests: 9_600 },
     fan_out: fan_out::Amounts { rounds: 0, watchers: 0 },
     idle: Duration::ZERO,
     tenants: ["20000", "200"],
