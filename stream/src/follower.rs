@@ -5,12 +5,12 @@
 //! tenant's own log confirms.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tenantry::{
     auth::IndexAuthority,
     clock::Timestamp,
@@ -36,7 +36,7 @@ const WIDE_OVERLAP: Duration = Duration::from_mins(1);
 const WIDE_EVERY: Duration = Duration::from_secs(10);
 /// How long a look may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many changes a look takes in; the next one goes on from there.
+/// How many changes a look takes in at once; it goes on from there at the next.
 const LOOK_LIMIT: usize = 20_000;
 /// How many watched tenants are brought after at once.
 const MAX_ASKING: usize = 64;
@@ -52,113 +52,193 @@ pub(crate) struct Follower {
     interval: Duration,
     /// Whose changes are news, as the queue says.
     hints: mpsc::Receiver<TenantId>,
-    asking: Arc<Semaphore>,
 }
 
-/// How far a shard has been looked at.
+/// How far a shard of the index has been looked at.
 #[derive(Clone, Copy, Debug)]
 struct Shard {
     newest: Timestamp,
+    /// When the last look began that went back far, and was complete.
     wide_at: Timestamp,
+    /// The look that is not complete yet.
+    look: Option<Look>,
 }
 
-/// When a tenant that could not be brought after is tried again.
-type Pauses = HashMap<TenantId, (Timestamp, Duration)>;
+/// A look at a shard, which may take several queries.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    began: Timestamp,
+    is_wide: bool,
+    /// From when on changes are asked for next.
+    since: Timestamp,
+}
+
+impl Shard {
+    fn new(newest: Timestamp) -> Self {
+        Self { newest, wide_at: Timestamp::from_millis(0), look: None }
+    }
+
+    /// From when on changes are asked for at `now`.
+    fn begin(&mut self, now: Timestamp) -> Timestamp {
+        let look = self.look.get_or_insert_with(|| {
+            let is_wide = now.since(self.wide_at) >= WIDE_EVERY;
+            let overlap = if is_wide { WIDE_OVERLAP } else { OVERLAP };
+            // A clock that goes before the others must not hide what they list.
+            Look { began: now, is_wide, since: self.newest.min(now).minus(overlap) }
+        });
+        look.since
+    }
+
+    /// Takes note of changes up to `last`, in the order of the index, and whether those are all. When the look began, if it is complete.
+    fn end(&mut self, last: Option<Timestamp>, is_all: bool) -> Option<Timestamp> {
+        self.newest = last.map_or(self.newest, |last| self.newest.max(last));
+        if let (false, Some(look), Some(last)) = (is_all, &mut self.look, last) {
+            // At least a bit further, or it would not end.
+            look.since = last.max(look.since.plus(Duration::from_millis(1)));
+            return None;
+        }
+        let look = self.look.take()?;
+        if look.is_wide {
+            self.wide_at = look.began;
+        }
+        Some(look.began)
+    }
+}
+
+/// Brings watched tenants after.
+#[derive(Debug)]
+struct Bringer {
+    memory: Arc<Memory>,
+    places: Semaphore,
+    state: Mutex<Bringing>,
+}
+
+#[derive(Debug, Default)]
+struct Bringing {
+    /// Those that are being brought after, or wait for that.
+    under_way: HashSet<TenantId>,
+    /// When those that could not be are tried again.
+    pauses: HashMap<TenantId, (Timestamp, Duration)>,
+}
 
 impl Follower {
     /// Looks at the index every `interval`, and at the log of a tenant whenever `hints` says so.
     pub(crate) fn new(memory: Arc<Memory>, interval: Duration, hints: mpsc::Receiver<TenantId>) -> Self {
-        let asking = Arc::new(Semaphore::new(MAX_ASKING));
-        Self { memory, authority: IndexAuthority::for_recent_changes(), interval, hints, asking }
+        Self { memory, authority: IndexAuthority::for_recent_changes(), interval, hints }
     }
 
     /// Follows until `stop` says so.
-    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let begin = self.memory.now().minus(WIDE_OVERLAP);
-        let mut shards: Vec<_> =
-            Ledger::shards().map(|_| Shard { newest: begin, wide_at: Timestamp::from_millis(0) }).collect();
-        let pauses = Arc::new(Mutex::new(Pauses::new()));
-        let mut ticks = interval(self.interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                Some(id) = self.hints.recv() => {
-                    let hinted = self.memory.known(&id).filter(|tenant| tenant.watchers() > 0);
-                    self.bring_after(hinted.map(|tenant| (id, tenant)), &pauses);
-                    continue;
+    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
+        let Self { memory, authority, interval, mut hints } = self;
+        let places = Semaphore::new(MAX_ASKING);
+        let bringer = Arc::new(Bringer { memory: Arc::clone(&memory), places, state: Mutex::default() });
+        let heeding = async {
+            while let Some(id) = hints.recv().await {
+                if let Some(tenant) = memory.known(&id).filter(|tenant| tenant.watchers() > 0) {
+                    bringer.bring_after(id, tenant);
                 }
-                _ = stop.wait_for(|stop| *stop) => return,
             }
-            let looks = Ledger::shards().zip(&mut shards).map(|(number, shard)| self.look(number, shard));
-            let outcome: Result<Vec<()>, _> = join_all(looks).await.into_iter().collect();
-            match &outcome {
-                Ok(_) if failing => info!("the index of changes can be looked at again"),
-                Err(error) if !failing => warn!(%error, "the index of changes cannot be looked at"),
-                _ => {}
-            }
-            failing = outcome.is_err();
-            self.memory.weigh_watched();
-            self.bring_after(self.memory.watched(), &pauses);
+        };
+        tokio::select! {
+            // An index that does not answer holds up no hint.
+            _ = join(heeding, look(&memory, &authority, interval, &bringer)) => {}
+            _ = stop.wait_for(|stop| *stop) => {}
         }
     }
+}
 
-    /// Looks at what has been listed in a shard.
-    async fn look(&self, number: u32, shard: &mut Shard) -> Result<(), LookError> {
-        let ledger = &self.memory.tail().foundation().ledger;
-        let now = self.memory.now();
-        let is_wide = now.since(shard.wide_at) >= WIDE_EVERY;
-        // A clock that goes before the others must not hide what they list.
-        let since = shard.newest.min(now).minus(if is_wide { WIDE_OVERLAP } else { OVERLAP });
-        let looking = ledger.recent_changes(&self.authority, number, since, LOOK_LIMIT);
-        let listed = timeout(LOOK_TIMEOUT, looking).await.map_err(|_| LookError::Timeout)??;
-        for change in &listed {
-            shard.newest = shard.newest.max(change.at);
-            if let Some(tenant) = self.memory.known(&change.tenant) {
-                tenant.hear(change.revision.get());
-            }
+/// Looks at the index every `interval`.
+async fn look(memory: &Memory, authority: &IndexAuthority, every: Duration, bringer: &Arc<Bringer>) {
+    let begin = memory.now().minus(WIDE_OVERLAP);
+    let mut shards: Vec<_> = Ledger::shards().map(|_| Shard::new(begin)).collect();
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        ticks.tick().await;
+        let looks = Ledger::shards().zip(&mut shards).map(|(number, shard)| look_at(memory, authority, number, shard));
+        let outcome: Result<Vec<()>, _> = join_all(looks).await.into_iter().collect();
+        match &outcome {
+            Ok(_) if failing => info!("the index of changes can be looked at again"),
+            Err(error) if !failing => warn!(%error, "the index of changes cannot be looked at"),
+            _ => {}
         }
-        self.memory.metrics().listed.inc_by(listed.len() as u64);
-        // More is waiting: then it is not known yet what has changed.
-        if listed.len() < LOOK_LIMIT {
-            self.memory.note_look(number, now);
-            if is_wide {
-                shard.wide_at = now;
-            }
-        }
-        Ok(())
-    }
-
-    /// Brings those of these tenants after that are behind, or that nobody has asked for lately.
-    fn bring_after(&self, watched: impl IntoIterator<Item = (TenantId, Arc<Tenant>)>, pauses: &Arc<Mutex<Pauses>>) {
-        let now = self.memory.now();
+        failing = outcome.is_err();
+        memory.weigh_watched();
+        let watched = memory.watched();
+        bringer.forget_others(&watched);
         for (id, tenant) in watched {
-            let is_old = tenant.look(|held, _| held.is_restored || now.since(held.validated_at) > VALIDITY);
-            // Secrets that could not be read when somebody came who may.
-            let is_partial = tenant.is_partial();
-            // One that has nothing in memory is being loaded by whoever watches it.
-            if !(tenant.is_behind() || is_partial || is_old.unwrap_or(false)) {
-                continue;
+            bringer.bring_after(id, tenant);
+        }
+    }
+}
+
+/// Looks at what has been listed in a shard.
+async fn look_at(memory: &Memory, authority: &IndexAuthority, number: u32, shard: &mut Shard) -> Result<(), LookError> {
+    let ledger = &memory.tail().foundation().ledger;
+    let since = shard.begin(memory.now());
+    let looking = ledger.recent_changes(authority, number, since, LOOK_LIMIT);
+    let listed = timeout(LOOK_TIMEOUT, looking).await.map_err(|_| LookError::Timeout)??;
+    for change in &listed {
+        if let Some(tenant) = memory.known(&change.tenant) {
+            tenant.hear(change.revision.get());
+        }
+    }
+    memory.metrics().listed.inc_by(listed.len() as u64);
+    // More is waiting: then it is not known yet what has changed.
+    if let Some(began) = shard.end(listed.last().map(|change| change.at), listed.len() < LOOK_LIMIT) {
+        memory.note_look(number, began);
+    }
+    Ok(())
+}
+
+impl Bringer {
+    fn state(&self) -> MutexGuard<'_, Bringing> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a watched tenant be brought after if it is behind, or if nobody has asked for it lately.
+    fn bring_after(self: &Arc<Self>, id: TenantId, tenant: Arc<Tenant>) {
+        let now = self.memory.now();
+        let is_old = tenant.look(|held, _| held.is_restored || now.since(held.validated_at) > VALIDITY);
+        // Secrets that could not be read when somebody came who may.
+        let is_partial = tenant.is_partial();
+        // One that has nothing in memory is being loaded by whoever watches it; else somebody may be at it.
+        if !(tenant.is_behind() || is_partial || is_old.unwrap_or(false)) || tenant.is_asking() {
+            return;
+        }
+        {
+            let mut state = self.state();
+            let is_paused = state.pauses.get(&id).is_some_and(|(until, _)| now < *until);
+            if is_paused || !state.under_way.insert(id.clone()) {
+                return;
             }
-            let is_paused = lock(pauses).get(&id).is_some_and(|(until, _)| now < *until);
-            // Somebody is at it.
-            if is_paused || tenant.is_asking() {
-                continue;
+        }
+        let bringer = Arc::clone(self);
+        // They wait in the order in which they were found to be behind, so that none is passed over for ever.
+        tokio::spawn(async move {
+            let outcome = match bringer.places.acquire().await {
+                Ok(_place) => bring(&bringer.memory, &id, &tenant).await,
+                Err(_) => return,
+            };
+            let mut state = bringer.state();
+            state.under_way.remove(&id);
+            if outcome {
+                state.pauses.remove(&id);
+            } else {
+                let longer = state.pauses.get(&id).map_or(FIRST_PAUSE, |(_, pause)| (*pause * 2).min(MAX_PAUSE));
+                let pause = longer.mul_f64(0.5 + fastrand::f64() / 2.0);
+                state.pauses.insert(id, (bringer.memory.now().plus(pause), longer));
             }
-            let Ok(place) = Arc::clone(&self.asking).try_acquire_owned() else { return };
-            let (memory, pauses) = (Arc::clone(&self.memory), Arc::clone(pauses));
-            tokio::spawn(async move {
-                let outcome = bring(&memory, &id, &tenant).await;
-                let mut pauses = lock(&pauses);
-                if outcome {
-                    pauses.remove(&id);
-                } else {
-                    let longer = pauses.get(&id).map_or(FIRST_PAUSE, |(_, pause)| (*pause * 2).min(MAX_PAUSE));
-                    pauses.insert(id, (memory.now().plus(longer.mul_f64(0.5 + fastrand::f64() / 2.0)), longer));
-                }
-                drop(place);
-            });
+        });
+    }
+
+    /// Forgets the pauses of tenants that are not watched any more.
+    fn forget_others(&self, watched: &[(TenantId, Arc<Tenant>)]) {
+        let mut state = self.state();
+        if !state.pauses.is_empty() {
+            let watched: HashSet<_> = watched.iter().map(|(id, _)| id).collect();
+            state.pauses.retain(|id, _| watched.contains(id));
         }
     }
 }
@@ -169,10 +249,6 @@ async fn bring(memory: &Memory, id: &TenantId, tenant: &Tenant) -> bool {
     memory.catch_up(id, tenant, &scope).await.is_ok()
 }
 
-fn lock(pauses: &Mutex<Pauses>) -> MutexGuard<'_, Pauses> {
-    pauses.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Why a look failed.
 #[derive(Debug, thiserror::Error)]
 enum LookError {
@@ -180,4 +256,26 @@ enum LookError {
     Ledger(#[from] LedgerError),
     #[error("no answer within {} s", LOOK_TIMEOUT.as_secs())]
     Timeout,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: however many changes there are, a look comes to their end, and the next one follows what is new.
+    #[test]
+    fn a_look_comes_to_an_end() {
+        let at = |second: u64| Timestamp::from_millis(second * 1_000);
+        // More within the overlap than are taken in at once.
+        let changes: Vec<_> = (100..160).map(at).collect();
+        let mut shard = Shard::new(at(159));
+        let look = |shard: &mut Shard, now| {
+            let since = shard.begin(now);
+            let listed: Vec<_> = changes.iter().copied().filter(|change| *change >= since).take(25).collect();
+            shard.end(listed.last().copied(), listed.len() < 25)
+        };
+        let looks: Vec<_> = (160..164).map(|now| look(&mut shard, at(now))).collect();
+        assert_eq!(looks, [None, None, Some(at(160)), Some(at(163))]);
+        assert_eq!((shard.newest, shard.wide_at), (at(159), at(160)));
+    }
 }
