@@ -249,6 +249,7 @@ fn decode(bytes: &[u8]) -> Option<(TenantId, Held)> {
         pages: Pages::read(entries),
         validated_at: Timestamp::from_millis(0),
         lacks_secrets: false,
+        lacks_values: false,
         is_restored: true,
     };
     Some((id.parse().ok()?, held))

@@ -11,13 +11,16 @@ use std::{
     time::Duration,
 };
 
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{
+    DefaultHashBuilder, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
 use tenantry::{
     auth::TenantScope,
     clock::{Clock, Timestamp},
     entry::Revision,
     ledger::Ledger,
-    service::{Position, ReadError, TailError, TailService},
+    service::{Commits, Position, ReadError, TailError, TailService},
     tenant::TenantId,
 };
 use tokio::sync::Semaphore;
@@ -26,7 +29,7 @@ use tracing::warn;
 use crate::{
     metrics::Metrics,
     pages::Pages,
-    tenant::{Attached, Held, Tenant},
+    tenant::{Held, Tenant},
     wake::Registration,
 };
 
@@ -34,11 +37,15 @@ use crate::{
 /// not, or the table was restored, this is how long it takes to notice.
 pub const VALIDITY: Duration = Duration::from_mins(1);
 /// How long one tenant may keep the stores busy before whoever waits is told so.
-const ASKING_TIMEOUT: Duration = Duration::from_secs(10);
+pub const ASKING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many commits are fetched at once.
-pub const PAGE: usize = 128;
+const PAGE: usize = 128;
+/// After how many bytes of values no further commits are fetched at once.
+const PAGE_BYTES: usize = 4_000_000;
 /// How many tenants are read anew at once, as a whole.
 const MAX_LOADS: usize = 32;
+/// How many tenants are expected to be in memory, at most: for so many the cache remembers for a while that they were driven out.
+const MAX_ESTIMATE: usize = 1 << 20;
 
 /// Tenants in memory.
 #[derive(Debug)]
@@ -112,6 +119,17 @@ impl Weighter<TenantId, Weighed> for Weight {
     }
 }
 
+/// Room for so many bytes. In one piece: of several, each would have its part of the room, and a tenant larger than that would never be kept.
+fn cache(bytes: u64) -> Cache<TenantId, Weighed, Weight> {
+    let tenants = usize::try_from(bytes / 4_096).unwrap_or(usize::MAX).clamp(16, MAX_ESTIMATE);
+    let options = OptionsBuilder::new().shards(1).estimated_items_capacity(tenants).weight_capacity(bytes).build();
+    match options {
+        Ok(options) => Cache::with_options(options, Weight, DefaultHashBuilder::default(), DefaultLifecycle::default()),
+        // Nothing is missing from them.
+        Err(_) => Cache::with_weighter(tenants, bytes, Weight),
+    }
+}
+
 /// What is in memory of a tenant, for an answer.
 #[derive(Debug)]
 pub struct Fresh {
@@ -132,13 +150,12 @@ impl Fresh {
 impl Memory {
     /// An empty memory. Tenants are believed for `patience` after the index of changes was last looked at.
     pub fn new(tail: TailService, limits: Limits, patience: Duration, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        let tenants = usize::try_from(limits.bytes / 4096).unwrap_or(usize::MAX).max(16);
         Self {
             tail,
             clock,
             metrics,
             watched: RwLock::default(),
-            idle: Cache::with_weighter(tenants, limits.bytes, Weight),
+            idle: cache(limits.bytes),
             limits,
             watched_bytes: AtomicU64::new(0),
             watchers: AtomicUsize::new(0),
@@ -203,9 +220,21 @@ impl Memory {
 
     /// Weighs those that are watched.
     pub fn weigh_watched(&self) -> u64 {
-        let weight = self.read_watched().values().map(|tenant| tenant.weight()).sum();
-        self.watched_bytes.store(weight, Ordering::Relaxed);
-        weight
+        self.read_watched().values().for_each(|tenant| self.weigh_one(tenant));
+        self.watched_bytes.load(Ordering::Relaxed)
+    }
+
+    fn weigh_one(&self, tenant: &Tenant) {
+        if let Some((before, now)) = tenant.weigh() {
+            self.watched_bytes.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+        }
+    }
+
+    /// Takes note of what a tenant weighs whose watch begins. If that is the only one, and there is no room for it, it does not.
+    pub fn make_room(&self, tenant: &Tenant) -> Result<(), Full> {
+        self.weigh_one(tenant);
+        let is_too_much = self.watched_bytes.load(Ordering::Relaxed) > self.limits.bytes;
+        if is_too_much && tenant.watchers() <= 1 { Err(Full::Memory) } else { Ok(()) }
     }
 
     /// How many tenants there are, those that nobody watches and those that somebody does.
@@ -327,26 +356,30 @@ impl Memory {
     }
 
     async fn ask(&self, tenant: &Tenant, scope: &TenantScope) -> Result<(), ReadError> {
-        let held = tenant.held().filter(|held| !held.is_partial(&rights(tenant, scope)));
+        // Values that were not there are looked for again when memory is not believed any more, which is now and then.
+        let now = self.clock.now();
+        let is_whole = |held: &Held| !held.lacks_values || now.since(held.validated_at) <= VALIDITY;
+        let held = tenant.held().filter(|held| !held.is_partial(&rights(tenant, scope)) && is_whole(held));
         let Some(held) = held else { return self.load(tenant, scope).await };
         let mut position = held.position;
         let mut newest = None;
         loop {
             let asked = self.clock.now();
-            let commits = match self.tail.since(&rights(tenant, scope), &position, PAGE).await {
-                Ok(commits) => commits,
-                Err(TailError::Broken) => return self.load(tenant, scope).await,
-                Err(TailError::Read(error)) => return Err(error),
-                Err(_) => return Err(ReadError::Contention),
-            };
-            let (is_last, last) = (commits.len() < PAGE, commits.last().map(|last| last.position.clone()));
+            let Commits { commits, is_all } =
+                match self.tail.since(&rights(tenant, scope), &position, PAGE, PAGE_BYTES).await {
+                    Ok(commits) => commits,
+                    Err(TailError::Broken) => return self.load(tenant, scope).await,
+                    Err(TailError::Read(error)) => return Err(error),
+                    Err(_) => return Err(ReadError::Contention),
+                };
+            let last = commits.last().map(|last| last.position.clone());
             self.metrics.note_commits(&commits, self.clock.now());
             // If not, one who may read secrets has come meanwhile, and lends the rights.
-            if !tenant.advance(commits, asked) {
+            if !tenant.advance(commits, is_all.then_some(asked)) {
                 continue;
             }
             position = last.unwrap_or(position);
-            if !is_last {
+            if !is_all {
                 continue;
             }
             match newest {
@@ -357,9 +390,10 @@ impl Memory {
                 None => {}
             }
             // Said to be further than its log: there was a commit meanwhile, the rumour is wrong, or the log has a gap.
+            let rumour = tenant.rumour();
             let known = self.tail.head(scope).await?.revision;
             if known <= position.revision {
-                tenant.quell(position.revision);
+                tenant.quell(rumour);
                 return Ok(());
             }
             newest = Some(known);
@@ -376,21 +410,21 @@ impl Memory {
                 break snapshot.position.revision;
             }
         };
+        let rumour = tenant.rumour();
         if tenant.is_behind() && self.tail.head(scope).await?.revision <= revision {
-            tenant.quell(revision);
+            tenant.quell(rumour);
         }
         Ok(())
     }
 
     /// Sees to it that the log of a watched tenant goes back to `position`, if it need not go far.
     pub async fn reach_back(&self, tenant: &Tenant, scope: &TenantScope, position: &Position) -> Result<(), ReadError> {
-        let turn = tenant.turn();
-        let _asking = turn.come().await;
-        let Attached::Before(from) = tenant.attach(position) else { return Ok(()) };
-        let behind = from.revision.get() - position.revision.get();
-        let Some(behind) = usize::try_from(behind).ok().filter(|behind| *behind <= PAGE) else { return Ok(()) };
-        match self.tail.since(&rights(tenant, scope), position, behind).await {
-            Ok(commits) => tenant.prepend(position, commits),
+        let Some((_, reaching)) = tenant.lacks_before(position) else { return Ok(()) };
+        // Not the turn to ask, which is for what is new.
+        let _reaching = reaching.lock().await;
+        let Some((lacks, _)) = tenant.lacks_before(position) else { return Ok(()) };
+        match self.tail.since(&rights(tenant, scope), position, lacks, PAGE_BYTES).await {
+            Ok(back) => tenant.prepend(position, back.commits),
             Err(TailError::Read(error)) => return Err(error),
             // Whoever asks finds out by itself.
             Err(_) => {}
@@ -429,7 +463,8 @@ impl Memory {
     fn unwatch(&self, scope: &Arc<TenantScope>, tenant: &Arc<Tenant>) {
         let id = scope.tenant();
         let mut watched = self.write_watched();
-        if tenant.leave(scope) {
+        if let Some(weighed) = tenant.leave(scope) {
+            self.watched_bytes.fetch_sub(weighed, Ordering::Relaxed);
             watched.remove(id);
             if tenant.look(|_, _| ()).is_some() {
                 self.idle.insert(id.clone(), Arc::clone(tenant).into());
@@ -494,5 +529,19 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.memory.watchers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Promise: a tenant that is allowed into memory stays there, also a large one.
+    #[test]
+    fn a_large_tenant_is_kept() {
+        let cache = cache(1 << 20);
+        let id: TenantId = "acme".parse().unwrap();
+        cache.insert(id.clone(), Weighed { tenant: Arc::default(), weight: 900_000 });
+        assert!(cache.get(&id).is_some());
     }
 }

@@ -171,6 +171,13 @@ impl<'a> Slot<'a> {
     }
 }
 
+/// They may lie in other pages.
+impl PartialEq for Pages {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
 /// Fills one page after the other.
 #[derive(Default)]
 struct Writer {

@@ -45,7 +45,8 @@ struct State {
     asking: Option<Arc<Asking>>,
 }
 
-type Asking = tokio::sync::Mutex<()>;
+/// Held by one at a time.
+pub(crate) type Asking = tokio::sync::Mutex<()>;
 
 /// A tenant's entries.
 #[derive(Clone, Debug)]
@@ -58,6 +59,8 @@ pub struct Held {
     pub validated_at: Timestamp,
     /// Whether secrets were withheld from whoever loaded them.
     pub lacks_secrets: bool,
+    /// Whether there are values that their stores did not have when they were asked.
+    pub lacks_values: bool,
     /// Whether they come from the disk, and no store has been asked since.
     pub is_restored: bool,
 }
@@ -83,6 +86,12 @@ struct Hub {
     deleted_from: u64,
     /// How often the state was replaced instead of led on. Watchers of an earlier one begin anew.
     generation: u64,
+    /// Whether commits in front of the log have room in it, as far as is known.
+    reaches_back: bool,
+    /// Held by whoever fetches them.
+    reaching: Arc<Asking>,
+    /// What the tenant weighed when it was last weighed, in bytes.
+    weighed: u64,
     /// Wakes the watchers.
     wakers: Arc<Wakers>,
     /// Whose rights the stores are asked with for the watchers' sake.
@@ -116,8 +125,8 @@ pub enum Next {
 pub enum Attached {
     /// Here.
     At(Cursor),
-    /// The log begins later; its beginning is this.
-    Before(Position),
+    /// The log begins later.
+    Before,
     /// The tenant has not been seen there.
     Ahead,
     /// It is of another history.
@@ -153,9 +162,15 @@ impl Tenant {
 
     /// How many bytes the tenant takes, about.
     pub fn weight(&self) -> u64 {
-        let state = self.state();
-        let pages = state.held.as_ref().map_or(0, |held| held.pages.bytes());
-        (OVERHEAD + pages + state.hub.as_ref().map_or(0, |hub| hub.bytes)) as u64
+        self.state().weight()
+    }
+
+    /// Weighs a tenant that is watched: how many bytes it took before, and how many it takes.
+    pub fn weigh(&self) -> Option<(u64, u64)> {
+        let mut state = self.state();
+        let weight = state.weight();
+        let hub = state.hub.as_mut()?;
+        Some((std::mem::replace(&mut hub.weighed, weight), weight))
     }
 
     /// Takes note that the tenant is said to be at `revision`. Whether that is news.
@@ -166,11 +181,16 @@ impl Tenant {
         revision > known
     }
 
-    /// Forgets what it was said to be at: when the stores were asked, they knew of no more than `revision`. If memory has moved on since,
-    /// that is no answer.
-    pub fn quell(&self, revision: Revision) {
+    /// What the tenant was last said to be at.
+    pub fn rumour(&self) -> u64 {
+        self.state().rumour
+    }
+
+    /// Forgets `rumour`: when the stores were asked after it was heard, they knew of no more than memory has. If there is another one since,
+    /// that is no answer to it.
+    pub fn quell(&self, rumour: u64) {
         let mut state = self.state();
-        if state.held.as_ref().is_some_and(|held| held.position.revision == revision) {
+        if state.rumour == rumour {
             state.rumour = 0;
         }
     }
@@ -194,14 +214,8 @@ impl Tenant {
         state.held.as_ref().is_some_and(|held| held.lacks_secrets) && state.shows_secrets()
     }
 
-    /// Takes note that memory was the newest at `asked`.
-    pub fn validate(&self, asked: Timestamp) {
-        if let Some(held) = &mut self.state().held {
-            held.validated_at = held.validated_at.max(asked);
-        }
-    }
-
-    /// Replaces what is in memory, as it was read after `asked`. Whether that was done: not if it lacks secrets that a watcher may read.
+    /// Replaces what is in memory, as it was read after `asked`. Whether that was done: not if it lacks secrets that a watcher may read. If it
+    /// is what is there already, nobody need be told.
     #[must_use]
     pub fn replace(&self, snapshot: &Snapshot, asked: Timestamp) -> bool {
         let entries = snapshot.entries.iter().map(|(key, entry)| (key.as_str(), entry));
@@ -210,15 +224,22 @@ impl Tenant {
             pages: Pages::new(entries),
             validated_at: asked,
             lacks_secrets: snapshot.entries.values().any(|entry| entry.value == Value::Withheld),
+            lacks_values: snapshot.entries.values().any(|entry| entry.value == Value::Unavailable),
             is_restored: false,
         };
         let mut state = self.state();
         let is_enough = !held.lacks_secrets || !state.shows_secrets();
-        if is_enough {
+        let is_same = |own: &Held| !own.is_restored && own.position == held.position && own.pages == held.pages;
+        if !is_enough {
+            return false;
+        }
+        if state.held.as_ref().is_some_and(is_same) {
+            state.held = Some(held);
+        } else {
             state.put(held);
             wake(state);
         }
-        is_enough
+        true
     }
 
     /// Replaces what is in memory.
@@ -233,10 +254,10 @@ impl Tenant {
         wake(self.state());
     }
 
-    /// Leads what is in memory on, by commits that follow it. Those that do not are left out. Whether that was done: not if they lack secrets
-    /// that a watcher may read, who would be told of them without their values.
+    /// Leads what is in memory on, by commits that follow it. Those that do not are left out. If they are all there were at `asked`, it is the
+    /// newest. Whether that was done: not if they lack secrets that a watcher may read, who would be told of them without their values.
     #[must_use]
-    pub fn advance(&self, commits: Vec<Commit>, asked: Timestamp) -> bool {
+    pub fn advance(&self, commits: Vec<Commit>, asked: Option<Timestamp>) -> bool {
         let mut state = self.state();
         if state.shows_secrets() && lack_secrets(&commits) {
             return false;
@@ -250,6 +271,7 @@ impl Tenant {
         for commit in &new {
             for change in &commit.changes {
                 held.lacks_secrets |= change.entry.as_ref().is_some_and(|entry| entry.value == Value::Withheld);
+                held.lacks_values |= change.entry.as_ref().is_some_and(|entry| entry.value == Value::Unavailable);
                 match change.operation {
                     ChangeOperation::Put => _ = changes.insert(change.key.as_str(), change.entry.as_ref()),
                     ChangeOperation::Delete => _ = changes.insert(change.key.as_str(), None),
@@ -262,7 +284,7 @@ impl Tenant {
             held.pages = held.pages.with(&changes);
         }
         held.position = position;
-        held.validated_at = held.validated_at.max(asked);
+        held.validated_at = asked.map_or(held.validated_at, |asked| held.validated_at.max(asked));
         let is_news = !new.is_empty();
         if let Some(hub) = hub {
             hub.append(new);
@@ -273,17 +295,17 @@ impl Tenant {
         true
     }
 
-    /// Puts commits in front of the log, if they lead to where it begins, and lack no secrets that what is in memory has.
+    /// Puts commits in front of the log, if they lead to where it begins, have room in it, and lack no secrets that what is in memory has. If
+    /// they do not, nobody need try again.
     pub fn prepend(&self, from: &Position, commits: Vec<Commit>) {
         let mut state = self.state();
         let may_lack = state.held.as_ref().is_some_and(|held| held.lacks_secrets) && !state.shows_secrets();
-        if !may_lack && lack_secrets(&commits) {
-            return;
-        }
+        let lacks_secrets = !may_lack && lack_secrets(&commits);
         let Some(hub) = &mut state.hub else { return };
-        if commits.last().is_none_or(|last| last.position != hub.from)
-            || hub.commits.len() + commits.len() > MAX_COMMITS
-        {
+        let bytes = hub.bytes + commits.iter().map(size).sum::<usize>();
+        let is_fit = hub.commits.len() + commits.len() <= MAX_COMMITS && bytes <= MAX_COMMIT_BYTES;
+        if lacks_secrets || !is_fit || commits.last().is_none_or(|last| last.position != hub.from) {
+            hub.reaches_back = false;
             return;
         }
         for commit in commits.into_iter().rev().map(Arc::new) {
@@ -291,7 +313,17 @@ impl Tenant {
             hub.commits.push_front(commit);
         }
         hub.from = from.clone();
-        hub.trim();
+    }
+
+    /// How many commits the log lacks to go back to `position`, if they may have room in it; and what is held by whoever fetches them.
+    pub fn lacks_before(&self, position: &Position) -> Option<(usize, Arc<Asking>)> {
+        let state = self.state();
+        let hub = state.hub.as_ref()?;
+        // Without the commit's id it may be of another history.
+        let is_known = position.commit.is_some() || position.revision == Revision::ZERO;
+        let lacks = hub.from.revision.get().checked_sub(position.revision.get())?;
+        let lacks = usize::try_from(lacks).ok().filter(|lacks| (1..=MAX_COMMITS).contains(lacks))?;
+        (is_known && hub.reaches_back).then(|| (lacks, Arc::clone(&hub.reaching)))
     }
 
     /// Begins to be watched with these rights, or is watched by one more. Whoever registers there is woken when there may be something to be
@@ -307,18 +339,19 @@ impl Tenant {
         Registration::new(Arc::clone(&hub.wakers))
     }
 
-    /// One watcher less. Whether it was the last one.
-    pub fn leave(&self, scope: &Arc<TenantScope>) -> bool {
+    /// One watcher less. If it was the last one, what the tenant weighed when it was last weighed.
+    pub fn leave(&self, scope: &Arc<TenantScope>) -> Option<u64> {
         let mut state = self.state();
-        let Some(hub) = &mut state.hub else { return true };
+        let Some(hub) = &mut state.hub else { return Some(0) };
         if let Some(index) = hub.scopes.iter().position(|one| Arc::ptr_eq(one, scope)) {
             hub.scopes.swap_remove(index);
         }
-        let is_last = hub.scopes.is_empty();
-        if is_last {
-            state.hub = None;
+        if !hub.scopes.is_empty() {
+            return None;
         }
-        is_last
+        let weighed = hub.weighed;
+        state.hub = None;
+        Some(weighed)
     }
 
     /// How many watch it.
@@ -348,7 +381,7 @@ impl Tenant {
             return Attached::Ahead;
         }
         if position.revision < hub.from.revision {
-            return Attached::Before(hub.from.clone());
+            return Attached::Before;
         }
         let index = position.revision.get() - hub.from.revision.get();
         let before = usize::try_from(index).ok().and_then(|index| index.checked_sub(1));
@@ -419,6 +452,11 @@ impl Drop for Turn<'_> {
 }
 
 impl State {
+    fn weight(&self) -> u64 {
+        let pages = self.held.as_ref().map_or(0, |held| held.pages.bytes());
+        (OVERHEAD + pages + self.hub.as_ref().map_or(0, |hub| hub.bytes)) as u64
+    }
+
     fn put(&mut self, held: Held) {
         if let Some(hub) = &mut self.hub {
             hub.restart(held.position.clone());
@@ -456,6 +494,9 @@ impl Hub {
             deleted_from: from.revision.get(),
             from,
             generation: 0,
+            reaches_back: true,
+            reaching: Arc::default(),
+            weighed: 0,
             wakers: Arc::default(),
             scopes: Vec::new(),
         }
@@ -471,6 +512,7 @@ impl Hub {
         self.deleted.clear();
         self.deleted_from = from.revision.get();
         self.from = from;
+        self.reaches_back = true;
         self.generation += 1;
     }
 
@@ -511,4 +553,75 @@ fn size(commit: &Commit) -> usize {
         value + change.key.as_str().len() + 128
     });
     changes.sum::<usize>() + 128
+}
+
+#[cfg(test)]
+mod tests {
+    use tenantry::{auth::SystemAuthority, entry::CommitId};
+
+    use super::*;
+
+    fn position(revision: u64) -> Position {
+        Position { revision: Revision::new(revision), commit: Some(CommitId::from_stored(&revision.to_string())) }
+    }
+
+    fn commits(revisions: std::ops::RangeInclusive<u64>) -> Vec<Commit> {
+        let at = Timestamp::from_millis(0);
+        revisions.map(|revision| Commit { position: position(revision), at, changes: Vec::new() }).collect()
+    }
+
+    fn tenant(revision: u64) -> Tenant {
+        let tenant = Tenant::default();
+        tenant.put(Held {
+            position: position(revision),
+            pages: Pages::of([]),
+            validated_at: Timestamp::from_millis(1),
+            lacks_secrets: false,
+            lacks_values: false,
+            is_restored: false,
+        });
+        tenant
+    }
+
+    /// Promise: memory passes for the newest only as of when all that there was had been read.
+    #[test]
+    fn a_part_of_the_commits_is_not_the_newest() {
+        let (tenant, asked) = (tenant(1), Timestamp::from_millis(9));
+        let validated_at = || tenant.look(|held, _| held.validated_at.millis());
+        assert!(tenant.advance(commits(2..=3), None));
+        assert_eq!(validated_at(), Some(1));
+        assert!(tenant.advance(commits(4..=4), Some(asked)));
+        assert_eq!((validated_at(), tenant.look(|held, _| held.position.revision.get())), (Some(9), Some(4)));
+    }
+
+    /// Promise: a rumour is forgotten only if it is the one that the stores were asked about.
+    #[test]
+    fn a_later_rumour_stays() {
+        let tenant = tenant(1);
+        tenant.hear(2);
+        let rumour = tenant.rumour();
+        tenant.hear(3);
+        tenant.quell(rumour);
+        assert!(tenant.is_behind());
+        tenant.quell(3);
+        assert!(!tenant.is_behind());
+    }
+
+    /// Promise: what happened before the log begins is fetched once for all who come back; if it has no room there, not once more.
+    #[test]
+    fn the_log_reaches_back_once() {
+        let tenant = tenant(10);
+        let scope = Arc::new(SystemAuthority::for_owed_work().act_for("acme".parse().unwrap()));
+        let _registration = tenant.join(scope);
+        let lacks = |revision| tenant.lacks_before(&position(revision)).map(|(lacks, _)| lacks);
+        assert_eq!((lacks(6), tenant.attach(&position(6))), (Some(4), Attached::Before));
+        tenant.prepend(&position(6), commits(7..=10));
+        assert!(matches!(tenant.attach(&position(6)), Attached::At(_)));
+        assert_eq!((lacks(6), lacks(5)), (None, Some(1)));
+        let unknown = Position { commit: None, ..position(5) };
+        assert!(tenant.lacks_before(&unknown).is_none());
+        // They do not lead to where the log begins.
+        tenant.prepend(&position(4), commits(5..=5));
+        assert_eq!((lacks(5), tenant.attach(&position(5))), (None, Attached::Before));
+    }
 }

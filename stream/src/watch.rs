@@ -17,21 +17,22 @@ use futures_util::{FutureExt, Stream, future::BoxFuture};
 use tenantry::{
     auth::TenantScope,
     clock::Timestamp,
-    service::{Commit, Position, TailError},
+    service::{Commit, Position, ReadError, TailError},
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
 
 use crate::{
-    answer::{self, Mark, View, out_of_range, refusal},
-    memory::{Memory, Watched},
+    answer::{self, Mark, View, full, out_of_range, refusal},
+    memory::{ASKING_TIMEOUT, Memory, VALIDITY, Watched},
     tenant::{Attached, Cursor, Held, Next, Tenant},
 };
 
-/// About how many bytes a part of a snapshot has. gRPC clients take messages of 4 MB unless they are told otherwise.
-const PART_BYTES: usize = 1_000_000;
-/// How many commits are fetched at once for a watcher who goes on from long ago.
-const REPLAY: usize = 50;
+/// About how many bytes a part of a snapshot has; an entry may be larger. A watcher who does not read has up to two of them waiting.
+const PART_BYTES: usize = 64 * 1_024;
+/// How many commits are fetched at once for a watcher who goes on from long ago, and after how many bytes of values no further ones are.
+const REPLAY: usize = 16;
+const REPLAY_BYTES: usize = 256 * 1_024;
 /// Over what time watchers are told to go elsewhere when the instance ends, so that they do not come to the next one all at once.
 const DRAIN_SPREAD: Duration = Duration::from_secs(2);
 
@@ -73,6 +74,10 @@ pub(crate) struct Watch {
     stage: Stage,
     /// The revision that the watcher was last told.
     told: u64,
+    /// Whether it is to be told when it has been told all that it asked for.
+    greets: bool,
+    /// When it was told what was last known, as the stores did not answer.
+    stale_at: Option<Timestamp>,
     /// When it is to be told something, be it a heartbeat.
     beat_at: Instant,
     /// When the token expires, by the clock that timers go by.
@@ -95,8 +100,6 @@ enum Stage {
     Parts(Box<Parts>, Cursor),
     /// To tell what comes after this.
     Follow(Cursor),
-    /// To say that all that was asked for has been told.
-    Greet(Cursor),
     /// Nothing more.
     Over,
 }
@@ -121,6 +124,9 @@ impl Watch {
         expires_at: Timestamp,
         manners: Manners,
     ) -> Result<Self, Status> {
+        if memory.is_draining() {
+            return Err(going_away());
+        }
         let scope = Arc::clone(&watched.scope);
         let mark = Mark::new(&selection.keys, &selection.prefixes, scope.may_read_secrets());
         let position = match position {
@@ -131,6 +137,7 @@ impl Watch {
             None => None,
         };
         let fresh = memory.fresh_watched(&watched.tenant, &scope).await;
+        memory.make_room(&watched.tenant).map_err(full)?;
         let is_stale = match (fresh, &position) {
             (Ok(is_stale), None) => is_stale,
             (Ok(false), Some(_)) => false,
@@ -144,23 +151,25 @@ impl Watch {
         let now = Instant::now();
         let (beat_at, expiry) = (now + manners.heartbeat, now + expires_at.since(memory.now()));
         let mut watch = Self {
-            memory,
-            watched,
             selection,
             mark,
             expires_at,
             heartbeat: manners.heartbeat,
             stage: Stage::Over,
             told,
+            greets: position.is_some(),
+            stale_at: is_stale.then(|| memory.now()),
             beat_at,
             expiry,
             leave_at: None,
             timer: Box::pin(sleep_until(beat_at.min(expiry))),
             code: None,
+            memory,
+            watched,
         };
         watch.stage = match position {
             None => watch.snapshot(is_stale)?,
-            Some(position) => watch.source().go_on(position).await?,
+            Some(position) => watch.source().go_on_soon(position).await?,
         };
         watch.code = Some(Code::Cancelled);
         Ok(watch)
@@ -188,8 +197,7 @@ impl Watch {
         }
         let now = Instant::now();
         let leave_at = *self.leave_at.get_or_insert_with(|| now + DRAIN_SPREAD.mul_f64(fastrand::f64()));
-        (now >= leave_at)
-            .then(|| Status::unavailable("the instance is going away; connect again, and go on from the last position"))
+        (now >= leave_at).then(going_away)
     }
 
     /// Whether it is time for something although nothing has happened. If not, the watch is woken when it is.
@@ -294,8 +302,13 @@ impl Watch {
         // If it has moved on just now, or was replaced, that is what there is to be told.
         let (held, _) = self.watched.tenant.begin().filter(|(_, newest)| *newest == cursor)?;
         self.told = cursor.revision;
-        let scope = &self.watched.scope;
-        let stale = held.is_restored || self.watched.tenant.is_behind() || !self.memory.is_followed(scope.tenant());
+        self.greets = false;
+        self.stale_at = self.stale_at.filter(|at| held.validated_at <= *at);
+        let (scope, now) = (&self.watched.scope, self.memory.now());
+        // The follower sees to it that it is validated again in time, if the stores answer.
+        let is_old = now.since(held.validated_at) > 2 * VALIDITY;
+        let is_doubtful = held.is_restored || self.stale_at.is_some() || is_old;
+        let stale = is_doubtful || self.watched.tenant.is_behind() || !self.memory.is_followed(scope.tenant());
         let event = Event::Heartbeat(v1::Heartbeat { revision: cursor.revision, stale });
         Some(self.message(Some(&held.position), event))
     }
@@ -327,7 +340,7 @@ impl Stream for Watch {
                         watch.stage = Stage::Replay(commit.position.clone(), commits);
                         watch.commit(&commit)
                     } else {
-                        watch.stage = Stage::Ask(watch.source().go_on(position).boxed());
+                        watch.stage = Stage::Ask(watch.source().go_on_soon(position).boxed());
                         None
                     }
                 }
@@ -339,17 +352,15 @@ impl Stream for Watch {
                     Poll::Ready(Err(status)) => return Poll::Ready(Some(Err(watch.over(status)))),
                     Poll::Pending => {
                         watch.stage = Stage::Ask(asking);
-                        return Poll::Pending;
+                        if !watch.is_due(context) {
+                            return Poll::Pending;
+                        }
+                        // There is no place that a heartbeat could be of.
+                        watch.beat_at = Instant::now() + watch.heartbeat;
+                        None
                     }
                 },
                 Stage::Parts(parts, cursor) => Some(watch.part(parts, cursor)),
-                Stage::Greet(cursor) => {
-                    watch.stage = Stage::Follow(cursor);
-                    // Only if there is nothing else to be said.
-                    let is_all = cursor.revision == watch.told
-                        && matches!(watch.watched.tenant.next(cursor), (Next::Nothing, _));
-                    if is_all { watch.beat(cursor) } else { None }
-                }
                 Stage::Follow(cursor) => {
                     let (next, then) = watch.watched.tenant.next(cursor);
                     watch.stage = Stage::Follow(then);
@@ -367,6 +378,7 @@ impl Stream for Watch {
                             watch.stage = Stage::Parts(Box::new(parts), then);
                             None
                         }
+                        Next::Nothing if watch.greets => watch.beat(then),
                         Next::Nothing if !watch.is_due(context) => return Poll::Pending,
                         Next::Nothing => match watch.end() {
                             Some(end) => return Poll::Ready(Some(Err(watch.over(end)))),
@@ -380,6 +392,10 @@ impl Stream for Watch {
             }
         }
     }
+}
+
+fn going_away() -> Status {
+    Status::unavailable("the instance is going away; connect again, and go on from the last position")
 }
 
 impl Drop for Watch {
@@ -398,6 +414,12 @@ struct Source {
 }
 
 impl Source {
+    /// As [`Source::go_on`], but not for ever.
+    async fn go_on_soon(self, position: Position) -> Result<Stage, Status> {
+        let going_on = tokio::time::timeout(ASKING_TIMEOUT, self.go_on(position)).await;
+        going_on.unwrap_or_else(|_| Err(refusal(&ReadError::TooSlow)))
+    }
+
     /// What a watcher is told who was told everything up to `position`.
     async fn go_on(self, position: Position) -> Result<Stage, Status> {
         let (tenant, scope) = (&self.tenant, &self.scope);
@@ -405,14 +427,14 @@ impl Source {
             // Another instance was further. The stores know whether there is more.
             self.memory.catch_up(scope.tenant(), tenant, scope).await.map_err(|error| refusal(&error))?;
         }
-        if let Attached::Before(_) = tenant.attach(&position) {
+        if tenant.attach(&position) == Attached::Before {
             self.memory.reach_back(tenant, scope, &position).await.map_err(|error| refusal(&error))?;
         }
         match tenant.attach(&position) {
-            Attached::At(cursor) => Ok(Stage::Greet(cursor)),
+            Attached::At(cursor) => Ok(Stage::Follow(cursor)),
             Attached::Ahead => Err(out_of_range("the position is ahead of the newest revision")),
             Attached::Foreign => Err(out_of_range("the position is of another history")),
-            Attached::Before(_) => {
+            Attached::Before => {
                 let commits = self.replay(&position).await?;
                 if commits.is_empty() {
                     // There is more in memory, so the log has lost what lies between.
@@ -425,8 +447,8 @@ impl Source {
 
     /// The commits after a position that the tenant's log in memory does not reach back to.
     async fn replay(&self, position: &Position) -> Result<Vec<Commit>, Status> {
-        match self.memory.tail().since(&self.scope, position, REPLAY).await {
-            Ok(commits) => Ok(commits),
+        match self.memory.tail().since(&self.scope, position, REPLAY, REPLAY_BYTES).await {
+            Ok(replay) => Ok(replay.commits),
             Err(TailError::Broken) => Err(out_of_range(NOT_KEPT)),
             Err(TailError::Read(error)) => Err(refusal(&error)),
             Err(error) => Err(Status::unavailable(error.to_string())),

@@ -24,6 +24,8 @@ const PAGE: usize = 100;
 const PAGE_BYTES: usize = 4_000_000;
 /// How often the entries are read anew because the log does not tell what happened meanwhile.
 const MAX_ROUNDS: usize = 4;
+/// The values of how many commits are fetched at once. A commit has up to 1.5 MB of them.
+const VALUES_PAGE: usize = 16;
 
 /// Reads tenants as a whole.
 #[derive(Clone, Debug)]
@@ -117,6 +119,26 @@ pub struct Commit {
     pub changes: Vec<KeyChange>,
 }
 
+/// Commits that follow each other.
+#[derive(Clone, Debug)]
+pub struct Commits {
+    /// They, without a gap.
+    pub commits: Vec<Commit>,
+    /// Whether the last one is the newest, or was when it was read.
+    pub is_all: bool,
+}
+
+impl Commit {
+    /// How many bytes the values have that it wrote.
+    pub fn value_bytes(&self) -> usize {
+        let values = self.changes.iter().filter_map(|change| match &change.entry.as_ref()?.value {
+            Value::Present(value) => Some(value.as_json().len()),
+            Value::Withheld | Value::Unavailable => None,
+        });
+        values.sum()
+    }
+}
+
 /// Why the changes cannot be told.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -187,7 +209,11 @@ impl TailService {
             if head != before {
                 let behind = head.revision.get().saturating_sub(before.revision.get());
                 match self.log(scope, &before.into(), behind).await {
-                    Ok(changes) if leads_to(&changes, &head) => self.apply(scope, &mut entries, &changes).await?,
+                    Ok(changes) if leads_to(&changes, &head) => {
+                        if !self.apply(scope, &mut entries, &changes).await? {
+                            continue;
+                        }
+                    }
                     Ok(_) | Err(TailError::Broken) => continue,
                     Err(TailError::Read(error)) => return Err(error),
                 }
@@ -199,9 +225,32 @@ impl TailService {
         Err(ReadError::Contention)
     }
 
-    /// The commits after `from`, in order and without a gap, at most `limit` of them; none if `from` is the newest.
-    pub async fn since(&self, scope: &TenantScope, from: &Position, limit: usize) -> Result<Vec<Commit>, TailError> {
+    /// The commits after `from`, in order and without a gap; none if `from` is the newest. At most `limit` of them, and no further ones once
+    /// they have so many bytes of values.
+    pub async fn since(
+        &self,
+        scope: &TenantScope,
+        from: &Position,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Commits, TailError> {
         let changes = self.log(scope, from, limit as u64).await?;
+        let mut is_all = changes.len() < limit;
+        let (mut commits, mut taken) = (Vec::with_capacity(changes.len()), 0);
+        for changes in changes.chunks(VALUES_PAGE) {
+            if taken >= bytes {
+                is_all = false;
+                break;
+            }
+            let page = self.commits(scope, changes).await?;
+            taken += page.iter().map(Commit::value_bytes).sum::<usize>();
+            commits.extend(page);
+        }
+        Ok(Commits { commits, is_all })
+    }
+
+    /// What changes did, with the values that they wrote.
+    async fn commits(&self, scope: &TenantScope, changes: &[Change]) -> Result<Vec<Commit>, TailError> {
         let versions = self.versions(scope, changes.iter().flat_map(written)).await?;
         let mut commits = Vec::with_capacity(changes.len());
         for change in changes {
@@ -215,7 +264,9 @@ impl TailService {
             let parsed: Vec<_> = parsed.collect();
             let found = |key: &ConfigKey, version| versions.get(&(key.clone(), version)).cloned();
             let puts = parsed.iter().filter(|(_, _, operation)| *operation == ChangeOperation::Put);
-            let entries: Vec<Entry> = puts.filter_map(|(key, version, _)| found(key, *version)).collect();
+            // One that the log names and that is not there must not pass for a deleted key.
+            let entries: Option<Vec<Entry>> = puts.map(|(key, version, _)| found(key, *version)).collect();
+            let entries = entries.ok_or(TailError::Broken)?;
             // A commit names each key once, as a store's answers about several versions of a key could not be told apart.
             let keys: Vec<_> = entries.iter().map(|entry| entry.key.clone()).collect();
             let mut valued: HashMap<_, _> = keys.into_iter().zip(self.valued(scope, entries).await?).collect();
@@ -224,7 +275,7 @@ impl TailService {
                 KeyChange { key, version, operation, entry }
             });
             let changes = changes.collect();
-            let position = Position { revision: change.revision, commit: Some(change.commit) };
+            let position = Position { revision: change.revision, commit: Some(change.commit.clone()) };
             commits.push(Commit { position, at: change.at, changes });
         }
         Ok(commits)
@@ -265,13 +316,13 @@ impl TailService {
         Ok(changes)
     }
 
-    /// Brings entries to where `changes` lead.
+    /// Brings entries to where `changes` lead. Whether that was done: not if a version that they wrote is not there.
     async fn apply(
         &self,
         scope: &TenantScope,
         entries: &mut BTreeMap<ConfigKey, Entry>,
         changes: &[Change],
-    ) -> Result<(), ReadError> {
+    ) -> Result<bool, ReadError> {
         let mut last: HashMap<ConfigKey, (Version, ChangeOperation)> = HashMap::new();
         for changed in changes.iter().flat_map(|change| &change.keys) {
             if changed.operation != ChangeOperation::Supersede
@@ -282,13 +333,14 @@ impl TailService {
         }
         let puts = last.iter().filter(|(_, (_, operation))| *operation == ChangeOperation::Put);
         let versions = self.versions(scope, puts.map(|(key, (version, _))| (key.as_str(), *version))).await?;
-        for (key, (version, _)) in last {
+        for (key, (version, operation)) in last {
             match versions.get(&(key.clone(), version)) {
-                Some(entry) => entries.insert(key, entry.clone()),
-                None => entries.remove(&key),
-            };
+                Some(entry) => _ = entries.insert(key, entry.clone()),
+                None if operation == ChangeOperation::Delete => _ = entries.remove(&key),
+                None => return Ok(false),
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn versions<'a>(

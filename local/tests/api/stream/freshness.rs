@@ -1,5 +1,7 @@
 //! How fresh memory is: what it costs to know, what happens when the index of changes does not tell, and when the stores do not answer.
 
+use std::sync::Arc;
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use emulator::Fault;
 
@@ -109,6 +111,41 @@ async fn a_restored_table_is_noticed() {
     let snapshot = watching.snapshot().await;
     assert_eq!(entries(&snapshot.entries), "tenant_config_a=2 tenant_config_b=10");
     assert_eq!((snapshot.revision, snapshot.stale), (4, false));
+}
+
+/// Promise: a value that the log names and that is not there does not pass for a deleted key; the entries tell.
+#[tokio::test]
+async fn a_missing_version_is_no_deletion() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    put(&acme, "a", 1).await;
+    let instance = Instance::start(&api, &[("FOLLOW_INTERVAL_MS", "4000000"), ("CHANGE_QUEUE_URL", "")]).await;
+    let grpc = instance.tenant(&acme);
+    let (mut watching, _) = grpc.watch().await;
+    put(&acme, "a", 2).await;
+    api.remove_item(&acme, "VERSION#tenant_config_a#00000000000000000002").await;
+    let answer = grpc.get("tenant_config_a", 2).await.unwrap();
+    assert_eq!((answer.entry.unwrap().value.as_ref(), answer.revision), (b"2".as_slice(), 2));
+    assert_eq!(entries(&watching.snapshot().await.entries), "tenant_config_a=2");
+}
+
+/// Promise: a value that its store shows too late is there soon after, though nothing changes any more.
+#[tokio::test]
+async fn a_late_value_is_looked_for_again() {
+    let api = Api::frozen().await;
+    let acme = api.tenant("acme");
+    acme.put("secret_config_host", &json!("db-1")).await.expect(201);
+    let instance = Instance::start(&api, &[]).await;
+    let grpc = instance.tenant(&acme);
+    let hide = |_, operation: &str, body: &str| (operation == "GetParameters").then(|| body.replace("host", "nowhere"));
+    api.suite.emulator().rewrite(Arc::new(hide));
+    assert_eq!(grpc.get("secret_config_host", 0).await.unwrap_err().code(), Code::FailedPrecondition);
+    let (mut watching, snapshot) = grpc.watch().await;
+    assert_eq!(snapshot.entries[0].value_status(), v1::ValueStatus::Unavailable);
+    api.suite.emulator().rewrite(Arc::new(|_, _: &str, _: &str| None));
+    api.pass(DOUBT);
+    assert_eq!(entries(&watching.snapshot().await.entries), r#"secret_config_host="db-1""#);
+    assert_eq!(grpc.value("secret_config_host").await.0, r#""db-1""#);
 }
 
 /// Promise: while the stores do not answer, what was last known is served and marked so; what is not known is said to be unknown, not absent;

@@ -52,6 +52,9 @@ async fn a_watch_goes_on_where_it_ended() {
         let mut watching = instance.tenant(&acme).go_on(position.clone()).await.unwrap();
         assert_eq!(line(&watching.update().await), "2→3 tenant_config_a@3=3");
         assert_eq!(line(&watching.update().await), "3→4 tenant_config_b@1=1");
+        // That is all that it missed, which is said.
+        let Event::Heartbeat(heartbeat) = watching.next().await.unwrap() else { panic!("no heartbeat") };
+        assert_eq!((heartbeat.revision, heartbeat.stale), (4, false));
         let position = watching.position.clone().unwrap();
         // Up to date: the first message says so.
         let mut again = instance.tenant(&acme).go_on(position).await.unwrap();
@@ -132,6 +135,9 @@ async fn a_position_that_leads_nowhere_is_refused() {
     assert_eq!(narrow.go_on(position.clone()).await.err().unwrap().code(), Code::OutOfRange, "other rights");
     assert!(grpc.go_on(at(4, "")).await.is_ok());
     assert!(grpc.go_on(position).await.is_ok());
+    // One who does not say which commit it knows opens no way for one of another history.
+    let _trusting = grpc.go_on(at(3, "")).await.unwrap();
+    assert_eq!(grpc.go_on(at(3, &other)).await.err().unwrap().code(), Code::OutOfRange, "after one without a token");
 }
 
 /// Promise: a watcher who asks for some keys is told of them alone, and by heartbeats how far it has come.
@@ -211,13 +217,31 @@ async fn watchers_are_limited() {
     assert_eq!(instance.stream.memory().tenants().1, 2);
 }
 
+/// Promise: tenants that are watched take no more memory than they may; one that does not fit in is refused, and the others stay.
+#[tokio::test]
+async fn watched_tenants_share_the_memory() {
+    let api = Api::start().await;
+    let (acme, globex) = (api.tenant("acme"), api.tenant("globex"));
+    for tenant in [&acme, &globex] {
+        tenant.put("tenant_config_a", &json!("x".repeat(12_000))).await.expect(201);
+    }
+    let instance = Instance::start(&api, &[("CACHE_MAX_BYTES", "20000"), ("FOLLOW_INTERVAL_MS", "4000000")]).await;
+    let (one, _) = instance.tenant(&acme).watch().await;
+    let (_two, _) = instance.tenant(&acme).watch().await;
+    let refused = instance.tenant(&globex).try_watch(v1::WatchConfigRequest::default()).await.err().unwrap();
+    assert!(refused.code() == Code::ResourceExhausted && refused.message().contains("no memory left"), "{refused}");
+    drop((one, _two));
+    until(|| instance.stream.memory().watchers() == 0).await;
+    instance.tenant(&globex).watch().await;
+}
+
 /// Promise: a state that does not fit into a message comes in parts, and none of them is a position.
 #[tokio::test]
 async fn a_large_state_comes_in_parts() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
-    for name in 0..5 {
-        let value = json!(format!("{name}").repeat(250_000));
+    for name in 0..9 {
+        let value = json!(format!("{name}").repeat(30_000));
         acme.put(&format!("tenant_config_{name}"), &value).await.expect(201);
     }
     let instance = Instance::start(&api, &[]).await;
@@ -232,8 +256,8 @@ async fn a_large_state_comes_in_parts() {
             break;
         }
     }
-    assert_eq!(parts, 2);
-    let expected: Vec<_> = (0..5).map(|name| (format!("tenant_config_{name}"), 250_002)).collect();
+    assert_eq!(parts, 5);
+    let expected: Vec<_> = (0..9).map(|name| (format!("tenant_config_{name}"), 30_002)).collect();
     assert_eq!(found, expected);
 }
 
