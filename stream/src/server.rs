@@ -11,7 +11,7 @@ use hyper_util::service::TowerToHyperService;
 use prometheus_client::{encoding::text, registry::Registry};
 use tenantry::{
     auth::{Authenticator, HttpKeys, Permission, TokenMemory},
-    limit::TenantLimits,
+    limit::{RequestLimit, TenantLimits},
     service::{Foundation, TailService},
     store::UnusableRoute,
 };
@@ -113,7 +113,10 @@ impl Stream {
         let keys = HttpKeys::new(shared.tokens.jwks_url.clone());
         let authenticator = Authenticator::new(&shared.tokens, Box::new(keys), shared.clock.clone());
         let tokens = TokenMemory::new(authenticator, Permission::Read, shared.clock.clone());
-        let limits = TenantLimits::new(shared.tenant_limit, shared.clock.clone());
+        // All watchers of a tenant may come at once.
+        let all_watchers = u32::try_from(settings.max_tenant_watchers).unwrap_or(u32::MAX);
+        let watch_limit = shared.tenant_limit.map(|own| RequestLimit { burst: own.burst.max(all_watchers), ..own });
+        let limits = [shared.tenant_limit, watch_limit].map(|limit| TenantLimits::new(limit, shared.clock.clone()));
         let manners = Manners { heartbeat: settings.heartbeat };
         let service = Service::new(Arc::clone(&memory), tokens, limits, manners);
 

@@ -36,6 +36,8 @@ pub(crate) struct Service {
     memory: Arc<Memory>,
     tokens: TokenMemory,
     limits: TenantLimits,
+    /// Watches have a limit of their own: when an instance has ended, all its watchers come at once, and must not keep out who reads.
+    watch_limits: TenantLimits,
     manners: Manners,
 }
 
@@ -44,15 +46,16 @@ pub(crate) type Messages = Pin<Box<dyn Stream<Item = Result<v1::WatchConfigRespo
 
 impl Service {
     /// A service over `memory`, for callers whose tokens are known to `tokens`.
-    pub(crate) fn new(memory: Arc<Memory>, tokens: TokenMemory, limits: TenantLimits, manners: Manners) -> Self {
-        Self { memory, tokens, limits, manners }
+    pub(crate) fn new(memory: Arc<Memory>, tokens: TokenMemory, limits: [TenantLimits; 2], manners: Manners) -> Self {
+        let [limits, watch_limits] = limits;
+        Self { memory, tokens, limits, watch_limits, manners }
     }
 
-    /// Who calls. Who cannot act for a tenant costs it nothing.
-    async fn caller(&self, metadata: &MetadataMap) -> Result<Arc<Bearer>, Status> {
+    /// Who calls, if the tenant may make another call. Who cannot act for a tenant costs it nothing.
+    async fn caller(&self, metadata: &MetadataMap, limits: &TenantLimits) -> Result<Arc<Bearer>, Status> {
         let header = metadata.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let bearer = self.tokens.recognize(header).await.map_err(|error| unknown(&error))?;
-        self.limits.admit(bearer.scope.tenant()).map_err(|over| too_often(&over))?;
+        limits.admit(bearer.scope.tenant()).map_err(|over| too_often(&over))?;
         Ok(bearer)
     }
 
@@ -78,7 +81,7 @@ impl Service {
     }
 
     async fn get(&self, request: Request<v1::GetConfigRequest>) -> Result<v1::GetConfigResponse, Status> {
-        let bearer = self.caller(request.metadata()).await?;
+        let bearer = self.caller(request.metadata(), &self.limits).await?;
         let request = request.into_inner();
         let key = self.readable(&bearer, &request.key)?;
         let Fresh { pages, revision, is_stale } = self.fresh(&bearer, request.min_revision).await?;
@@ -103,7 +106,7 @@ impl Service {
         &self,
         request: Request<v1::BatchGetConfigRequest>,
     ) -> Result<v1::BatchGetConfigResponse, Status> {
-        let bearer = self.caller(request.metadata()).await?;
+        let bearer = self.caller(request.metadata(), &self.limits).await?;
         let request = request.into_inner();
         if !(1..=MAX_BATCH_KEYS).contains(&request.keys.len()) {
             let count = request.keys.len();
@@ -143,7 +146,7 @@ impl Service {
     }
 
     async fn list(&self, request: Request<v1::ListConfigRequest>) -> Result<v1::ListConfigResponse, Status> {
-        let bearer = self.caller(request.metadata()).await?;
+        let bearer = self.caller(request.metadata(), &self.limits).await?;
         let request = request.into_inner();
         check_prefix(&request.prefix)?;
         let limit = match usize::try_from(request.page_size) {
@@ -170,7 +173,7 @@ impl Service {
     }
 
     async fn watch(&self, request: Request<v1::WatchConfigRequest>) -> Result<Messages, Status> {
-        let bearer = self.caller(request.metadata()).await?;
+        let bearer = self.caller(request.metadata(), &self.watch_limits).await?;
         let v1::WatchConfigRequest { mut keys, mut prefixes, position } = request.into_inner();
         for (name, list) in [("keys", &keys), ("prefixes", &prefixes)] {
             if list.len() > MAX_SELECTION {

@@ -173,3 +173,19 @@ async fn a_tenants_calls_are_limited() {
     }
     assert_eq!(globex.get("tenant_config_a", 0).await.unwrap_err().code(), Code::NotFound);
 }
+
+/// Promise: a tenant's watchers, who all come at once when an instance has ended, do not keep out who reads.
+#[tokio::test]
+async fn watchers_do_not_keep_out_readers() {
+    let api = Api::frozen().await;
+    let acme = api.tenant("acme");
+    let instance = Instance::start(&api, &[("TENANT_RATE_LIMIT", "1"), ("TENANT_BURST_LIMIT", "2")]).await;
+    let acme = instance.tenant(&acme);
+    let mut watching = Vec::new();
+    for _ in 0..5 {
+        watching.push(acme.watch().await);
+    }
+    for code in [Code::NotFound, Code::NotFound, Code::ResourceExhausted] {
+        assert_eq!(acme.get("tenant_config_a", 0).await.unwrap_err().code(), code);
+    }
+}
