@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     future::{Future, poll_fn},
     io,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -63,6 +63,21 @@ const MAX_TURNS: usize = 16;
 /// Answers a request.
 pub(crate) type Answering = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
+/// Ends a call from outside, without a word. A call whose peer does not take what it has is not looked at, and cannot end by itself.
+#[derive(Clone, Debug, Default)]
+pub struct Cut(Arc<AtomicBool>);
+
+impl Cut {
+    /// Ends it when it is polled next.
+    pub fn cut(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_cut(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -105,7 +120,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     max: usize,
-    answer: impl Fn(Request<Incoming>) -> Answering + Clone + Send + 'static,
+    answer: impl Fn(Request<Incoming>) -> (Answering, Option<Cut>) + Clone + Send + 'static,
     closed: watch::Receiver<bool>,
 ) {
     let mut closing = closed.clone();
@@ -150,7 +165,7 @@ pub(crate) async fn serve(
 async fn hold(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
-    answer: impl Fn(Request<Incoming>) -> Answering,
+    answer: impl Fn(Request<Incoming>) -> (Answering, Option<Cut>),
     closed: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     // Messages are small, and each is to go at once.
@@ -168,7 +183,7 @@ async fn hold(
 /// Answers the calls of a connection, and closes it in good order when `closed` says so.
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    answer: impl Fn(Request<Incoming>) -> Answering,
+    answer: impl Fn(Request<Incoming>) -> (Answering, Option<Cut>),
     mut closed: watch::Receiver<bool>,
 ) -> Result<(), hyper::Error> {
     let begun = Begun::default();
@@ -179,7 +194,14 @@ async fn converse(
         .max_send_buf_size(MAX_UNSENT)
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service_fn(answer)));
+    let beginning = begun.clone();
+    let answer = service_fn(move |request| {
+        let (answering, cut) = answer(request);
+        // hyper has the call executed before it takes the next one.
+        beginning.lock().cut = cut;
+        answering
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answer));
     let mut calls = FuturesUnordered::new();
     let mut closing = pin!(async move { closed.wait_for(|closed| *closed).await.is_ok() }.fuse());
     let desk = Arc::new(Desk::default());
@@ -200,7 +222,7 @@ async fn converse(
                 if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                     return Poll::Ready(ended);
                 }
-                let mut new = begun.lock();
+                let new = &mut begun.lock().calls;
                 if !new.is_empty() {
                     calls.extend(new.drain(..));
                     calls_bell.ring();
@@ -282,16 +304,42 @@ impl Wake for Bell {
 
 /// The calls that have begun since the connection was last looked at.
 #[derive(Clone, Default)]
-struct Begun(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
+struct Begun(Arc<Mutex<New>>);
+
+#[derive(Default)]
+struct New {
+    calls: Vec<Call>,
+    /// What ends the next one.
+    cut: Option<Cut>,
+}
 
 impl Begun {
-    fn lock(&self) -> MutexGuard<'_, Vec<BoxFuture<'static, ()>>> {
+    fn lock(&self) -> MutexGuard<'_, New> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Begun {
     fn execute(&self, call: F) {
-        self.lock().push(Box::pin(call));
+        let mut new = self.lock();
+        let cut = new.cut.take();
+        new.calls.push(Call { call: Box::pin(call), cut });
+    }
+}
+
+/// A call.
+struct Call {
+    call: BoxFuture<'static, ()>,
+    cut: Option<Cut>,
+}
+
+impl Future for Call {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.cut.as_ref().is_some_and(Cut::is_cut) {
+            return Poll::Ready(());
+        }
+        self.call.as_mut().poll(context)
     }
 }

@@ -165,6 +165,7 @@ async fn look(memory: &Memory, authority: &IndexAuthority, every: Duration, brin
         }
         failing = outcome.is_err();
         memory.weigh_watched();
+        memory.see_off_expired();
         let watched = memory.watched();
         bringer.forget_others(&watched);
         for (id, tenant) in watched {

@@ -18,5 +18,5 @@ pub mod tenant;
 pub mod wake;
 mod watch;
 
-pub use connections::UnusableCertificate;
+pub use connections::{Cut, UnusableCertificate};
 pub use server::{StartError, Stream};

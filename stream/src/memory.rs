@@ -224,6 +224,12 @@ impl Memory {
         self.watched_bytes.load(Ordering::Relaxed)
     }
 
+    /// Sees to it that watches end whose tokens have expired: those whose watchers take nothing do not notice.
+    pub fn see_off_expired(&self) {
+        let now = self.clock.now();
+        self.watched().iter().for_each(|(_, tenant)| tenant.see_off(now));
+    }
+
     fn weigh_one(&self, tenant: &Tenant) {
         if let Some((before, now)) = tenant.weigh() {
             self.watched_bytes.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);

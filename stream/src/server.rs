@@ -26,7 +26,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{error, info, warn};
 
 use crate::{
-    connections::{self, Answering, UnusableCertificate},
+    connections::{self, Answering, Cut, UnusableCertificate},
     disk,
     follower::Follower,
     hints,
@@ -44,6 +44,8 @@ const SPARE_CONNECTIONS: usize = 1_000;
 /// For how many intervals, and how long at least, memory is believed although the index of changes could not be looked at.
 const PATIENCE_INTERVALS: u32 = 10;
 const LEAST_PATIENCE: Duration = Duration::from_secs(3);
+/// How the path of a call ends that has no end of its own.
+const WATCH: &str = "/WatchConfig";
 /// How many hints may wait to be seen to.
 const MAX_HINTS: usize = 1_000;
 /// The content type of metrics (`OpenMetrics` 1.0).
@@ -198,7 +200,8 @@ async fn listen(wanted: SocketAddr, setting: &'static str) -> Result<(TcpListene
 /// The interface, the standard health service and the standard reflection service.
 async fn routes(
     service: Service,
-) -> Result<(HealthReporter, impl Fn(Request<Incoming>) -> Answering + Clone + Send + 'static), StartError> {
+) -> Result<(HealthReporter, impl Fn(Request<Incoming>) -> (Answering, Option<Cut>) + Clone + Send + 'static), StartError>
+{
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::Serving).await;
     health.set_serving::<ConfigServiceServer<Service>>().await;
@@ -212,14 +215,18 @@ async fn routes(
         .add_service(descriptions().build_v1()?)
         .add_service(descriptions().build_v1alpha()?);
     let others = TowerToHyperService::new(others.prepare());
-    let answer = move |request: Request<Incoming>| {
+    let answer = move |mut request: Request<Incoming>| {
         // Past the router, which is for the few calls of the others.
         let service = request.uri().path().strip_prefix('/').and_then(|path| path.split('/').next());
         if service == Some(ConfigServiceServer::<Service>::NAME) {
+            let cut = request.uri().path().ends_with(WATCH).then(Cut::default);
+            if let Some(cut) = &cut {
+                request.extensions_mut().insert(cut.clone());
+            }
             // It is always ready.
-            config.clone().call(request)
+            (config.clone().call(request), cut)
         } else {
-            others.call(request.map(Body::new)).boxed()
+            (others.call(request.map(Body::new)).boxed(), None)
         }
     };
     Ok((health, answer))

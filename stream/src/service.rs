@@ -17,8 +17,10 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
     answer::{self, View, full, no_key, refusal, too_often, unknown},
+    connections::Cut,
     memory::{Fresh, Memory},
     pages::SlotValue,
+    wake::End,
     watch::{Manners, Selection, Watch},
 };
 
@@ -174,6 +176,7 @@ impl Service {
 
     async fn watch(&self, request: Request<v1::WatchConfigRequest>) -> Result<Messages, Status> {
         let bearer = self.caller(request.metadata(), &self.watch_limits).await?;
+        let cut = request.extensions().get::<Cut>().cloned();
         let v1::WatchConfigRequest { mut keys, mut prefixes, position } = request.into_inner();
         for (name, list) in [("keys", &keys), ("prefixes", &prefixes)] {
             if list.len() > MAX_SELECTION {
@@ -193,7 +196,10 @@ impl Service {
         prefixes.dedup();
         let selection = Selection { keys, prefixes };
         let scope = Arc::new(bearer.scope.clone());
-        let watched = self.memory.watch(&scope).map_err(full)?;
+        let mut watched = self.memory.watch(&scope).map_err(full)?;
+        if let Some(cut) = cut {
+            watched.registration.end(End { at: bearer.expires_at, cut });
+        }
         let memory = Arc::clone(&self.memory);
         let watch = Watch::begin(memory, watched, selection, position, bearer.expires_at, self.manners).await?;
         Ok(Box::pin(watch))

@@ -326,6 +326,14 @@ impl Tenant {
         (is_known && hub.reaches_back).then(|| (lacks, Arc::clone(&hub.reaching)))
     }
 
+    /// Sees to it that watches end that are to have ended by `now`.
+    pub fn see_off(&self, now: Timestamp) {
+        let wakers = self.state().hub.as_ref().map(|hub| Arc::clone(&hub.wakers));
+        if let Some(wakers) = wakers {
+            wakers.see_off(now);
+        }
+    }
+
     /// Begins to be watched with these rights, or is watched by one more. Whoever registers there is woken when there may be something to be
     /// told.
     pub fn join(&self, scope: Arc<TenantScope>) -> Registration {

@@ -195,6 +195,23 @@ async fn a_watch_ends_with_its_token() {
     assert_eq!(refused.code(), Code::Unauthenticated);
 }
 
+/// Promise: who does not take what it is sent holds its place no longer than its token lasts.
+#[tokio::test]
+async fn a_watcher_who_takes_nothing_ends_with_its_token() {
+    let api = Api::frozen().await;
+    let acme = api.tenant("acme");
+    // More than is under way to one who does not take it.
+    for name in 0..12 {
+        acme.put(&format!("tenant_config_{name}"), &json!("x".repeat(250_000))).await.expect(201);
+    }
+    let instance = Instance::start(&api, &[]).await;
+    let _watching = instance.tenant(&acme).try_watch(v1::WatchConfigRequest::default()).await.unwrap();
+    let memory = instance.stream.memory();
+    assert_eq!(memory.watchers(), 1);
+    api.pass(Duration::from_hours(24 * 400));
+    until(|| memory.watchers() == 0).await;
+}
+
 /// Promise: a tenant has no more watchers than it may, nor has the instance, and those who leave make room.
 #[tokio::test]
 async fn watchers_are_limited() {
