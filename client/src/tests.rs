@@ -2,6 +2,7 @@
 
 mod backoff;
 mod live;
+mod reconnect;
 mod service;
 mod tracker;
 mod unary;
