@@ -33,9 +33,14 @@ impl Pauses {
 
     /// The next pause.
     pub(crate) fn next(&mut self) -> Duration {
+        self.next_spread(Duration::ZERO)
+    }
+
+    /// The next pause, drawn from zero up to this at least, also beyond what the backoff allows.
+    pub(crate) fn next_spread(&mut self, spread: Duration) -> Duration {
         let most = self.backoff.initial.saturating_mul(1_u32.checked_shl(self.attempts).unwrap_or(u32::MAX));
         self.attempts = self.attempts.saturating_add(1);
-        most.min(self.backoff.max).mul_f64(fastrand::f64())
+        most.min(self.backoff.max).max(spread).mul_f64(fastrand::f64())
     }
 
     /// What was tried worked: the next pause is a first one.

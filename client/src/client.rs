@@ -5,7 +5,7 @@ use std::{collections::HashMap, future::Future, sync::Arc};
 use config_proto::v1::{
     BatchGetConfigRequest, GetConfigRequest, ListConfigRequest, config_service_client::ConfigServiceClient,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint},
@@ -13,9 +13,9 @@ use tonic::{
 
 use crate::{
     backoff::Pauses,
-    channels::{Channels, Dial},
+    channels::{ChannelId, Channels, Dial},
     entry::Entry,
-    error::Error,
+    error::{Error, is_expiry},
     live::LiveConfig,
     options::Options,
     token::{Authorization, Tokens},
@@ -72,8 +72,8 @@ impl Client {
         dial: impl Fn(&Endpoint) -> Channel + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         let dial: Arc<Dial> = Arc::new(dial);
-        let channels = Channels::new(options.parsed_endpoints()?, dial);
-        let tokens = Tokens::new(Arc::clone(&options.token));
+        let channels = Channels::new(options.parsed_endpoints()?, options.connect_timeout, dial);
+        let tokens = Tokens::new(Arc::clone(&options.token), options.token_timeout);
         Ok(Self { shared: Arc::new(Shared { channels, tokens, options }), min_revision: 0 })
     }
 
@@ -176,11 +176,11 @@ impl Client {
         &self.shared.tokens
     }
 
-    /// The service over the endpoint in use, and which one that is.
-    pub(crate) fn service(&self) -> (ConfigServiceClient<Channel>, usize) {
-        let (channel, index) = self.shared.channels.current();
+    /// The service over the channel in use, and which one that is.
+    pub(crate) fn service(&self) -> (ConfigServiceClient<Channel>, ChannelId) {
+        let (channel, id) = self.shared.channels.current();
         let service = ConfigServiceClient::new(channel);
-        (service.max_decoding_message_size(self.shared.options.max_message_bytes), index)
+        (service.max_decoding_message_size(self.shared.options.max_message_bytes), id)
     }
 
     /// Makes an unary call, again where that can help, until the deadline.
@@ -193,30 +193,42 @@ impl Client {
         M: Clone,
         Fut: Future<Output = Result<Response<R>, Status>>,
     {
-        let deadline = Instant::now() + self.shared.options.deadline;
-        let mut pauses = Pauses::new(self.shared.options.backoff);
-        let (mut renewed, mut last) = (false, None);
+        let Shared { channels, tokens, options } = &*self.shared;
+        let deadline = Instant::now() + options.deadline;
+        let mut pauses = Pauses::new(options.backoff);
+        let mut renewed = false;
+        let mut last: Option<Box<Error>> = None;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let (service, index) = self.service();
-            let attempt = async {
-                let authorization = self.shared.tokens.authorization().await.map_err(|error| (error, None))?;
-                let mut request = Self::authorized(message.clone(), &authorization);
-                // So that the service gives up when nobody waits any more.
-                request.set_timeout(left);
-                let answer = call(service, request).await;
-                answer.map_err(|status| (Error::from(status), Some(authorization)))
+            // The token source has nothing to do with the connection: it does not count for the attempt.
+            let Ok(authorization) = timeout_at(deadline, tokens.authorization()).await else {
+                return Err(Error::at_deadline(last.or_else(|| Some(Box::new(Tokens::late())))));
             };
-            let patience = left.min(self.shared.options.attempt_timeout);
-            let (error, authorization) = match timeout(patience, attempt).await {
-                Ok(Ok(answer)) => return Ok(answer.into_inner()),
-                Ok(Err(failed)) => failed,
-                // What came of the attempts before says more than that there was no time left for this one.
-                Err(_) if patience == left => return Err(Error::DeadlineExceeded { last }),
-                Err(_) => (Error::Silent, None),
+            let authorization = authorization?;
+            let mut request = Self::authorized(message.clone(), &authorization);
+            let (service, channel) = self.service();
+            let begun = Instant::now();
+            let left = deadline.saturating_duration_since(begun);
+            // So that the service gives up when nobody waits any more.
+            request.set_timeout(left);
+            let patience = left.min(options.attempt_timeout);
+            let error = match timeout(patience, call(service, request)).await {
+                Ok(Ok(answer)) => {
+                    channels.heard(channel, Instant::now());
+                    return Ok(answer.into_inner());
+                }
+                // Tonic counts down what the request says it has: here that is the deadline, and no failure of the connection.
+                Ok(Err(status)) if is_expiry(&status) => return Err(Error::at_deadline(last)),
+                Ok(Err(status)) => Error::from(status),
+                // What came of the attempts before says more than that there was no time left for this one. Nor does it say anything of the
+                // connection: the deadline is the caller's, and may be shorter than any answer takes.
+                Err(_) if patience == left => return Err(Error::at_deadline(last)),
+                Err(_) => Error::Silent,
             };
-            if let (Error::Unauthenticated(_), Some(authorization)) = (&error, authorization) {
-                let may_renew = self.shared.tokens.refused(&authorization).await;
+            if !error.is_of_connection() {
+                channels.heard(channel, Instant::now());
+            }
+            if matches!(error, Error::Unauthenticated(_)) {
+                let may_renew = tokens.refused(&authorization);
                 if may_renew && !renewed {
                     renewed = true;
                     continue;
@@ -225,12 +237,18 @@ impl Client {
             if !error.is_retried() {
                 return Err(error);
             }
-            self.shared.channels.failed(index);
+            match error {
+                Error::Silent => channels.silent(channel, begun),
+                _ => channels.failed(channel),
+            }
             let pause = pauses.next();
             tracing::debug!(%error, pause_ms = pause.as_millis(), "a call is tried again");
-            last = Some(Box::new(error));
+            // What the service said last says more than what became of connections since.
+            if !error.is_of_connection() || last.as_ref().is_none_or(|last| last.is_of_connection()) {
+                last = Some(Box::new(error));
+            }
             if Instant::now() + pause >= deadline {
-                return Err(Error::DeadlineExceeded { last });
+                return Err(Error::at_deadline(last));
             }
             sleep(pause).await;
         }

@@ -1,8 +1,8 @@
 //! What can go wrong, and whether it is worth trying again.
 
-use std::{error, fmt, sync::Arc};
+use std::{error, fmt, iter, sync::Arc};
 
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 
 /// Any error, as token sources have them.
 pub type BoxError = Box<dyn error::Error + Send + Sync>;
@@ -35,7 +35,8 @@ pub enum Error {
     /// `FAILED_PRECONDITION`: the value cannot be had from its store any more, or the least revision is not reached.
     #[error("{}", Said(.0))]
     FailedPrecondition(Box<Status>),
-    /// `RESOURCE_EXHAUSTED`: a limit of the tenant or of the instance is reached. Try again later, with increasing pauses.
+    /// `RESOURCE_EXHAUSTED`: a limit of the tenant or of the instance is reached, and calls have been tried again until the deadline; or the
+    /// answer is too large for this interface, which the message says, and trying again does not help.
     #[error("{}", Said(.0))]
     ResourceExhausted(Box<Status>),
     /// `UNAVAILABLE`, or a connection that could not be made or broke; calls have been tried again already.
@@ -79,10 +80,20 @@ impl Error {
         }
     }
 
-    /// Whether an unary call is tried again. All calls are reads, so each could be; but only what says "not now" is worth it.
-    pub(crate) fn is_retried(&self) -> bool {
+    /// What a call comes to that is not tried again for want of time, after attempts that came to this. Being over a limit, or asking for too
+    /// much, is the caller's to deal with, however long it was tried.
+    pub(crate) fn at_deadline(last: Option<Box<Self>>) -> Self {
+        match last {
+            Some(last) if matches!(*last, Self::ResourceExhausted(_)) => *last,
+            last => Self::DeadlineExceeded { last },
+        }
+    }
+
+    /// Whether this is of the connection, and nothing that the service said.
+    pub(crate) fn is_of_connection(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Silent => true,
+            Self::Unavailable(status) => error::Error::source(&**status).is_some(),
+            Self::Silent => true,
             Self::InvalidOptions { .. }
             | Self::Token(_)
             | Self::InvalidArgument(_)
@@ -91,6 +102,25 @@ impl Error {
             | Self::Unauthenticated(_)
             | Self::FailedPrecondition(_)
             | Self::ResourceExhausted(_)
+            | Self::Other(_)
+            | Self::DeadlineExceeded { .. }
+            | Self::Protocol(_)
+            | Self::Stopped => false,
+        }
+    }
+
+    /// Whether an unary call is tried again. All calls are reads, so each could be; but only what says "not now" is worth it.
+    pub(crate) fn is_retried(&self) -> bool {
+        match self {
+            // Of an answer that is too large this is no use, but only the message tells the two apart.
+            Self::Unavailable(_) | Self::ResourceExhausted(_) | Self::Silent => true,
+            Self::InvalidOptions { .. }
+            | Self::Token(_)
+            | Self::InvalidArgument(_)
+            | Self::NotFound(_)
+            | Self::PermissionDenied(_)
+            | Self::Unauthenticated(_)
+            | Self::FailedPrecondition(_)
             | Self::Other(_)
             | Self::DeadlineExceeded { .. }
             | Self::Protocol(_)
@@ -144,6 +174,11 @@ impl From<Status> for Error {
             | Code::DataLoss => Self::Other(status),
         }
     }
+}
+
+/// Whether this status was made on this side, since the time that the request was given is over.
+pub(crate) fn is_expiry(status: &Status) -> bool {
+    iter::successors(error::Error::source(status), |error| error.source()).any(<dyn error::Error>::is::<TimeoutExpired>)
 }
 
 /// A status for people: its code and message, without its metadata.

@@ -16,13 +16,15 @@ pub struct Options {
     endpoints: Vec<String>,
     pub(crate) token: Arc<dyn TokenSource>,
     tls: Option<ClientTlsConfig>,
-    connect_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) token_timeout: Duration,
     pub(crate) deadline: Duration,
     pub(crate) attempt_timeout: Duration,
     keepalive: (Duration, Duration),
     heartbeat_interval: Duration,
     pub(crate) max_message_bytes: usize,
     pub(crate) backoff: Backoff,
+    pub(crate) reconnect_spread: Duration,
 }
 
 impl Options {
@@ -33,12 +35,14 @@ impl Options {
             token: Arc::new(token),
             tls: None,
             connect_timeout: Duration::from_secs(5),
+            token_timeout: Duration::from_secs(10),
             deadline: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(3),
             keepalive: (Duration::from_secs(10), Duration::from_secs(5)),
             heartbeat_interval: Duration::from_secs(15),
             max_message_bytes: 8 << 20,
             backoff: Backoff::default(),
+            reconnect_spread: Duration::from_secs(2),
         }
     }
 
@@ -60,13 +64,20 @@ impl Options {
         self
     }
 
+    /// How long the token source may take for a token. Default: 10 s.
+    pub fn token_timeout(mut self, timeout: Duration) -> Self {
+        self.token_timeout = timeout;
+        self
+    }
+
     /// How long an unary call may take, with all its attempts; a list has this time for each of its pages. Default: 10 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How long one attempt of an unary call may take. Default: 3 s.
+    /// How long one attempt of an unary call may take. If nothing at all comes over its connection in that time, the next attempt is made over
+    /// another one; so let it be shorter than the deadline, and longer than answers take. Default: 3 s.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = timeout;
         self
@@ -93,6 +104,14 @@ impl Options {
     /// Pauses between attempts. Default: [`Backoff::default`].
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
+        self
+    }
+
+    /// The longest first pause of a watch whose open connection was lost: it is drawn evenly from zero up to there, so that the watches that an
+    /// instance had do not all come to the next one at once. A watch that the service itself ends, as it does one by one when it goes away,
+    /// pauses as [`Options::backoff`] says. Default: 2 s.
+    pub fn reconnect_spread(mut self, spread: Duration) -> Self {
+        self.reconnect_spread = spread;
         self
     }
 

@@ -1,7 +1,9 @@
 //! Tests against a scripted service over an in-memory network. Time is paused: it moves on when nobody has anything to do.
 
 mod backoff;
+mod channels;
 mod live;
+mod reconnect;
 mod service;
 mod tracker;
 mod unary;

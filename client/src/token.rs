@@ -1,9 +1,13 @@
 //! Where access tokens come from. One is asked for when there is none, or when the service has refused the last one.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::Mutex;
+use tokio::{sync, time};
 use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::error::{BoxError, Error};
@@ -56,8 +60,10 @@ impl TokenSource for StaticToken {
 /// The token in use.
 pub(crate) struct Tokens {
     source: Arc<dyn TokenSource>,
-    /// Held while a token is asked for, so that many calls ask once.
+    timeout: Duration,
     held: Mutex<Held>,
+    /// Held while a token is asked for, so that many calls ask once.
+    asking: sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -74,32 +80,59 @@ pub(crate) struct Authorization {
     generation: u64,
 }
 
+/// The token source took too long.
+#[derive(Debug, thiserror::Error)]
+#[error("the token source gave none in time")]
+struct Late;
+
 impl Tokens {
-    pub(crate) fn new(source: Arc<dyn TokenSource>) -> Self {
-        Self { source, held: Mutex::default() }
+    pub(crate) fn new(source: Arc<dyn TokenSource>, timeout: Duration) -> Self {
+        Self { source, timeout, held: Mutex::default(), asking: sync::Mutex::default() }
     }
 
     /// The token in use, or a new one.
     pub(crate) async fn authorization(&self) -> Result<Authorization, Error> {
-        let mut held = self.held.lock().await;
-        if let Some(header) = &held.header {
-            return Ok(Authorization { header: header.clone(), generation: held.generation });
+        if let Some(authorization) = self.held().authorization() {
+            return Ok(authorization);
         }
-        let token = self.source.token().await.map_err(|error| Error::Token(error.into()))?;
+        let _asking = self.asking.lock().await;
+        // Somebody may have got one meanwhile.
+        if let Some(authorization) = self.held().authorization() {
+            return Ok(authorization);
+        }
+        // Else a source that hangs would hold up all calls for ever.
+        let asked = time::timeout(self.timeout, self.source.token()).await.map_err(|_| Self::late())?;
+        let token = asked.map_err(|error| Error::Token(error.into()))?;
         let mut header: MetadataValue<Ascii> =
             format!("Bearer {token}").parse().map_err(|error| Error::Token(Arc::new(error)))?;
         header.set_sensitive(true);
+        let mut held = self.held();
         held.generation += 1;
         held.header = Some(header.clone());
         Ok(Authorization { header, generation: held.generation })
     }
 
+    /// There was no time to wait any longer for a token.
+    pub(crate) fn late() -> Error {
+        Error::Token(Arc::new(Late))
+    }
+
     /// Notes that the service refused this token. Returns whether another one may come.
-    pub(crate) async fn refused(&self, authorization: &Authorization) -> bool {
-        let mut held = self.held.lock().await;
+    pub(crate) fn refused(&self, authorization: &Authorization) -> bool {
+        let mut held = self.held();
         if held.generation == authorization.generation {
             held.header = None;
         }
         self.source.renews()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn authorization(&self) -> Option<Authorization> {
+        Some(Authorization { header: self.header.clone()?, generation: self.generation })
     }
 }

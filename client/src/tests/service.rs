@@ -1,6 +1,7 @@
 //! A service that does what a test says, call by call, over a network that a test can cut.
 
 use std::{
+    future::pending,
     io,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -24,7 +25,7 @@ use tokio::{
     io::{DuplexStream, copy_bidirectional, duplex},
     sync::{mpsc, oneshot},
     task::AbortHandle,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{
@@ -176,8 +177,17 @@ struct Wires {
     instance: Option<Instance>,
     /// The hosts that were connected to.
     hosts: Vec<String>,
-    connected: Vec<AbortHandle>,
+    connected: Vec<Wire>,
     broken: Option<Break>,
+    /// How long it takes to connect.
+    distance: Duration,
+}
+
+/// A connection.
+struct Wire {
+    task: AbortHandle,
+    /// Has it carry nothing any more.
+    hush: oneshot::Sender<()>,
 }
 
 struct Instance {
@@ -232,7 +242,19 @@ impl Network {
 
     /// Cuts all connections.
     pub(super) fn cut(&self) {
-        self.0.lock().unwrap().connected.drain(..).for_each(|wire| wire.abort());
+        self.0.lock().unwrap().connected.drain(..).for_each(|wire| wire.task.abort());
+    }
+
+    /// Has all connections carry nothing any more, without an end: their host has vanished.
+    pub(super) fn vanish(&self) {
+        for wire in self.0.lock().unwrap().connected.drain(..) {
+            let _ = wire.hush.send(());
+        }
+    }
+
+    /// Has it take this long to connect.
+    pub(super) fn take_to_connect(&self, distance: Duration) {
+        self.0.lock().unwrap().distance = distance;
     }
 
     pub(super) fn hosts(&self) -> Vec<String> {
@@ -250,8 +272,15 @@ impl Network {
             let instance = wires.instance.as_ref().ok_or(io::ErrorKind::ConnectionRefused)?;
             instance.connections.send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
         }
-        let wire = tokio::spawn(async move { copy_bidirectional(&mut near_end, &mut far_end).await });
-        wires.connected.push(wire.abort_handle());
+        let (hush, hushed) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                _ = copy_bidirectional(&mut near_end, &mut far_end) => {}
+                // It holds both ends, and keeps them open.
+                Ok(()) = hushed => pending().await,
+            }
+        });
+        wires.connected.push(Wire { task: task.abort_handle(), hush });
         Ok(TokioIo::new(near))
     }
 }
@@ -288,8 +317,13 @@ impl Service<Uri> for Network {
     }
 
     fn call(&mut self, uri: Uri) -> Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>> {
-        let connection = self.connect(&uri).map_err(Into::into);
-        Box::pin(async { connection })
+        let (network, distance) = (self.clone(), self.0.lock().unwrap().distance);
+        Box::pin(async move {
+            if !distance.is_zero() {
+                sleep(distance).await;
+            }
+            Ok(network.connect(&uri)?)
+        })
     }
 }
 
@@ -308,7 +342,14 @@ pub(super) fn service_with(options: Options) -> (Client, Script) {
     let (list, list_calls) = mpsc::unbounded_channel();
     let (watch, watch_calls) = mpsc::unbounded_channel();
     let fake = Fake { get, batch_get, list, watch };
-    let wires = Wires { fake, instance: None, hosts: Vec::new(), connected: Vec::new(), broken: None };
+    let wires = Wires {
+        fake,
+        instance: None,
+        hosts: Vec::new(),
+        connected: Vec::new(),
+        broken: None,
+        distance: Duration::ZERO,
+    };
     let network = Network(Arc::new(Mutex::new(wires)));
     network.up();
     let through = network.clone();

@@ -7,7 +7,7 @@ use std::{
 use config_proto::v1::{BatchGetConfigResponse, GetConfigResponse, ListConfigResponse};
 use h2::Reason;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tonic::{Code, Status, transport::ServerTlsConfig};
 
 use super::{
@@ -39,12 +39,12 @@ async fn gets() {
 
 /// Promise: only "not now" is tried again: every other status is the caller's, at once and as it came.
 #[tokio::test(start_paused = true)]
-async fn retries_unavailable_only() {
+async fn retries_not_now_only() {
     for code in (1..=16).map(Code::from) {
         let (client, mut service) = service(token());
         let read = tokio::spawn(async move { client.get("tenant_config_a").await });
         service.get.next().await.fail(Status::new(code, "no"));
-        if code == Code::Unavailable {
+        if matches!(code, Code::Unavailable | Code::ResourceExhausted) {
             service.get.next().await.answer(Ok(answer()));
             assert!(read.await.unwrap().is_ok());
         } else {
@@ -67,7 +67,7 @@ async fn retries_broken_connections() {
 }
 
 /// Promise: a call that ends without a status of the service, since its stream was reset or its connection ended, is made again, whatever code
-/// that is given here. What the service says itself with such a code is not: see [`retries_unavailable_only`].
+/// that is given here. What the service says itself with such a code is not: see [`retries_not_now_only`].
 #[tokio::test(start_paused = true)]
 async fn retries_broken_calls() {
     let reasons =
@@ -136,6 +136,64 @@ async fn gives_up_at_the_deadline() {
     assert_eq!(error.status().map(Status::code), Some(Code::Unavailable));
     assert!(attempts > 3, "{attempts} attempts");
     assert!(begun.elapsed() <= deadline + Duration::from_millis(5), "{:?}", begun.elapsed());
+}
+
+/// Promise: who is over a limit is tried again with growing pauses; at the deadline, what the service said last is the caller's, as it came,
+/// and not that the time is over: an answer that is too large has the same code, and its message says what to do.
+#[tokio::test(start_paused = true)]
+async fn a_limit_is_told_as_it_came() {
+    fastrand::seed(3);
+    let deadline = Duration::from_secs(10);
+    for ends_silent in [false, true] {
+        let options = Options::new("http://one", token()).deadline(deadline).backoff(BACKOFF);
+        let (client, mut service) = service_with(options);
+        let begun = Instant::now();
+        let mut read = tokio::spawn(async move { client.get("tenant_config_a").await });
+        let (mut attempts, mut unanswered) = (0, Vec::new());
+        let error = loop {
+            tokio::select! {
+                call = service.get.next() => {
+                    attempts += 1;
+                    if ends_silent && attempts > 3 {
+                        unanswered.push(call);
+                    } else {
+                        call.fail(Status::resource_exhausted(format!("attempt {attempts}")));
+                    }
+                }
+                read = &mut read => break read.unwrap().unwrap_err(),
+            }
+        };
+        let told = if ends_silent { 3 } else { attempts };
+        let Error::ResourceExhausted(status) = &error else { panic!("{error}") };
+        assert_eq!(status.message(), format!("attempt {told}"));
+        assert!((4..20).contains(&attempts), "{attempts} attempts");
+        assert!(begun.elapsed() <= deadline + Duration::from_millis(5), "{:?}", begun.elapsed());
+    }
+}
+
+/// Promise: a token source may take longer than an attempt, since it says nothing of the connection; a call that it lets wait too long says
+/// that it was the token that it waited for.
+#[tokio::test(start_paused = true)]
+async fn waits_for_its_token() {
+    let slow = || async {
+        sleep(Duration::from_secs(4)).await;
+        Ok::<_, Infallible>("t".to_owned())
+    };
+    let options = || Options::new("http://one", slow).backoff(BACKOFF);
+    let (client, mut service) = service_with(options());
+    let read = tokio::spawn(async move { client.get("tenant_config_a").await });
+    service.get.next().await.answer(Ok(answer()));
+    assert!(read.await.unwrap().is_ok());
+
+    let (client, mut service) = service_with(options().deadline(Duration::from_secs(2)));
+    let error = client.get("tenant_config_a").await.unwrap_err();
+    let Error::DeadlineExceeded { last: Some(last) } = error else { panic!("{error}") };
+    assert!(matches!(*last, Error::Token(_)), "{last}");
+    assert!(service.get.is_empty());
+
+    let (client, _service) = service_with(options().token_timeout(Duration::from_secs(3)));
+    let error = client.get("tenant_config_a").await.unwrap_err();
+    assert!(matches!(error, Error::Token(_)), "{error}");
 }
 
 /// Promise: a refused token is renewed once for a call; refused again, the caller is told.

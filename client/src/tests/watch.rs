@@ -22,6 +22,10 @@ fn token() -> StaticToken {
     StaticToken::new("t")
 }
 
+fn options() -> Options {
+    Options::new("http://one", token()).backoff(BACKOFF)
+}
+
 /// Promise: a watch whose connection ends, well or not, goes on where it was: nothing is lost, and what is told again is dropped.
 #[tokio::test(start_paused = true)]
 async fn goes_on_where_it_was() {
@@ -208,8 +212,7 @@ async fn ends_where_nothing_helps() {
 #[tokio::test(start_paused = true)]
 async fn silence_is_death() {
     let interval = Duration::from_secs(15);
-    let (client, mut service) =
-        service_with(Options::new("http://one", token()).heartbeat_interval(interval).backoff(BACKOFF));
+    let (client, mut service) = service_with(options().heartbeat_interval(interval).reconnect_spread(Duration::ZERO));
     let mut events = Listener::new(client.watch(Filter::all(), Start::Snapshot));
     let feed = service.watch.next().await.say([snapshot(5, &[])]);
     assert_eq!(events.next().await, "=5:0");
@@ -234,30 +237,33 @@ async fn silence_is_death() {
     assert_eq!(events.next().await, "+6:1");
 }
 
-/// Promise: while the service is away, pauses grow up to their bound, and begin anew once it has said something new.
+/// Promise: while the service is away, or has no place for it, a watch tries again: pauses grow up to their bound, and begin anew once it has
+/// been told something new.
 #[tokio::test(start_paused = true)]
 async fn pauses_grow_and_begin_anew() {
-    fastrand::seed(3);
-    let (client, mut service) = service(token());
-    let mut events = Listener::new(client.watch(Filter::all(), Start::Snapshot));
-    let mut last = service.watch.next().await.fail(Status::unavailable("no"));
-    let (mut bound, mut pauses) = (BACKOFF.initial, Vec::new());
-    for _ in 0..20 {
+    for status in [Status::unavailable("no"), Status::resource_exhausted("full")] {
+        fastrand::seed(3);
+        let (client, mut service) = service(token());
+        let mut events = Listener::new(client.watch(Filter::all(), Start::Snapshot));
+        let mut last = service.watch.next().await.fail(status.clone());
+        let (mut bound, mut pauses) = (BACKOFF.initial, Vec::new());
+        for _ in 0..20 {
+            let call = service.watch.next().await;
+            let pause = call.at - last;
+            // The clock of a paused test goes by whole milliseconds.
+            assert!(pause <= bound + Duration::from_millis(2), "{pause:?} of at most {bound:?}");
+            pauses.push(pause);
+            bound = (2 * bound).min(BACKOFF.max);
+            last = call.fail(status.clone());
+        }
+        assert!(pauses.iter().any(|pause| *pause > BACKOFF.max / 2), "they grow: {pauses:?}");
+        let feed = service.watch.next().await.say([snapshot(5, &[]), commit(6)]);
+        assert_eq!(events.take(2).await, ["=5:0", "+6:1"]);
+        let ended = Instant::now();
+        feed.end(Status::unavailable("going away"));
         let call = service.watch.next().await;
-        let pause = call.at - last;
-        // The clock of a paused test goes by whole milliseconds.
-        assert!(pause <= bound + Duration::from_millis(2), "{pause:?} of at most {bound:?}");
-        pauses.push(pause);
-        bound = (2 * bound).min(BACKOFF.max);
-        last = call.fail(Status::unavailable("no"));
+        assert!(call.at - ended <= BACKOFF.initial + Duration::from_millis(2));
     }
-    assert!(pauses.iter().any(|pause| *pause > BACKOFF.max / 2), "they grow: {pauses:?}");
-    let feed = service.watch.next().await.say([snapshot(5, &[]), commit(6)]);
-    assert_eq!(events.take(2).await, ["=5:0", "+6:1"]);
-    let ended = Instant::now();
-    drop(feed);
-    let call = service.watch.next().await;
-    assert!(call.at - ended <= BACKOFF.initial + Duration::from_millis(2));
 }
 
 /// Promise: who gets no further than the snapshot, which is dear to make, comes back more and more slowly.
@@ -277,8 +283,7 @@ async fn snapshots_alone_are_no_success() {
 /// Promise: with several endpoints, the next one is tried when one fails.
 #[tokio::test(start_paused = true)]
 async fn goes_to_the_next_endpoint() {
-    let options = Options::new("http://one", token()).endpoint("http://two").backoff(BACKOFF);
-    let (client, mut service) = service_with(options);
+    let (client, mut service) = service_with(options().endpoint("http://two"));
     let mut events = Listener::new(client.watch(Filter::all(), Start::Snapshot));
     service.watch.next().await.fail(Status::unavailable("no"));
     let _feed = service.watch.next().await.say([snapshot(5, &[])]);

@@ -8,8 +8,9 @@ pub(crate) mod tracker;
 
 use std::{
     future::poll_fn,
-    mem,
+    io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -20,7 +21,7 @@ use tonic::{Code, Status, Streaming};
 
 pub use self::event::{Change, Event, Heartbeat, Operation, ParsePositionError, Position, Snapshot, Update};
 use self::tracker::Tracker;
-use crate::{backoff::Pauses, client::Client, error::Error, token::Authorization};
+use crate::{backoff::Pauses, channels::ChannelId, client::Client, error::Error, token::Authorization};
 
 /// What to watch: keys, beginnings of keys, or everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,8 +86,6 @@ enum State {
     Opening(BoxFuture<'static, Result<Open, Failure>>),
     /// It listens.
     Open(Box<Open>),
-    /// It waits to be told whether a refused token can be renewed.
-    Refused(BoxFuture<'static, (Error, bool)>),
     /// It has ended.
     Ended,
 }
@@ -94,18 +93,25 @@ enum State {
 /// An open connection.
 struct Open {
     messages: Streaming<WatchConfigResponse>,
-    authorization: Authorization,
-    index: usize,
+    call: Call,
     /// Over when the connection has been silent for too long.
     silence: Pin<Box<Sleep>>,
 }
 
-/// Why a connection was lost.
+/// What a connection was made with.
+#[derive(Clone)]
+struct Call {
+    authorization: Authorization,
+    channel: ChannelId,
+    /// When it was begun, or something came by it last.
+    heard: Instant,
+}
+
+/// Why a connection was lost, or not made.
 struct Failure {
     error: Error,
-    /// The token that it was made with.
-    authorization: Option<Authorization>,
-    index: usize,
+    /// `None` if there was no token to make it with.
+    call: Option<Call>,
 }
 
 /// What happens to a watch.
@@ -169,24 +175,22 @@ impl Watch {
                         self.state = State::Open(Box::new(open));
                         continue;
                     }
-                    Err(failure) => self.lost(failure),
+                    Err(failure) => Some(self.lost(failure)),
                 },
-                State::Refused(refused) => {
-                    let (error, may_renew) = ready!(refused.poll_unpin(context));
-                    Some(if may_renew { Ok(self.pause(&error)) } else { Err(error) })
-                }
                 State::Open(open) => {
                     let silence = self.client.options().silence();
-                    let message = match open.messages.poll_next_unpin(context) {
-                        Poll::Ready(message) => message,
+                    match open.messages.poll_next_unpin(context) {
+                        Poll::Ready(message) => {
+                            let now = Instant::now();
+                            open.silence.as_mut().reset(now + silence);
+                            self.heard(message, now)
+                        }
                         Poll::Pending => {
                             ready!(open.silence.poll_unpin(context));
-                            self.client.channels().silent(open.index);
-                            return Poll::Ready(Some(Ok(self.pause(&Error::Silent))));
+                            let call = Some(open.call.clone());
+                            Some(self.lost(Failure { error: Error::Silent, call }))
                         }
-                    };
-                    open.silence.as_mut().reset(Instant::now() + silence);
-                    self.heard(message)
+                    }
                 }
             };
             match step {
@@ -200,18 +204,23 @@ impl Watch {
         }
     }
 
-    /// Takes what a connection said.
-    fn heard(&mut self, message: Option<Result<WatchConfigResponse, Status>>) -> Option<Result<Step, Error>> {
-        let State::Open(open) = &self.state else { return None };
-        let (authorization, index) = (Some(open.authorization.clone()), open.index);
+    /// Takes what a connection said at this time.
+    fn heard(
+        &mut self,
+        message: Option<Result<WatchConfigResponse, Status>>,
+        now: Instant,
+    ) -> Option<Result<Step, Error>> {
+        let State::Open(open) = &mut self.state else { return None };
         let message = match message {
             Some(Ok(message)) => message,
-            Some(Err(status)) => return self.lost(Failure { error: status.into(), authorization, index }),
-            None => {
-                let error = Status::unavailable("the service ended the watch").into();
-                return self.lost(Failure { error, authorization, index });
+            ended => {
+                let error = ended.and_then(Result::err).unwrap_or_else(without_status).into();
+                let call = Some(open.call.clone());
+                return Some(self.lost(Failure { error, call }));
             }
         };
+        open.call.heard = now;
+        self.client.channels().heard(open.call.channel, now);
         match self.tracker.take(message) {
             Ok(Some(event)) => {
                 // A snapshot is dear to make: who gets no further than that does not come back at once.
@@ -223,40 +232,45 @@ impl Watch {
             Ok(None) => None,
             Err(refusal) => {
                 self.tracker.refused(refusal);
-                self.lost(Failure { error: Error::Protocol(refusal.reason()), authorization, index })
+                let State::Open(open) = &self.state else { return None };
+                let call = Some(open.call.clone());
+                Some(self.lost(Failure { error: Error::Protocol(refusal.reason()), call }))
             }
         }
     }
 
     /// Goes on after a lost connection, or says that the watch ends.
-    fn lost(&mut self, failure: Failure) -> Option<Result<Step, Error>> {
-        let Failure { error, authorization, index } = failure;
+    fn lost(&mut self, failure: Failure) -> Result<Step, Error> {
+        let Failure { error, call } = failure;
         if error.ends_watch() {
-            return Some(Err(error));
+            return Err(error);
         }
-        match &error {
-            Error::Unauthenticated(_) => {
-                let client = self.client.clone();
-                self.state = State::Refused(Box::pin(async move {
-                    let may_renew = match &authorization {
-                        Some(authorization) => client.tokens().refused(authorization).await,
-                        None => true,
-                    };
-                    (error, may_renew)
-                }));
-                return None;
+        // Without one there was no token, for which no endpoint can help it.
+        if let Some(Call { authorization, channel, heard }) = call {
+            let channels = self.client.channels();
+            match &error {
+                Error::Unauthenticated(_) => {
+                    if !self.client.tokens().refused(&authorization) {
+                        return Err(error);
+                    }
+                }
+                Error::Other(status) if status.code() == Code::OutOfRange => self.tracker.start_anew(),
+                Error::Silent => channels.silent(channel, heard),
+                _ => channels.failed(channel),
             }
-            Error::Other(status) if status.code() == Code::OutOfRange => {
-                self.tracker.start_anew();
-            }
-            _ => self.client.channels().failed(index),
         }
-        Some(Ok(self.pause(&error)))
+        Ok(self.pause(&error))
     }
 
     /// Pauses, then connects again.
     fn pause(&mut self, error: &Error) -> Step {
-        let pause = self.pauses.next();
+        // All watches that were open there lost it at the same instant. What the service says itself, it says to one after the other.
+        let is_shared = matches!(self.state, State::Open(_)) && error.is_of_connection();
+        let pause = if is_shared {
+            self.pauses.next_spread(self.client.options().reconnect_spread)
+        } else {
+            self.pauses.next()
+        };
         match error {
             // What happens whenever an instance goes away or a token ends.
             Error::Unavailable(_) | Error::Silent | Error::Unauthenticated(_) => {
@@ -275,23 +289,37 @@ impl Watch {
         let message = WatchConfigRequest { keys, prefixes, position: position.map(Into::into) };
         let client = self.client.clone();
         State::Opening(Box::pin(async move {
-            let silence = client.options().silence();
-            let (mut service, index) = client.service();
-            let mut used = None;
-            let open = async {
-                let authorization = client.tokens().authorization().await?;
-                used = Some(authorization.clone());
-                let answer = service.watch_config(Client::authorized(message, &authorization)).await?;
-                let messages = answer.into_inner();
-                Ok(Open { messages, authorization, index, silence: Box::pin(sleep(silence)) })
+            // A token source that hangs says nothing of the connection.
+            let authorization = match client.tokens().authorization().await {
+                Ok(authorization) => authorization,
+                Err(error) => return Err(Failure { error, call: None }),
             };
-            let opened = timeout(silence, open).await.unwrap_or_else(|_| {
-                client.channels().silent(index);
-                Err(Error::Silent)
-            });
-            opened.map_err(|error| Failure { error, authorization: mem::take(&mut used), index })
+            let request = Client::authorized(message, &authorization);
+            let (mut service, channel) = client.service();
+            let mut call = Call { authorization, channel, heard: Instant::now() };
+            let silence = client.options().silence();
+            let error = match timeout(silence, service.watch_config(request)).await {
+                Ok(Ok(answer)) => {
+                    call.heard = Instant::now();
+                    client.channels().heard(channel, call.heard);
+                    return Ok(Open { messages: answer.into_inner(), call, silence: Box::pin(sleep(silence)) });
+                }
+                Ok(Err(status)) => Error::from(status),
+                Err(_) => Error::Silent,
+            };
+            if !error.is_of_connection() {
+                client.channels().heard(channel, Instant::now());
+            }
+            Err(Failure { error, call: Some(call) })
         }))
     }
+}
+
+/// What a watch ends with that ends without a status of the service, which always gives one: something between has cut it off.
+fn without_status() -> Status {
+    let mut status = Status::unavailable("the watch ended without a status");
+    status.set_source(Arc::new(io::Error::from(io::ErrorKind::UnexpectedEof)));
+    status
 }
 
 impl Stream for Watch {
