@@ -147,7 +147,9 @@ impl Watcher {
     fn client(&self, scene: &Scene) -> (Client, Filter) {
         let mut urls = scene.addresses.iter().map(|address| format!("http://{address}"));
         let first = urls.next().expect("an instance");
-        let options = Options::new(first, StaticToken::new(&self.token)).heartbeat_interval(Duration::from_secs(5));
+        let options = Options::new(first, StaticToken::new(&self.token))
+            .heartbeat_interval(Duration::from_secs(5))
+            .reconnect_spread(Duration::ZERO);
         let backoff = Backoff { initial: Duration::from_millis(20), max: Duration::from_millis(500) };
         let options = urls.fold(options.backoff(backoff), Options::endpoint);
         let Part { keys, prefixes, .. } = &self.account.part;
