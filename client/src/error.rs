@@ -32,11 +32,11 @@ pub enum Error {
     /// `UNAUTHENTICATED`: the token is not valid, and a renewed one was not either or cannot be had.
     #[error("{}", Said(.0))]
     Unauthenticated(Box<Status>),
-    /// `FAILED_PRECONDITION`: the value cannot be had from its store any more, or the least revision is not reached.
+    /// `FAILED_PRECONDITION`: the value cannot be had from its store any more, the least revision is not reached, or the tenant has more than an
+    /// instance may hold.
     #[error("{}", Said(.0))]
     FailedPrecondition(Box<Status>),
-    /// `RESOURCE_EXHAUSTED`: a limit of the tenant or of the instance is reached, and calls have been tried again until the deadline; or the
-    /// answer is too large for this interface, which the message says, and trying again does not help.
+    /// `RESOURCE_EXHAUSTED`: a limit of the tenant or of the instance is reached, and calls have been tried again until the deadline.
     #[error("{}", Said(.0))]
     ResourceExhausted(Box<Status>),
     /// `UNAVAILABLE`, or a connection that could not be made or broke; calls have been tried again already.

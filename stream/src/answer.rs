@@ -144,7 +144,8 @@ pub(crate) fn refusal(failure: &ReadError) -> Status {
             Status::failed_precondition(said)
         }
         ReadError::Secret(_) => Status::permission_denied(said),
-        ReadError::TooLarge { .. } => Status::resource_exhausted(format!("{said}, over the HTTP API")),
+        // Not RESOURCE_EXHAUSTED: trying again does not help.
+        ReadError::TooLarge { .. } => Status::failed_precondition(format!("{said}, over the HTTP API")),
         ReadError::Compacted { .. } | ReadError::Ahead { .. } => {
             Status::out_of_range(format!("{said}; watch without a position, to start from a snapshot"))
         }
