@@ -92,7 +92,12 @@ impl Follower {
                 _ = stop.wait_for(|stop| *stop) => return,
             }
             let looks = Ledger::shards().zip(&mut shards).map(|(number, shard)| self.look(number, shard));
-            let outcome: Result<Vec<()>, _> = join_all(looks).await.into_iter().collect();
+            let outcomes = join_all(looks).await;
+            self.memory
+                .metrics()
+                .failed_looks
+                .inc_by(outcomes.iter().filter(|outcome| outcome.is_err()).count() as u64);
+            let outcome: Result<Vec<()>, _> = outcomes.into_iter().collect();
             match &outcome {
                 Ok(_) if failing => info!("the index of changes can be looked at again"),
                 Err(error) if !failing => warn!(%error, "the index of changes cannot be looked at"),

@@ -87,6 +87,8 @@ struct Hub {
     wakers: Arc<Wakers>,
     /// Whose rights the stores are asked with for the watchers' sake.
     scopes: Vec<Arc<TenantScope>>,
+    /// Since when somebody watches.
+    since: Timestamp,
 }
 
 /// A watcher's place.
@@ -296,12 +298,12 @@ impl Tenant {
 
     /// Begins to be watched with these rights, or is watched by one more. Whoever registers there is woken when there may be something to be
     /// told.
-    pub fn join(&self, scope: Arc<TenantScope>) -> Registration {
+    pub fn join(&self, scope: Arc<TenantScope>, now: Timestamp) -> Registration {
         let mut state = self.state();
         let State { held, hub, .. } = &mut *state;
         let hub = hub.get_or_insert_with(|| {
             let from = held.as_ref().map_or(Position::BEGINNING, |held| held.position.clone());
-            Box::new(Hub::at(from))
+            Box::new(Hub::at(from, now))
         });
         hub.scopes.push(scope);
         Registration::new(Arc::clone(&hub.wakers))
@@ -319,6 +321,11 @@ impl Tenant {
             state.hub = None;
         }
         is_last
+    }
+
+    /// Since when it is watched without a break, if it is.
+    pub fn watched_since(&self) -> Option<Timestamp> {
+        self.state().hub.as_ref().map(|hub| hub.since)
     }
 
     /// How many watch it.
@@ -448,7 +455,7 @@ fn lack_secrets(commits: &[Commit]) -> bool {
 }
 
 impl Hub {
-    fn at(from: Position) -> Self {
+    fn at(from: Position, since: Timestamp) -> Self {
         Self {
             commits: VecDeque::new(),
             bytes: 0,
@@ -458,6 +465,7 @@ impl Hub {
             generation: 0,
             wakers: Arc::default(),
             scopes: Vec::new(),
+            since,
         }
     }
 
