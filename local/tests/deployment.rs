@@ -358,6 +358,30 @@ fn timeouts_fit_the_budgets() -> TestResult {
     Ok(())
 }
 
+/// Promise: the alarm that misses the streaming service's tasks is there with tasks only, and ECS leaves one that ends the time to drain.
+#[test]
+fn the_streaming_service_has_tasks_and_they_have_time() -> TestResult {
+    let number = |after: &str, name: &str| -> Result<u64, Error> {
+        let (_, rest) = TEMPLATE.split_once(after).ok_or("not there")?;
+        let (_, rest) = rest.split_once(name).ok_or("no number")?;
+        Ok(rest.lines().next().unwrap_or_default().trim().parse()?)
+    };
+    assert_eq!(number("\n  StreamDesiredCount:\n", "MinValue:")?, 1);
+    let credentials = OwnCredentials::Fixed(Credentials::from_keys("x", "x", None));
+    let source = |name: &str| match name {
+        "AWS_REGION" => Some("eu-central-1".to_owned()),
+        "TENANT_ROLE_ARN" => Some("none".to_owned()),
+        "TABLE_NAME" | "EVENT_BUS_NAME" | "PARAMETER_ROOT" | "TOKEN_AUDIENCE" => Some("/x".to_owned()),
+        "TOKEN_ISSUER" => Some("https://x".to_owned()),
+        _ => None,
+    };
+    let settings = StreamSettings::load(&source, credentials)?;
+    // As much again for the last snapshot.
+    let least = (settings.drain_delay + settings.drain * 2).as_secs();
+    assert!(number("\n  ConfigStreamTask:\n", "StopTimeout:")? >= least);
+    Ok(())
+}
+
 /// Promise: who is woken by an alarm finds out what it means.
 #[test]
 fn alarms_point_into_the_runbook() -> TestResult {

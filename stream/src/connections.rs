@@ -37,7 +37,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
@@ -52,8 +52,10 @@ const MAX_UNSENT: usize = 256 * 1024;
 /// After what silence a peer is asked whether it is still there, and how long it may take to answer.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a peer may take to agree on a key.
+/// How long a peer has for its first call, with all that comes before: agreeing on a key, agreeing on HTTP/2.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer without a call has to go by itself, once it was told to.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long nothing is taken after the system has refused a connection, as it does without file descriptors.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -115,7 +117,7 @@ pub(crate) fn acceptor(settings: &TlsSettings) -> Result<TlsAcceptor, UnusableCe
 }
 
 /// Answers by `answer` what comes over `listener`, over `max` connections at most, until `closed` says so; then waits until all calls have
-/// ended. Dropping it ends them.
+/// ended, but not for peers that have made none. Dropping it ends them.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -168,22 +170,33 @@ async fn hold(
     answer: impl Fn(Request<Incoming>) -> (Answering, Option<Cut>),
     closed: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     // Messages are small, and each is to go at once.
     stream.set_nodelay(true)?;
     match tls {
-        None => converse(stream, answer, closed).await?,
+        None => converse(stream, answer, deadline, closed).await?,
         Some(tls) => {
-            let encrypted = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await.map_err(io::Error::from)??;
-            converse(encrypted, answer, closed).await?;
+            let mut closing = closed.clone();
+            let leaving = async move {
+                let _ = closing.wait_for(|closed| *closed).await;
+                sleep(LEAVE_TIMEOUT).await;
+            };
+            let encrypted = tokio::select! {
+                encrypted = timeout_at(deadline, tls.accept(stream)) => encrypted.map_err(io::Error::from)??,
+                () = leaving => return Ok(()),
+            };
+            converse(encrypted, answer, deadline, closed).await?;
         }
     }
     Ok(())
 }
 
-/// Answers the calls of a connection, and closes it in good order when `closed` says so.
+/// Answers the calls of a connection, and closes it in good order when `closed` says so, or when none has come until `deadline`. A peer that
+/// has made no call and does not go then is left: hyper would wait for its half of the handshake for ever.
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     answer: impl Fn(Request<Incoming>) -> (Answering, Option<Cut>),
+    deadline: Instant,
     mut closed: watch::Receiver<bool>,
 ) -> Result<(), hyper::Error> {
     let begun = Begun::default();
@@ -203,6 +216,9 @@ async fn converse(
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answer));
     let mut calls = FuturesUnordered::new();
+    // Until the first call. From then on keepalive finds out who is gone, and nobody pays for a timer.
+    let mut first_call_by = Some(Box::pin(sleep_until(deadline)));
+    let mut is_told_to_go = false;
     let mut closing = pin!(async move { closed.wait_for(|closed| *closed).await.is_ok() }.fuse());
     let desk = Arc::new(Desk::default());
     let [(calls_bell, calls_waker), (connection_bell, connection_waker)] = [desk.bell(), desk.bell()];
@@ -217,15 +233,32 @@ async fn converse(
             if connection_bell.answer() {
                 let context = &mut Context::from_waker(&connection_waker);
                 if closing.as_mut().poll(context).is_ready() {
+                    is_told_to_go = true;
                     connection.as_mut().graceful_shutdown();
+                    if let Some(deadline) = &mut first_call_by {
+                        deadline.as_mut().reset(Instant::now() + LEAVE_TIMEOUT);
+                    }
                 }
                 if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                     return Poll::Ready(ended);
                 }
                 let new = &mut begun.lock().calls;
                 if !new.is_empty() {
+                    first_call_by = None;
                     calls.extend(new.drain(..));
                     calls_bell.ring();
+                }
+                if let Some(deadline) = &mut first_call_by
+                    && deadline.as_mut().poll(context).is_ready()
+                {
+                    if is_told_to_go {
+                        return Poll::Ready(Ok(()));
+                    }
+                    // First told, so that a call that is on its way is answered, or made elsewhere.
+                    is_told_to_go = true;
+                    connection.as_mut().graceful_shutdown();
+                    deadline.as_mut().reset(Instant::now() + LEAVE_TIMEOUT);
+                    connection_bell.ring();
                 }
             }
             if desk.may_rest([&calls_bell, &connection_bell]) {

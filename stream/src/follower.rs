@@ -157,7 +157,10 @@ async fn look(memory: &Memory, authority: &IndexAuthority, every: Duration, brin
     loop {
         ticks.tick().await;
         let looks = Ledger::shards().zip(&mut shards).map(|(number, shard)| look_at(memory, authority, number, shard));
-        let outcome: Result<Vec<()>, _> = join_all(looks).await.into_iter().collect();
+        let outcomes = join_all(looks).await;
+        let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        memory.metrics().failed_looks.inc_by(failed as u64);
+        let outcome: Result<Vec<()>, _> = outcomes.into_iter().collect();
         match &outcome {
             Ok(_) if failing => info!("the index of changes can be looked at again"),
             Err(error) if !failing => warn!(%error, "the index of changes cannot be looked at"),

@@ -260,6 +260,11 @@ impl Memory {
         }
     }
 
+    /// When the last complete look began at that shard of the index of changes that was not looked at for longest.
+    pub fn oldest_look(&self) -> Timestamp {
+        Timestamp::from_millis(self.looked.iter().map(|looked| looked.load(Ordering::Relaxed)).min().unwrap_or(0))
+    }
+
     /// Whether the index of changes was looked at so lately that a change of the tenant would be known.
     pub fn is_followed(&self, id: &TenantId) -> bool {
         self.was_followed(id, self.clock.now())
@@ -379,7 +384,7 @@ impl Memory {
                     Err(_) => return Err(ReadError::Contention),
                 };
             let last = commits.last().map(|last| last.position.clone());
-            self.metrics.note_commits(&commits, self.clock.now());
+            self.metrics.note_commits(&commits, tenant.watched_since(), self.clock.now());
             // If not, one who may read secrets has come meanwhile, and lends the rights.
             if !tenant.advance(commits, is_all.then_some(asked)) {
                 continue;
@@ -462,7 +467,7 @@ impl Memory {
                 tenant
             }
         };
-        let registration = tenant.join(Arc::clone(scope));
+        let registration = tenant.join(Arc::clone(scope), self.clock.now());
         Ok(Watched { tenant, scope: Arc::clone(scope), registration, place })
     }
 

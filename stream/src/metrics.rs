@@ -30,6 +30,10 @@ pub struct Metrics {
     pub tenants: Gauge<i64, AtomicI64>,
     /// Bytes that tenants take.
     pub bytes: Gauge<i64, AtomicI64>,
+    /// How long ago the last complete look began at that shard of the index that was not looked at for longest, in seconds.
+    pub look_age: Gauge<f64, AtomicU64>,
+    /// Looks at a shard of the index that failed.
+    pub failed_looks: Counter<u64, AtomicU64>,
     /// Changes that the index listed, those known already among them.
     pub listed: Counter<u64, AtomicU64>,
     /// Commits that memory was led on by.
@@ -42,7 +46,7 @@ pub struct Metrics {
     pub hints: Counter<u64, AtomicU64>,
     /// Watchers that were told of several commits at once because they were too slow.
     pub conflated: Counter<u64, AtomicU64>,
-    /// How old commits were when they came to memory, by the clock of whoever committed them, in seconds.
+    /// How old commits of watched tenants were when they came to memory, by the clock of whoever committed them, in seconds.
     pub lag: Histogram,
 }
 
@@ -53,6 +57,8 @@ impl Default for Metrics {
             watchers: Gauge::default(),
             tenants: Gauge::default(),
             bytes: Gauge::default(),
+            look_age: Gauge::default(),
+            failed_looks: Counter::default(),
             listed: Counter::default(),
             commits: Counter::default(),
             loads: Counter::default(),
@@ -70,10 +76,12 @@ impl Metrics {
         self.calls.get_or_create(&Ended { method, code: code as i64 }).inc();
     }
 
-    /// Counts commits that memory is led on by.
-    pub fn note_commits(&self, commits: &[Commit], now: Timestamp) {
+    /// Counts commits that memory is led on by. Those are late for somebody that came while the tenant was watched; others were waited for
+    /// by nobody.
+    pub fn note_commits(&self, commits: &[Commit], watched_since: Option<Timestamp>, now: Timestamp) {
         self.commits.inc_by(commits.len() as u64);
-        for commit in commits {
+        let Some(since) = watched_since else { return };
+        for commit in commits.iter().filter(|commit| commit.at >= since) {
             self.lag.observe(now.since(commit.at).as_secs_f64());
         }
     }
@@ -85,13 +93,23 @@ impl Metrics {
         registry.register("watchers", "Watches that are open", self.watchers.clone());
         registry.register("tenants", "Tenants in memory", self.tenants.clone());
         registry.register("memory_bytes", "Bytes that tenants take in memory", self.bytes.clone());
+        registry.register(
+            "index_look_age_seconds",
+            "Age of the oldest shard's last complete look",
+            self.look_age.clone(),
+        );
+        registry.register("failed_looks", "Looks at a shard of the index that failed", self.failed_looks.clone());
         registry.register("listed_changes", "Changes that the index listed", self.listed.clone());
         registry.register("commits", "Commits that tenants in memory were led on by", self.commits.clone());
         registry.register("loads", "Tenants that were read as a whole", self.loads.clone());
         registry.register("catch_up_failures", "Tenants that could not be brought after", self.failures.clone());
         registry.register("hints", "Hints that came from the queue", self.hints.clone());
         registry.register("conflated_updates", "Updates of several commits, for slow watchers", self.conflated.clone());
-        registry.register("commit_lag_seconds", "Age of commits when they came to memory", self.lag.clone());
+        registry.register(
+            "commit_lag_seconds",
+            "Age of commits of watched tenants when they came to memory",
+            self.lag.clone(),
+        );
         registry
     }
 }

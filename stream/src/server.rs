@@ -1,13 +1,21 @@
 //! The running service: everything put together, started, and stopped without dropping a call.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use axum::{Router, http::header::CONTENT_TYPE, routing::get};
-use config_proto::v1::{self, config_service_server::ConfigServiceServer};
-use futures_util::FutureExt;
-use http::Request;
-use hyper::{body::Incoming, service::Service as _};
-use hyper_util::service::TowerToHyperService;
+use axum::{
+    Router,
+    http::{StatusCode, header::CONTENT_TYPE},
+    routing::get,
+};
+use config_proto::v1::config_service_server::ConfigServiceServer;
 use prometheus_client::{encoding::text, registry::Registry};
 use tenantry::{
     auth::{Authenticator, HttpKeys, Permission, TokenMemory},
@@ -18,34 +26,30 @@ use tenantry::{
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::timeout,
 };
-use tonic::{body::Body, codegen::Service as _, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{error, info, warn};
 
 use crate::{
-    connections::{self, Answering, Cut, UnusableCertificate},
+    connections::{self, UnusableCertificate},
     disk,
     follower::Follower,
     hints,
     memory::{Limits, Memory},
     metrics::Metrics,
+    routes::routes,
     service::Service,
     settings::StreamSettings,
     watch::Manners,
 };
 
-/// How large a request may be: 100 keys and 100 prefixes of the longest, with room to spare.
-const MAX_REQUEST_BYTES: usize = 256 * 1024;
 /// How many connections there may be beside one for each watcher.
 const SPARE_CONNECTIONS: usize = 1_000;
 /// For how many intervals, and how long at least, memory is believed although the index of changes could not be looked at.
 const PATIENCE_INTERVALS: u32 = 10;
 const LEAST_PATIENCE: Duration = Duration::from_secs(3);
-/// How the path of a call ends that has no end of its own.
-const WATCH: &str = "/WatchConfig";
 /// How many hints may wait to be seen to.
 const MAX_HINTS: usize = 1_000;
 /// The content type of metrics (`OpenMetrics` 1.0).
@@ -76,7 +80,7 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// The running service. Dropping it stops it as well, but waits for nothing.
+/// The running service. Dropping it stops it as well, but waits for nothing: calls that are open are cut off.
 #[derive(Debug)]
 pub struct Stream {
     address: SocketAddr,
@@ -85,11 +89,14 @@ pub struct Stream {
     health: HealthReporter,
     drain: Duration,
     drain_delay: Duration,
+    /// Whether it has begun to stop, for those who ask over HTTP/1.1.
+    is_stopping: Arc<AtomicBool>,
     /// Stops taking calls.
     closing: watch::Sender<bool>,
     /// Stops what runs in the background.
     stop: watch::Sender<bool>,
-    server: JoinHandle<()>,
+    /// One task, in a set because that ends with its owner.
+    server: JoinSet<()>,
     background: Vec<JoinHandle<()>>,
 }
 
@@ -123,11 +130,12 @@ impl Stream {
         let service = Service::new(Arc::clone(&memory), tokens, limits, manners);
 
         let (listener, address) = listen(settings.address, "GRPC_ADDRESS").await?;
-        let (health, answer) = routes(service).await?;
         let (closing, closed) = watch::channel(false);
+        let (health, answer) = routes(service, metrics, closed.clone()).await?;
         let tls = settings.tls.as_ref().map(connections::acceptor).transpose()?;
         let max = settings.max_watchers.saturating_add(SPARE_CONNECTIONS);
-        let server = tokio::spawn(connections::serve(listener, tls, max, answer, closed));
+        let mut server = JoinSet::new();
+        server.spawn(connections::serve(listener, tls, max, answer, closed));
 
         let (stop, stopped) = watch::channel(false);
         let (hint, hints) = mpsc::channel(MAX_HINTS);
@@ -141,15 +149,33 @@ impl Stream {
         if let Some(snapshot) = settings.snapshot.clone() {
             background.push(tokio::spawn(disk::keep(Arc::clone(&memory), snapshot, stopped.clone())));
         }
+        let is_stopping = Arc::new(AtomicBool::new(false));
         let mut metrics_address = None;
         if let Some(wanted) = settings.metrics_address {
             let (listener, address) = listen(wanted, "METRICS_ADDRESS").await?;
             metrics_address = Some(address);
-            background.push(tokio::spawn(show_metrics(listener, Arc::clone(&memory), stopped)));
+            background.push(tokio::spawn(show_metrics(
+                listener,
+                Arc::clone(&memory),
+                Arc::clone(&is_stopping),
+                stopped,
+            )));
         }
         info!(%address, "config-stream serves gRPC");
         let (drain, drain_delay) = (settings.drain, settings.drain_delay);
-        Ok(Self { address, metrics_address, memory, health, drain, drain_delay, closing, stop, server, background })
+        Ok(Self {
+            address,
+            metrics_address,
+            memory,
+            health,
+            drain,
+            drain_delay,
+            is_stopping,
+            closing,
+            stop,
+            server,
+            background,
+        })
     }
 
     /// Where gRPC is served.
@@ -169,17 +195,18 @@ impl Stream {
 
     /// Stops: says that it is not serving, takes no new calls, lets the open ones end, and has watches end so that they go on elsewhere.
     pub async fn stop(self) {
-        let Self { memory, health, drain, drain_delay, closing, stop, mut server, background, .. } = self;
+        let Self { memory, health, drain, drain_delay, is_stopping, closing, stop, mut server, background, .. } = self;
+        is_stopping.store(true, Ordering::Relaxed);
         health.set_service_status("", ServingStatus::NotServing).await;
         health.set_not_serving::<ConfigServiceServer<Service>>().await;
         tokio::time::sleep(drain_delay).await;
         closing.send_replace(true);
         memory.drain();
-        if timeout(drain, &mut server).await.is_ok() {
+        if timeout(drain, server.join_next()).await.is_ok() {
             info!("all calls have ended");
         } else {
             warn!(watchers = memory.watchers(), "calls are still open, and are cut off");
-            server.abort();
+            server.abort_all();
         }
         stop.send_replace(true);
         for task in background {
@@ -197,44 +224,15 @@ async fn listen(wanted: SocketAddr, setting: &'static str) -> Result<(TcpListene
     Ok((listener, address))
 }
 
-/// The interface, the standard health service and the standard reflection service.
-async fn routes(
-    service: Service,
-) -> Result<(HealthReporter, impl Fn(Request<Incoming>) -> (Answering, Option<Cut>) + Clone + Send + 'static), StartError>
-{
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status("", ServingStatus::Serving).await;
-    health.set_serving::<ConfigServiceServer<Service>>().await;
-    let descriptions = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let config = ConfigServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
-    let others = Routes::new(health_service)
-        .add_service(descriptions().build_v1()?)
-        .add_service(descriptions().build_v1alpha()?);
-    let others = TowerToHyperService::new(others.prepare());
-    let answer = move |mut request: Request<Incoming>| {
-        // Past the router, which is for the few calls of the others.
-        let service = request.uri().path().strip_prefix('/').and_then(|path| path.split('/').next());
-        if service == Some(ConfigServiceServer::<Service>::NAME) {
-            let cut = request.uri().path().ends_with(WATCH).then(Cut::default);
-            if let Some(cut) = &cut {
-                request.extensions_mut().insert(cut.clone());
-            }
-            // It is always ready.
-            (config.clone().call(request), cut)
-        } else {
-            (others.call(request.map(Body::new)).boxed(), None)
-        }
-    };
-    Ok((health, answer))
-}
-
-/// Serves `/metrics`, and `/healthz` for those who ask over HTTP/1.1.
-async fn show_metrics(listener: TcpListener, memory: Arc<Memory>, mut stop: watch::Receiver<bool>) {
+/// Serves `/metrics`, and `/healthz` for those who ask over HTTP/1.1: 503 from when the instance begins to stop.
+async fn show_metrics(
+    listener: TcpListener,
+    memory: Arc<Memory>,
+    is_stopping: Arc<AtomicBool>,
+    mut stop: watch::Receiver<bool>,
+) {
     let registry: Arc<Registry> = Arc::new(memory.metrics().registry());
+    let begin = memory.now();
     let show = move || {
         let (memory, registry) = (Arc::clone(&memory), Arc::clone(&registry));
         async move {
@@ -243,13 +241,20 @@ async fn show_metrics(listener: TcpListener, memory: Arc<Memory>, mut stop: watc
             memory.metrics().watchers.set(gauge(memory.watchers() as u64));
             memory.metrics().tenants.set(gauge((idle + watched) as u64));
             memory.metrics().bytes.set(gauge(idle_bytes + watched_bytes));
+            // A shard that was never looked at is as old as the instance.
+            let looked_at = memory.oldest_look().max(begin);
+            memory.metrics().look_age.set(memory.now().since(looked_at).as_secs_f64());
             let mut shown = String::new();
             // Writing to a string does not fail.
             let _ = text::encode(&mut shown, &registry);
             ([(CONTENT_TYPE, OPEN_METRICS)], shown)
         }
     };
-    let app = Router::new().route("/metrics", get(show)).route("/healthz", get(|| async { "ok\n" }));
+    let health = move || {
+        let is_stopping = is_stopping.load(Ordering::Relaxed);
+        async move { if is_stopping { (StatusCode::SERVICE_UNAVAILABLE, "stopping\n") } else { (StatusCode::OK, "ok\n") } }
+    };
+    let app = Router::new().route("/metrics", get(show)).route("/healthz", get(health));
     let served = axum::serve(listener, app).with_graceful_shutdown(async move {
         let _ = stop.wait_for(|stop| *stop).await;
     });

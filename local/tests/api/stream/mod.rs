@@ -4,14 +4,19 @@ mod chaos;
 mod disk;
 mod freshness;
 mod hints;
+mod metrics;
 mod reads;
 mod restarts;
 mod watches;
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
+use bytes::Bytes;
 use config_proto::v1::{self, config_service_client::ConfigServiceClient, watch_config_response::Event};
 use config_stream::Stream;
+use http::StatusCode;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::{client::legacy, rt::TokioExecutor};
 use serde_json::json;
 use tonic::{
     Code, Request, Status, Streaming,
@@ -49,6 +54,11 @@ impl Instance {
         let stream = Stream::start(&settings).await.expect("the service starts");
         let channel = Endpoint::from_shared(format!("http://{}", stream.address())).expect("an address").connect_lazy();
         Self { stream, channel }
+    }
+
+    /// What it shows over HTTP/1.1.
+    pub(crate) async fn page(&self, path: &str) -> (StatusCode, String) {
+        page(self.stream.metrics_address().expect("metrics are served"), path).await
     }
 
     /// Acts for a tenant.
@@ -173,6 +183,16 @@ pub(crate) fn line(update: &v1::Update) -> String {
 pub(crate) fn entries(entries: &[v1::Entry]) -> String {
     let shown = entries.iter().map(|entry| format!("{}={}", entry.key, String::from_utf8_lossy(&entry.value)));
     shown.collect::<Vec<_>>().join(" ")
+}
+
+/// What is shown over HTTP/1.1.
+pub(crate) async fn page(address: SocketAddr, path: &str) -> (StatusCode, String) {
+    let url = format!("http://{address}{path}").parse().expect("an address");
+    let client = legacy::Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let answer = client.get(url).await.expect("an answer");
+    let status = answer.status();
+    let shown = answer.into_body().collect().await.expect("a page").to_bytes();
+    (status, String::from_utf8(shown.to_vec()).expect("text"))
 }
 
 /// Puts a number under `tenant_config_<name>`.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -10,10 +9,12 @@ use std::{
 };
 
 use config_client::{Client, Filter, Options, Start, StaticToken};
-use http_body_util::{BodyExt, Empty};
-use hyper_util::{client::legacy, rt::TokioExecutor};
+use config_stream::metrics::Ended;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
@@ -130,6 +131,142 @@ async fn an_instance_that_stops_waits_for_nobody_for_ever() {
     tokio::time::timeout(Duration::from_mins(1), stopping).await.expect("it stops").unwrap();
 }
 
+/// So long that a test which waited for it would be a failed one.
+const NO_LIMIT: [(&str, &str); 1] = [("DRAIN_SECONDS", "3600")];
+
+/// Waits for what an instance has to do by itself. A minute in vain is a failure.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_mins(1), what).await.expect("it does not take for ever")
+}
+
+/// Promise: a call that is open when an instance stops is answered, over the connection that it came by and without being made again, and
+/// meanwhile the instance says to load balancers, in their way, too, that it is not there for others.
+#[tokio::test]
+async fn a_call_that_is_open_is_answered() {
+    let api = Api::start().await;
+    let (acme, globex) = (api.tenant("acme"), api.tenant("globex"));
+    let instance = Instance::start(&api, &[NO_LIMIT[0], ("METRICS_ADDRESS", "127.0.0.1:0")]).await;
+    assert_eq!(instance.page("/healthz").await, (StatusCode::OK, "ok\n".to_owned()));
+    let metrics = instance.stream.metrics_address().unwrap();
+    let (mut watching, _) = instance.tenant(&globex).watch().await;
+    let held = api.suite.emulator().faults().hold("GetItem", 0);
+    let grpc = instance.tenant(&acme);
+    let asking = tokio::spawn(async move { grpc.list(v1::ListConfigRequest::default()).await });
+    held.reached().await;
+    let stopping = tokio::spawn(instance.stream.stop());
+    // By then it takes no new calls.
+    assert_eq!(watching.end().await.code(), Code::Unavailable);
+    assert_eq!(page(metrics, "/healthz").await, (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned()));
+    held.release();
+    assert_eq!(asking.await.unwrap().expect("an answer").entries, []);
+    soon(stopping).await.unwrap();
+}
+
+/// Promise: whoever connects and says nothing, or nothing but that he speaks HTTP/2, keeps no instance from stopping.
+#[tokio::test]
+async fn silence_holds_no_instance() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let instance = Instance::start(&api, &NO_LIMIT).await;
+    let _silent = TcpStream::connect(instance.stream.address()).await.unwrap();
+    let mut dumb = TcpStream::connect(instance.stream.address()).await.unwrap();
+    dumb.write_all(PREFACE).await.unwrap();
+    // Whoever came before has been taken then.
+    instance.tenant(&acme).list(v1::ListConfigRequest::default()).await.unwrap();
+    soon(instance.stream.stop()).await;
+}
+
+/// Promise: whoever connects and makes no call gives up his place to others after a while, and whoever makes calls keeps it.
+#[tokio::test]
+async fn silence_holds_no_place() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let instance = Instance::start(&api, &[]).await;
+    let (mut watching, _) = instance.tenant(&acme).watch().await;
+    let connect = async |first: &[u8]| {
+        let mut stream = TcpStream::connect(instance.stream.address()).await.unwrap();
+        stream.write_all(first).await.unwrap();
+        stream
+    };
+    let (mut silent, mut dumb) = (connect(b"").await, connect(PREFACE).await);
+    let (mut from_silent, mut from_dumb) = (Vec::new(), Vec::new());
+    let ended = async { tokio::join!(silent.read_to_end(&mut from_silent), dumb.read_to_end(&mut from_dumb)) };
+    let (silence, _) = soon(ended).await;
+    silence.unwrap();
+    // A frame of the type GOAWAY: who speaks HTTP/2 is told before.
+    let mut frames = from_dumb.as_slice();
+    let mut types = Vec::new();
+    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = frames {
+        types.push(*kind);
+        frames = &rest[usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c)..];
+    }
+    assert!(types.contains(&7), "{types:?}");
+    put(&acme, "a", 1).await;
+    assert_eq!(line(&watching.update().await), "0→1 tenant_config_a@1=1");
+}
+
+/// What a client of HTTP/2 begins with: the preface, and its settings, of which it has none.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+
+/// Promise: streams of the standard services are told what they are there for, and then end, when an instance stops.
+#[tokio::test]
+async fn streams_of_standard_services_end() {
+    let api = Api::start().await;
+    let instance = Instance::start(&api, &NO_LIMIT).await;
+    let mut health = HealthClient::new(instance.channel.clone());
+    let mut health = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    let requests = futures_util::stream::pending::<ServerReflectionRequest>();
+    let mut reflection = ServerReflectionClient::new(instance.channel.clone());
+    let mut reflection = reflection.server_reflection_info(requests).await.unwrap().into_inner();
+    let stopping = tokio::spawn(instance.stream.stop());
+    assert_eq!(soon(health.message()).await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_eq!(soon(health.message()).await.unwrap_err().code(), Code::Unavailable);
+    // It has nothing to say.
+    let _ = soon(reflection.message()).await;
+    soon(stopping).await.unwrap();
+}
+
+/// Promise: an instance that is dropped, and not stopped, cuts off what is open.
+#[tokio::test]
+async fn an_instance_that_is_dropped_is_gone() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let instance = Instance::start(&api, &[]).await;
+    let (mut watching, _) = instance.tenant(&acme).watch().await;
+    drop(instance.stream);
+    soon(watching.end()).await;
+}
+
+/// Promise: a call ends with `DEADLINE_EXCEEDED` when its caller's time is over, though the stores do not answer, and is counted so. What is
+/// no deadline is none.
+#[tokio::test]
+async fn deadlines_are_kept() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let instance = Instance::start(&api, &[]).await;
+    // tonic's channel would keep the deadline itself.
+    let http = legacy::Client::builder(TokioExecutor::new()).http2_only(true).build_http::<tonic::body::Body>();
+    let origin = format!("http://{}", instance.stream.address()).parse().unwrap();
+    let client = ConfigServiceClient::with_origin(http, origin);
+    let list = async |timeout: &'static str| {
+        let mut request = instance.tenant(&acme).request(v1::ListConfigRequest::default());
+        request.metadata_mut().insert("grpc-timeout", MetadataValue::from_static(timeout));
+        client.clone().list_config(request).await.map(tonic::Response::into_inner)
+    };
+    let held = api.suite.emulator().faults().hold("GetItem", 0);
+    let status = soon(list("100m")).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    held.release();
+    assert_eq!(list("1H").await.unwrap().entries, []);
+    assert_eq!(list("100").await.unwrap().entries, []);
+    let counted = |code| {
+        let ended = Ended { method: "ListConfig", code };
+        instance.stream.memory().metrics().calls.get_or_create(&ended).get()
+    };
+    assert_eq!((counted(Code::DeadlineExceeded as i64), counted(0)), (1, 2));
+}
+
 /// Promise: with certificates, the service is there for those alone who trust it and, where it asks for theirs, are trusted by it.
 #[tokio::test]
 async fn tls_keeps_strangers_out() {
@@ -218,10 +355,7 @@ async fn standard_tools_find_their_way() {
     let ahead = v1::Position { revision: 9, token: String::new() };
     instance.tenant(&acme).go_on(ahead).await.err().expect("no such position");
     instance.tenant(&acme).value("tenant_config_a").await;
-    let url = format!("http://{}/metrics", instance.stream.metrics_address().unwrap());
-    let client = legacy::Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
-    let shown = client.get(url.parse().unwrap()).await.unwrap().into_body().collect().await.unwrap().to_bytes();
-    let shown = String::from_utf8(shown.to_vec()).unwrap();
+    let (_, shown) = instance.page("/metrics").await;
     // Out of range, and no more: one that did not begin did not end either.
     let watches: Vec<_> = shown.lines().filter(|line| line.contains("WatchConfig")).collect();
     assert_eq!(watches, [r#"tenantry_stream_calls_total{method="WatchConfig",code="11"} 1"#]);

@@ -1,0 +1,210 @@
+//! Where a call goes: to the interface, or to one of the standard services beside it; and how long it may take to be answered.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use config_proto::v1::{self, config_service_server::ConfigServiceServer};
+use futures_util::{FutureExt, future::BoxFuture};
+use http::{HeaderMap, Request, Response};
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    service::Service as _,
+};
+use hyper_util::service::TowerToHyperService;
+use tokio::{sync::watch, time::timeout};
+use tonic::{Code, Status, body::Body, codegen::Service as _, server::NamedService, service::Routes};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    connections::{Answering, Cut},
+    metrics::Metrics,
+    service::Service,
+};
+
+/// How large a request may be: 100 keys and 100 prefixes of the longest, with room to spare.
+const MAX_REQUEST_BYTES: usize = 256 * 1024;
+/// The methods of the interface, as they are counted.
+const METHODS: [&str; 4] = ["GetConfig", "BatchGetConfig", "ListConfig", "WatchConfig"];
+/// How the path of the one ends whose calls have no end of their own.
+const WATCH: &str = "/WatchConfig";
+
+/// The interface, the standard health service and the standard reflection service; streams of the latter two end when `closed` says so.
+pub(crate) async fn routes(
+    service: Service,
+    metrics: Arc<Metrics>,
+    closed: watch::Receiver<bool>,
+) -> Result<
+    (HealthReporter, impl Fn(Request<Incoming>) -> (Answering, Option<Cut>) + Clone + Send + 'static),
+    tonic_reflection::server::Error,
+> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", ServingStatus::Serving).await;
+    health.set_serving::<ConfigServiceServer<Service>>().await;
+    let descriptions = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let config = ConfigServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let others = Routes::new(health_service)
+        .add_service(descriptions().build_v1()?)
+        .add_service(descriptions().build_v1alpha()?);
+    let others = TowerToHyperService::new(others.prepare());
+    let answer = move |mut request: Request<Incoming>| {
+        let limit = limit(request.headers());
+        // Past the router, which is for the few calls of the others.
+        let mut path = request.uri().path().split('/').skip(1);
+        if path.next() == Some(ConfigServiceServer::<Service>::NAME) {
+            let called = limit.and_then(|_| path.next());
+            let method = METHODS.into_iter().find(|method| called == Some(method));
+            let cut = request.uri().path().ends_with(WATCH).then(Cut::default);
+            if let Some(cut) = &cut {
+                request.extensions_mut().insert(cut.clone());
+            }
+            // It is always ready.
+            let answering = config.clone().call(request);
+            let Some(limit) = limit else { return (answering, cut) };
+            let metrics = Arc::clone(&metrics);
+            let answering = within(limit, answering, move || {
+                if let Some(method) = method {
+                    metrics.note_call(method, Code::DeadlineExceeded);
+                }
+            });
+            (answering, cut)
+        } else {
+            // Both ways: a stream is open until both have ended, and reflection reads for as long as there may be something.
+            let asked = Ending::new(&closed, None);
+            let told = Ending::new(&closed, Some(Status::unavailable("the instance is going away; connect again")));
+            let answering = others.call(request.map(|body| asked.of(Body::new(body))));
+            let answering = answering.map(|answer| answer.map(|answer| answer.map(|body| told.of(body)))).boxed();
+            match limit {
+                None => (answering, None),
+                Some(limit) => (within(limit, answering, || ()), None),
+            }
+        }
+    };
+    Ok((health, answer))
+}
+
+/// Answers by `answering`, or after `limit` that the deadline has passed. A watch is answered when it begins. Its stream is not ended here,
+/// as tonic's own server does not: who watches ends it when its deadline has passed, and who is gone is found out by keepalive.
+fn within(limit: Duration, answering: Answering, is_late: impl FnOnce() + Send + 'static) -> Answering {
+    async move {
+        let Ok(answer) = timeout(limit, answering).await else {
+            is_late();
+            let late: Response<Body> =
+                Status::deadline_exceeded("there was no answer within the call's deadline").into_http();
+            return Ok::<_, Infallible>(late);
+        };
+        answer
+    }
+    .boxed()
+}
+
+/// How long the caller waits, if it says so in the way of gRPC over HTTP/2: one to eight digits and a unit. Anything else counts as nothing,
+/// as with tonic's own server.
+fn limit(headers: &HeaderMap) -> Option<Duration> {
+    let (unit, digits) = headers.get("grpc-timeout")?.as_bytes().split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+    match unit {
+        b'H' => Some(Duration::from_hours(number)),
+        b'M' => Some(Duration::from_mins(number)),
+        b'S' => Some(Duration::from_secs(number)),
+        b'm' => Some(Duration::from_millis(number)),
+        b'u' => Some(Duration::from_micros(number)),
+        b'n' => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+/// What a standard service is asked or answers. Some are streams that nobody else ends, such as those of health; they end once the instance
+/// takes no more calls, and all has been told that is ready.
+struct Ending {
+    body: Body,
+    closed: BoxFuture<'static, ()>,
+    /// What is said at the end.
+    last: Option<Status>,
+    is_over: bool,
+}
+
+impl Ending {
+    fn new(closed: &watch::Receiver<bool>, last: Option<Status>) -> Self {
+        let mut closed = closed.clone();
+        let closed = async move { _ = closed.wait_for(|closed| *closed).await }.boxed();
+        Self { body: Body::empty(), closed, last, is_over: false }
+    }
+
+    fn of(self, body: Body) -> Body {
+        Body::new(Self { body, ..self })
+    }
+}
+
+impl hyper::body::Body for Ending {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            return Poll::Ready(frame);
+        }
+        ready!(self.closed.as_mut().poll(context));
+        self.is_over = true;
+        Poll::Ready(self.last.take().map(|last| {
+            let mut trailers = HeaderMap::new();
+            last.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.is_over { SizeHint::with_exact(0) } else { self.body.size_hint() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    /// Promise: deadlines are understood in every unit that gRPC has, up to the longest; what is none is not taken for one.
+    #[test]
+    fn deadlines_are_read_as_grpc_says() {
+        let read = |text: &'static str| {
+            limit(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), HeaderValue::from_static(text))]))
+        };
+        for (text, duration) in [
+            ("2H", Duration::from_hours(2)),
+            ("3M", Duration::from_mins(3)),
+            ("42S", Duration::from_secs(42)),
+            ("100m", Duration::from_millis(100)),
+            ("7u", Duration::from_micros(7)),
+            ("00000009n", Duration::from_nanos(9)),
+            ("99999999H", Duration::from_hours(99_999_999)),
+        ] {
+            assert_eq!(read(text), Some(duration), "{text}");
+        }
+        for text in ["", "1", "S", "+5S", "-5S", " 5S", "5 S", "5s", "1.5S", "123456789n", "5SS"] {
+            assert_eq!(read(text), None, "{text:?}");
+        }
+        assert_eq!(limit(&HeaderMap::new()), None);
+    }
+}
