@@ -203,6 +203,8 @@ async fn converse(
     let mut builder = http2::Builder::new(begun.clone());
     builder
         .timer(TokioTimer::new())
+        // Nobody caches gRPC.
+        .auto_date_header(false)
         .max_concurrent_streams(MAX_CALLS)
         .max_send_buf_size(MAX_UNSENT)
         .keep_alive_interval(KEEPALIVE)

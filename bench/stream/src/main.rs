@@ -56,7 +56,7 @@ struct Amounts {
 
 const FULL: Amounts = Amounts {
     unary: unary::Amounts { rounds: 15, requests: 19_200 },
-    fan_out: fan_out::Amounts { rounds: 30, watchers: 1_000 },
+    fan_out: fan_out::Amounts { rounds: 200, watchers: 1_000 },
     idle: Duration::from_secs(30),
     tenants: ["100000", "1000"],
 };
