@@ -197,7 +197,8 @@ impl Memory {
 
     /// A tenant, if it is in memory.
     pub fn known(&self, id: &TenantId) -> Option<Arc<Tenant>> {
-        let watched = self.read_watched().get(id).cloned();
+        // A place is taken before a tenant is watched, and given back after; without any there is nothing to look for.
+        let watched = if self.watchers() == 0 { None } else { self.read_watched().get(id).cloned() };
         watched.or_else(|| self.idle.get(id).map(|idle| idle.tenant))
     }
 
@@ -250,7 +251,7 @@ impl Memory {
 
     /// How many watches there are.
     pub fn watchers(&self) -> usize {
-        self.watchers.load(Ordering::Relaxed)
+        self.watchers.load(Ordering::SeqCst)
     }
 
     /// Takes note of when a complete look at a shard of the index of changes began.
@@ -446,7 +447,7 @@ impl Memory {
     /// Has a tenant be watched with these rights.
     pub fn watch(self: &Arc<Self>, scope: &Arc<TenantScope>) -> Result<Watched, Full> {
         let id = scope.tenant();
-        let in_all = self.watchers.fetch_add(1, Ordering::Relaxed);
+        let in_all = self.watchers.fetch_add(1, Ordering::SeqCst);
         // From here on given back when it is dropped.
         let place = Place { memory: Arc::clone(self) };
         if in_all >= self.limits.watchers {
@@ -539,7 +540,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.memory.watchers.fetch_sub(1, Ordering::Relaxed);
+        self.memory.watchers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -20,7 +20,7 @@ pub struct TokenMemory {
     permission: Permission,
     clock: Clock,
     /// By a hash that nobody can find a second token for; tokens themselves are not kept.
-    kept: Cache<[u8; 32], Arc<Remembered>>,
+    kept: Cache<[u8; 32], Arc<Bearer>>,
 }
 
 /// Who presented a token, and for how long it will do.
@@ -30,11 +30,7 @@ pub struct Bearer {
     pub scope: TenantScope,
     /// From when on it is not accepted any more.
     pub expires_at: Timestamp,
-}
-
-#[derive(Debug)]
-struct Remembered {
-    bearer: Arc<Bearer>,
+    /// With which it was checked.
     keys: Arc<KeySet>,
 }
 
@@ -53,16 +49,15 @@ impl TokenMemory {
         let keys = verifier.present_keys().await;
         if let Some(known) = self.kept.get(&id)
             && Arc::ptr_eq(&known.keys, &keys)
-            && self.clock.now() < known.bearer.expires_at
+            && self.clock.now() < known.expires_at
         {
-            return Ok(Arc::clone(&known.bearer));
+            return Ok(known);
         }
         let passed = verifier.verify(token).await?;
         let scope = self.authenticator.caller(&passed.claims)?.authorize(self.permission)?;
-        let bearer = Arc::new(Bearer { scope, expires_at: passed.expires_at });
         // The token may have passed with keys that came meanwhile. Remembered with older ones, it is looked at once more.
-        let remembered = Remembered { bearer: Arc::clone(&bearer), keys };
-        self.kept.insert(id, Arc::new(remembered));
+        let bearer = Arc::new(Bearer { scope, expires_at: passed.expires_at, keys });
+        self.kept.insert(id, Arc::clone(&bearer));
         Ok(bearer)
     }
 }

@@ -140,6 +140,10 @@ impl TokenVerifier {
 
     /// The keys that tokens are checked with at present, where they have been fetched.
     pub(super) async fn present_keys(&self) -> Arc<KeySet> {
+        let known = self.known();
+        if !known.is_old(self.clock.now()) {
+            return known.keys;
+        }
         self.renew().await;
         self.known().keys
     }
