@@ -244,10 +244,10 @@ async fn watched_tenants_share_the_memory() {
     }
     let instance = Instance::start(&api, &[("CACHE_MAX_BYTES", "20000"), ("FOLLOW_INTERVAL_MS", "4000000")]).await;
     let (one, _) = instance.tenant(&acme).watch().await;
-    let (_two, _) = instance.tenant(&acme).watch().await;
+    let (two, _) = instance.tenant(&acme).watch().await;
     let refused = instance.tenant(&globex).try_watch(v1::WatchConfigRequest::default()).await.err().unwrap();
     assert!(refused.code() == Code::ResourceExhausted && refused.message().contains("no memory left"), "{refused}");
-    drop((one, _two));
+    drop((one, two));
     until(|| instance.stream.memory().watchers() == 0).await;
     instance.tenant(&globex).watch().await;
 }
