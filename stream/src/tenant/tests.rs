@@ -1,6 +1,6 @@
 //! What a tenant in memory promises by itself.
 
-use tenantry::{auth::SystemAuthority, entry::CommitId};
+use tenantry::entry::CommitId;
 
 use super::*;
 
@@ -54,8 +54,7 @@ fn a_later_rumour_stays() {
 #[test]
 fn the_log_reaches_back_once() {
     let tenant = tenant(10);
-    let scope = Arc::new(SystemAuthority::for_owed_work().act_for("acme".parse().unwrap()));
-    let _registration = tenant.join(scope, Timestamp::from_millis(0));
+    tenant.state().hub = Some(Box::new(Hub::at(position(10), Timestamp::from_millis(0))));
     let lacks = |revision| tenant.lacks_before(&position(revision)).map(|(lacks, _)| lacks);
     assert_eq!((lacks(6), tenant.attach(&position(6))), (Some(4), Attached::Before));
     tenant.prepend(&position(6), commits(7..=10));
