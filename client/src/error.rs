@@ -112,7 +112,6 @@ impl Error {
     /// Whether an unary call is tried again. All calls are reads, so each could be; but only what says "not now" is worth it.
     pub(crate) fn is_retried(&self) -> bool {
         match self {
-            // Of an answer that is too large this is no use, but only the message tells the two apart.
             Self::Unavailable(_) | Self::ResourceExhausted(_) | Self::Silent => true,
             Self::InvalidOptions { .. }
             | Self::Token(_)

@@ -330,7 +330,7 @@ impl Tenant {
 
     /// Sees to it that watches end that are to have ended by `now`.
     pub fn see_off(&self, now: Timestamp) {
-        let wakers = self.state().hub.as_ref().map(|hub| Arc::clone(&hub.wakers));
+        let wakers = self.state().wakers();
         if let Some(wakers) = wakers {
             wakers.see_off(now);
         }
@@ -467,6 +467,11 @@ impl Drop for Turn<'_> {
 }
 
 impl State {
+    /// Those of the watchers, to be used when the state is let go of.
+    fn wakers(&self) -> Option<Arc<Wakers>> {
+        self.hub.as_ref().map(|hub| Arc::clone(&hub.wakers))
+    }
+
     fn weight(&self) -> u64 {
         let pages = self.held.as_ref().map_or(0, |held| held.pages.bytes());
         (OVERHEAD + pages + self.hub.as_ref().map_or(0, |hub| hub.bytes)) as u64
@@ -487,7 +492,7 @@ impl State {
 
 /// Wakes the watchers, when they can have what they look for.
 fn wake(state: MutexGuard<'_, State>) {
-    let wakers = state.hub.as_ref().map(|hub| Arc::clone(&hub.wakers));
+    let wakers = state.wakers();
     drop(state);
     if let Some(wakers) = wakers {
         wakers.wake_all();
