@@ -9,6 +9,8 @@ mod cache;
 #[cfg(test)]
 mod concurrency;
 #[cfg(test)]
+mod conditions;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod crash_points;
