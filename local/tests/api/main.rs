@@ -15,6 +15,8 @@ mod crash;
 #[cfg(test)]
 mod crash_points;
 #[cfg(test)]
+mod edge;
+#[cfg(test)]
 mod entries;
 #[cfg(test)]
 mod feed;
