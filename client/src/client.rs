@@ -92,7 +92,7 @@ impl Client {
         Ok(Read { value: entry.into(), revision: answer.revision, stale: answer.stale })
     }
 
-    /// Reads the entries of 1 to 100 keys, none twice. They are all of one revision, unless they are too large for one answer: then each
+    /// Reads the entries of 1 to 100 keys; one that is named several times is answered once. They are all of one revision, unless they are too large for one answer: then each
     /// further answer is of the same revision or a later one.
     pub async fn batch_get(&self, keys: impl IntoIterator<Item = impl Into<String>>) -> Result<Read<Batch>, Error> {
         let asked: Vec<String> = keys.into_iter().map(Into::into).collect();
@@ -120,7 +120,9 @@ impl Client {
                 min_revision = min_revision.max(answer.revision);
             }
         }
-        let order: HashMap<&str, usize> = asked.iter().enumerate().map(|(nth, key)| (key.as_str(), nth)).collect();
+        // Of a key that is named several times the first place counts.
+        let order: HashMap<&str, usize> =
+            asked.iter().enumerate().rev().map(|(nth, key)| (key.as_str(), nth)).collect();
         read.value.entries.sort_by_key(|entry| order.get(entry.key.as_str()));
         read.value.missing_keys.sort_by_key(|key| order.get(key.as_str()));
         Ok(read)

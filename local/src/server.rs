@@ -13,12 +13,13 @@ use axum::{
     body::Body,
     extract::{ConnectInfo, Request, State},
     response::Response,
+    serve::ListenerExt,
 };
 use http::{HeaderValue, Method, StatusCode, header};
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    gateway::Gateway,
+    gateway::{Gateway, WholeTargets},
     issuer::{self, Issuer},
 };
 
@@ -44,6 +45,8 @@ pub(crate) async fn serve(listener: TcpListener, issuer: Arc<Issuer>, gateway: G
     };
     let router = Router::new().fallback(answer).with_state(Arc::new(Shared { issuer, gateway }));
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    // Tapped for nothing but the clients' addresses, which axum knows of its own listeners alone.
+    let listener = WholeTargets(listener).tap_io(|_| ());
     let serving = axum::serve(listener, service).with_graceful_shutdown(stopped(stop.clone()));
     let overdue = async {
         stopped(stop).await;

@@ -167,6 +167,9 @@ impl Suite {
         let issuer = Arc::new(Issuer::new(Issuer::url_at(port), &key)?);
 
         let stack = Stack::read(TEMPLATE, &surroundings(&issuer, options.parameters))?;
+        for sentence in &stack.not_honoured {
+            tracing::warn!("{sentence}");
+        }
         let emulator = Emulator::start(emulator::Options {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, options.aws_port)),
             data: data.as_ref().map(DataFolder::emulator),
@@ -223,6 +226,7 @@ impl Suite {
         let authorizers = authorizers(&stack, &issuer)?;
         let tenant_claim = tenant_claim(&stack);
         let gateway = Gateway::new(api, port, Routes::new(stack.api.routes), authorizers, functions.http());
+        let gateway = gateway.with_cors(stack.api.cors);
         let (stop, stopped) = watch::channel(false);
         let server = tokio::spawn(server::serve(listener, Arc::clone(&issuer), gateway, stopped));
         if let Some(data) = &data {

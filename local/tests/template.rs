@@ -40,6 +40,11 @@ fn routes_and_scopes() {
             "GET /v1/config config-read config/read",
             "GET /v1/config/{key+} config-read config/read",
             "GET /v1/history/{key+} config-read config/read",
+            "HEAD /healthz config-read open",
+            "HEAD /v1/changes config-read config/read",
+            "HEAD /v1/config config-read config/read",
+            "HEAD /v1/config/{key+} config-read config/read",
+            "HEAD /v1/history/{key+} config-read config/read",
             "POST /v1/batch-get config-read config/read",
             "POST /v1/rollback/{key+} config-write config/write",
             "POST /v1/transactions config-write config/write",
@@ -279,6 +284,53 @@ fn the_user_pool_is_not_run_locally() {
     surroundings.parameters.insert("CreateUserPool".into(), "true".into());
     let error = Stack::read(TEMPLATE, &surroundings).unwrap_err().to_string();
     assert_eq!(error, "UserPool: AWS::Cognito::UserPool is not run locally");
+}
+
+/// Promise: what is asked for and has no effect locally is named at start: a property of the API that is not carried out, and a parameter that
+/// nothing here reads. Those that have an effect are not.
+#[test]
+fn what_has_no_effect_is_named() {
+    let named = |template: &str, given: &[(&str, &str)]| {
+        let mut surroundings = surroundings();
+        surroundings.parameters.extend(given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Stack::read(template, &surroundings).unwrap().not_honoured
+    };
+    assert_eq!(named(TEMPLATE, &[]), Vec::<String>::new());
+    let used = [
+        ("CorsOrigins", "*"),
+        ("TagRoutes", "{}"),
+        ("TenantRateLimit", "7"),
+        ("StreamImage", "local"),
+        ("CreateUserPool", "false"),
+        ("TenantCredentials", "false"),
+    ];
+    assert_eq!(named(TEMPLATE, &used), Vec::<String>::new());
+    for unused in
+        ["ThrottlingRate", "ThrottlingBurst", "LogRetentionDays", "NotificationTopicArn", "StreamDesiredCount"]
+    {
+        let sentence = format!("the parameter {unused} changes nothing that runs here");
+        assert_eq!(named(TEMPLATE, &[(unused, "1"), ("CorsOrigins", "")]), [sentence]);
+    }
+    let stage = TEMPLATE.replace("StageName: $default", "StageName: v2");
+    assert_eq!(named(&stage, &[]), ["Api.StageName of template.yaml is not honoured here"]);
+    let domain = TEMPLATE.replace("      StageName: $default", "      StageName: $default\n      Domain: {}");
+    assert_eq!(named(&domain, &[]), ["Api.Domain of template.yaml is not honoured here"]);
+}
+
+/// Promise: the API's rules for pages of other origins are the template's, and there are none without origins.
+#[test]
+fn rules_for_other_origins() {
+    let cors = |template: &str, origins: &str| {
+        let mut surroundings = surroundings();
+        surroundings.parameters.insert("CorsOrigins".into(), origins.into());
+        Stack::read(template, &surroundings).map(|stack| stack.api.cors).map_err(|error| error.to_string())
+    };
+    assert_eq!(cors(TEMPLATE, ""), Ok(None));
+    let rules = cors(TEMPLATE, "https://a.example, https://b.example").unwrap().unwrap();
+    assert_eq!(rules.allow_origins, ["https://a.example", "https://b.example"]);
+    assert_eq!((rules.allow_methods.len(), rules.max_age, rules.allow_credentials), (5, Some(600), false));
+    let other = cors(&TEMPLATE.replace("MaxAge: 600", "Maxage: 600"), "*").unwrap_err();
+    assert!(other.contains("unknown field `Maxage`"), "{other}");
 }
 
 /// Promise: what cannot be run locally is named at start; a route is never silently missing.

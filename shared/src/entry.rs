@@ -265,9 +265,8 @@ impl Entry {
     }
 }
 
-/// A strong entity tag (RFC 9110, 8.8.3) of one version of one key: `"<version>-<beginning of the commit id>"`.
-///
-/// The version alone would do but for restored tables, where a version can come again with another value.
+/// An entity tag (RFC 9110, 8.8.3). That of one version of one key is strong: `"<version>-<beginning of the commit id>"`. The version alone
+/// would do but for restored tables, where a version can come again with another value. That of a page is weak: see [`ETag::of_page`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct ETag(String);
@@ -276,6 +275,13 @@ impl ETag {
     /// The tag of `version`, written by `commit`.
     pub fn new(version: Version, commit: &CommitId) -> Self {
         Self(format!("\"{version}-{:.12}\"", commit.to_string()))
+    }
+
+    /// The tag of a page as it is at `revision`; `digest` is over all else that the page follows from.
+    ///
+    /// It is weak, since it promises the same content, not the same bytes: the next release may write a page differently.
+    pub fn of_page(revision: Revision, digest: &str) -> Self {
+        Self(format!("W/\"{revision}-{digest}\""))
     }
 
     /// As it was stored, with its quotes.
@@ -287,7 +293,20 @@ impl ETag {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is weak.
+    pub fn is_weak(&self) -> bool {
+        self.0.starts_with(WEAK)
+    }
+
+    /// What is compared of it.
+    fn opaque(&self) -> &str {
+        self.0.strip_prefix(WEAK).unwrap_or(&self.0)
+    }
 }
+
+/// What stands before a weak tag.
+const WEAK: &str = "W/";
 
 impl fmt::Display for ETag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -322,11 +341,19 @@ impl TagList {
         self.matches(current, true)
     }
 
+    /// Whether only the weak comparison finds the current version in it: `W/"…"` stands where `"…"` is meant.
+    pub fn matches_only_weakly(&self, current: Option<&ETag>) -> bool {
+        self.matches_weakly(current) && !self.matches_strongly(current)
+    }
+
     fn matches(&self, current: Option<&ETag>, weakly: bool) -> bool {
         match (self, current) {
             (_, None) => false,
             (Self::Any, Some(_)) => true,
-            (Self::Tags(tags), Some(current)) => tags.iter().any(|(tag, weak)| tag == current && (weakly || !weak)),
+            (Self::Tags(tags), Some(current)) => {
+                let is_current = |tag: &ETag| tag.opaque() == current.opaque();
+                tags.iter().any(|(tag, weak)| is_current(tag) && (weakly || !(*weak || current.is_weak())))
+            }
         }
     }
 }
@@ -340,21 +367,27 @@ impl FromStr for TagList {
             return Ok(Self::Any);
         }
         let mut tags = Vec::new();
-        let mut rest = text;
-        loop {
-            let (weak, quoted) = rest.strip_prefix("W/").map_or((false, rest), |tail| (true, tail));
+        // Commas with nothing between them are passed over (RFC 9110, 5.6.1.2): clients that join lists make them.
+        fn next(rest: &str) -> &str {
+            rest.trim_start_matches(|c: char| c == ',' || c.is_whitespace())
+        }
+        let mut rest = next(text);
+        while !rest.is_empty() {
+            let (weak, quoted) = rest.strip_prefix(WEAK).map_or((false, rest), |tail| (true, tail));
             let body = quoted.strip_prefix('"').ok_or(InvalidTagList)?;
             let end = body.find('"').ok_or(InvalidTagList)?;
             if body[..end].chars().any(|c| c.is_ascii_control() || c == ' ') {
                 return Err(InvalidTagList);
             }
             tags.push((ETag(format!("\"{}\"", &body[..end])), weak));
-            rest = body[end + 1..].trim_start();
-            if rest.is_empty() {
-                return Ok(Self::Tags(tags));
+            let behind = body[end + 1..].trim_start();
+            if !behind.is_empty() && !behind.starts_with(',') {
+                return Err(InvalidTagList);
             }
-            rest = rest.strip_prefix(',').ok_or(InvalidTagList)?.trim_start();
+            rest = next(behind);
         }
+        // A list without any tag is a mistake of who made it: as a condition it would never hold, or always.
+        if tags.is_empty() { Err(InvalidTagList) } else { Ok(Self::Tags(tags)) }
     }
 }
 
@@ -427,8 +460,32 @@ mod tests {
 
     #[test]
     fn what_is_no_entity_tag_is_refused() {
-        for bad in ["", "3-e", "\"3-e", "\"a\" \"b\"", "\"a\",", "w/\"a\"", "*, \"a\"", "\"a b\"", "\"a\tb\""] {
+        for bad in
+            ["", "3-e", "\"3-e", "\"a\" \"b\"", "w/\"a\"", "*, \"a\"", "*,", "\"a b\"", "\"a\tb\"", ",", " , ,", ",a"]
+        {
             assert_eq!(bad.parse::<TagList>(), Err(InvalidTagList), "{bad}");
+        }
+    }
+
+    /// RFC 9110, 8.8.3.2: the tag of a page is weak, whoever sends it back in whichever form.
+    #[test]
+    fn the_tag_of_a_page_is_weak() {
+        let page = ETag::of_page(Revision::new(3), "e");
+        assert_eq!(page.as_str(), "W/\"3-e\"");
+        for (tags, weakly, strongly) in
+            [("W/\"3-e\"", true, false), ("\"3-e\"", true, false), ("\"3-f\"", false, false), ("*", true, true)]
+        {
+            let tags: TagList = tags.parse().unwrap();
+            assert_eq!((tags.matches_weakly(Some(&page)), tags.matches_strongly(Some(&page))), (weakly, strongly));
+        }
+    }
+
+    /// RFC 9110, 5.6.1.2: elements of a list that are empty do not count.
+    #[test]
+    fn empty_elements_of_a_list_do_not_count() {
+        let two: TagList = "\"a\", W/\"b\"".parse().unwrap();
+        for same in [",\"a\",W/\"b\"", "\"a\",W/\"b\",", "\"a\",,W/\"b\"", " , ,\"a\" ,\t, W/\"b\" , ,"] {
+            assert_eq!(same.parse::<TagList>().as_ref(), Ok(&two), "{same}");
         }
     }
 }

@@ -47,6 +47,10 @@ use crate::settings::TlsSettings;
 
 /// How many calls one connection may have open at once.
 const MAX_CALLS: u32 = 1_000;
+/// How much metadata of a call is read at all, in bytes as HTTP/2 counts them; routes.rs takes far less. A call with more is refused without
+/// a word of gRPC, and one with several times as much costs the peer its connection: what it sends has to be read, or all later calls would be
+/// misunderstood.
+pub(crate) const MAX_HEADERS: u32 = 128 * 1024;
 /// How much of a call's answer waits in memory for the peer to take it, in bytes.
 const MAX_UNSENT: usize = 256 * 1024;
 /// After what silence a peer is asked whether it is still there, and how long it may take to answer.
@@ -206,6 +210,7 @@ async fn converse(
         // Nobody caches gRPC.
         .auto_date_header(false)
         .max_concurrent_streams(MAX_CALLS)
+        .max_header_list_size(MAX_HEADERS)
         .max_send_buf_size(MAX_UNSENT)
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);

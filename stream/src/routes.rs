@@ -29,6 +29,9 @@ use crate::{
 
 /// How large a request may be: 100 keys and 100 prefixes of the longest, with room to spare.
 const MAX_REQUEST_BYTES: usize = 256 * 1024;
+/// How large the metadata of a call may be, each pair with 32 bytes more, as HTTP/2 counts them. Who sends more is told so on that call, which the
+/// connection's own limit would not do.
+const MAX_METADATA_BYTES: usize = 16 * 1024;
 /// The methods of the interface, as they are counted.
 const METHODS: [&str; 4] = ["GetConfig", "BatchGetConfig", "ListConfig", "WatchConfig"];
 /// How the path of the one ends whose calls have no end of their own.
@@ -57,6 +60,13 @@ pub(crate) async fn routes(
         .add_service(descriptions().build_v1alpha()?);
     let others = TowerToHyperService::new(others.prepare());
     let answer = move |mut request: Request<Incoming>| {
+        if metadata_bytes(request.headers()) > MAX_METADATA_BYTES {
+            let called = request.uri().path().rsplit('/').next();
+            if let Some(method) = METHODS.into_iter().find(|method| called == Some(method)) {
+                metrics.note_call(method, Code::ResourceExhausted);
+            }
+            return (refuse(too_much_metadata()), None);
+        }
         let limit = limit(request.headers());
         // Past the router, which is for the few calls of the others.
         let mut path = request.uri().path().split('/').skip(1);
@@ -90,6 +100,20 @@ pub(crate) async fn routes(
         }
     };
     Ok((health, answer))
+}
+
+/// The size of a call's metadata, as HTTP/2 counts it (RFC 9113, 6.5.2).
+fn metadata_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
+fn too_much_metadata() -> Status {
+    Status::resource_exhausted(format!("the call's metadata is more than {MAX_METADATA_BYTES} bytes; send less of it"))
+}
+
+/// Answers at once.
+fn refuse(status: Status) -> Answering {
+    std::future::ready(Ok::<_, Infallible>(status.into_http())).boxed()
 }
 
 /// Answers by `answering`, or after `limit` that the deadline has passed. A watch is answered when it begins. Its stream is not ended here,

@@ -116,12 +116,8 @@ impl Service {
                 "keys has {count} keys; 1 to {MAX_BATCH_KEYS} are read at once"
             )));
         }
-        let mut seen = HashSet::new();
         for key in &request.keys {
             self.readable(&bearer, key)?;
-            if !seen.insert(key) {
-                return Err(Status::invalid_argument(format!("keys names {key} twice")));
-            }
         }
         let Fresh { pages, revision, is_stale } = self.fresh(&bearer, request.min_revision).await?;
         let view = self.view(&bearer);
@@ -130,8 +126,9 @@ impl Service {
             stale: is_stale,
             ..v1::BatchGetConfigResponse::default()
         };
-        let mut bytes = 0;
-        for key in request.keys {
+        let (mut bytes, mut seen) = (0, HashSet::new());
+        // A key that is named several times is answered once.
+        for key in request.keys.into_iter().filter(|key| seen.insert(key.clone())) {
             match pages.get(&key) {
                 None => answer.missing_keys.push(key),
                 Some(slot) => {

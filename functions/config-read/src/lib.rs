@@ -5,11 +5,14 @@ use serde::Serialize;
 use tenantry::{
     auth::{Permission, TenantScope},
     clock::Timestamp,
-    entry::{Author, ETag, Epoch, Revision, TagList, Version},
+    entry::{Author, ETag, Epoch, Precondition, Revision, TagList, Version},
     function::{BoxFuture, Context, Front},
-    http::{Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, Problem, ProblemType, Respond, VersionView},
+    http::{
+        Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, PageTag, Problem, ProblemType, Respond,
+        VersionView, digest,
+    },
     key::{ConfigKey, is_key_prefix},
-    ledger::{Change, ChangeOperation},
+    ledger::{Change, ChangeOperation, Head},
     service::{At, Fetched, Foundation, ReadService},
     settings::Settings,
 };
@@ -29,7 +32,7 @@ const BATCH_GET: &str = "POST /v1/batch-get";
 const GET_HISTORY: &str = "GET /v1/history/{key+}";
 const GET_CHANGES: &str = "GET /v1/changes";
 
-/// What is answered here, as the template's route keys.
+/// What is answered here, as the template's route keys; each GET also answers HEAD.
 pub const ROUTES: [&str; 6] = [HEALTH, GET_ENTRY, LIST_ENTRIES, BATCH_GET, GET_HISTORY, GET_CHANGES];
 
 /// The running function.
@@ -38,6 +41,8 @@ pub struct App {
     front: Front,
     foundation: Foundation,
     reader: ReadService,
+    /// A digest of the tag routes.
+    routes: String,
 }
 
 /// Answers one request.
@@ -53,6 +58,7 @@ impl App {
         Ok(Self {
             front: Front::new("config-read", settings),
             reader: ReadService::new(foundation.clone(), settings),
+            routes: digest(&settings.routes),
             foundation,
         })
     }
@@ -86,31 +92,22 @@ impl App {
     async fn entry(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
         let key = event.key(CONFIG, &self.foundation.routes)?;
         let query = event.query(&["version", "minRevision"])?;
-        let known_tags = event.tag_list("if-none-match")?;
+        let asked = event.precondition()?;
         let (version, min_revision) = (query.version()?, query.revision("minRevision")?);
         if let Some(version) = version {
             let at = Box::pin(self.reader.version(scope, &key, version, min_revision)).await?;
             let past = past_entry(&key, version, &at)?;
-            return Ok(self.tagged(&at, &key, past.etag(), known_tags.as_ref(), &past));
+            return shown(&at, Some(past.etag()), &asked, self.is_secret(&key), &past);
         }
         let at = self.reader.get(scope, &key, event.freshness(min_revision)).await?;
         let Some(resolved) = &at.found else { return Err(Problem::no_value(&key, at.revision)) };
-        Ok(self.tagged(&at, &key, &resolved.entry.etag(), known_tags.as_ref(), &EntryView::from(&**resolved)))
+        let view = EntryView::from(&**resolved);
+        shown(&at, Some(&resolved.entry.etag()), &asked, self.is_secret(&key), &view)
     }
 
-    /// One version of a key, or that the caller knows it already by its tag.
-    fn tagged<T>(
-        &self,
-        at: &At<T>,
-        key: &ConfigKey,
-        etag: &ETag,
-        known: Option<&TagList>,
-        view: &impl Serialize,
-    ) -> Answer {
-        let is_known = known.is_some_and(|tags| tags.matches_weakly(Some(etag)));
-        let status = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
-        let respond = Respond::new(status).at(at).etag(etag).secret(self.is_secret(key));
-        if is_known { respond.empty() } else { respond.json(view) }
+    /// The tag of a page: `query` says what is paged through, and where the page begins and ends.
+    fn page_tag<'a>(&'a self, scope: &'a TenantScope, query: &'a [&'a str]) -> PageTag<'a> {
+        PageTag { routes: &self.routes, scope, query }
     }
 
     async fn list(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
@@ -122,14 +119,23 @@ impl App {
         }
         let cursor = Cursor { tenant: scope.tenant(), kind: CursorKind::List(prefix) };
         let after = query.text("cursor").map(|text| cursor.position(text)).transpose()?;
-        let at = self.reader.list(scope, prefix, after.as_deref(), query.limit(MAX_PAGE)?).await?;
+        let (limit, asked) = (query.limit(MAX_PAGE)?, event.precondition()?);
+        let page = ["list", prefix, after.as_deref().unwrap_or_default(), &limit.to_string()];
+        let tag = self.page_tag(scope, &page);
+        let head = self.reader.head(scope).await?;
+        if let Some(known) = known_page(&tag.at(&head), &head, &asked, scope.may_read_secrets()) {
+            return Ok(known);
+        }
+        let at = self.reader.list(scope, head, prefix, after.as_deref(), limit).await?;
         let has_secret = at.found.entries.iter().any(|one| self.is_secret(&one.entry.key));
         let view = ListView {
             revision: at.revision,
             entries: at.found.entries.iter().map(EntryView::from).collect(),
             cursor: at.found.next.as_deref().map(|last| cursor.at(last)),
         };
-        Ok(Respond::new(StatusCode::OK).at(&at).secret(has_secret).json(&view))
+        let is_whole = at.found.entries.iter().all(|one| one.value.is_some() || one.withheld);
+        let tag = is_whole.then(|| tag.at(&at.found.head));
+        shown(&at, tag.as_ref(), &asked, has_secret, &view)
     }
 
     async fn batch_get(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
@@ -166,8 +172,16 @@ impl App {
         let query = event.query(&["limit", "cursor"])?;
         let cursor = Cursor { tenant: scope.tenant(), kind: CursorKind::History(key.as_str()) };
         let position = query.text("cursor").map(|text| cursor.position(text)).transpose()?;
-        let before = position.and_then(|digits| digits.parse().ok()).map(Version::new);
-        let at = self.reader.history(scope, &key, before, query.limit(MAX_PAGE)?).await?;
+        let before = position.as_deref().and_then(|digits| digits.parse().ok()).map(Version::new);
+        let (limit, asked) = (query.limit(MAX_PAGE)?, event.precondition()?);
+        let page = ["history", key.as_str(), position.as_deref().unwrap_or_default(), &limit.to_string()];
+        self.reader.permit(scope, &key)?;
+        let head = self.reader.head(scope).await?;
+        let tag = self.page_tag(scope, &page).at(&head);
+        if let Some(known) = known_page(&tag, &head, &asked, self.is_secret(&key)) {
+            return Ok(known);
+        }
+        let at = self.reader.history(scope, &head, &key, before, limit).await?;
         if at.found.versions.is_empty() && before.is_none() {
             return Err(Problem::new(ProblemType::NotFound, format!("{key} was never written")).at(at.revision));
         }
@@ -177,7 +191,8 @@ impl App {
             versions: at.found.versions.iter().map(VersionView::from).collect(),
             cursor: at.found.next.map(|version| cursor.at(&version.to_string())),
         };
-        Ok(Respond::new(StatusCode::OK).at(&at).secret(self.is_secret(&key)).json(&view))
+        let is_whole = at.found.versions.iter().all(|past| past.value.is_some() || !past.entry.is_live());
+        shown(&at, Some(&tag).filter(|_| is_whole), &asked, self.is_secret(&key), &view)
     }
 
     async fn changes(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
@@ -186,12 +201,48 @@ impl App {
             let rule = "since is missing: the revision after which changes are wanted, 0 for all that are kept";
             return Err(Problem::new(ProblemType::InvalidParameter, rule));
         };
-        let at = self.reader.changes(scope, since, query.limit(MAX_PAGE)?).await?;
-        let (epoch, changes) = &at.found;
-        let view =
-            ChangesView { revision: at.revision, epoch, changes: changes.iter().map(ChangeView::from).collect() };
-        Ok(Respond::new(StatusCode::OK).at(&at).json(&view))
+        let (limit, asked) = (query.limit(MAX_PAGE)?, event.precondition()?);
+        let page = ["changes", &since.to_string(), &limit.to_string()];
+        let head = self.reader.head(scope).await?;
+        let tag = self.page_tag(scope, &page).at(&head);
+        if let Some(known) = known_page(&tag, &head, &asked, false) {
+            return Ok(known);
+        }
+        let at = self.reader.changes(scope, &head, since, limit).await?;
+        let changes = at.found.iter().map(ChangeView::from).collect();
+        let view = ChangesView { revision: at.revision, epoch: &head.epoch, changes };
+        shown(&at, Some(&tag), &asked, false, &view)
     }
+}
+
+/// What was read, as far as the caller does not know it already, if it is what the caller means (RFC 9110, 13.2.2). What has no tag is
+/// shown whatever the conditions say.
+fn shown<T>(
+    at: &At<T>,
+    etag: Option<&ETag>,
+    asked: &Precondition,
+    is_secret: bool,
+    view: &impl Serialize,
+) -> Result<Answer, Problem> {
+    let Some(etag) = etag else { return Ok(Respond::new(StatusCode::OK).at(at).secret(is_secret).json(view)) };
+    if let Some(tags) = asked.if_match.as_ref().filter(|tags| !tags.matches_strongly(Some(etag))) {
+        return Err(Problem::not_matched(tags, etag, at.revision));
+    }
+    let is_known = asked.if_none_match.as_ref().is_some_and(|tags| tags.matches_weakly(Some(etag)));
+    let status = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
+    let respond = Respond::new(status).at(at).etag(etag).secret(is_secret);
+    Ok(if is_known { respond.empty() } else { respond.json(view) })
+}
+
+/// That the caller has the page already, if so: it names the very tag that the page has at `head`, and got it with the page.
+///
+/// That page was read after a look at this same head. Since there was no commit in between, it shows what there is at this revision. `*`
+/// says nothing of that kind, and `If-Match` is for pages that there are: both are decided once the page is read.
+fn known_page(tag: &ETag, head: &Head, asked: &Precondition, may_be_secret: bool) -> Option<Answer> {
+    let names_it = matches!(&asked.if_none_match, Some(tags @ TagList::Tags(_)) if tags.matches_weakly(Some(tag)));
+    let at = At { revision: head.revision, age: None, stale: false, found: () };
+    let respond = || Respond::new(StatusCode::NOT_MODIFIED).at(&at).etag(tag).secret(may_be_secret);
+    (names_it && asked.if_match.is_none()).then(|| respond().empty())
 }
 
 /// A past version as an entry, or why there is none to show.

@@ -2,13 +2,15 @@
 //!
 //! Routes, scopes and authorizers come from the template. The limits are those of AWS: 10,240 bytes for the request line and
 //! headers, 10 MiB for a body, 6 MiB for an event and for an answer (the invocation payload of a function).
-//! The functions see and return bytes, as when deployed. What differs from AWS: plain HTTP, no throttling, no timeouts
+//! The functions see and return bytes, as when deployed. HEAD is a method like any other; the HTTP server leaves out the body of its answer. What differs from AWS: plain HTTP, no throttling, no timeouts
 //! (a handler may be stopped in a debugger), and the deviations that the modules below name.
 
 mod authorizer;
+mod cors;
 mod event;
 mod response;
 mod routes;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +27,9 @@ use time::OffsetDateTime;
 pub use authorizer::{JwtAuthorizer, Refusal};
 pub use event::ApiIdentity;
 pub use routes::Routes;
+pub(crate) use target::WholeTargets;
+
+use crate::template::Cors;
 
 use event::{RequestContext, event};
 use response::{message, response};
@@ -49,6 +54,7 @@ pub struct Gateway {
     routes: Routes,
     authorizers: BTreeMap<String, JwtAuthorizer>,
     functions: BTreeMap<String, Function>,
+    cors: Option<Cors>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -66,7 +72,13 @@ impl Gateway {
         authorizers: BTreeMap<String, JwtAuthorizer>,
         functions: BTreeMap<String, Function>,
     ) -> Self {
-        Self { api, port, routes, authorizers, functions }
+        Self { api, port, routes, authorizers, functions, cors: None }
+    }
+
+    /// The same, for pages of other origins, too.
+    #[must_use]
+    pub fn with_cors(self, cors: Option<Cors>) -> Self {
+        Self { cors, ..self }
     }
 
     /// Answers one request of `client`. A function that fails or panics costs this request only.
@@ -86,6 +98,9 @@ impl Gateway {
         let body = read(body).await?;
         if head > MAX_HEAD {
             return Err(Failure::HeadTooLong);
+        }
+        if let Some(answer) = self.cors.as_ref().and_then(|cors| cors::preflight(cors, &parts)) {
+            return Ok(answer);
         }
         let path = decode_path(parts.uri.path());
         let matched = self.routes.find(parts.method.as_str(), &path).ok_or(Failure::NoRoute)?;
@@ -111,7 +126,11 @@ impl Gateway {
             return Err(Failure::BodyTooLong);
         }
         let answer = self.invoke(&route.function, event).await.map_err(Failure::Internal)?;
-        response(&answer).map_err(|error| Failure::Internal(error.to_string()))
+        let mut response = response(&answer).map_err(|error| Failure::Internal(error.to_string()))?;
+        if let Some(cors) = &self.cors {
+            cors::add(cors, &parts.headers, response.headers_mut());
+        }
+        Ok(response)
     }
 
     async fn invoke(&self, name: &str, event: Vec<u8>) -> Result<Vec<u8>, String> {

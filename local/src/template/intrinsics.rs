@@ -1,6 +1,9 @@
 //! What `CloudFormation` computes when it deploys a template (`Ref`, `Fn::Sub`, conditions, …), computed for this machine.
 
-use std::collections::BTreeMap;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde_json::{Map, Value};
 
@@ -49,6 +52,8 @@ const MAX_DEPTH: usize = 64;
 pub(super) struct Resolver<'a> {
     template: &'a Value,
     surroundings: &'a Surroundings,
+    /// The parameters that were asked for.
+    asked: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Resolver<'a> {
@@ -59,7 +64,13 @@ impl<'a> Resolver<'a> {
                 return Err(ResolveError::UnknownParameter(name.clone()));
             }
         }
-        Ok(Self { template, surroundings })
+        Ok(Self { template, surroundings, asked: RefCell::default() })
+    }
+
+    /// The parameters that were given a local value which nobody has asked for.
+    pub(super) fn unread(&self) -> Vec<&'a str> {
+        let asked = self.asked.borrow();
+        self.surroundings.parameters.keys().filter(|name| !asked.contains(*name)).map(String::as_str).collect()
     }
 
     /// The value with everything computed; null where nothing is left of it (`AWS::NoValue`).
@@ -195,6 +206,7 @@ impl<'a> Resolver<'a> {
             _ => {}
         }
         if let Some(parameter) = self.template["Parameters"].get(name) {
+            self.asked.borrow_mut().insert(name.to_owned());
             return self.parameter(name, parameter).map(Some);
         }
         if let Some(resource) = self.template["Resources"].get(name) {

@@ -5,12 +5,14 @@
 //! Resources whose condition does not hold are not there. Those that only watch or protect (alarms, dashboards, load balancers, …)
 //! have no local counterpart and are passed over; anything that would carry a request or an event and cannot be run here is an error at start.
 
+mod api;
 mod intrinsics;
 mod role;
 mod stack;
 mod stream;
 mod yaml;
 
+pub use api::Cors;
 pub use intrinsics::{ResolveError, Surroundings};
 pub use role::Role;
 pub use stack::{Api, Authorizer, Function, Route, Rule, Schedule, Stack, StackError, Table, Target};

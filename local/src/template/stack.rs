@@ -6,6 +6,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
+    api::{Cors, not_honoured},
     intrinsics::{ResolveError, Resolver, Surroundings, text},
     role::{PolicyProperties, Role, RoleProperties},
     stream::{Queue, QueueProperties, RuleProperties, StreamService, TaskProperties},
@@ -56,6 +57,8 @@ pub struct Stack {
     pub schedules: Vec<Schedule>,
     /// The streaming service, if there is to be one.
     pub stream: Option<StreamService>,
+    /// What was asked for, and changes nothing here: a sentence each.
+    pub not_honoured: Vec<String>,
 }
 
 /// An HTTP API.
@@ -65,6 +68,8 @@ pub struct Api {
     pub routes: Vec<Route>,
     /// Its JWT authorizers by name.
     pub authorizers: BTreeMap<String, Authorizer>,
+    /// Who may call it from a browser's page of another origin; none: nobody.
+    pub cors: Option<Cors>,
 }
 
 /// A route of an HTTP API.
@@ -155,7 +160,7 @@ impl Stack {
             globals: &template["Globals"],
             apis: BTreeMap::new(),
             stack: Self {
-                api: Api { routes: Vec::new(), authorizers: BTreeMap::new() },
+                api: Api { routes: Vec::new(), authorizers: BTreeMap::new(), cors: None },
                 functions: BTreeMap::new(),
                 roles: Vec::new(),
                 tables: Vec::new(),
@@ -163,21 +168,26 @@ impl Stack {
                 rules: Vec::new(),
                 schedules: Vec::new(),
                 stream: None,
+                not_honoured: Vec::new(),
             },
         };
         let resources =
             template["Resources"].as_object().ok_or_else(|| shape("Resources", "expected a map of resources"))?;
         let mut made = Vec::new();
         for (name, resource) in resources {
-            if !reader.is_made(name, resource)? {
+            let is_run = match kind(resource) {
+                HTTP_API | FUNCTION | TABLE | ROLE | POLICY | QUEUE | TASK => true,
+                RULE => resource["Properties"]["Targets"].is_array(),
+                _ => false,
+            };
+            // Nobody asks whether something is there that is passed over: the parameters that decide it have no effect then.
+            if !(is_run || carries_traffic(kind(resource))) || !reader.is_made(name, resource)? {
                 continue;
             }
-            match kind(resource) {
-                HTTP_API | FUNCTION | TABLE | ROLE | POLICY | QUEUE | TASK => made.push((name, resource)),
-                RULE if resource["Properties"]["Targets"].is_array() => made.push((name, resource)),
-                other if carries_traffic(other) => return Err(shape(name, format!("{other} is not run locally"))),
-                _ => {}
+            if !is_run {
+                return Err(shape(name, format!("{} is not run locally", kind(resource))));
             }
+            made.push((name, resource));
         }
         // The API, the roles and the queues first: routes take its default authorizer, policies add to roles, and rules feed queues.
         for &(name, resource) in &made {
@@ -198,6 +208,9 @@ impl Stack {
                 _ => {}
             }
         }
+        let unread = reader.resolver.unread();
+        let unread = unread.iter().map(|name| format!("the parameter {name} changes nothing that runs here"));
+        reader.stack.not_honoured.extend(unread);
         Ok(reader.stack)
     }
 
@@ -293,6 +306,9 @@ impl Reader<'_> {
             let JwtConfiguration { issuer, audience } = definition.jwt_configuration;
             self.stack.api.authorizers.insert(authorizer, Authorizer { issuer, audience });
         }
+        let place = format!("{name}.Properties.CorsConfiguration");
+        self.stack.api.cors = self.typed(&place, &resource["Properties"]["CorsConfiguration"])?;
+        self.stack.not_honoured.extend(not_honoured(name, &resource["Properties"]));
         self.apis.insert(name.to_owned(), auth.default_authorizer);
         Ok(())
     }

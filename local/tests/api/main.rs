@@ -9,9 +9,13 @@ mod cache;
 #[cfg(test)]
 mod concurrency;
 #[cfg(test)]
+mod conditions;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod crash_points;
+#[cfg(test)]
+mod edge;
 #[cfg(test)]
 mod entries;
 #[cfg(test)]

@@ -96,13 +96,20 @@ async fn a_request_is_one_line() {
             assert!(!text.contains(hidden), "{hidden}: {text}");
         }
     }
-    for (method, path, route, outcome) in [
-        (http::Method::GET, "/v1/config/tenant_config_x", "GET /v1/config/{key+}", "4xx"),
-        (http::Method::GET, "/healthz", "GET /healthz", "2xx"),
+    for (method, path, route, outcome, problem) in [
+        (http::Method::GET, "/v1/config/tenant_config_x", "GET /v1/config/{key+}", "4xx", "not-found"),
+        (http::Method::HEAD, "/v1/config/tenant_config_x", "GET /v1/config/{key+}", "4xx", "not-found"),
+        (http::Method::PUT, "/v1/config/tenant_config_x", "PUT /v1/config/{key+}", "4xx", "invalid-body"),
+        (http::Method::GET, "/v1/config/x", "GET /v1/config/{key+}", "4xx", "invalid-key"),
+        (http::Method::GET, "/healthz", "GET /healthz", "2xx", ""),
     ] {
         let call = if path == "/healthz" { api.call(method, path) } else { acme.call(method, path) };
         call.await;
-        assert_eq!(members(&lines.one(), &["Route", "Outcome"]), json!({"Route": route, "Outcome": outcome}));
+        let problem = Some(problem).filter(|name| !name.is_empty()).map(|name| format!("urn:tenantry:problem:{name}"));
+        assert_eq!(
+            members(&lines.one(), &["Route", "Outcome", "problem"]),
+            json!({"Route": route, "Outcome": outcome, "problem": problem})
+        );
     }
     api.suite.stop().await;
 }

@@ -29,9 +29,9 @@ pub use respond::{EntryView, Respond, VersionView, WrittenView};
 
 use crate::{
     auth::{Authenticator, Permission, Presented, TenantScope},
-    entry::{Precondition, Revision, TagList, Version},
+    entry::{ETag, Precondition, Revision, TagList, Version},
     key::ConfigKey,
-    ledger::IdempotencyClaim,
+    ledger::{Head, IdempotencyClaim},
     redact::Redacted,
     routing::TagRoutes,
     service::Freshness,
@@ -40,6 +40,9 @@ use crate::{
 
 /// The longest `Idempotency-Key`, in bytes.
 const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
+
+/// What some programs put before a text in UTF-8.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// More headers, or claims, than most requests have, so that their map does not have to grow. Every call pays for this parsing.
 const USUAL_FIELDS: usize = 24;
@@ -108,11 +111,13 @@ impl Event {
     }
 
     /// The one of `routes` that the request is for. Routes are written as the template's route keys are, such as
-    /// `GET /v1/config/{key+}`.
+    /// `GET /v1/config/{key+}`. HEAD is answered as GET is, body included: who speaks HTTP with the client leaves that out, and knows by
+    /// it which Content-Length to send (RFC 9110, 9.3.2).
     pub fn route(&self, routes: &[&'static str]) -> Option<&'static str> {
+        let asked = if self.method() == "HEAD" { "GET" } else { self.method() };
         let is_for = |route: &&&'static str| {
             let Some((method, path)) = route.split_once(' ') else { return false };
-            method == self.method()
+            method == asked
                 && match path.strip_suffix("{key+}") {
                     Some(prefix) => self.path().starts_with(prefix),
                     None => path == self.path(),
@@ -183,15 +188,38 @@ impl Event {
         Ok(Query(values))
     }
 
-    /// The body as text.
+    /// The body as text, without a byte order mark: a parser of JSON may ignore one (RFC 8259, 8.1), and some clients send it.
     pub fn body(&self) -> Result<String, Problem> {
         let refused = |detail: &str| Problem::new(ProblemType::InvalidBody, detail);
         let body = self.body.as_deref().unwrap_or_default();
-        if !self.is_base64_encoded {
-            return Ok(body.to_owned());
+        if body.is_empty() {
+            return Ok(String::new());
         }
-        let bytes = BASE64_STANDARD.decode(body).map_err(|_| refused("the body is marked as base64 and is not"))?;
-        String::from_utf8(bytes).map_err(|_| refused("the body is not UTF-8; send JSON"))
+        self.is_not_encoded()?;
+        let mut text = if self.is_base64_encoded {
+            let bytes = BASE64_STANDARD.decode(body).map_err(|_| refused("the body is marked as base64 and is not"))?;
+            String::from_utf8(bytes).map_err(|_| refused("the body is not UTF-8; send JSON"))?
+        } else {
+            body.to_owned()
+        };
+        if text.starts_with(BYTE_ORDER_MARK) {
+            text.drain(..BYTE_ORDER_MARK.len_utf8());
+        }
+        Ok(text)
+    }
+
+    /// That the body comes as it is. Its limits count what is sent, and nothing here links what would unpack it.
+    fn is_not_encoded(&self) -> Result<(), Problem> {
+        let codings = self.header("content-encoding").unwrap_or_default().split(',').map(str::trim);
+        match codings.filter(|coding| !coding.is_empty()).find(|coding| !coding.eq_ignore_ascii_case("identity")) {
+            None => Ok(()),
+            Some(coding) => {
+                let shown: String = coding.chars().take(40).collect();
+                let rule =
+                    format!("the body has the content coding {shown:?}; send it as it is, without Content-Encoding");
+                Err(Problem::new(ProblemType::UnsupportedMediaType, rule))
+            }
+        }
     }
 
     /// `If-Match` and `If-None-Match`.
@@ -200,7 +228,7 @@ impl Event {
     }
 
     /// A header that lists entity tags.
-    pub fn tag_list(&self, name: &str) -> Result<Option<TagList>, Problem> {
+    fn tag_list(&self, name: &str) -> Result<Option<TagList>, Problem> {
         let parse = |text: &str| {
             text.parse().map_err(|error| {
                 Problem::new(ProblemType::InvalidParameter, format!("the header {name} is malformed: {error}"))
@@ -324,6 +352,39 @@ fn directives(header: &str) -> impl Iterator<Item = (&str, Duration)> {
         let seconds = if is_number { digits.parse().unwrap_or(u32::MAX) } else { 0 };
         (name.trim(), Duration::from_secs(seconds.into()))
     })
+}
+
+/// The entity tag of one tenant's pages of one kind.
+#[derive(Debug)]
+pub struct PageTag<'a> {
+    /// The tag routes, as [`digest`] has them: they decide which keys are shown, and what is a secret.
+    pub routes: &'a str,
+    /// Who asks: not everybody sees the values of secrets.
+    pub scope: &'a TenantScope,
+    /// What is paged through, and what the query says of the page.
+    pub query: &'a [&'a str],
+}
+
+impl PageTag<'_> {
+    /// The form of today's pages.
+    const FORMAT: &'static str = "page/1";
+    /// How many hexadecimal digits of the digest are kept.
+    const DIGITS: usize = 16;
+
+    /// The page's tag at `head`. The commit's id is in it besides the revision, so that none of a restored table's is taken for another.
+    pub fn at(&self, head: &Head) -> ETag {
+        let rights = if self.scope.may_read_secrets() { "secrets" } else { "" };
+        let (commit, tenant) = (head.commit.to_string(), self.scope.tenant().as_str());
+        let state = [Self::FORMAT, tenant, head.epoch.as_str(), &commit, rights, self.routes];
+        let mut digest = sha256_hex(&[&state, self.query].concat());
+        digest.truncate(Self::DIGITS);
+        ETag::of_page(head.revision, &digest)
+    }
+}
+
+/// A digest of settings.
+pub fn digest(settings: &impl fmt::Debug) -> String {
+    sha256_hex(&[&format!("{settings:?}")])
 }
 
 /// SHA-256 over parts that cannot run into each other, in hexadecimal.

@@ -11,12 +11,13 @@ use super::{Answer, Respond};
 use crate::{
     auth::AuthError,
     aws::{AwsFailure, FailureKind, Service},
-    entry::{ETag, Revision},
+    entry::{ETag, Revision, TagList},
     key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
     ledger::LedgerError,
     limit::OverLimit,
     service::{ReadError, WriteError},
     store::{StoreError, ValueRefused},
+    telemetry,
     value::InvalidValue,
 };
 
@@ -46,6 +47,8 @@ pub enum ProblemType {
     PreconditionFailed,
     /// Something is larger than its limit.
     TooLarge,
+    /// A body is encoded in a way that is not read here.
+    UnsupportedMediaType,
     /// Understood, and cannot be done.
     Unprocessable,
     /// Too many requests.
@@ -55,24 +58,37 @@ pub enum ProblemType {
 }
 
 impl ProblemType {
-    const fn status_and_name(self) -> (StatusCode, &'static str, &'static str) {
+    /// Status, type and title.
+    const fn published(self) -> (StatusCode, &'static str, &'static str) {
+        macro_rules! urn {
+            ($name:literal) => {
+                concat!("urn:tenantry:problem:", $name)
+            };
+        }
         match self {
-            Self::InvalidKey => (StatusCode::BAD_REQUEST, "invalid-key", "The key is not valid"),
-            Self::InvalidValue => (StatusCode::BAD_REQUEST, "invalid-value", "The value is not valid"),
-            Self::InvalidParameter => (StatusCode::BAD_REQUEST, "invalid-parameter", "A parameter is not valid"),
-            Self::InvalidBody => (StatusCode::BAD_REQUEST, "invalid-body", "The body is not valid"),
-            Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated", "A valid token is needed"),
-            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "The token does not allow this"),
-            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is nothing here"),
-            Self::Contention => (StatusCode::CONFLICT, "contention", "Too many write at the same time"),
-            Self::Gone => (StatusCode::GONE, "gone", "It is not kept any more"),
+            Self::InvalidKey => (StatusCode::BAD_REQUEST, urn!("invalid-key"), "The key is not valid"),
+            Self::InvalidValue => (StatusCode::BAD_REQUEST, urn!("invalid-value"), "The value is not valid"),
+            Self::InvalidParameter => (StatusCode::BAD_REQUEST, urn!("invalid-parameter"), "A parameter is not valid"),
+            Self::InvalidBody => (StatusCode::BAD_REQUEST, urn!("invalid-body"), "The body is not valid"),
+            Self::Unauthenticated => (StatusCode::UNAUTHORIZED, urn!("unauthenticated"), "A valid token is needed"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, urn!("forbidden"), "The token does not allow this"),
+            Self::NotFound => (StatusCode::NOT_FOUND, urn!("not-found"), "There is nothing here"),
+            Self::Contention => (StatusCode::CONFLICT, urn!("contention"), "Too many write at the same time"),
+            Self::Gone => (StatusCode::GONE, urn!("gone"), "It is not kept any more"),
             Self::PreconditionFailed => {
-                (StatusCode::PRECONDITION_FAILED, "precondition-failed", "The precondition does not hold")
+                (StatusCode::PRECONDITION_FAILED, urn!("precondition-failed"), "The precondition does not hold")
             }
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Something is too large"),
-            Self::Unprocessable => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", "It cannot be done as asked"),
-            Self::Throttled => (StatusCode::TOO_MANY_REQUESTS, "throttled", "Too many requests"),
-            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "A store is unavailable"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, urn!("too-large"), "Something is too large"),
+            Self::UnsupportedMediaType => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                urn!("unsupported-media-type"),
+                "The body is encoded in an unknown way",
+            ),
+            Self::Unprocessable => {
+                (StatusCode::UNPROCESSABLE_ENTITY, urn!("unprocessable"), "It cannot be done as asked")
+            }
+            Self::Throttled => (StatusCode::TOO_MANY_REQUESTS, urn!("throttled"), "Too many requests"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, urn!("unavailable"), "A store is unavailable"),
         }
     }
 }
@@ -102,6 +118,18 @@ impl Problem {
     /// That a key has no value, seen at a revision.
     pub fn no_value(key: &ConfigKey, revision: Revision) -> Self {
         Self::new(ProblemType::NotFound, format!("{key} has no value")).at(revision)
+    }
+
+    /// That the version, or the page, that is current at a revision is not what `If-Match` asks for.
+    pub fn not_matched(asked: &TagList, current: &ETag, revision: Revision) -> Self {
+        let advice = match asked.matches_only_weakly(Some(current)) {
+            true if current.is_weak() => "; pages have weak tags, which never match in If-Match: use If-None-Match",
+            only_weakly => weak_tag_advice(only_weakly),
+        };
+        let rule = format!("If-Match does not hold: the ETag is {current}{advice}");
+        let mut problem = Self::new(ProblemType::PreconditionFailed, rule);
+        problem.etag = Some(current.clone());
+        problem.at(revision)
     }
 
     /// That a value is where no route leads to.
@@ -145,9 +173,10 @@ impl Problem {
 
     /// The answer.
     pub fn answer(self) -> Answer {
-        let (status, name, title) = self.kind.status_and_name();
+        let (status, kind, title) = self.kind.published();
+        telemetry::note_problem(kind);
         let body = ProblemView {
-            kind: format!("urn:tenantry:problem:{name}"),
+            kind,
             title,
             status: status.as_u16(),
             detail: &self.detail,
@@ -163,10 +192,22 @@ impl Problem {
         if let Some(etag) = &self.etag {
             respond = respond.header("etag", etag.as_str());
         }
-        if status == StatusCode::UNAUTHORIZED {
-            respond = respond.header("www-authenticate", "Bearer");
+        match status {
+            StatusCode::UNAUTHORIZED => respond = respond.header("www-authenticate", "Bearer"),
+            // What would have been read (RFC 9110, 15.5.16).
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => respond = respond.header("accept-encoding", "identity"),
+            _ => {}
         }
         respond.json(&body)
+    }
+}
+
+/// What to do about an `If-Match` that names the right tag as a weak one (RFC 9110, 13.1.1).
+const fn weak_tag_advice(only_weakly: bool) -> &'static str {
+    if only_weakly {
+        "; a weak tag, W/\"…\", never matches in If-Match: send the tag as it is, without W/"
+    } else {
+        ""
     }
 }
 
@@ -174,7 +215,7 @@ impl Problem {
 #[derive(Serialize)]
 struct ProblemView<'a> {
     #[serde(rename = "type")]
-    kind: String,
+    kind: &'static str,
     title: &'a str,
     status: u16,
     detail: &'a str,
@@ -334,15 +375,13 @@ impl From<WriteError> for Problem {
             WriteError::Ledger(error) => error.into(),
             WriteError::Store(error) => error.into(),
             WriteError::Refused(error) => error.into(),
-            WriteError::Precondition { key, current, head } => {
+            WriteError::Precondition { key, current, head, only_weakly } => {
                 let shown =
                     current.as_ref().map_or_else(|| "it has no value".to_owned(), |etag| format!("its ETag is {etag}"));
-                let mut problem = Self::new(
-                    ProblemType::PreconditionFailed,
-                    format!("{detail}: {shown}; read it again and decide anew"),
-                )
-                .at(head)
-                .with("key", key.as_str());
+                let advice = if only_weakly { weak_tag_advice(true) } else { "; read it again and decide anew" };
+                let mut problem = Self::new(ProblemType::PreconditionFailed, format!("{detail}: {shown}{advice}"))
+                    .at(head)
+                    .with("key", key.as_str());
                 problem.etag = current;
                 problem
             }

@@ -11,9 +11,9 @@ use crate::{
     auth::{Permission, TenantScope},
     cache::{Cache, Known, Observed, Resolved, Validity},
     clock::Clock,
-    entry::{Entry, Epoch, Held, Revision, State, Version},
+    entry::{Entry, Held, Revision, State, Version},
     key::ConfigKey,
-    ledger::{Change, LedgerError},
+    ledger::{Change, Head, LedgerError},
     settings::Settings,
     store::StoreError,
     telemetry::{self, CacheResult},
@@ -72,6 +72,8 @@ pub struct BatchFound {
 /// A page of entries.
 #[derive(Debug)]
 pub struct ListPage {
+    /// The head that it was read at. A commit since then may show in it already.
+    pub head: Head,
     /// Live entries in key order.
     pub entries: Vec<Fetched>,
     /// The key that the next page begins behind.
@@ -316,11 +318,17 @@ impl ReadService {
         Err(ReadError::Contention)
     }
 
-    /// Live entries whose key begins with `prefix`, behind the key `after`. Each is at least as new as the answer's revision. Values that the
+    /// The tenant's head: which revision lists, histories and changes are read at.
+    pub async fn head(&self, scope: &TenantScope) -> Result<Head, ReadError> {
+        Ok(self.foundation.ledger.head(scope).await?)
+    }
+
+    /// Live entries whose key begins with `prefix`, behind the key `after`, read at `head`, or at a newer one. Each is at least as new as the answer's revision. Values that the
     /// scope may not read are neither shown nor fetched.
     pub async fn list(
         &self,
         scope: &TenantScope,
+        mut head: Head,
         prefix: &str,
         after: Option<&str>,
         limit: usize,
@@ -328,7 +336,9 @@ impl ReadService {
         let mut looks = 0;
         for round in 1..=MAX_ROUNDS {
             pause_before(looks).await;
-            let head = self.foundation.ledger.head(scope).await?;
+            if round > 1 {
+                head = self.head(scope).await?;
+            }
             let page = self.foundation.ledger.list(scope, prefix, after, limit, MAX_ANSWER_BYTES).await?;
             let torn = page.entries.iter().any(|entry| entry.revision > head.revision);
             if torn && round < MAX_ROUNDS {
@@ -351,8 +361,9 @@ impl ReadService {
             let fitting = fitting(entries.iter().map(|one| one.value.as_ref()));
             let cut = entries.drain(fitting..).next().is_some();
             let next = if cut { entries.last().map(|one| one.entry.key.to_string()) } else { page.last };
-            let found = ListPage { entries, next };
-            return Ok(At { revision: head.revision, age: None, stale: false, found });
+            let revision = head.revision;
+            let found = ListPage { head, entries, next };
+            return Ok(At { revision, age: None, stale: false, found });
         }
         Err(ReadError::Contention)
     }
@@ -378,16 +389,16 @@ impl ReadService {
         Ok(At { revision: head.revision, age: None, stale: false, found })
     }
 
-    /// A key's versions below `before`, newest first.
+    /// A key's versions below `before`, newest first, read at `head`.
     pub async fn history(
         &self,
         scope: &TenantScope,
+        head: &Head,
         key: &ConfigKey,
         before: Option<Version>,
         limit: usize,
     ) -> Result<At<HistoryPage>, ReadError> {
         self.permit(scope, key)?;
-        let head = self.foundation.ledger.head(scope).await?;
         let (entries, more) = self.foundation.ledger.history(scope, key, before, limit, MAX_ANSWER_BYTES).await?;
         let mut versions = self.past_values(scope, key, entries).await?;
         let fitting = fitting(versions.iter().map(|past| past.value.as_ref()));
@@ -396,14 +407,14 @@ impl ReadService {
         Ok(At { revision: head.revision, age: None, stale: false, found: HistoryPage { versions, next } })
     }
 
-    /// The changes after `since`, in order, with the ledger's epoch; empty if there are none yet.
+    /// The changes after `since`, in order, read at `head`; empty if there are none yet.
     pub async fn changes(
         &self,
         scope: &TenantScope,
+        head: &Head,
         since: Revision,
         limit: usize,
-    ) -> Result<At<(Epoch, Vec<Change>)>, ReadError> {
-        let head = self.foundation.ledger.head(scope).await?;
+    ) -> Result<At<Vec<Change>>, ReadError> {
         let changes = match since.cmp(&head.revision) {
             Ordering::Equal => Vec::new(),
             Ordering::Greater => return Err(ReadError::Ahead { since, head: head.revision }),
@@ -412,7 +423,7 @@ impl ReadService {
         if changes.is_empty() && since < head.revision {
             return Err(ReadError::Compacted { since, head: head.revision });
         }
-        Ok(At { revision: head.revision, age: None, stale: false, found: (head.epoch, changes) })
+        Ok(At { revision: head.revision, age: None, stale: false, found: changes })
     }
 
     /// At which revision the tenant's cached entries were valid, and how long ago, if that is as fresh as `freshness` wants it.

@@ -5,7 +5,7 @@ use std::{net::TcpListener, time::Duration};
 use tokio::time::Instant;
 
 use super::*;
-use crate::{auth::fixture, aws::FailureKind, entry::Version, key::ConfigKey};
+use crate::{auth::fixture, aws::FailureKind, entry::Version, key::ConfigKey, ledger::Head};
 
 /// Promise: who waits for a store that never answers is told so within a bounded time; after a few times at once, without asking it.
 #[tokio::test(start_paused = true)]
@@ -46,7 +46,7 @@ async fn every_read_of_a_value_asks_for_the_right_to_it() {
         reader.get(&scope, secret, fresh).await.err(),
         reader.batch_get(&scope, &keys, fresh).await.err(),
         reader.version(&scope, secret, Version::new(1), None).await.err(),
-        reader.history(&scope, secret, None, 1).await.err(),
+        reader.history(&scope, &Head::unborn(), secret, None, 1).await.err(),
     ] {
         assert!(matches!(&refused, Some(ReadError::Secret(key)) if key == secret), "{refused:?}");
     }

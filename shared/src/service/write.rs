@@ -102,6 +102,8 @@ pub enum WriteError {
         current: Option<ETag>,
         /// The tenant's head.
         head: Revision,
+        /// Whether `If-Match` names that tag, but as a weak one.
+        only_weakly: bool,
     },
     /// There is nothing to delete.
     #[error("{0} has no value")]
@@ -266,8 +268,10 @@ impl WriteService {
                 .filter(|entry| entry.is_live());
             let etag = current.map(Entry::etag);
             if !request.precondition.holds(etag.as_ref()) {
+                let if_match = request.precondition.if_match.as_ref();
                 return Err(WriteError::Precondition {
                     key: request.key.clone(),
+                    only_weakly: if_match.is_some_and(|tags| tags.matches_only_weakly(etag.as_ref())),
                     current: etag,
                     head: basis.head.revision,
                 });

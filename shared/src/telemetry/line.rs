@@ -36,6 +36,9 @@ struct Line<'a> {
     duration_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
+    /// As in the answer's body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'static str>,
     /// OpenTelemetry's name for it.
     #[serde(rename = "faas.invocation_id")]
     id: &'a str,
@@ -123,6 +126,7 @@ pub(super) fn write(
         owed_work_age: notes.swept.as_ref().map(|(_, oldest)| oldest.as_secs_f64()),
         duration_ms: duration,
         status: if let Outcome::Status(status) = outcome { Some(status) } else { None },
+        problem: notes.problem,
         id: invocation.id,
         request_id: invocation.request_id,
         trace_id: invocation.trace.as_ref().map(TraceContext::id),

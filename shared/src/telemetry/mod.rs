@@ -84,6 +84,8 @@ pub(crate) struct Notes {
     key: Option<ConfigKey>,
     revision: Option<Revision>,
     cache: Option<CacheResult>,
+    /// The type of the problem that was answered with.
+    problem: Option<&'static str>,
     /// Calls to AWS by service, each attempt counted.
     calls: BTreeMap<&'static str, u32>,
     swept: Option<(SweepReport, Duration)>,
@@ -204,6 +206,11 @@ pub(crate) fn note_revision(revision: Revision) {
 /// Where the answer came from.
 pub(crate) fn note_cache(result: CacheResult) {
     note(|notes| notes.cache = Some(result));
+}
+
+/// What kind of problem is answered with.
+pub(crate) fn note_problem(kind: &'static str) {
+    note(|notes| notes.problem = Some(kind));
 }
 
 /// What a sweep came to, and how long the oldest work had been owed.

@@ -31,9 +31,38 @@ fn any_json_value_is_a_value() {
         (r#"{"value": ""}"#, "\"\""),
         (" \n{\"value\" : { \"b\" : 1 , \"a\" : [ ] } }\t", r#"{"b":1,"a":[]}"#),
         (r#"{"\u0076alue": 1.50}"#, "1.50"),
+        // Before JSON it is the mark of a program; within, it is the user's.
+        ("\u{feff}{\"value\": \"\u{feff}\"}", "\"\u{feff}\""),
     ] {
         assert_eq!(put(body).unwrap(), value, "{body}");
+        let encoded = event(json!({"body": BASE64_STANDARD.encode(body), "isBase64Encoded": true}));
+        let (_, parsed): (_, PutBody) = encoded.json("{…}").unwrap();
+        assert_eq!(parsed.value().unwrap().as_json(), value, "{body} in base64");
     }
+}
+
+/// A body with a content coding is refused as such, with what would be taken (RFC 9110, 15.5.16), rather than as bad JSON.
+#[test]
+fn encoded_bodies_are_refused_by_their_coding() {
+    let with = |coding: &str, body: &str| {
+        let members = json!({"headers": {"content-encoding": coding}, "body": body, "isBase64Encoded": true});
+        event(members).body()
+    };
+    let packed = BASE64_STANDARD.encode([0x1f, 0x8b, 8, 0]);
+    for (coding, shown_coding) in [("gzip", "gzip"), ("GZIP", "GZIP"), ("identity, br", "br"), (",zstd,", "zstd")] {
+        let problem = with(coding, &packed).unwrap_err();
+        let answer = with(coding, &packed).unwrap_err().answer();
+        assert_eq!(answer.headers["accept-encoding"], "identity");
+        let expected = format!(
+            "415 unsupported-media-type: the body has the content coding {shown_coding:?}; send it as it is, without Content-Encoding"
+        );
+        assert_eq!(refusal::<()>(Err(problem)), expected);
+    }
+    for coding in ["", "identity", "Identity , ,identity"] {
+        assert_eq!(with(coding, "e30=").unwrap(), "{}", "{coding}");
+    }
+    assert_eq!(with("gzip", "").unwrap(), "", "nothing is encoded in no way");
+    assert!(refusal(with(&"x".repeat(9_000), &packed)).len() < 200);
 }
 
 /// A body is an object of exactly the known members, each once, with a value that every reader reads alike.
@@ -68,7 +97,8 @@ fn bodies_of_another_form_are_refused() {
         (r#"{"value": 1,}"#, "400 invalid-body: "),
         (r#"{"value": NaN}"#, "400 invalid-body: "),
         (r#"{"value": 'x'}"#, "400 invalid-body: "),
-        ("\u{feff}{\"value\": 1}", "400 invalid-body: "),
+        ("\u{feff}\u{feff}{\"value\": 1}", "400 invalid-body: "),
+        ("{\u{feff}\"value\": 1}", "400 invalid-body: "),
         (
             r#"{"value": {"a": 1, "a": 2}}"#,
             "400 invalid-value: the value is not acceptable JSON: the member \"a\" stands twice",

@@ -40,6 +40,7 @@ fn statuses_and_types_are_as_published() {
         (ProblemType::Gone, 410, "gone"),
         (ProblemType::PreconditionFailed, 412, "precondition-failed"),
         (ProblemType::TooLarge, 413, "too-large"),
+        (ProblemType::UnsupportedMediaType, 415, "unsupported-media-type"),
         (ProblemType::Unprocessable, 422, "unprocessable"),
         (ProblemType::Throttled, 429, "throttled"),
         (ProblemType::Unavailable, 503, "unavailable"),
@@ -140,12 +141,41 @@ fn every_error_has_its_answer() {
 fn a_failed_precondition_tells_the_current_tag() {
     let etag = ETag::new(Version::new(3), &CommitId::from_stored("0123456789abcdef"));
     for (current, shown) in [(Some(etag), Some("\"3-0123456789ab\"")), (None, None)] {
-        let problem: Problem =
-            WriteError::Precondition { key: key("tenant_config_a"), current, head: Revision::new(41) }.into();
+        let problem: Problem = WriteError::Precondition {
+            key: key("tenant_config_a"),
+            current,
+            head: Revision::new(41),
+            only_weakly: false,
+        }
+        .into();
         let answer = problem.answer();
         assert_eq!((answer.status_code, header(&answer, "etag").as_deref()), (412, shown));
         assert_eq!(header(&answer, "tenantry-revision").as_deref(), Some("41"));
     }
+}
+
+/// Who sends the right tag as a weak one is told so, and is not left to compare two tags that look the same (RFC 9110, 13.1.1).
+#[test]
+fn a_weak_tag_in_if_match_is_explained() {
+    const ADVICE: &str = "a weak tag, W/\"…\", never matches in If-Match: send the tag as it is, without W/";
+    let tag = ETag::new(Version::new(3), &CommitId::from_stored("e"));
+    let weak: TagList = "W/\"3-e\"".parse().unwrap();
+    let others: TagList = "W/\"2-e\", \"4-e\"".parse().unwrap();
+    let read = |asked: &TagList| refusal::<()>(Err(Problem::not_matched(asked, &tag, Revision::new(41))));
+    assert_eq!(read(&weak), format!("412 precondition-failed: If-Match does not hold: the ETag is \"3-e\"; {ADVICE}"));
+    assert_eq!(read(&others), "412 precondition-failed: If-Match does not hold: the ETag is \"3-e\"");
+    let write = |only_weakly| {
+        let (key, current) = (key("tenant_config_a"), Some(tag.clone()));
+        refusal::<()>(Err(WriteError::Precondition { key, current, head: Revision::new(41), only_weakly }.into()))
+    };
+    assert!(write(true).ends_with(&format!("its ETag is \"3-e\"; {ADVICE}")), "{}", write(true));
+    assert!(write(false).ends_with("its ETag is \"3-e\"; read it again and decide anew"), "{}", write(false));
+
+    let page = ETag::of_page(Revision::new(41), "ab");
+    let refused = Problem::not_matched(&"W/\"41-ab\"".parse().unwrap(), &page, Revision::new(41));
+    assert!(
+        refusal::<()>(Err(refused)).ends_with("pages have weak tags, which never match in If-Match: use If-None-Match")
+    );
 }
 
 /// What AWS says is for the log: it names accounts, tables, roles and hosts. The caller learns which service, and when to come back.
