@@ -4,16 +4,19 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use async_trait::async_trait;
-use base64::{Engine, prelude::BASE64_STANDARD};
-use futures_util::FutureExt;
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use serde_json::{Value, json};
 use tenantry::{
     auth::{Authenticator, FetchKeys, KeyFetchError, KeySet, Permission},
     clock::{Clock, Timestamp},
     http::{BatchGetBody, Event, Problem, PutBody, Query, RollbackBody, TransactionBody},
     key::ConfigKey,
-    settings::TokenSettings,
+    settings::{KeySource, TokenSettings},
 };
+use tokio::runtime::{Builder, Runtime};
 
 use crate::{Outcome, ROUTES, assert_blames_the_request, values::assert_canonical};
 
@@ -37,11 +40,16 @@ static AUTHENTICATOR: LazyLock<Authenticator> = LazyLock::new(|| {
         issuer: "https://issuer.example".to_owned(),
         audience: vec!["tenantry".to_owned()],
         // Nobody asks there: see `NoKeys`.
-        jwks_url: http::Uri::default(),
+        keys: KeySource::At(http::Uri::default()),
         tenant_claim: TENANT_CLAIM.to_owned(),
+        scope_claims: vec!["scope".to_owned(), "scp".to_owned()],
+        author_claim: None,
     };
     Authenticator::new(&settings, Box::new(NoKeys), Clock::new(|| Timestamp::from_millis(1_763_692_800_000)))
 });
+
+/// Fetches no keys, in a task of its own.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().build().expect("a runtime"));
 
 /// The input as an event, if it is a JSON object; otherwise as the text of an HTTP request, from which API Gateway's event is
 /// made: `GET /path?query`, header lines, an empty line, the body.
@@ -78,10 +86,19 @@ fn event_of(request: &[u8]) -> Value {
     let key = BEFORE_KEYS.iter().find_map(|prefix| path.strip_prefix(prefix));
     let key = key.map(|key| percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned());
     let text = body.map(|body| std::str::from_utf8(body));
-    let claims = json!({ TENANT_CLAIM: "acme", "scope": "config/read", "sub": "someone" });
-    // Without a token in the request an authorizer has let the caller through; with one the function looks at it itself.
-    let authorizer =
-        if headers.contains_key("authorization") { Value::Null } else { json!({ "jwt": { "claims": claims } }) };
+    // Without a token in the request it is one that an authorizer has let through; with one the function looks at it
+    // itself.
+    let authorizer = if headers.contains_key("authorization") {
+        Value::Null
+    } else {
+        let claims = json!({ TENANT_CLAIM: "acme", "scope": "config/read", "sub": "someone", "exp": 4_000_000_000_u64 });
+        let parts = [json!({ "alg": "RS256", "kid": "k" }).to_string(), claims.to_string(), String::new()];
+        let token = parts.map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).join(".");
+        headers.insert("authorization".to_owned(), format!("Bearer {token}"));
+        let mut told = claims;
+        told["exp"] = json!("4000000000");
+        json!({ "jwt": { "claims": told } })
+    };
     json!({
         "version": "2.0",
         "routeKey": "$default",
@@ -207,7 +224,7 @@ fn authorize(event: &Event, source: &Value) -> bool {
     let claims = &source["requestContext"]["authorizer"]["jwt"]["claims"];
     let mut let_in = false;
     for permission in [Permission::Read, Permission::Write] {
-        let result = event.authorize(&AUTHENTICATOR, permission).now_or_never().expect("nothing to wait for");
+        let result = RUNTIME.block_on(event.authorize(&AUTHENTICATOR, permission));
         let Some(scope) = blamed(result) else { continue };
         assert_eq!(Some(scope.tenant().as_str()), claims[TENANT_CLAIM].as_str(), "another's tenant");
         let granted = ["scope", "scp"].iter().find_map(|name| claims[name].as_str()).unwrap_or_default();

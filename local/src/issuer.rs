@@ -14,8 +14,9 @@ use time::OffsetDateTime;
 
 /// Where the issuer lies on the HTTP port. No route of the API begins with `/_local`.
 pub const PATH: &str = "/_local/issuer";
-/// Where its keys lie, below its address: the place that functions expect without being told.
-pub const JWKS_PATH: &str = "/.well-known/jwks.json";
+/// Where its keys lie, below its address: not where many issuers have them, so that whoever guesses instead of reading
+/// the description finds nothing.
+pub const JWKS_PATH: &str = "/discovery/keys";
 /// Where its description lies, below its address.
 pub const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
 /// The `client_id` of its tokens: the audience that the local suite accepts.

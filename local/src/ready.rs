@@ -59,7 +59,7 @@ mod tests {
             aws_url: "http://127.0.0.1:2",
             grpc_url: Some("http://127.0.0.1:3"),
             issuer: "http://127.0.0.1:1/_local/issuer",
-            jwks_url: "http://127.0.0.1:1/_local/issuer/.well-known/jwks.json",
+            jwks_url: "http://127.0.0.1:1/_local/issuer/discovery/keys",
             tokens: &BTreeMap::from([("acme".to_owned(), "t".to_owned())]),
         };
         ready.write(&path).unwrap();
@@ -71,7 +71,7 @@ mod tests {
                 "awsUrl": "http://127.0.0.1:2",
                 "grpcUrl": "http://127.0.0.1:3",
                 "issuer": "http://127.0.0.1:1/_local/issuer",
-                "jwksUrl": "http://127.0.0.1:1/_local/issuer/.well-known/jwks.json",
+                "jwksUrl": "http://127.0.0.1:1/_local/issuer/discovery/keys",
                 "tokens": {"acme": "t"},
             })
         );

@@ -214,7 +214,7 @@ async fn status(function: &str, method: &str, path: &str) -> Result<i64, Error> 
     let environment = [
         ("TABLE_NAME", "t"),
         ("EVENT_BUS_NAME", "b"),
-        ("TOKEN_ISSUER", "http://issuer"),
+        ("TOKEN_ISSUER", "https://issuer"),
         ("TOKEN_AUDIENCE", "a"),
         ("AWS_REGION", "eu-central-1"),
         ("AWS_ACCESS_KEY_ID", "a"),

@@ -55,15 +55,31 @@ fn routes_and_scopes() {
     assert_eq!(stack.api.authorizers, BTreeMap::from([("Tokens".to_owned(), tokens)]));
 }
 
+/// Promise: where scopes lie in claims that API Gateway does not look into, it demands none; the functions do. The
+/// authorizer stays.
+#[test]
+fn scopes_elsewhere_are_not_demanded_by_the_authorizer() {
+    let mut surroundings = surroundings();
+    surroundings.parameters.insert("ScopeClaims".into(), "permissions".into());
+    let stack = Stack::read(TEMPLATE, &surroundings).unwrap();
+    for route in &stack.api.routes {
+        assert!(route.scopes.is_empty(), "{} {}", route.method, route.path);
+        assert_eq!(route.authorizer.is_none(), route.path == "/healthz", "{} {}", route.method, route.path);
+    }
+    assert_eq!(stack.functions["config-write"].environment["SCOPE_CLAIMS"], "permissions");
+}
+
 /// Promise: each function is told the same but for its roles, in texts, with nothing left unresolved.
 #[test]
 fn environments() {
     let stack = Stack::read(TEMPLATE, &surroundings()).unwrap();
     let expected: BTreeMap<String, String> = [
+        ("AUTHOR_CLAIM", "sub"),
         ("CACHE_MAX_BYTES", "33554432"),
         ("EVENT_BUS_NAME", "tenantry-config"),
         ("PARAMETER_ROOT", "/tenantry"),
         ("RUST_LOG", "info"),
+        ("SCOPE_CLAIMS", "scope,scp"),
         ("TABLE_NAME", "tenantry-ConfigTable"),
         ("TENANT_BURST_LIMIT", "200"),
         ("TENANT_CLAIM", "custom:tenantId"),

@@ -46,7 +46,7 @@ pub struct Front {
 impl Front {
     /// The front of `function`.
     pub fn new(function: &'static str, settings: &Settings) -> Self {
-        let keys = HttpKeys::new(settings.tokens.jwks_url.clone());
+        let keys = HttpKeys::new(&settings.tokens);
         Self {
             function,
             authenticator: Authenticator::new(&settings.tokens, Box::new(keys), settings.clock.clone()),

@@ -1,5 +1,7 @@
 //! Everything that can be configured, read once at start from an injectable source (in Lambda: the environment).
 
+use std::net::IpAddr;
+
 use aws_credential_types::Credentials;
 use lambda_http::http::Uri;
 
@@ -52,10 +54,26 @@ pub struct TokenSettings {
     pub issuer: String,
     /// `TOKEN_AUDIENCE`, comma separated: one of them must be in `aud`, or equal `client_id` where there is no `aud`.
     pub audience: Vec<String>,
-    /// `JWKS_URL`: where the issuer's keys are; by default `<issuer>/.well-known/jwks.json`.
-    pub jwks_url: Uri,
+    /// Where the issuer's keys are.
+    pub keys: KeySource,
     /// `TENANT_CLAIM`: the claim that names the tenant; `custom:tenantId` by default.
     pub tenant_claim: String,
+    /// `SCOPE_CLAIMS`, comma separated: the claims that may hold scopes, the first that a token has; `scope,scp` by
+    /// default.
+    pub scope_claims: Vec<String>,
+    /// `AUTHOR_CLAIM`: the claim that names who writes; by default, and where a token has no such claim, `sub`, else
+    /// `client_id`.
+    pub author_claim: Option<String>,
+}
+
+/// Where an issuer's keys are.
+#[derive(Clone, Debug)]
+pub enum KeySource {
+    /// `JWKS_URL`: here.
+    At(Uri),
+    /// Where the document at this address says: the issuer's description of itself (`OpenID` Connect Discovery 1.0, 4),
+    /// which is looked for under `TOKEN_ISSUER`.
+    Described(Uri),
 }
 
 /// How AWS is reached: the variables that the Lambda service sets, and the SDKs' standard one for another endpoint.
@@ -132,17 +150,20 @@ impl Settings {
         let required = |name: &'static str| optional(name).ok_or(InvalidSettings::Missing(name));
 
         let issuer = required("TOKEN_ISSUER")?;
-        let jwks_url = match optional("JWKS_URL") {
-            Some(value) => url("JWKS_URL", &value, &value)?,
-            None => url("TOKEN_ISSUER", &issuer, &format!("{}/.well-known/jwks.json", issuer.trim_end_matches('/')))?,
+        let keys = match optional("JWKS_URL") {
+            Some(value) => KeySource::At(url("JWKS_URL", value)?),
+            None => KeySource::Described(description(&issuer)?),
         };
-        let audience = required("TOKEN_AUDIENCE")?;
-        let audience: Vec<_> = audience.split(',').map(|one| one.trim().to_owned()).collect();
-        if audience.iter().any(String::is_empty) {
-            let value = audience.join(",");
-            let expected = "one audience or several with a comma between them";
-            return Err(InvalidSettings::Unusable { name: "TOKEN_AUDIENCE", value, expected });
-        }
+        let list = |name: &'static str, value: String, expected: &'static str| {
+            let all: Vec<_> = value.split(',').map(|one| one.trim().to_owned()).collect();
+            let fits = !all.iter().any(String::is_empty);
+            fits.then_some(all).ok_or(InvalidSettings::Unusable { name, value, expected })
+        };
+        let expected = "one audience or several with a comma between them";
+        let audience = list("TOKEN_AUDIENCE", required("TOKEN_AUDIENCE")?, expected)?;
+        let scope_claims = optional("SCOPE_CLAIMS").unwrap_or_else(|| "scope,scp".to_owned());
+        let expected = "the name of a claim, or several with a comma between them";
+        let scope_claims = list("SCOPE_CLAIMS", scope_claims, expected)?;
         let cache_max_bytes = match optional("CACHE_MAX_BYTES") {
             None => 32 * 1024 * 1024,
             Some(value) => value.parse().map_err(|_| InvalidSettings::Unusable {
@@ -181,8 +202,10 @@ impl Settings {
             tokens: TokenSettings {
                 issuer,
                 audience,
-                jwks_url,
+                keys,
                 tenant_claim: optional("TENANT_CLAIM").unwrap_or_else(|| "custom:tenantId".to_owned()),
+                scope_claims,
+                author_claim: optional("AUTHOR_CLAIM"),
             },
             tenant_limit: (rate > 0).then_some(RequestLimit { rate, burst }),
             cache_max_bytes,
@@ -219,11 +242,35 @@ fn role(name: &'static str, arn: &str) -> Result<RoleArn, InvalidSettings> {
     RoleArn::parse(arn).ok_or_else(|| InvalidSettings::Unusable { name, value: arn.to_owned(), expected })
 }
 
-/// The address that the setting `name` leads to.
-fn url(name: &'static str, value: &str, address: &str) -> Result<Uri, InvalidSettings> {
-    let address = address.parse().ok().filter(|address: &Uri| matches!(address.scheme_str(), Some("https" | "http")));
-    let expected = "a URL such as https://issuer.example.com";
-    address.ok_or_else(|| InvalidSettings::Unusable { name, value: value.to_owned(), expected })
+/// The address that the setting `name` is.
+fn url(name: &'static str, value: String) -> Result<Uri, InvalidSettings> {
+    let address = value.parse().ok().filter(|address: &Uri| matches!(address.scheme_str(), Some("https" | "http")));
+    let expected = "a URL such as https://issuer.example.com/keys";
+    address.ok_or(InvalidSettings::Unusable { name, value, expected })
+}
+
+/// Where an issuer describes itself.
+fn description(issuer: &str) -> Result<Uri, InvalidSettings> {
+    let address = format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer));
+    // The description is looked for behind the issuer's path, so it can have nothing behind that.
+    let address = address.parse().ok().filter(|address| is_protected(address) && !issuer.contains(['?', '#']));
+    address.ok_or_else(|| InvalidSettings::Unusable {
+        name: "TOKEN_ISSUER",
+        value: issuer.to_owned(),
+        expected: "a URL such as https://issuer.example.com, https unless its host is this machine; or give JWKS_URL",
+    })
+}
+
+/// Whether nobody on the way can change what is fetched from here: by TLS, or because it does not leave the machine.
+pub(crate) fn is_protected(address: &Uri) -> bool {
+    let host = address.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    !host.is_empty()
+        && match address.scheme_str() {
+            Some("https") => true,
+            Some("http") => is_loopback,
+            _ => false,
+        }
 }
 
 /// Parameter Store's rules for the beginning of a name: a path, at most two levels here (so that tenant, tag and ten segments
@@ -274,7 +321,12 @@ mod tests {
     fn defaults_apply_where_nothing_is_set() {
         let settings = load(&[]).unwrap();
         assert_eq!(settings.parameter_root, "/tenantry");
-        assert_eq!(settings.tokens.jwks_url, "https://issuer/.well-known/jwks.json");
+        let KeySource::Described(address) = settings.tokens.keys else { panic!("no keys are named") };
+        assert_eq!(address, "https://issuer/.well-known/openid-configuration");
+        assert_eq!(
+            (settings.tokens.scope_claims, settings.tokens.author_claim),
+            (vec!["scope".into(), "scp".into()], None)
+        );
         assert_eq!(settings.routes.tags().count(), 3);
         assert_eq!(settings.tenant_limit, Some(RequestLimit { rate: 100, burst: 200 }));
     }
@@ -292,6 +344,33 @@ mod tests {
             let settings = load(&[("TENANT_RATE_LIMIT", rate), ("TENANT_BURST_LIMIT", burst)]).unwrap();
             assert_eq!(settings.tenant_limit.map(|limit| (limit.rate, limit.burst)), expected, "{rate} {burst}");
         }
+    }
+
+    /// An issuer describes itself behind its path, whether or not that ends in a slash (Discovery 1.0, 4). Plain HTTP
+    /// is for this machine alone. Where the keys are named, nobody asks the issuer, and it may be called anything.
+    #[test]
+    fn an_issuer_describes_itself() {
+        for (issuer, expected) in [
+            ("https://issuer/", "https://issuer/.well-known/openid-configuration"),
+            ("https://issuer/pool", "https://issuer/pool/.well-known/openid-configuration"),
+            ("https://issuer/pool/", "https://issuer/pool/.well-known/openid-configuration"),
+            ("http://127.0.0.1:8080/_local", "http://127.0.0.1:8080/_local/.well-known/openid-configuration"),
+            ("http://localhost:1", "http://localhost:1/.well-known/openid-configuration"),
+            ("http://[::1]:1", "http://[::1]:1/.well-known/openid-configuration"),
+        ] {
+            let tokens = load(&[("TOKEN_ISSUER", issuer)]).unwrap().tokens;
+            let KeySource::Described(address) = tokens.keys else { panic!("no keys are named") };
+            assert_eq!((tokens.issuer.as_str(), address.to_string().as_str()), (issuer, expected));
+        }
+        let named = [("TOKEN_ISSUER", "issuer"), ("JWKS_URL", "http://host.docker.internal:8080/keys")];
+        let KeySource::At(address) = load(&named).unwrap().tokens.keys else { panic!("keys are named") };
+        assert_eq!(address, named[1].1);
+        let claims = [("SCOPE_CLAIMS", "permissions , roles"), ("AUTHOR_CLAIM", "email")];
+        let tokens = load(&claims).unwrap().tokens;
+        assert_eq!(
+            (tokens.scope_claims, tokens.author_claim.as_deref()),
+            (vec!["permissions".into(), "roles".into()], Some("email"))
+        );
     }
 
     /// What cannot be used is refused at start, with its name and what it must be; secrets stay out of debug output.
@@ -312,7 +391,13 @@ mod tests {
             ("PARAMETER_ROOT", "/AWS-x", "PARAMETER_ROOT"),
             ("TAG_ROUTES", "[]", "TAG_ROUTES"),
             ("TOKEN_ISSUER", "issuer", "TOKEN_ISSUER is \"issuer\"; it must be a URL"),
+            ("TOKEN_ISSUER", "http://issuer.example", "https unless its host is this machine"),
+            ("TOKEN_ISSUER", "http://127.0.0.1.example", "https unless its host is this machine"),
+            ("TOKEN_ISSUER", "ftp://127.0.0.1", "TOKEN_ISSUER"),
+            ("TOKEN_ISSUER", "https://issuer/?a=b", "TOKEN_ISSUER"),
+            ("TOKEN_ISSUER", "https://issuer/#a", "TOKEN_ISSUER"),
             ("JWKS_URL", "keys", "JWKS_URL"),
+            ("SCOPE_CLAIMS", "scope,", "SCOPE_CLAIMS is \"scope,\"; it must be the name of a claim"),
             ("TENANT_ROLE_ARN", "", "TENANT_ROLE_ARN is missing"),
             ("TENANT_ROLE_ARN", "None", "the ARN of an IAM role"),
             ("TENANT_ROLE_ARN", "arn:aws:iam::1234:role/r", "the ARN of an IAM role"),

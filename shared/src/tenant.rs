@@ -5,19 +5,52 @@ use std::{fmt, str::FromStr};
 /// The longest tenant id, in bytes.
 pub const MAX_TENANT_ID_BYTES: usize = 63;
 
-/// A tenant's identifier: `[A-Za-z0-9][A-Za-z0-9_.-]{0,62}`, case-sensitive, never normalised.
+/// Texts that a reader who knows no types may have made of something that is no text, as API Gateway does with
+/// claims: nobody is called that.
+const NOBODY: [&str; 4] = ["true", "false", "null", "undefined"];
+
+/// A tenant's identifier: `[A-Za-z0-9][A-Za-z0-9_.-]{0,62}`, case-sensitive, never normalised, and none of `true`,
+/// `false`, `null`, `undefined`.
 ///
 /// The alphabet leaves out every character that our storage keys and Parameter Store paths use as a delimiter
 /// (`#`, `/`), so that no tenant's keys can reach into another's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TenantId(Box<str>);
 
-/// Why a text is no [`TenantId`]. It does not repeat the text: that may be somebody else's.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a tenant id is 1 to {MAX_TENANT_ID_BYTES} characters of A-Z, a-z, 0-9, '_', '.', '-', the first a letter or digit"
-)]
-pub struct InvalidTenantId;
+/// Why a text is no [`TenantId`]. It repeats at most a character of the text: that may be somebody else's, and long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InvalidTenantId {
+    /// Nothing.
+    Empty,
+    /// Longer than [`MAX_TENANT_ID_BYTES`].
+    TooLong,
+    /// It begins with this one, which may stand further behind only.
+    Begins(char),
+    /// It has this one.
+    Holds(char),
+    /// What may stand for no text at all.
+    Nobody,
+}
+
+impl std::error::Error for InvalidTenantId {}
+
+impl fmt::Display for InvalidTenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("it is empty"),
+            Self::TooLong => f.write_str("it is too long"),
+            Self::Begins(first) => write!(f, "it begins with {first:?}"),
+            Self::Holds(one) => write!(f, "it has the character {one:?}"),
+            Self::Nobody => f.write_str("it is a word that no tenant is called by"),
+        }?;
+        write!(
+            f,
+            "; a tenant id is 1 to {MAX_TENANT_ID_BYTES} characters of A-Z, a-z, 0-9, '_', '.', '-', the first a letter \
+             or digit, and none of the words {}",
+            NOBODY.join(", ")
+        )
+    }
+}
 
 impl TenantId {
     /// The id as text.
@@ -30,13 +63,18 @@ impl FromStr for TenantId {
     type Err = InvalidTenantId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let first_fits = text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
-        let all_fit = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-        if first_fits && all_fit && text.len() <= MAX_TENANT_ID_BYTES {
-            Ok(Self(text.into()))
-        } else {
-            Err(InvalidTenantId)
+        let stranger = |one: &char| !(one.is_ascii_alphanumeric() || matches!(one, '_' | '.' | '-'));
+        let first = text.chars().next().ok_or(InvalidTenantId::Empty)?;
+        if text.len() > MAX_TENANT_ID_BYTES {
+            return Err(InvalidTenantId::TooLong);
         }
+        if let Some(one) = text.chars().find(stranger) {
+            return Err(InvalidTenantId::Holds(one));
+        }
+        if !first.is_ascii_alphanumeric() {
+            return Err(InvalidTenantId::Begins(first));
+        }
+        if NOBODY.contains(&text) { Err(InvalidTenantId::Nobody) } else { Ok(Self(text.into())) }
     }
 }
 
@@ -58,25 +96,49 @@ mod tests {
             assert_eq!(good.parse::<TenantId>().map(|t| t.to_string()).as_deref(), Ok(good));
         }
         let too_long = "a".repeat(64);
-        for bad in [
-            "",
-            ".a",
-            "-a",
-            "_a",
-            "a/b",
-            "a#b",
-            "a b",
-            " a",
-            "a\n",
-            "a\0",
-            "[a]",
-            "a,b",
-            "*",
-            "ä",
-            "а",
-            too_long.as_str(),
+        for (bad, why) in [
+            ("", InvalidTenantId::Empty),
+            (".a", InvalidTenantId::Begins('.')),
+            ("-a", InvalidTenantId::Begins('-')),
+            ("_a", InvalidTenantId::Begins('_')),
+            ("a/b", InvalidTenantId::Holds('/')),
+            ("a#b", InvalidTenantId::Holds('#')),
+            ("org|123", InvalidTenantId::Holds('|')),
+            ("a b", InvalidTenantId::Holds(' ')),
+            (" a", InvalidTenantId::Holds(' ')),
+            ("a\n", InvalidTenantId::Holds('\n')),
+            ("a\0", InvalidTenantId::Holds('\0')),
+            ("[a]", InvalidTenantId::Holds('[')),
+            ("a,b", InvalidTenantId::Holds(',')),
+            ("*", InvalidTenantId::Holds('*')),
+            ("ä", InvalidTenantId::Holds('ä')),
+            ("а", InvalidTenantId::Holds('а')),
+            (too_long.as_str(), InvalidTenantId::TooLong),
+            ("true", InvalidTenantId::Nobody),
+            ("false", InvalidTenantId::Nobody),
+            ("null", InvalidTenantId::Nobody),
+            ("undefined", InvalidTenantId::Nobody),
         ] {
-            assert_eq!(bad.parse::<TenantId>(), Err(InvalidTenantId), "{bad:?}");
+            assert_eq!(bad.parse::<TenantId>(), Err(why), "{bad:?}");
         }
+        // Names that have such a word in them are names.
+        for good in ["nullable", "true.", "undefined-1", "True", "0"] {
+            assert!(good.parse::<TenantId>().is_ok(), "{good}");
+        }
+    }
+
+    /// Who is told that a text is no tenant id is told why, and by which rule, and not the text itself.
+    #[test]
+    fn a_refusal_names_the_rule() {
+        for (bad, why) in
+            [("org|123", "it has the character '|'; "), ("null", "it is a word that no tenant is called by; ")]
+        {
+            let said = bad.parse::<TenantId>().unwrap_err().to_string();
+            assert!(
+                said.starts_with(why) && said.contains("1 to 63 characters") && !said.contains(bad) | (bad == "null")
+            );
+        }
+        let hostile = "\u{202e}".repeat(10_000).parse::<TenantId>().unwrap_err().to_string();
+        assert!(hostile.len() < 300, "{hostile}");
     }
 }

@@ -11,6 +11,7 @@ mod hints;
 pub mod memory;
 pub mod metrics;
 pub mod pages;
+mod refusals;
 mod routes;
 mod server;
 mod service;

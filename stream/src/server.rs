@@ -119,7 +119,7 @@ impl Stream {
             disk::restore(&memory, snapshot);
         }
 
-        let keys = HttpKeys::new(shared.tokens.jwks_url.clone());
+        let keys = HttpKeys::new(&shared.tokens);
         let authenticator = Authenticator::new(&shared.tokens, Box::new(keys), shared.clock.clone());
         let tokens = TokenMemory::new(authenticator, Permission::Read, shared.clock.clone());
         // All watchers of a tenant may come at once.

@@ -1,6 +1,6 @@
 //! The methods of the interface: who asks, what for, and what the answer is.
 
-use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, future::Future, pin::Pin, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use config_proto::v1::{self, config_service_server::ConfigService};
@@ -20,6 +20,7 @@ use crate::{
     connections::Cut,
     memory::{Fresh, Memory},
     pages::SlotValue,
+    refusals::Refusals,
     wake::End,
     watch::{Manners, Selection, Watch},
 };
@@ -37,6 +38,7 @@ const MAX_SELECTION: usize = 100;
 pub(crate) struct Service {
     memory: Arc<Memory>,
     tokens: TokenMemory,
+    refusals: Refusals,
     limits: TenantLimits,
     /// Watches have a limit of their own: when an instance has ended, all its watchers come at once, and must not keep out who reads.
     watch_limits: TenantLimits,
@@ -50,13 +52,17 @@ impl Service {
     /// A service over `memory`, for callers whose tokens are known to `tokens`.
     pub(crate) fn new(memory: Arc<Memory>, tokens: TokenMemory, limits: [TenantLimits; 2], manners: Manners) -> Self {
         let [limits, watch_limits] = limits;
-        Self { memory, tokens, limits, watch_limits, manners }
+        let refusals = Refusals::default();
+        Self { memory, tokens, refusals, limits, watch_limits, manners }
     }
 
     /// Who calls, if the tenant may make another call. Who cannot act for a tenant costs it nothing.
     async fn caller(&self, metadata: &MetadataMap, limits: &TenantLimits) -> Result<Arc<Bearer>, Status> {
-        let header = metadata.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let bearer = self.tokens.recognize(header).await.map_err(|error| unknown(&error))?;
+        let known = self.tokens.recognize(&authorization(metadata)).await;
+        let bearer = known.map_err(|error| {
+            self.refusals.note(&error);
+            unknown(&error)
+        })?;
         limits.admit(bearer.scope.tenant()).map_err(|over| too_often(&over))?;
         Ok(bearer)
     }
@@ -213,6 +219,12 @@ impl Service {
         self.memory.metrics().note_call(method, code);
         answer.map(Response::new)
     }
+}
+
+/// The `authorization` metadata. Several are joined as several headers are in HTTP, and so are no token.
+fn authorization(metadata: &MetadataMap) -> Cow<'_, str> {
+    let all = metadata.get_all("authorization").iter().map(|value| value.to_str().unwrap_or("not text"));
+    all.map(Cow::Borrowed).reduce(|before, next| Cow::Owned(format!("{before},{next}"))).unwrap_or_default()
 }
 
 /// That a text can be the beginning of a key.

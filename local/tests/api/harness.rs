@@ -13,6 +13,7 @@ use std::{
 
 use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::types::AttributeValue;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use emulator::Held;
 use http::{HeaderMap, Method, Request};
@@ -295,20 +296,47 @@ impl<'a> Tenant<'a> {
 
     /// The event that API Gateway makes of a request with a body, for calls past it.
     pub(crate) fn event(&self, method: &str, path: &str, body: &Value) -> Value {
-        json!({
+        let mut event = json!({
             "version": "2.0",
             "rawPath": path,
             "rawQueryString": "",
             "headers": {"content-type": "application/json"},
-            "requestContext": {
-                "stage": "$default",
-                "http": {"method": method, "path": path},
-                "authorizer": {"jwt": {"claims": {"custom:tenantId": self.name, "scope": DEFAULT_SCOPE, "sub": "crash-test"}}},
-            },
+            "requestContext": {"stage": "$default", "http": {"method": method, "path": path}},
             "body": body.to_string(),
             "isBase64Encoded": false,
-        })
+        });
+        let claims = json!({"custom:tenantId": self.name, "scope": DEFAULT_SCOPE, "sub": "crash-test"});
+        come_with(&mut event, &claims);
+        event
     }
+}
+
+/// A token with these claims that nobody has signed: to be read behind an authorizer, which would have looked at that.
+pub(crate) fn unsigned(claims: &Value) -> String {
+    let header = json!({"alg": "RS256", "kid": "none"});
+    let parts = [header.to_string(), claims.to_string(), "not signed".to_owned()];
+    parts.map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).join(".")
+}
+
+/// What API Gateway's authorizer makes of claims: texts.
+pub(crate) fn told(claims: &Value) -> Value {
+    fn text(value: &Value) -> String {
+        match value {
+            Value::String(text) => text.clone(),
+            Value::Array(all) => format!("[{}]", all.iter().map(text).collect::<Vec<_>>().join(" ")),
+            other => other.to_string(),
+        }
+    }
+    let claims = claims.as_object().expect("claims are an object");
+    claims.iter().map(|(name, value)| (name.clone(), text(value).into())).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// Has an event come with these claims, in a token and as API Gateway's authorizer tells of it.
+pub(crate) fn come_with(event: &mut Value, claims: &Value) {
+    let mut claims = claims.clone();
+    claims["exp"] = json!(4_000_000_000_u64);
+    event["headers"]["authorization"] = json!(format!("Bearer {}", unsigned(&claims)));
+    event["requestContext"]["authorizer"] = json!({"jwt": {"claims": told(&claims)}});
 }
 
 impl Call<'_> {

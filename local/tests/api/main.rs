@@ -61,4 +61,6 @@ mod sweep_points;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]
+mod tokens;
+#[cfg(test)]
 mod transactions;

@@ -6,7 +6,7 @@ use http::Method;
 use local::Options;
 use serde_json::{Value, json};
 
-use crate::harness::{Api, Tenant};
+use crate::harness::{Api, Tenant, come_with};
 
 /// Two requests a second, five at once, by a clock that the test moves.
 async fn limited() -> Api {
@@ -91,7 +91,7 @@ async fn strangers_cost_a_tenant_nothing() {
     let forged = format!("{}.{}", token.rsplit_once('.').expect("a signature").0, "AAAA");
     by_token["headers"]["authorization"] = json!(format!("Bearer {forged}"));
     let mut by_claims = acme.event("GET", "/v1/config/tenant_config_k", &Value::Null);
-    by_claims["requestContext"]["authorizer"]["jwt"]["claims"]["scope"] = json!("config/write");
+    come_with(&mut by_claims, &json!({"custom:tenantId": "acme", "scope": "config/write"}));
     for _ in 0..20 {
         for (event, status) in [(&by_token, 401), (&by_claims, 403)] {
             let answer = api.suite.invoke("config-read", event.clone()).await.expect("an answer");

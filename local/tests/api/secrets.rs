@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use tenantry::telemetry::Telemetry;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use crate::harness::{Answer, Api, CIRCUIT, Call, Tenant};
+use crate::harness::{Answer, Api, CIRCUIT, Call, Tenant, come_with};
 
 /// What has been logged.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(pub(crate) Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -161,7 +161,7 @@ async fn reading_a_secret_takes_its_scope() {
     let secrets_alone = with_scope(&api, &acme, "config/secrets config/write");
     secrets_alone.get("secret_config_s").await.expect(403);
     let mut event = acme.event("GET", "/v1/config/secret_config_s", &Value::Null);
-    event["requestContext"]["authorizer"]["jwt"]["claims"]["scope"] = json!("config/secrets config/write");
+    come_with(&mut event, &json!({"custom:tenantId": "acme", "scope": "config/secrets config/write"}));
     let answer = api.suite.invoke("config-read", event).await.expect("an answer");
     assert_eq!(answer["statusCode"], 403, "{answer}");
     api.suite.stop().await;

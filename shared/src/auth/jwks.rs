@@ -1,34 +1,23 @@
-//! The issuer's public keys: how they are fetched, and which of them tokens are verified with.
+//! The issuer's public keys, and which of them tokens are verified with.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    time::Duration,
-};
+use std::collections::{HashMap, hash_map::Entry};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_rustls::HttpsConnectorBuilder;
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use jsonwebtoken::{
     Algorithm, DecodingKey, DecodingKeyKind,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
 };
-use lambda_http::http::{StatusCode, Uri};
 use serde::{Deserialize, de::Error as _};
 use serde_json::Value;
 use tracing::warn;
 
+use super::fetch::{Document, KeyFetchError};
 use crate::value::check_unambiguous;
 
-/// The largest key set that is read, in bytes: what API Gateway's JWT authorizer accepts too.
-const MAX_KEY_SET_BYTES: usize = 150_000;
 /// The shortest RSA modulus that counts, in bits (RFC 7518, 3.3).
 const MIN_RSA_BITS: usize = 2048;
 /// What a private key has that a public one has not, and a shared secret (RFC 7518, 6.2.2, 6.3.2, 6.4.1).
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
-/// How long a fetch may take.
-const FETCH_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// Brings the issuer's current keys.
 #[async_trait]
@@ -51,7 +40,7 @@ pub(super) struct VerificationKey {
 impl KeySet {
     /// Reads a JWK set (RFC 7517, 5). Keys that are not for us, or that nobody should trust, are left out; the others serve.
     pub fn parse(json: &[u8]) -> Result<Self, KeyFetchError> {
-        let published = Published::parse(json).map_err(KeyFetchError::Form)?;
+        let published = Published::parse(json).map_err(|error| KeyFetchError::Form(Document::Keys, error))?;
         let mut keys: HashMap<String, Option<(AlgorithmParameters, VerificationKey)>> = HashMap::new();
         for (id, parameters, key) in published.keys.into_iter().filter_map(usable) {
             match keys.entry(id) {
@@ -120,59 +109,4 @@ fn bits(big_endian: &[u8]) -> usize {
     let zeros = big_endian.iter().take_while(|byte| **byte == 0).count();
     let significant = &big_endian[zeros..];
     significant.first().map_or(0, |first| significant.len() * 8 - first.leading_zeros() as usize)
-}
-
-/// Why the keys could not be fetched.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum KeyFetchError {
-    /// No answer in time.
-    #[error("the key set did not arrive within {} ms", FETCH_TIMEOUT.as_millis())]
-    Timeout,
-    /// No connection, or it broke.
-    #[error("the key set could not be fetched: {0}")]
-    Transport(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Another status than 200.
-    #[error("the key set's address answered {0}")]
-    Status(StatusCode),
-    /// Not a key set.
-    #[error("what the key set's address answered is no JWK set: {0}")]
-    Form(#[source] serde_json::Error),
-}
-
-/// Keys from an HTTP(S) address.
-#[derive(Debug)]
-pub struct HttpKeys {
-    address: Uri,
-}
-
-impl HttpKeys {
-    /// Keys from `address`.
-    pub fn new(address: Uri) -> Self {
-        Self { address }
-    }
-}
-
-#[async_trait]
-impl FetchKeys for HttpKeys {
-    async fn fetch(&self) -> Result<KeySet, KeyFetchError> {
-        let fetch = async {
-            // A client for each fetch: they are rare, and reading the system's root certificates is no work for a cold start, which
-            // mostly finds claims that API Gateway has checked.
-            let roots = HttpsConnectorBuilder::new().with_native_roots().map_err(transport)?;
-            let client = Client::builder(TokioExecutor::new())
-                .build::<_, Empty<Bytes>>(roots.https_or_http().enable_http1().build());
-            let response = client.get(self.address.clone()).await.map_err(transport)?;
-            if response.status() != StatusCode::OK {
-                return Err(KeyFetchError::Status(response.status()));
-            }
-            let body = Limited::new(response.into_body(), MAX_KEY_SET_BYTES).collect().await.map_err(transport)?;
-            KeySet::parse(&body.to_bytes())
-        };
-        tokio::time::timeout(FETCH_TIMEOUT, fetch).await.map_err(|_| KeyFetchError::Timeout)?
-    }
-}
-
-fn transport(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> KeyFetchError {
-    KeyFetchError::Transport(error.into())
 }

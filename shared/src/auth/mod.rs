@@ -1,18 +1,29 @@
 //! Who is calling, and what they may do. The only place that makes a [`TenantScope`].
 
+mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod jwks;
+mod keyring;
 mod remembered;
 mod token;
 
-use std::{collections::HashMap, fmt};
+use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
 
-use crate::{clock::Clock, entry::Author, settings::TokenSettings, tenant::TenantId};
+use serde_json::Value;
 
-pub use jwks::{FetchKeys, HttpKeys, KeyFetchError, KeySet};
+use crate::{
+    clock::Clock,
+    entry::Author,
+    settings::TokenSettings,
+    tenant::{InvalidTenantId, TenantId},
+};
+
+pub use fetch::{Document, HttpKeys, KeyFetchError};
+pub use jwks::{FetchKeys, KeySet};
 pub use remembered::{Bearer, TokenMemory};
-use token::{ACCESS, TOKEN_USE, TokenError, TokenVerifier};
+pub use token::TokenError;
+use token::{Claims, TokenVerifier};
 
 /// What a token can permit: an OAuth scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +105,13 @@ impl SystemAuthority {
 /// What a request brings to say who is calling. `Debug` shows neither claims nor token.
 #[derive(Clone, Copy)]
 pub enum Presented<'a> {
-    /// The claims that API Gateway's JWT authorizer put into the request context, after checking the token.
-    Claims(&'a HashMap<String, String>),
+    /// What API Gateway's JWT authorizer put into the request context, after checking the token, and that token.
+    Checked {
+        /// The claims, each as text.
+        claims: &'a HashMap<String, String>,
+        /// The `Authorization` header's value.
+        authorization: &'a str,
+    },
     /// The `Authorization` header's value, where no authorizer stood in front (`sam local`, a direct call).
     Authorization(&'a str),
     /// Neither.
@@ -105,7 +121,7 @@ pub enum Presented<'a> {
 impl fmt::Debug for Presented<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Claims(_) => "Claims(…)",
+            Self::Checked { .. } => "Checked(…)",
             Self::Authorization(_) => "Authorization(…)",
             Self::Nothing => "Nothing",
         })
@@ -118,13 +134,15 @@ pub struct Caller {
     tenant: TenantId,
     author: Author,
     granted: Vec<String>,
+    /// The claims that may hold scopes, to be told.
+    scope_claims: Arc<str>,
 }
 
 impl Caller {
     /// The caller's scope, if the token grants `permission`.
     pub fn authorize(self, permission: Permission) -> Result<TenantScope, AuthError> {
         if !self.is_granted(permission) {
-            return Err(AuthError::MissingScope(permission));
+            return Err(AuthError::MissingScope { permission, claims: self.scope_claims });
         }
         let may_read_secrets = self.is_granted(Permission::ReadSecrets);
         Ok(TenantScope { tenant: self.tenant, author: self.author, may_read_secrets })
@@ -142,64 +160,118 @@ pub enum AuthError {
     /// No token at all.
     #[error("there is no bearer token; send one in the Authorization header")]
     NoToken,
+    /// Something else, a bare token perhaps.
+    #[error("what was sent as Authorization is no bearer token; send the word Bearer, a space, and the token")]
+    NoBearer,
     /// A token that cannot be believed. Which check failed is for the log, not for the caller.
     #[error("the bearer token is not valid here; get a new one from the identity provider")]
     InvalidToken(#[source] TokenError),
     /// A good token without a usable tenant claim.
-    #[error("the token names no tenant; its claim {claim:?} must be a plain tenant id")]
+    #[error("the token names no tenant; its claim {claim:?} {why}")]
     NoTenant {
         /// The claim that is looked at.
         claim: String,
+        /// What is wrong with it.
+        why: UnusableClaim,
     },
     /// A good token without the scope that the request takes.
-    #[error("the token lacks the scope {}", .0.scope())]
-    MissingScope(Permission),
+    #[error("the token lacks the scope {}, which is looked for in the first that it has of these claims: {claims}", .permission.scope())]
+    MissingScope {
+        /// What the request takes.
+        permission: Permission,
+        /// The claims that are looked at.
+        claims: Arc<str>,
+    },
     /// The issuer's keys cannot be had.
     #[error("the token cannot be checked now, because the identity provider's keys cannot be fetched")]
-    KeysUnavailable(#[source] KeyFetchError),
+    KeysUnavailable(#[source] Arc<KeyFetchError>),
+}
+
+impl From<Arc<KeyFetchError>> for AuthError {
+    fn from(error: Arc<KeyFetchError>) -> Self {
+        Self::KeysUnavailable(error)
+    }
+}
+
+/// What is wrong with a tenant claim. It repeats at most a character of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnusableClaim {
+    /// It is not there.
+    #[error("is missing")]
+    Missing,
+    /// It is a list, a truth value, a fraction …
+    #[error("is neither text nor a whole number in digits")]
+    Type,
+    /// It is not the id of a tenant.
+    #[error("is no tenant id: {0}")]
+    Id(#[from] InvalidTenantId),
 }
 
 /// Finds out who is calling.
 pub struct Authenticator {
     tenant_claim: String,
+    /// The claims that may hold scopes: the first that a token has.
+    scope_claims: Vec<String>,
+    /// The same, to be told.
+    scope_claims_shown: Arc<str>,
+    author_claim: Option<String>,
     verifier: TokenVerifier,
 }
 
 impl Authenticator {
     /// An authenticator that accepts the tokens of `settings`, with keys from `keys`.
     pub fn new(settings: &TokenSettings, keys: Box<dyn FetchKeys>, clock: Clock) -> Self {
-        Self { tenant_claim: settings.tenant_claim.clone(), verifier: TokenVerifier::new(settings, keys, clock) }
+        Self {
+            tenant_claim: settings.tenant_claim.clone(),
+            scope_claims: settings.scope_claims.clone(),
+            scope_claims_shown: settings.scope_claims.join(", ").into(),
+            author_claim: settings.author_claim.clone(),
+            verifier: TokenVerifier::new(settings, keys, clock),
+        }
     }
 
     /// The caller behind what a request presents.
     pub async fn authenticate(&self, presented: Presented<'_>) -> Result<Caller, AuthError> {
         match presented {
-            // API Gateway does not know what a token is for.
-            Presented::Claims(claims) if claims.get(TOKEN_USE).is_some_and(|token_use| token_use != ACCESS) => {
-                Err(TokenError::Use.into())
+            // Who is told of claims does not see what they were before they became text, nor what the token is for.
+            Presented::Checked { claims, authorization } => {
+                let own = [&self.tenant_claim].into_iter().chain(&self.scope_claims).chain(&self.author_claim);
+                let claims = token::read_checked(bearer(authorization)?, claims, own.map(String::as_str))?;
+                self.caller(&claims)
             }
-            Presented::Claims(claims) => self.caller(claims),
-            Presented::Authorization(header) => {
-                let token = bearer(header).ok_or(AuthError::NoToken)?;
-                self.caller(&self.verifier.verify(token).await?.claims)
-            }
+            Presented::Authorization(header) => self.caller(&self.verifier.verify(bearer(header)?).await?.claims),
             Presented::Nothing => Err(AuthError::NoToken),
         }
     }
 
-    fn caller(&self, claims: &HashMap<String, String>) -> Result<Caller, AuthError> {
-        let tenant = claims
-            .get(&self.tenant_claim)
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| AuthError::NoTenant { claim: self.tenant_claim.clone() })?;
-        let name = ["sub", "client_id"].iter().find_map(|claim| claims.get(*claim)).map_or("unknown", String::as_str);
-        // API Gateway renders a claim that is a list as "[a b]".
-        let granted = ["scope", "scp"]
-            .iter()
-            .find_map(|claim| claims.get(*claim))
-            .map(|text| text.trim_matches(['[', ']']).split_whitespace().map(str::to_owned).collect())
-            .unwrap_or_default();
-        Ok(Caller { tenant, author: Author::new(name), granted })
+    fn caller(&self, claims: &Claims) -> Result<Caller, AuthError> {
+        let no_tenant = |why| AuthError::NoTenant { claim: self.tenant_claim.clone(), why };
+        let tenant = claims.get(&self.tenant_claim).ok_or_else(|| no_tenant(UnusableClaim::Missing))?;
+        let tenant = name(tenant).ok_or_else(|| no_tenant(UnusableClaim::Type))?;
+        let tenant = tenant.parse().map_err(|invalid: InvalidTenantId| no_tenant(invalid.into()))?;
+        let authors = self.author_claim.as_deref().into_iter().chain(["sub", "client_id"]);
+        let author = authors.filter_map(|claim| name(claims.get(claim)?)).find(|name| !name.is_empty());
+        let granted = match self.scope_claims.iter().find_map(|claim| claims.get(claim)) {
+            Some(Value::String(text)) => Some(text.split_whitespace().map(str::to_owned).collect()),
+            Some(Value::Array(all)) => all.iter().map(|one| one.as_str().map(str::to_owned)).collect(),
+            _ => None,
+        };
+        Ok(Caller {
+            tenant,
+            author: Author::new(author.as_deref().unwrap_or("unknown")),
+            granted: granted.unwrap_or_default(),
+            scope_claims: Arc::clone(&self.scope_claims_shown),
+        })
+    }
+}
+
+/// What a claim names: a text as it is, a whole number in its digits. Nothing else has one spelling for all who read it.
+fn name(claim: &Value) -> Option<Cow<'_, str>> {
+    match claim {
+        Value::String(text) => Some(Cow::Borrowed(text)),
+        Value::Number(number) if !number.is_f64() => Some(Cow::Owned(number.to_string())),
+        _ => None,
     }
 }
 
@@ -210,9 +282,13 @@ impl fmt::Debug for Authenticator {
 }
 
 /// The token of an `Authorization: Bearer …` header; the scheme's case does not matter (RFC 9110, 11.1).
-fn bearer(header: &str) -> Option<&str> {
-    let (scheme, token) = header.trim().split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+fn bearer(header: &str) -> Result<&str, AuthError> {
+    let header = header.trim();
+    if header.is_empty() {
+        return Err(AuthError::NoToken);
+    }
+    let (scheme, token) = header.split_once(' ').ok_or(AuthError::NoBearer)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(AuthError::NoBearer) }
 }
 
 #[cfg(test)]

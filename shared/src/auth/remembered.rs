@@ -42,11 +42,11 @@ impl TokenMemory {
 
     /// Whose token an `Authorization` header's value holds.
     pub async fn recognize(&self, authorization: &str) -> Result<Arc<Bearer>, AuthError> {
-        let token = bearer(authorization).ok_or(AuthError::NoToken)?;
+        let token = bearer(authorization)?;
         let mut id = [0; 32];
         id.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
         let verifier = &self.authenticator.verifier;
-        let keys = verifier.present_keys().await;
+        let keys = verifier.keys.present().await;
         if let Some(known) = self.kept.get(&id)
             && Arc::ptr_eq(&known.keys, &keys)
             && self.clock.now() < known.expires_at

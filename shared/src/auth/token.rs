@@ -1,20 +1,12 @@
 //! Verifies a bearer token (RFC 7519) by the rules of RFC 8725: the key decides the algorithm, never the token.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, crypto};
 use serde_json::Value;
-use tracing::warn;
 
-use super::{
-    AuthError, FetchKeys, KeyFetchError,
-    jwks::{KeySet, VerificationKey},
-};
+use super::{AuthError, FetchKeys, keyring::Keyring};
 use crate::{
     clock::{Clock, Timestamp},
     settings::TokenSettings,
@@ -27,16 +19,10 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024;
 const MAX_HEADER_BYTES: usize = 4 * 1024;
 /// What a header may call the token (RFC 7519, 5.1; RFC 9068, 2.1); `application/` may stand in front (RFC 7515, 4.1.9).
 const TYPES: [&str; 2] = ["jwt", "at+jwt"];
-/// An unknown key id makes the keys be fetched again at most this often, so that made-up ids cost the issuer nothing.
-const REFETCH_INTERVAL: Duration = Duration::from_secs(30);
-/// Keys that came longer ago are fetched again, so that one which the issuer took back does not serve for ever.
-const MAX_KEY_AGE: Duration = Duration::from_hours(1);
-/// If that fails the old keys go on serving, and it is tried again after this time.
-const RENEWAL_PAUSE: Duration = Duration::from_mins(1);
 /// The claim in which Cognito says what a token is for, and what it says in access tokens. Its id tokens have our client in `aud`, and
 /// would pass otherwise.
-pub(super) const TOKEN_USE: &str = "token_use";
-pub(super) const ACCESS: &str = "access";
+const TOKEN_USE: &str = "token_use";
+const ACCESS: &str = "access";
 /// How far the issuer's clock and ours may differ. Both are kept right by NTP to well under a second, and every second here is one
 /// that a token outlives its end; the libraries' usual minute is for clocks that nobody keeps.
 const LEEWAY: Duration = Duration::from_secs(10);
@@ -84,75 +70,40 @@ pub enum TokenError {
     /// An id token, or whatever else an issuer signs.
     #[error("the token is no access token")]
     Use,
+    /// Not the one that the authorizer has checked.
+    #[error("the token says something else in {0:?} than the authorizer's claims beside it")]
+    Differs(String),
 }
 
-type Members = serde_json::Map<String, Value>;
+/// A token's claims with their types, none of which stands twice.
+pub(super) type Claims = serde_json::Map<String, Value>;
 
 /// Verifies tokens of one issuer.
 pub(super) struct TokenVerifier {
     audience: Vec<String>,
     issuer: String,
-    keys: Box<dyn FetchKeys>,
+    pub(super) keys: Keyring,
     clock: Clock,
-    known: Mutex<Known>,
-    /// Locked while keys are on their way, so that a crowd of unknown ids makes one request, and each of the crowd waits for its
-    /// answer.
-    fetching: tokio::sync::Mutex<()>,
 }
 
 /// A token that passed every check.
 pub(super) struct Verified {
-    /// Its claims, but for those that are neither text nor a list of texts.
-    pub(super) claims: HashMap<String, String>,
+    pub(super) claims: Claims,
     /// From when on it does not pass any more.
     pub(super) expires_at: Timestamp,
 }
 
-/// What is known of the issuer's keys.
-#[derive(Clone, Default)]
-struct Known {
-    keys: Arc<KeySet>,
-    /// When they came.
-    fetched_at: Option<Timestamp>,
-    /// When they could not be fetched again although they were old.
-    renewal_failed_at: Option<Timestamp>,
-}
-
-impl Known {
-    /// Whether the keys came, or the last try to get newer ones failed, so long ago that it is time for the next try.
-    fn is_old(&self, now: Timestamp) -> bool {
-        self.fetched_at.is_some_and(|at| now.since(at) >= MAX_KEY_AGE)
-            && self.renewal_failed_at.is_none_or(|at| now.since(at) >= RENEWAL_PAUSE)
-    }
-}
-
 impl TokenVerifier {
     pub(super) fn new(settings: &TokenSettings, keys: Box<dyn FetchKeys>, clock: Clock) -> Self {
-        Self {
-            audience: settings.audience.clone(),
-            issuer: settings.issuer.clone(),
-            keys,
-            clock,
-            known: Mutex::default(),
-            fetching: tokio::sync::Mutex::default(),
-        }
-    }
-
-    /// The keys that tokens are checked with at present, where they have been fetched.
-    pub(super) async fn present_keys(&self) -> Arc<KeySet> {
-        let known = self.known();
-        if !known.is_old(self.clock.now()) {
-            return known.keys;
-        }
-        self.renew().await;
-        self.known().keys
+        let keys = Keyring::new(keys, clock.clone());
+        Self { audience: settings.audience.clone(), issuer: settings.issuer.clone(), keys, clock }
     }
 
     /// What a token says that passes every check.
     pub(super) async fn verify(&self, token: &str) -> Result<Verified, AuthError> {
         let parts = Parts::of(token)?;
         let (algorithm, key_id) = read_header(parts.header)?;
-        let key = self.key(&key_id).await?;
+        let key = self.keys.get(&key_id).await?;
         if key.algorithm != algorithm {
             return Err(TokenError::Algorithm.into());
         }
@@ -162,14 +113,13 @@ impl TokenVerifier {
         if !signed.unwrap_or(false) {
             return Err(TokenError::Signature.into());
         }
-        let claims = object(parts.claims).ok_or(TokenError::Malformed("claims"))?;
+        let claims = read_claims(parts.claims)?;
         let expires_at = self.check(&claims)?;
-        let claims = claims.into_iter().filter_map(|(name, value)| Some((name, plain(value)?))).collect();
         Ok(Verified { claims, expires_at })
     }
 
     /// From when on the token will not pass any more, if it does now.
-    fn check(&self, claims: &Members) -> Result<Timestamp, TokenError> {
+    fn check(&self, claims: &Claims) -> Result<Timestamp, TokenError> {
         if claims.get("iss").and_then(Value::as_str) != Some(&self.issuer) {
             return Err(TokenError::Issuer);
         }
@@ -186,14 +136,11 @@ impl TokenVerifier {
                 return Err(TokenError::Early);
             }
         }
-        match claims.get(TOKEN_USE) {
-            Some(token_use) if token_use.as_str() != Some(ACCESS) => Err(TokenError::Use),
-            _ => Ok(Timestamp::from_millis(0).plus(expires.saturating_add(LEEWAY))),
-        }
+        Ok(Timestamp::from_millis(0).plus(expires.saturating_add(LEEWAY)))
     }
 
     /// As API Gateway's JWT authorizer has it: `aud`, and only where there is none, `client_id`.
-    fn is_audience(&self, claims: &Members) -> bool {
+    fn is_audience(&self, claims: &Claims) -> bool {
         let accepted = |value: &Value| value.as_str().is_some_and(|text| self.audience.iter().any(|one| one == text));
         match claims.get("aud") {
             Some(Value::Array(all)) => all.iter().any(accepted),
@@ -201,55 +148,46 @@ impl TokenVerifier {
             None => claims.get("client_id").is_some_and(accepted),
         }
     }
+}
 
-    async fn key(&self, id: &str) -> Result<VerificationKey, AuthError> {
-        self.renew().await;
-        if let Some(found) = self.known().keys.get(id) {
-            return Ok(found.clone());
-        }
-        let _fetching = self.fetching.lock().await;
-        let mut known = self.known();
-        // Whoever waited for the lock may find that its key has come meanwhile.
-        if known.keys.get(id).is_none() {
-            if known.fetched_at.is_some_and(|at| self.clock.now().since(at) < REFETCH_INTERVAL) {
-                return Err(TokenError::UnknownKey.into());
-            }
-            // If this fails, or whoever asks gives up waiting, nothing was learned, and the next token may try again.
-            known = self.fetch().await?;
-        }
-        Ok(known.keys.get(id).cloned().ok_or(TokenError::UnknownKey)?)
-    }
-
-    /// Fetches the keys again if they are old. One caller does, and the others go on with what is known.
-    async fn renew(&self) {
-        let is_old = || self.known().is_old(self.clock.now());
-        if !is_old() {
-            return;
-        }
-        let Ok(_fetching) = self.fetching.try_lock() else { return };
-        // Whoever held the lock before may have done it.
-        if is_old()
-            && let Err(error) = self.fetch().await
-        {
-            warn!(%error, "the issuer's keys cannot be fetched again; the old ones go on serving");
-            self.lock_known().renewal_failed_at = Some(self.clock.now());
+/// What a token says whose signature, issuer, audience and times API Gateway's authorizer has checked, and told as
+/// `told`: read as strictly as any other, and refused where it is not what was told in one of the claims `relied_on`.
+pub(super) fn read_checked<'a>(
+    token: &str,
+    told: &HashMap<String, String>,
+    relied_on: impl IntoIterator<Item = &'a str>,
+) -> Result<Claims, TokenError> {
+    let parts = Parts::of(token)?;
+    read_header(parts.header)?;
+    let claims = read_claims(parts.claims)?;
+    for name in relied_on.into_iter().chain(["iss", "sub", "client_id", "exp", TOKEN_USE]) {
+        if !is_told(claims.get(name), told.get(name).map(String::as_str)) {
+            return Err(TokenError::Differs(name.to_owned()));
         }
     }
+    Ok(claims)
+}
 
-    async fn fetch(&self) -> Result<Known, KeyFetchError> {
-        let now = self.clock.now();
-        let keys = Arc::new(self.keys.fetch().await?);
-        let known = Known { keys, fetched_at: Some(now), renewal_failed_at: None };
-        *self.lock_known() = known.clone();
-        Ok(known)
-    }
-
-    fn known(&self) -> Known {
-        self.lock_known().clone()
-    }
-
-    fn lock_known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether API Gateway may have made `told`, which is always text, of a claim. It does not say how it renders what is no
+/// text: numbers are seen in any spelling, lists as "[a b]", and of what means nothing here no form is asked for.
+fn is_told(claim: Option<&Value>, told: Option<&str>) -> bool {
+    let words = |text: &'_ str| {
+        let words = text.split([' ', ',', '[', ']', '"']).filter(|word| !word.is_empty());
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    match (claim, told) {
+        (None, told) => told.is_none(),
+        (Some(Value::Null | Value::Object(_)), _) => true,
+        (Some(_), None) => false,
+        (Some(Value::String(text)), Some(told)) => text == told,
+        (Some(Value::Bool(is)), Some(told)) => told == if *is { "true" } else { "false" },
+        (Some(Value::Number(number)), Some(told)) => {
+            told == number.to_string() || told.parse().ok().is_some_and(|told: f64| number.as_f64() == Some(told))
+        }
+        (Some(Value::Array(items)), Some(told)) => {
+            let items: Option<Vec<_>> = items.iter().map(|item| item.as_str().map(words)).collect();
+            items.is_none_or(|items| items.concat() == words(told))
+        }
     }
 }
 
@@ -301,39 +239,34 @@ fn is_type_of_ours(typ: &Value) -> bool {
     TYPES.contains(&name.strip_prefix("application/").unwrap_or(&name))
 }
 
+/// The claims of an access token, which say when it ends.
+fn read_claims(encoded: &str) -> Result<Claims, TokenError> {
+    let claims = object(encoded).ok_or(TokenError::Malformed("claims"))?;
+    time(&claims, "exp")?.ok_or(TokenError::Time("exp"))?;
+    for beginning in ["nbf", "iat"] {
+        time(&claims, beginning)?;
+    }
+    if claims.get(TOKEN_USE).is_some_and(|token_use| token_use.as_str() != Some(ACCESS)) {
+        return Err(TokenError::Use);
+    }
+    Ok(claims)
+}
+
 /// The members of a JSON object in base64url, none of which stands twice, anywhere in it (RFC 7519, 4 and 10.1).
-fn object(encoded: &str) -> Option<Members> {
+fn object(encoded: &str) -> Option<Claims> {
     let json = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()?;
     check_unambiguous(&json).ok()?;
     serde_json::from_str(&json).ok()
 }
 
 /// A time, as RFC 7519 (2, `NumericDate`) has it: a number of seconds since the epoch, perhaps with a fraction.
-fn time(claims: &Members, name: &'static str) -> Result<Option<Duration>, TokenError> {
+fn time(claims: &Claims, name: &'static str) -> Result<Option<Duration>, TokenError> {
     let seconds = |value: &Value| value.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     claims.get(name).map(|value| seconds(value).ok_or(TokenError::Time(name))).transpose()
-}
-
-/// A claim as API Gateway would pass it: text as it is, a list of texts as "[a b]".
-fn plain(value: Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text),
-        Value::Array(all) => {
-            let texts: Option<Vec<_>> = all.iter().map(Value::as_str).collect();
-            texts.map(|texts| format!("[{}]", texts.join(" ")))
-        }
-        _ => None,
-    }
 }
 
 impl From<TokenError> for AuthError {
     fn from(reason: TokenError) -> Self {
         Self::InvalidToken(reason)
-    }
-}
-
-impl From<KeyFetchError> for AuthError {
-    fn from(error: KeyFetchError) -> Self {
-        Self::KeysUnavailable(error)
     }
 }

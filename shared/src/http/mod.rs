@@ -283,9 +283,10 @@ impl Event {
     ) -> Result<TenantScope, Problem> {
         let claims = self.request_context.authorizer.as_ref().and_then(|authorizer| authorizer.jwt.as_ref());
         let presented = match (claims, self.header("authorization")) {
-            (Some(jwt), _) => Presented::Claims(&jwt.claims),
+            (Some(jwt), Some(authorization)) => Presented::Checked { claims: &jwt.claims, authorization },
             (None, Some(header)) => Presented::Authorization(header),
-            (None, None) => Presented::Nothing,
+            // Claims that come without the token are none of API Gateway's, which passes on what it checks.
+            (_, None) => Presented::Nothing,
         };
         let scope = authenticator.authenticate(presented).await?.authorize(permission)?;
         telemetry::note_tenant(scope.tenant());

@@ -246,12 +246,12 @@ impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
         let detail = error.to_string();
         match error {
-            AuthError::NoToken => Self::new(ProblemType::Unauthenticated, detail),
+            AuthError::NoToken | AuthError::NoBearer => Self::new(ProblemType::Unauthenticated, detail),
             AuthError::InvalidToken(reason) => {
                 info!(%reason, "a token was refused");
                 Self::new(ProblemType::Unauthenticated, detail)
             }
-            AuthError::NoTenant { .. } | AuthError::MissingScope(_) => Self::new(ProblemType::Forbidden, detail),
+            AuthError::NoTenant { .. } | AuthError::MissingScope { .. } => Self::new(ProblemType::Forbidden, detail),
             AuthError::KeysUnavailable(reason) => {
                 warn!(%reason, "the issuer's keys cannot be fetched");
                 Self::new(ProblemType::Unavailable, detail).retry_after(1)

@@ -5,9 +5,10 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use super::{
-    probes::{Sent, a_tag, any_route, event, foreign_name, pick},
+    probes::{Sent, a_tag, any_route, claims as claims_of, event, foreign_name, pick},
     world::Owner,
 };
+use crate::harness::come_with;
 
 /// Tokens that nobody signed, or somebody else. To the API, and to the function past it.
 pub(super) fn forged_token(rng: &mut Rng, attacker: &Owner, victim: &Owner) -> Sent {
@@ -50,7 +51,8 @@ pub(super) fn forged_token(rng: &mut Rng, attacker: &Owner, victim: &Owner) -> S
     Sent::Function { name, event }
 }
 
-/// Claims as a mistaken authorizer might pass them: none of them is the victim.
+/// Claims as a mistaken authorizer might pass them, with the token that says so or with another: none of them is the
+/// victim.
 pub(super) fn odd_claims(rng: &mut Rng, attacker: &Owner, victim: &Owner) -> Sent {
     let (mine, theirs) = (&attacker.name, &victim.name);
     let claims = [
@@ -69,14 +71,28 @@ pub(super) fn odd_claims(rng: &mut Rng, attacker: &Owner, victim: &Owner) -> Sen
         json!(format!("{theirs}\u{200b}")),
         json!(null),
         json!(""),
-        json!(1),
+        json!(1.5),
         json!(true),
     ];
     let key = pick(rng, &victim.keys).clone();
     let (name, method, path, body) = any_route(rng, attacker, &key);
     let mut event = event(attacker, method, &path, &body);
+    let own_token = event["headers"]["authorization"].clone();
+    match rng.u8(..4) {
+        // Neither of two that do not agree.
+        0 => {
+            come_with(&mut event, &claims_of(&json!(theirs)));
+            event["headers"]["authorization"] = own_token;
+        }
+        1 => {
+            let told = event["requestContext"]["authorizer"].clone();
+            come_with(&mut event, &claims_of(&json!(theirs)));
+            event["requestContext"]["authorizer"] = told;
+        }
+        2 => event["requestContext"]["authorizer"]["jwt"]["claims"]["custom:tenantId"] = pick(rng, &claims).clone(),
+        _ => come_with(&mut event, &claims_of(pick(rng, &claims))),
+    }
     let given = &mut event["requestContext"]["authorizer"]["jwt"]["claims"];
-    given["custom:tenantId"] = pick(rng, &claims).clone();
     given["CUSTOM:TENANTID"] = json!(theirs);
     given["tenantId"] = json!(theirs);
     event["requestContext"]["authorizer"]["lambda"] = json!({"custom:tenantId": theirs, "tenantId": theirs});

@@ -11,6 +11,7 @@ use super::{
     forgeries::{change_event, forged_token, odd_claims, parameter_event},
     world::{Owner, TAGS},
 };
+use crate::harness::come_with;
 
 /// One attempt of a tenant to get at another's data.
 #[derive(Debug, Clone)]
@@ -211,21 +212,22 @@ fn path_trick(rng: &mut Rng, attacker: &Owner, victim: &Owner) -> Sent {
 
 /// An event as API Gateway makes it, for the attacker.
 pub(super) fn event(attacker: &Owner, method: &str, path: &str, body: &str) -> Value {
-    json!({
+    let mut event = json!({
         "version": "2.0",
         "rawPath": path,
         "rawQueryString": "",
         "headers": {"content-type": "application/json"},
-        "requestContext": {
-            "stage": "$default",
-            "http": {"method": method, "path": path},
-            "authorizer": {"jwt": {"claims": {
-                "custom:tenantId": attacker.name, "scope": "config/read config/write config/secrets", "sub": "mallory",
-            }}},
-        },
+        "requestContext": {"stage": "$default", "http": {"method": method, "path": path}},
         "body": body,
         "isBase64Encoded": false,
-    })
+    });
+    come_with(&mut event, &claims(&json!(attacker.name)));
+    event
+}
+
+/// Claims that permit everything to the tenant that is called so.
+pub(super) fn claims(tenant: &Value) -> Value {
+    json!({"custom:tenantId": tenant, "scope": "config/read config/write config/secrets", "sub": "mallory"})
 }
 
 /// Every route, for a key, with a body that fits; what it writes is the attacker's own.

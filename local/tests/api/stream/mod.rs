@@ -73,6 +73,11 @@ impl Instance {
 }
 
 impl Grpc {
+    /// A client that brings what its caller gives it.
+    pub(crate) fn client_of(instance: &Instance) -> ConfigServiceClient<Channel> {
+        ConfigServiceClient::new(instance.channel.clone())
+    }
+
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let token = MetadataValue::try_from(format!("Bearer {}", self.token)).expect("a header");

@@ -1,11 +1,4 @@
-//! When the issuer's keys are fetched, and what is taken for keys.
-
-use std::{
-    io::{Read, Write},
-    net::TcpListener,
-};
-
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+//! When the issuer's keys are fetched.
 
 use super::*;
 
@@ -85,6 +78,7 @@ async fn old_keys_serve_while_newer_ones_are_on_their_way() {
         _ = world.bearer(&token) => panic!("nobody has answered"),
         result = world.bearer(&token) => result,
     };
+    tokio::task::yield_now().await;
     assert_eq!((outcome(&result).as_str(), world.fetches()), ("acme by alice", 2));
 }
 
@@ -123,21 +117,76 @@ async fn rotated_keys_are_picked_up() {
     assert!(world.bearer(&signed_with("rsa")).await.is_err());
 }
 
-/// A fetch that failed has taught nothing: the token is not called bad, the next one tries again, and known keys go on serving.
+/// A fetch that failed has taught nothing: no token is called bad, and known keys go on serving. But the issuer is left
+/// alone for a second, twice as long after each failure, for half a minute at most, and who needs a key meanwhile is told
+/// so at once.
 #[tokio::test]
-async fn a_failed_fetch_may_be_tried_again_at_once() {
+async fn a_failed_fetch_is_followed_by_a_pause() {
     let world = World::new();
     *world.keys.down.lock().unwrap() = Some(Outage::Error);
-    for fetches in 1..=2 {
-        assert_eq!(outcome(&world.bearer(&signed_with("rsa")).await), "keys unavailable");
-        assert_eq!(world.fetches(), fetches);
+    let mut fetches = 0;
+    for pause in [1, 2, 4, 8, 16, 30, 30] {
+        fetches += 1;
+        for wait_millis in [0, pause * 1000 - 1] {
+            world.wait(wait_millis);
+            assert_eq!(outcome(&world.bearer(&signed_with("rsa")).await), "keys unavailable");
+            assert_eq!(world.fetches(), fetches, "{pause} s");
+        }
+        world.wait(1);
     }
     *world.keys.down.lock().unwrap() = None;
     assert_eq!(outcome(&world.bearer(&signed_with("rsa")).await), "acme by alice");
     *world.keys.down.lock().unwrap() = Some(Outage::Error);
     world.wait(30_000);
-    assert_eq!(outcome(&world.bearer(&signed_with("made-up")).await), "keys unavailable");
-    assert_eq!(outcome(&world.bearer(&signed_with("rsa")).await), "acme by alice");
+    let fetches = world.fetches();
+    // After a success the pauses begin anew.
+    for (wait_millis, more) in [(0, 1), (999, 1), (1, 2), (1_999, 2), (1, 3)] {
+        world.wait(wait_millis);
+        assert_eq!(outcome(&world.bearer(&signed_with("made-up")).await), "keys unavailable");
+        assert_eq!(outcome(&world.bearer(&signed_with("rsa")).await), "acme by alice");
+        assert_eq!(world.fetches() - fetches, more);
+    }
+}
+
+/// Keys that fail to come, after a while.
+struct Slow(Arc<AtomicUsize>);
+
+#[async_trait]
+impl FetchKeys for Slow {
+    async fn fetch(&self) -> Result<KeySet, KeyFetchError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        Err(KeyFetchError::Timeout)
+    }
+}
+
+/// Promise: one fetch is one outcome for all who wait for it, whenever they came, when it fails, too: nobody waits in line
+/// to fetch again. Who gives up takes it away from nobody.
+#[tokio::test(start_paused = true)]
+async fn a_crowd_shares_a_failure() {
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let clock = Clock::new(|| Timestamp::from_millis(NOW * 1000));
+    let authenticator = Authenticator::new(&settings(), Box::new(Slow(Arc::clone(&fetches))), clock);
+    let header = format!("Bearer {}", signed_with("rsa"));
+    let begin = tokio::time::Instant::now();
+    let call = |after: u64, patience: u64| {
+        let (authenticator, header) = (&authenticator, &header);
+        async move {
+            tokio::time::sleep(std::time::Duration::from_millis(after)).await;
+            let calling = authenticator.authenticate(Presented::Authorization(header));
+            let patience = std::time::Duration::from_millis(patience);
+            let result = tokio::time::timeout(patience, calling).await.ok()?;
+            Some((outcome(&result), begin.elapsed().as_millis()))
+        }
+    };
+    // The first begins the fetch, and gives up.
+    let (first, others) =
+        tokio::join!(call(0, 1_000), futures_util::future::join_all((0..12).map(|one| call(one * 400, 60_000))));
+    assert_eq!(first, None);
+    for other in others {
+        assert_eq!(other, Some(("keys unavailable".to_owned(), 5_000)));
+    }
+    assert_eq!(fetches.load(Ordering::Relaxed), 1);
 }
 
 /// Callers who come while the keys are on their way wait for them; their good tokens are not refused, and one fetch serves them all.
@@ -152,19 +201,18 @@ async fn a_crowd_waits_for_one_fetch() {
     assert_eq!(world.fetches(), 1);
 }
 
-/// A caller who gives up while the keys are on their way leaves nothing behind that would turn the next one away.
+/// A caller who gives up while the keys are on their way takes them away from nobody: they come, and serve the next one.
 #[tokio::test]
-async fn an_abandoned_fetch_does_not_lock_others_out() {
+async fn an_abandoned_fetch_comes_to_its_end() {
     let world = World::new();
-    *world.keys.down.lock().unwrap() = Some(Outage::Silence);
     let token = signed_with("rsa");
     tokio::select! {
         biased;
         _ = world.bearer(&token) => panic!("nobody has answered"),
         () = async { while world.fetches() == 0 { tokio::task::yield_now().await } } => {}
     }
-    *world.keys.down.lock().unwrap() = None;
     assert_eq!(outcome(&world.bearer(&token).await), "acme by alice");
+    assert_eq!(world.fetches(), 1);
 }
 
 /// While somebody's unknown key is being looked for, those with known keys do not wait.
@@ -180,62 +228,8 @@ async fn known_keys_serve_while_others_are_looked_for() {
         _ = world.bearer(&unknown) => panic!("nobody has answered"),
         result = world.bearer(&known) => result,
     };
+    tokio::task::yield_now().await;
     assert_eq!((outcome(&result).as_str(), world.fetches()), ("acme by alice", 2));
-}
-
-/// What an address that answers `response`, and then hangs up, gives as keys.
-async fn served(response: Vec<u8>) -> Result<KeySet, KeyFetchError> {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}/keys", listener.local_addr().unwrap()).parse().unwrap();
-    let server = std::thread::spawn(move || {
-        let (mut connection, _) = listener.accept().unwrap();
-        let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            connection.read_exact(&mut byte).unwrap();
-            request.extend(byte);
-        }
-        // The client may hang up in the middle of what it does not want.
-        let _ = connection.write_all(&response);
-    });
-    let result = HttpKeys::new(address).fetch().await;
-    server.join().unwrap();
-    result
-}
-
-fn answer(status: &str, body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
-}
-
-/// Keys are a JWK set of bearable size, from an answer of 200. A redirection is not followed: it could lead anywhere.
-#[tokio::test]
-async fn only_a_key_set_is_taken_for_keys() {
-    let set = json!({"keys": [rsa_jwk("rsa"), {"kty": "AKP", "kid": "of tomorrow"}]}).to_string();
-    let keys = served(answer("200 OK", &set)).await.unwrap();
-    assert!(keys.get("rsa").is_some() && keys.get("of tomorrow").is_none());
-
-    let padded = |length: usize| format!("{set}{}", " ".repeat(length - set.len()));
-    assert!(served(answer("200 OK", &padded(150_000))).await.is_ok());
-    let redirection = b"HTTP/1.1 302 Found\r\nlocation: /keys\r\ncontent-length: 0\r\n\r\n".to_vec();
-    for (response, expected) in [
-        (answer("200 OK", &padded(150_001)), "could not be fetched"),
-        (answer("200 OK", ""), "no JWK set"),
-        (answer("200 OK", "<html>"), "no JWK set"),
-        (answer("200 OK", "{}"), "no JWK set"),
-        (answer("200 OK", "[]"), "no JWK set"),
-        (answer("200 OK", r#"{"keys":{}}"#), "no JWK set"),
-        (answer("200 OK", &set.replace("{\"keys\"", "{\"keys\":[],\"keys\"")), "twice"),
-        (answer("200 OK", &set.replace("\"alg\":", "\"kid\":\"other\",\"alg\":")), "twice"),
-        (answer("404 Not Found", &set), "answered 404"),
-        (answer("500 Internal Server Error", &set), "answered 500"),
-        (answer("204 No Content", ""), "answered 204"),
-        (redirection, "answered 302"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 90\r\n\r\n{".to_vec(), "could not be fetched"),
-        (b"SSH-2.0-OpenSSH\r\n".to_vec(), "could not be fetched"),
-    ] {
-        let error = served(response).await.expect_err(expected).to_string();
-        assert!(error.contains(expected), "{expected}: {error}");
-    }
 }
 
 /// Promise: a key that the issuer replaces under its old id is believed once the keys are fetched again, and the one before it no more. A bad
@@ -257,36 +251,4 @@ async fn a_key_that_changes_under_its_id_is_replaced_within_the_hour() {
         let (old, new) = (world.bearer(&old_token).await, world.bearer(&new_token).await);
         assert_eq!((old.is_ok(), new.is_ok(), world.fetches()), (old_is_good, !old_is_good, fetches));
     }
-}
-
-/// Promise: an address that begins to answer and never ends does not hold a request up for ever.
-#[tokio::test(start_paused = true)]
-async fn an_answer_without_end_is_given_up() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}/keys", listener.local_addr().unwrap()).parse().unwrap();
-    let serving = async {
-        let (mut connection, _) = listener.accept().await.unwrap();
-        let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
-            request.push(connection.read_u8().await.unwrap());
-        }
-        let begin = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"keys\":[";
-        connection.write_all(begin).await.unwrap();
-        std::future::pending::<()>().await;
-    };
-    let keys = HttpKeys::new(address);
-    let error = tokio::select! {
-        () = serving => unreachable!("it serves without end"),
-        result = keys.fetch() => result.expect_err("nothing is complete"),
-    };
-    assert!(matches!(error, KeyFetchError::Timeout), "{error}");
-}
-
-/// An address that takes the connection and says nothing does not hold a request up for ever.
-#[tokio::test(start_paused = true)]
-async fn a_silent_address_is_given_up() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}/keys", listener.local_addr().unwrap()).parse().unwrap();
-    let error = HttpKeys::new(address).fetch().await.expect_err("nobody has answered");
-    assert!(matches!(error, KeyFetchError::Timeout), "{error}");
 }

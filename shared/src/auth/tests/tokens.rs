@@ -259,7 +259,7 @@ proptest! {
         let world = World::new();
         for header in [noise, format!("Bearer {}.{}.{}", base64(&json), base64(&json), base64(&json))] {
             let result = runtime.block_on(world.authenticator.authenticate(Presented::Authorization(&header)));
-            prop_assert!(matches!(result, Err(AuthError::NoToken | AuthError::InvalidToken(_))));
+            prop_assert!(matches!(result, Err(AuthError::NoToken | AuthError::NoBearer | AuthError::InvalidToken(_))));
         }
     }
 }

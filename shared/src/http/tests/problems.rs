@@ -5,13 +5,13 @@ use lambda_http::http::Uri;
 
 use super::*;
 use crate::{
-    auth::{FetchKeys, KeyFetchError, KeySet},
+    auth::{Document, FetchKeys, KeyFetchError, KeySet, fixture},
     aws::{AwsFailure, FailureKind, Service},
     clock::{Clock, Timestamp},
     entry::{CommitId, ETag},
     ledger::LedgerError,
     service::{ReadError, WriteError},
-    settings::TokenSettings,
+    settings::{KeySource, TokenSettings},
     store::{StoreError, ValueRefused},
     value::ConfigValue,
 };
@@ -230,7 +230,7 @@ struct Down;
 #[async_trait]
 impl FetchKeys for Down {
     async fn fetch(&self) -> Result<KeySet, KeyFetchError> {
-        Err(KeyFetchError::Transport("connection to issuer.internal:8443 refused".into()))
+        Err(KeyFetchError::Transport(Document::Keys, "connection to issuer.internal:8443 refused".into()))
     }
 }
 
@@ -238,48 +238,65 @@ fn authenticator() -> Authenticator {
     let settings = TokenSettings {
         issuer: "https://issuer.example".to_owned(),
         audience: vec!["client".to_owned()],
-        jwks_url: Uri::default(),
+        keys: KeySource::At(Uri::default()),
         tenant_claim: "custom:tenantId".to_owned(),
+        scope_claims: vec!["scope".to_owned()],
+        author_claim: None,
     };
     Authenticator::new(&settings, Box::new(Down), Clock::new(|| Timestamp::from_millis(0)))
 }
 
-/// Who is let in: by the authorizer's claims where there are any, else by the bearer token. A token is never looked at beside claims,
-/// and no header, parameter or body makes up for a claim.
+/// Who is let in: by the token that the authorizer has checked, where it says what the authorizer tells, else by the
+/// token alone; and no other header makes up for a claim.
 #[tokio::test]
 async fn callers_come_in_by_claims_or_token() {
     let header = base64_token(r#"{"alg":"RS256","kid":"k"}"#);
     let context = |authorizer: Value| json!({"http": {"method": "GET"}, "authorizer": authorizer});
     let claims = |claims: Value| context(json!({"jwt": {"claims": claims}}));
     let all = json!({"custom:tenantId": "acme", "scope": "config/read"});
+    let checked = |of: &Value| {
+        let (header, told) = fixture::checked(of);
+        (claims(json!(told)), header)
+    };
+    let (all_told, all_header) = checked(&all);
+    let (write_told, write_header) = checked(&json!({"custom:tenantId": "acme", "scope": "config/write"}));
+    let (nobody_told, nobody_header) = checked(&json!({"scope": "config/read"}));
+    let (list_told, list_header) = checked(&json!({"custom:tenantId": ["acme"], "scope": "config/read"}));
+    const REFUSED: &str = "401 unauthenticated: the bearer token is not valid here";
     for (context, headers, expected) in [
-        (claims(all.clone()), json!({}), "acme"),
         (
-            claims(all),
-            json!({"authorization": "Bearer rubbish", "x-tenant-id": "globex", "custom:tenantId": "globex"}),
+            all_told.clone(),
+            json!({"authorization": all_header.clone(), "x-tenant-id": "globex", "custom:tenantId": "globex"}),
             "acme",
         ),
+        // Claims that come without their token, or with another, are not the authorizer's.
+        (all_told.clone(), json!({}), "401 unauthenticated: there is no bearer token"),
+        (all_told.clone(), json!({"authorization": "Bearer rubbish"}), REFUSED),
+        (all_told.clone(), json!({"authorization": write_header.clone()}), REFUSED),
+        (all_told.clone(), json!({"authorization": format!("{all_header},{all_header}")}), REFUSED),
         (
-            claims(json!({"custom:tenantId": "acme", "scope": "config/write"})),
-            json!({}),
-            "403 forbidden: the token lacks the scope config/read",
+            all_told,
+            json!({"authorization": all_header.trim_start_matches("Bearer ")}),
+            "401 unauthenticated: what was sent as Authorization is no bearer token; send the word Bearer",
         ),
         (
-            claims(json!({"scope": "config/read"})),
-            json!({"custom:tenantid": "acme"}),
-            "403 forbidden: the token names no tenant",
+            write_told,
+            json!({"authorization": write_header}),
+            "403 forbidden: the token lacks the scope config/read, which is looked for in the first that it has of these claims: scope",
         ),
         (
-            claims(json!({"custom:tenantId": ["acme"], "scope": "config/read"})),
-            json!({}),
-            "403 forbidden: the token names no tenant",
+            nobody_told,
+            json!({"authorization": nobody_header, "custom:tenantid": "acme"}),
+            "403 forbidden: the token names no tenant; its claim \"custom:tenantId\" is missing",
         ),
-        (claims(json!({})), json!({"authorization": header.clone()}), "403 forbidden: the token names no tenant"),
+        (list_told, json!({"authorization": list_header}), "403 forbidden: the token names no tenant; its claim"),
+        (claims(json!({})), json!({"authorization": all_header}), REFUSED),
+        (claims(json!(null)), json!({"authorization": all_header}), REFUSED),
         (context(json!(null)), json!({}), "401 unauthenticated: there is no bearer token"),
         (
             context(json!({"jwt": null})),
             json!({"authorization": "Basic eDp5"}),
-            "401 unauthenticated: there is no bearer token",
+            "401 unauthenticated: what was sent as Authorization is no bearer token",
         ),
         (
             context(json!({"lambda": {"custom:tenantId": "acme"}})),

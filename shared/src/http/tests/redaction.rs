@@ -44,7 +44,8 @@ async fn nothing_that_holds_a_secret_shows_it() {
     }
     let with_header = event(json!({"headers": headers}));
     hides(Presented::Authorization(with_header.header("authorization").unwrap()));
-    hides(Presented::Claims(&HashMap::from([("sub".to_owned(), CANARY.to_owned())])));
+    let claims = HashMap::from([("sub".to_owned(), CANARY.to_owned())]);
+    hides(Presented::Checked { claims: &claims, authorization: CANARY });
 
     hides(body::parse::<PutBody>(&body, "").unwrap());
     let transaction: TransactionBody = body::parse(&transaction, "").unwrap();

@@ -1,0 +1,163 @@
+//! The issuer's keys that are known, and when they are fetched.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::{BoxFuture, FutureExt, Shared};
+use tracing::warn;
+
+use super::{
+    AuthError, FetchKeys, KeyFetchError,
+    jwks::{KeySet, VerificationKey},
+    token::TokenError,
+};
+use crate::clock::{Clock, Timestamp};
+
+/// An unknown key id makes the keys be fetched again at most this often, so that made-up ids cost the issuer nothing.
+const REFETCH_INTERVAL: Duration = Duration::from_secs(30);
+/// Keys that came longer ago are fetched again, so that one which the issuer took back does not serve for ever.
+const MAX_KEY_AGE: Duration = Duration::from_hours(1);
+/// If that fails the old keys go on serving, and it is tried again after this time.
+const RENEWAL_PAUSE: Duration = Duration::from_mins(1);
+/// After a fetch that failed nobody fetches for this time, twice as long after each that fails as well, up to
+/// [`MAX_PAUSE`]. Who needs a key meanwhile is told of the failure.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// The keys of one issuer.
+pub(super) struct Keyring(Arc<Inner>);
+
+struct Inner {
+    source: Box<dyn FetchKeys>,
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    keys: Arc<KeySet>,
+    /// When they came.
+    fetched_at: Option<Timestamp>,
+    /// The last fetch, if it failed.
+    failure: Option<Failure>,
+    /// The fetch that is under way.
+    fetching: Option<Fetching>,
+}
+
+/// A fetch, for all who wait for it. It runs in a task of its own, so that it comes to its end for the others, and for
+/// those who come later, although the one who began it gives up.
+type Fetching = Shared<BoxFuture<'static, Result<(), Arc<KeyFetchError>>>>;
+
+#[derive(Clone)]
+struct Failure {
+    error: Arc<KeyFetchError>,
+    at: Timestamp,
+    /// For how long nobody fetches.
+    pause: Duration,
+}
+
+impl State {
+    /// Whether the keys came, or the last try to get newer ones failed, so long ago that it is time for the next try.
+    fn is_old(&self, now: Timestamp) -> bool {
+        self.fetched_at.is_some_and(|at| now.since(at) >= MAX_KEY_AGE)
+            && self.failure.as_ref().is_none_or(|failure| now.since(failure.at) >= RENEWAL_PAUSE)
+    }
+}
+
+impl Keyring {
+    pub(super) fn new(source: Box<dyn FetchKeys>, clock: Clock) -> Self {
+        Self(Arc::new(Inner { source, clock, state: Mutex::default() }))
+    }
+
+    /// The keys that tokens are checked with at present, where they have been fetched.
+    pub(super) async fn present(&self) -> Arc<KeySet> {
+        self.renew().await;
+        Arc::clone(&self.0.state().keys)
+    }
+
+    /// The key with this id.
+    pub(super) async fn get(&self, id: &str) -> Result<VerificationKey, AuthError> {
+        self.renew().await;
+        let fetching = {
+            let mut state = self.0.state();
+            if let Some(found) = state.keys.get(id) {
+                return Ok(found.clone());
+            }
+            let since = |at| self.0.clock.now().since(at);
+            match (&state.fetching, &state.failure) {
+                (Some(fetching), _) => fetching.clone(),
+                (None, Some(failure)) if since(failure.at) < failure.pause => {
+                    return Err(Arc::clone(&failure.error).into());
+                }
+                _ if state.fetched_at.is_some_and(|at| since(at) < REFETCH_INTERVAL) => {
+                    return Err(TokenError::UnknownKey.into());
+                }
+                _ => self.begin(&mut state),
+            }
+        };
+        fetching.await?;
+        Ok(self.0.state().keys.get(id).cloned().ok_or(TokenError::UnknownKey)?)
+    }
+
+    /// Fetches the keys again if they are old. One caller waits for that, and the others go on with what is known.
+    async fn renew(&self) {
+        let fetching = {
+            let mut state = self.0.state();
+            if state.fetching.is_some() || !state.is_old(self.0.clock.now()) {
+                return;
+            }
+            self.begin(&mut state)
+        };
+        if let Err(error) = fetching.await {
+            warn!(%error, "the issuer's keys cannot be fetched again; the old ones go on serving");
+        }
+    }
+
+    /// Begins a fetch. Whoever takes `state` next finds it under way.
+    fn begin(&self, state: &mut State) -> Fetching {
+        let (inner, waiting) = (Arc::clone(&self.0), Arc::clone(&self.0));
+        let begun = inner.clock.now();
+        let task = tokio::spawn(async move {
+            let fetched = inner.source.fetch().await;
+            inner.record(begun, fetched)
+        });
+        // A task that does not come to its end has fetched nothing.
+        let lost = move |_| waiting.record(begun, Err(KeyFetchError::Timeout));
+        let fetching = task.map(move |ended| ended.unwrap_or_else(lost)).boxed().shared();
+        state.fetching = Some(fetching.clone());
+        fetching
+    }
+}
+
+impl Inner {
+    /// What became of a fetch.
+    fn record(&self, begun: Timestamp, fetched: Result<KeySet, KeyFetchError>) -> Result<(), Arc<KeyFetchError>> {
+        let mut state = self.state();
+        state.fetching = None;
+        match fetched {
+            Ok(keys) => {
+                *state = State { keys: Arc::new(keys), fetched_at: Some(begun), ..State::default() };
+                Ok(())
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                let pause = state.failure.as_ref().map_or(FIRST_PAUSE, |last| (last.pause * 2).min(MAX_PAUSE));
+                state.failure = Some(Failure { error: Arc::clone(&error), at: self.clock.now(), pause });
+                Err(error)
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring").finish_non_exhaustive()
+    }
+}
