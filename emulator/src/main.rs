@@ -62,9 +62,16 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
 
 /// Ctrl-C, or what a script sends to end it.
 async fn stop_signal() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate())?.recv().await;
+        Ok(())
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending();
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
+        terminated = terminated => terminated,
     }
 }

@@ -3,8 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use tenantry::tenant::{InvalidTenantId, TenantId};
 
-use crate::issuer::{DEFAULT_LIFETIME, DEFAULT_SCOPE};
+use crate::{
+    issuer::{DEFAULT_LIFETIME, DEFAULT_SCOPE},
+    token::Place,
+};
 
 /// The port of the HTTP API if none is asked for.
 pub const HTTP_PORT: u16 = 8080;
@@ -12,11 +16,13 @@ pub const HTTP_PORT: u16 = 8080;
 pub const AWS_PORT: u16 = 4566;
 /// The port of the gRPC service if none is asked for.
 pub const GRPC_PORT: u16 = 50051;
+/// The data folder if none is asked for.
+pub const DATA: &str = ".tenantry";
 
 /// Runs the whole suite on this machine: HTTP API, token issuer and the AWS services that it uses. No AWS account is
 /// needed, and nothing is reachable from other machines.
 #[derive(Debug, Parser)]
-#[command(name = "local", args_conflicts_with_subcommands = true)]
+#[command(name = "local", version, propagate_version = true, args_conflicts_with_subcommands = true)]
 pub struct Arguments {
     /// What to do; without it, the suite runs.
     #[command(subcommand)]
@@ -29,7 +35,7 @@ pub struct Arguments {
 /// What else this program does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Prints a token signed with the suite's issuer key, whether the suite runs or not.
+    /// Prints a token for the suite that runs on this machine.
     Token(Token),
 }
 
@@ -46,7 +52,7 @@ pub struct Run {
     #[arg(long, value_name = "PORT", default_value_t = GRPC_PORT)]
     pub grpc_port: u16,
     /// Folder for all data; it survives restarts.
-    #[arg(long, value_name = "DIR", default_value = ".tenantry")]
+    #[arg(long, value_name = "DIR", default_value = DATA)]
     pub data: PathBuf,
     /// File to write once everything is up: JSON with httpUrl, awsUrl, grpcUrl, issuer, jwksUrl and tokens (tenant → token).
     #[arg(long, value_name = "FILE")]
@@ -63,8 +69,8 @@ pub struct Run {
 /// What the token is to say.
 #[derive(Debug, Args)]
 pub struct Token {
-    /// The tenant that the token's holder acts for.
-    #[arg(long)]
+    /// The tenant that the token's holder acts for. For one that no service would take, say so with --claim.
+    #[arg(long, value_parser = tenant)]
     pub tenant: String,
     /// What the holder may do, separated by spaces.
     #[arg(long, default_value = DEFAULT_SCOPE)]
@@ -75,9 +81,28 @@ pub struct Token {
     /// For how long the token is valid, in seconds; below zero for one that has expired.
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_LIFETIME, allow_negative_numbers = true)]
     pub expires_in: i64,
-    /// The suite's data folder.
-    #[arg(long, value_name = "DIR", default_value = ".tenantry")]
-    pub data: PathBuf,
+    /// Port of the HTTP API of the suite that the token is for. Without it, the suite is looked for on the usual port, and
+    /// where the last one on the usual data folder listened.
+    #[arg(long, value_name = "PORT")]
+    pub http_port: Option<u16>,
+    /// Data folder of the suite that the token is for. Such a token can also be had while that does not run.
+    #[arg(long, value_name = "DIR", conflicts_with = "http_port")]
+    pub data: Option<PathBuf>,
+}
+
+impl Token {
+    /// The suite that the token is for.
+    pub fn place(&self) -> Place {
+        match (self.http_port, &self.data) {
+            (Some(port), _) => Place::Port(port),
+            (None, Some(data)) => Place::Folder(data.clone()),
+            (None, None) => Place::Anywhere { port: HTTP_PORT, data: PathBuf::from(DATA) },
+        }
+    }
+}
+
+fn tenant(text: &str) -> Result<String, InvalidTenantId> {
+    text.parse::<TenantId>().map(|tenant| tenant.to_string())
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {
@@ -89,6 +114,8 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -118,6 +145,15 @@ mod tests {
         let Some(Command::Token(token)) = arguments.command else { panic!("{arguments:?}") };
         assert_eq!(token.claims, [("a".to_owned(), "b=c".to_owned()), ("d".to_owned(), String::new())]);
         assert_eq!((token.scope.as_str(), token.expires_in), (DEFAULT_SCOPE, -5));
+        assert!(matches!(token.place(), Place::Anywhere { port: 8080, data } if data == Path::new(".tenantry")));
+    }
+
+    /// Promise: both commands say which version they are.
+    #[test]
+    fn the_version_is_told() {
+        for arguments in ["--version", "-V", "token --version"] {
+            assert!(check(arguments).unwrap_err().contains(env!("CARGO_PKG_VERSION")), "{arguments}");
+        }
     }
 
     /// Promise: a wrong call says what is wrong with it.
@@ -135,6 +171,9 @@ mod tests {
             ("token --tenant a --claim b", "expected NAME=VALUE"),
             ("token --tenant a --expires-in soon", "--expires-in <SECONDS>"),
             ("token --tenant a --tenant b", "--tenant <TENANT>"),
+            ("token --tenant org|123", "a tenant id is 1 to 63 characters of A-Z, a-z, 0-9, '_', '.', '-'"),
+            ("token --tenant=", "a value is required"),
+            ("token --tenant a --data d --http-port 1", "cannot be used with"),
             ("tokens", "tokens"),
         ] {
             let error = check(arguments).unwrap_err();

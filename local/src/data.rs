@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -46,14 +45,20 @@ pub struct DataFolder(PathBuf);
 pub struct DataLock(#[expect(dead_code, reason = "open as long as the lock is held")] File);
 
 impl DataFolder {
-    /// Makes the folder if it is not there. Only its owner may look into it: secrets lie there in the clear.
+    /// Makes the folder if it is not there. Only its owner may look into it: secrets lie there in the clear. On Windows it has
+    /// the rights of the folder above it.
     pub fn open(folder: &Path) -> Result<Self, DataError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(|source| DataError::Folder { folder: folder.to_owned(), source })?;
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(folder).map_err(|source| DataError::Folder { folder: folder.to_owned(), source })?;
         Ok(Self(folder.to_owned()))
+    }
+
+    /// A folder as it is: nothing is made, not even the folder.
+    pub fn at(folder: &Path) -> Self {
+        Self(folder.to_owned())
     }
 
     /// Where the emulator keeps its databases.
@@ -64,13 +69,11 @@ impl DataFolder {
     /// Takes the folder for this process; refused while another one holds it.
     pub fn lock(&self) -> Result<DataLock, DataError> {
         let path = self.0.join("lock");
-        let file = File::options()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|source| DataError::Folder { folder: self.0.clone(), source })?;
+        let mut options = File::options();
+        options.create(true).write(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(&path).map_err(|source| DataError::Folder { folder: self.0.clone(), source })?;
         match file.try_lock() {
             Ok(()) => Ok(DataLock(file)),
             Err(TryLockError::WouldBlock) => Err(DataError::InUse(self.0.clone())),
@@ -81,13 +84,11 @@ impl DataFolder {
     /// The issuer's private key, made at the first call. Of several processes that call at once, one makes the key and
     /// all get that one.
     pub fn issuer_key(&self) -> Result<String, DataError> {
-        let path = self.0.join("issuer-key.pem");
-        let failed = |source| DataError::File { file: path.clone(), source };
-        match fs::read_to_string(&path) {
-            Ok(key) => return Ok(key),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
+        if let Some(key) = self.known_issuer_key()? {
+            return Ok(key);
         }
+        let path = self.issuer_key_file();
+        let failed = |source| DataError::File { file: path.clone(), source };
         let key = generate_key()?;
         // Temporary files are made with mode 0600, and a file that is already there is not replaced.
         match whole_file(&path, key.as_bytes()).map_err(failed)?.persist_noclobber(&path) {
@@ -99,19 +100,31 @@ impl DataFolder {
         }
     }
 
+    /// The issuer's private key, if one was made.
+    pub fn known_issuer_key(&self) -> Result<Option<String>, DataError> {
+        read_if_there(self.issuer_key_file())
+    }
+
+    fn issuer_key_file(&self) -> PathBuf {
+        self.0.join("issuer-key.pem")
+    }
+
     /// The issuer's address in the newest run, if there was one.
     pub fn issuer_url(&self) -> Result<Option<String>, DataError> {
-        let file = self.0.join("issuer-url");
-        match fs::read_to_string(&file) {
-            Ok(url) => Ok(Some(url)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(DataError::File { file, source }),
-        }
+        read_if_there(self.0.join("issuer-url"))
     }
 
     /// Notes the issuer's address for those who sign tokens beside the running suite.
     pub fn set_issuer_url(&self, url: &str) -> Result<(), DataError> {
         write_whole(&self.0.join("issuer-url"), url.as_bytes())
+    }
+}
+
+fn read_if_there(file: PathBuf) -> Result<Option<String>, DataError> {
+    match fs::read_to_string(&file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(DataError::File { file, source }),
     }
 }
 
@@ -132,7 +145,7 @@ fn whole_file(path: &Path, content: &[u8]) -> io::Result<tempfile::NamedTempFile
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, os::unix::fs::PermissionsExt, thread};
+    use std::{collections::BTreeSet, thread};
 
     use super::*;
 
@@ -146,9 +159,13 @@ mod tests {
             callers.into_iter().map(|caller| caller.join().unwrap()).collect()
         });
         assert_eq!(keys.len(), 1);
-        let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(data.0.join("issuer-key.pem")), 0o600);
-        assert_eq!(mode(data.0.clone()), 0o700);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode(data.issuer_key_file()), 0o600);
+            assert_eq!(mode(data.0.clone()), 0o700);
+        }
         let names: Vec<_> = fs::read_dir(&data.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["issuer-key.pem"], "no temporary file is left");
     }

@@ -97,8 +97,13 @@ impl Issuer {
 
     /// Whether `url` is an address that a local issuer has on some port.
     pub fn is_local(url: &str) -> bool {
-        let port = url.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.strip_suffix(PATH));
-        port.and_then(|port| port.parse().ok()).is_some_and(|port: u16| Self::url_at(port) == url)
+        Self::port_of(url).is_some()
+    }
+
+    /// The port of a local issuer with the address `url`, if it is one.
+    pub fn port_of(url: &str) -> Option<u16> {
+        let port = url.strip_prefix("http://127.0.0.1:")?.strip_suffix(PATH)?.parse().ok()?;
+        (Self::url_at(port) == url).then_some(port)
     }
 
     /// The issuer's address: the `iss` of its tokens.
@@ -109,6 +114,11 @@ impl Issuer {
     /// The address of its keys.
     pub fn jwks_url(&self) -> String {
         format!("{}{JWKS_PATH}", self.url)
+    }
+
+    /// The id of its key: the same as long as the key is.
+    pub fn key_id(&self) -> &str {
+        &self.key_id
     }
 
     /// The public key.

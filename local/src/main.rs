@@ -7,21 +7,23 @@ use std::{
 };
 
 use clap::Parser;
+use config_stream::signals::StopSignals;
 use local::{
     Options, Suite,
-    cli::{Arguments, Command, HTTP_PORT, Run, Token},
+    cli::{Arguments, Command, Run, Token},
     issuer::{TENANT_CLAIM, TokenRequest},
+    suite::STOP_LIMIT,
     token,
     welcome::Welcome,
 };
-use tenantry::telemetry::Telemetry;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
-use tracing_subscriber::EnvFilter;
+use tenantry::telemetry::{self, Telemetry};
+use tracing::Level;
 
 /// What is logged unless `RUST_LOG` says otherwise. The embedded `DynamoDB` warns of every error it answers with, failed
 /// conditions included, which are everyday matters here.
 const QUIET: &str = "warn,dynoxide=error";
+/// The status of a process that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -29,17 +31,14 @@ fn main() -> ExitCode {
         Some(Command::Token(token)) => print_token(&token),
         None => run(arguments.run),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // A message that cannot be written has no other place to go.
-            let _ = writeln!(io::stderr(), "error: {}", chain(error.as_ref()));
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        // A message that cannot be written has no other place to go.
+        let _ = writeln!(io::stderr(), "error: {}", chain(error.as_ref()));
+        ExitCode::FAILURE
+    })
 }
 
-fn print_token(arguments: &Token) -> Result<(), Box<dyn Error>> {
+fn print_token(arguments: &Token) -> Result<ExitCode, Box<dyn Error>> {
     let request = TokenRequest {
         tenant: &arguments.tenant,
         tenant_claim: TENANT_CLAIM,
@@ -47,22 +46,39 @@ fn print_token(arguments: &Token) -> Result<(), Box<dyn Error>> {
         expires_in: arguments.expires_in,
         claims: &arguments.claims,
     };
-    let token = token::sign(&arguments.data, HTTP_PORT, &request)?;
-    writeln!(io::stdout(), "{token}")?;
-    Ok(())
+    let signed = token::sign(&arguments.place(), &request)?;
+    if !signed.is_running {
+        // The token is good all the same, if not now.
+        let _ = writeln!(io::stderr(), "note: no suite runs on that folder; its next one will take the token");
+    }
+    writeln!(io::stdout(), "{}", signed.token)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn run(arguments: Run) -> Result<(), Box<dyn Error>> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(QUIET));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(arguments))
+fn run(arguments: Run) -> Result<ExitCode, Box<dyn Error>> {
+    telemetry::init_to(QUIET, log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(arguments));
+    // A thread that still does something must not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
-async fn serve(arguments: Run) -> Result<(), Box<dyn Error>> {
-    // Before anything is up: a signal during the start ends the process in good order, too.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+/// A line of the log, in one write, so that no other comes in between.
+fn log(line: &str) {
+    // Where nobody reads there is nobody to tell.
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
 
+/// The line of an invocation, as the functions write it in Lambda, where `RUST_LOG` asks for it.
+fn log_invocation(line: &str) {
+    if tracing::enabled!(target: "invocation", Level::INFO) {
+        log(line);
+    }
+}
+
+async fn serve(arguments: Run) -> Result<ExitCode, Box<dyn Error>> {
+    let mut signals = StopSignals::listen()?;
     let options = Options {
         http_port: arguments.http_port,
         aws_port: arguments.aws_port,
@@ -72,10 +88,14 @@ async fn serve(arguments: Run) -> Result<(), Box<dyn Error>> {
         run_schedules: true,
         lose_events: arguments.no_events,
         ready_file: arguments.ready_file,
-        telemetry: Telemetry::to(|line| info!(target: "invocation", "{line}"), None),
+        telemetry: Telemetry::to(log_invocation, None),
         ..Options::default()
     };
-    let suite = Suite::start(options).await?;
+    let suite = tokio::select! {
+        started = Suite::start(options) => started?,
+        // Nobody has been answered yet, and a start is taken up where it was left.
+        stopped = signals.next() => return stopped.map(|()| ExitCode::from(INTERRUPTED)).map_err(Into::into),
+    };
     let tokens = suite.sample_tokens()?;
     let welcome = Welcome {
         http_url: suite.http_url(),
@@ -89,12 +109,16 @@ async fn serve(arguments: Run) -> Result<(), Box<dyn Error>> {
     // Nobody has to read it: the suite runs without a terminal as well.
     let _ = welcome.write(&mut io::stdout().lock());
 
+    signals.next().await?;
+    let limit = STOP_LIMIT.as_secs();
+    let told =
+        writeln!(io::stdout(), "Stopping. Open calls have up to {limit} seconds to end; Ctrl-C again ends at once.");
+    // As above.
+    drop(told);
     tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        () = suite.stop() => Ok(ExitCode::SUCCESS),
+        again = signals.next() => again.map(|()| ExitCode::from(INTERRUPTED)).map_err(Into::into),
     }
-    suite.stop().await;
-    Ok(())
 }
 
 /// An error with all its causes; those that the message before repeats are left out.

@@ -1,4 +1,4 @@
-//! The HTTP port: the issuer below its own path, the gateway everywhere else.
+//! The HTTP port: the issuer and who this is below paths of their own, the gateway everywhere else.
 
 use std::{
     future::IntoFuture,
@@ -16,11 +16,13 @@ use axum::{
     serve::ListenerExt,
 };
 use http::{HeaderValue, Method, StatusCode, header};
+use serde_json::Value;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
     gateway::{Gateway, WholeTargets},
     issuer::{self, Issuer},
+    token::{Identity, SUITE_PATH},
 };
 
 /// How long open requests may still take when the server stops.
@@ -29,6 +31,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 struct Shared {
     issuer: Arc<Issuer>,
+    identity: Identity,
     gateway: Gateway,
 }
 
@@ -38,12 +41,18 @@ pub(crate) async fn bind(port: u16) -> io::Result<TcpListener> {
 }
 
 /// Serves until `stop` is done, then lets open requests finish.
-pub(crate) async fn serve(listener: TcpListener, issuer: Arc<Issuer>, gateway: Gateway, stop: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    issuer: Arc<Issuer>,
+    identity: Identity,
+    gateway: Gateway,
+    stop: watch::Receiver<bool>,
+) {
     // The other end is dropped, or says so: both mean stop.
     let stopped = |mut stop: watch::Receiver<bool>| async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    let router = Router::new().fallback(answer).with_state(Arc::new(Shared { issuer, gateway }));
+    let router = Router::new().fallback(answer).with_state(Arc::new(Shared { issuer, identity, gateway }));
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     // Tapped for nothing but the clients' addresses, which axum knows of its own listeners alone.
     let listener = WholeTargets(listener).tap_io(|_| ());
@@ -68,14 +77,18 @@ async fn answer(
     ConnectInfo(client): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    if request.uri().path().starts_with(issuer::PATH) && request.method() == Method::GET {
-        return document(&shared.issuer, request.uri().path());
+    let path = request.uri().path();
+    if request.method() == Method::GET && path == SUITE_PATH {
+        return document(serde_json::to_value(&shared.identity).ok());
+    }
+    if request.method() == Method::GET && path.starts_with(issuer::PATH) {
+        return document(shared.issuer.document(path));
     }
     shared.gateway.answer(request, client).await
 }
 
-fn document(issuer: &Issuer, path: &str) -> Response {
-    let (status, body) = match issuer.document(path) {
+fn document(document: Option<Value>) -> Response {
+    let (status, body) = match document {
         Some(document) => (StatusCode::OK, document.to_string()),
         None => (StatusCode::NOT_FOUND, r#"{"message":"Not Found"}"#.to_owned()),
     };

@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use aws_credential_types::Credentials;
@@ -18,7 +19,7 @@ use emulator::{Emulator, EventFate};
 use serde_json::{Value, json};
 use tenantry::{aws::OwnCredentials, clock::Clock, telemetry::Telemetry};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use crate::{
     data::{DataError, DataFolder, DataLock},
@@ -32,6 +33,7 @@ use crate::{
     server,
     table::{self, TableError},
     template::{Stack, StackError, StreamService, Surroundings, TEMPLATE, Target},
+    token::Identity,
 };
 
 /// The tenants that tokens are made for at start.
@@ -42,6 +44,10 @@ pub const REGION: &str = "us-east-1";
 pub const ACCOUNT: &str = "000000000000";
 /// Access key id and secret; the emulator takes any.
 pub const CREDENTIALS: &str = "local";
+
+/// How long the suite takes to stop at most: 20 seconds for open gRPC calls (`DRAIN_SECONDS`), then 5 for open requests, then
+/// 5 for their calls to the emulator. Nothing that was answered is lost by being cut off.
+pub const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// How to start.
 #[derive(Debug, Clone, Default)]
@@ -228,7 +234,8 @@ impl Suite {
         let gateway = Gateway::new(api, port, Routes::new(stack.api.routes), authorizers, functions.http());
         let gateway = gateway.with_cors(stack.api.cors);
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(server::serve(listener, Arc::clone(&issuer), gateway, stopped));
+        let identity = Identity::new(&issuer, &tenant_claim, options.data.as_deref());
+        let server = tokio::spawn(server::serve(listener, Arc::clone(&issuer), identity, gateway, stopped));
         if let Some(data) = &data {
             data.set_issuer_url(issuer.url())?;
         }
@@ -357,8 +364,14 @@ impl Suite {
         self.schedules.run_once().await
     }
 
-    /// Stops: no new requests, open ones are answered.
+    /// Stops: no new requests, open ones are answered. It takes no longer than [`STOP_LIMIT`].
     pub async fn stop(self) {
+        if timeout(STOP_LIMIT, self.stop_parts()).await.is_err() {
+            tracing::warn!("what did not end in time was cut off");
+        }
+    }
+
+    async fn stop_parts(self) {
         let Self { emulator, schedules, stop, server, streaming, ready_file, _lock, .. } = self;
         if let Some(Err(error)) = ready_file.as_deref().map(ready::remove) {
             tracing::warn!(%error, "the ready file is still there");

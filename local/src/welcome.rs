@@ -6,7 +6,11 @@ use std::{
     path::Path,
 };
 
-use crate::suite::{CREDENTIALS, REGION};
+use crate::{
+    cli::HTTP_PORT,
+    issuer::Issuer,
+    suite::{CREDENTIALS, REGION},
+};
 
 /// What the text speaks of.
 #[derive(Debug)]
@@ -35,7 +39,8 @@ within about a minute, while there are no more than 1,000 parameters; write-back
 minutes after their write. Readers of the API get every write at once, as ever.
 ";
 
-/// The tour: what a line shows, and the line. Each line stands for itself except that it needs those before it.
+/// The tour: what a line shows, and the line. Each line stands for itself except that it needs those before it. What it shows is
+/// said by a command, since zsh takes no comments at its prompt; so it holds no apostrophe.
 const TOUR: &[(&str, &str)] = &[
     (
         "DynamoDB: write a value, read it back",
@@ -60,7 +65,10 @@ const TOUR: &[(&str, &str)] = &[
         r#"acme -X PUT "$API/v1/config/param_config_db/primary/host" -d '{"value": "db-1.internal.example"}'"#,
     ),
     ("", r#"acme "$API/v1/config/param_config_db/primary/host""#),
-    ("(with the AWS CLI, if there is one)", "@aws"),
+    (
+        "the parameter itself (needs the AWS CLI)",
+        r#"aws --endpoint-url "$AWS" ssm get-parameters-by-path --path /tenantry/acme --recursive"#,
+    ),
     ("list by prefix", r#"acme "$API/v1/config?prefix=param_config_db/""#),
     ("the history, and back to version 1", r#"acme "$API/v1/history/tenant_config_limits""#),
     ("", r#"acme -X POST "$API/v1/rollback/tenant_config_limits" -d '{"version": 1}'"#),
@@ -84,9 +92,26 @@ impl Welcome<'_> {
         if !self.has_events {
             writeln!(out, "{WITHOUT_EVENTS}")?;
         }
-        writeln!(out, "Paste these lines into another shell, all at once or one by one:\n")?;
+        let at = Issuer::port_of(self.issuer).filter(|port| *port != HTTP_PORT);
+        let at = at.map(|port| format!(" --http-port {port}")).unwrap_or_default();
+        writeln!(out, "Further tokens: cargo run -p local -- token --tenant TENANT{at}\n")?;
+        writeln!(
+            out,
+            "Paste these lines into another shell, bash or zsh, all at once or one by one; they need curl:\n"
+        )?;
+        self.write_tour(out)?;
+        writeln!(out)?;
+        out.flush()
+    }
+
+    fn write_tour(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "export API={}", self.http_url)?;
         writeln!(out, "export AWS={}", self.aws_url)?;
+        // The version 2 of the AWS CLI shows what is long in a pager, which would read the lines that follow.
+        writeln!(
+            out,
+            "export AWS_ACCESS_KEY_ID={CREDENTIALS} AWS_SECRET_ACCESS_KEY={CREDENTIALS} AWS_DEFAULT_REGION={REGION} AWS_PAGER="
+        )?;
         for (tenant, token) in self.tokens {
             let name = tenant.to_uppercase();
             writeln!(out, "export {name}_TOKEN={token}")?;
@@ -97,19 +122,11 @@ impl Welcome<'_> {
         }
         for (purpose, line) in TOUR {
             if !purpose.is_empty() {
-                writeln!(out, "\n# {purpose}")?;
+                writeln!(out, "\necho '== {purpose}'")?;
             }
-            match *line {
-                "@aws" => writeln!(
-                    out,
-                    "AWS_ACCESS_KEY_ID={CREDENTIALS} AWS_SECRET_ACCESS_KEY={CREDENTIALS} AWS_DEFAULT_REGION={REGION} \
-                     aws --endpoint-url \"$AWS\" ssm get-parameters-by-path --path /tenantry/acme --recursive"
-                )?,
-                line => writeln!(out, "{line}")?,
-            }
+            writeln!(out, "{line}")?;
         }
-        writeln!(out)?;
-        out.flush()
+        Ok(())
     }
 }
 

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use local::welcome::Welcome;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -19,7 +21,7 @@ fn sources(folder: &str) -> io::Result<Vec<(String, String)>> {
             if path.is_dir() {
                 open.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(root()).unwrap_or(&path).to_string_lossy().into_owned();
+                let name = path.strip_prefix(root()).unwrap_or(&path).to_string_lossy().replace('\\', "/");
                 found.push((name, fs::read_to_string(&path)?));
             }
         }
@@ -99,6 +101,106 @@ fn files_stay_readable() -> io::Result<()> {
             let lines = text.lines().count();
             assert!(lines <= limit, "{name} has {lines} lines; at most {limit} are readable");
         }
+    }
+    Ok(())
+}
+
+/// The blocks of shell commands in a text.
+fn shell_blocks(text: &str) -> Vec<String> {
+    let blocks = text.split("\n```sh\n").skip(1);
+    blocks.map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
+}
+
+/// The lines of a block that zsh, the default shell of macOS, takes for something else than bash does, with the reason.
+fn lines_that_zsh_misreads(block: &str) -> Vec<String> {
+    let (mut quote, mut before, mut found) = (None, '\n', Vec::new());
+    let (mut characters, mut line) = (block.chars(), 0);
+    while let Some(character) = characters.next() {
+        let why = match (quote, character) {
+            (Some(open), _) if character == open => {
+                quote = None;
+                None
+            }
+            (Some('\''), _) => None,
+            (_, '\\') => {
+                line += usize::from(characters.next() == Some('\n'));
+                None
+            }
+            (Some(_), _) => None,
+            (None, '\'' | '"') => {
+                quote = Some(character);
+                None
+            }
+            // At the prompt it has no comments.
+            (None, '#') if before.is_whitespace() => Some("a comment"),
+            // It refuses a pattern that no file matches.
+            (None, '?' | '*' | '[') => Some("a pattern"),
+            _ => None,
+        };
+        if let Some(why) = why {
+            found.push(format!("{why} in: {}", block.lines().nth(line).unwrap_or_default()));
+        }
+        line += usize::from(character == '\n');
+        before = character;
+    }
+    found
+}
+
+/// The texts that people read, by their name.
+fn documents() -> io::Result<Vec<(String, String)>> {
+    let mut open = vec![root().join("README.md"), root().join("ARCHITECTURE.md"), root().join("docs")];
+    let mut found = Vec::new();
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(
+                fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?,
+            );
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.push((path.display().to_string(), fs::read_to_string(&path)?));
+        }
+    }
+    Ok(found)
+}
+
+/// Promise: what is to be pasted into a shell works in zsh as in bash, line by line, in the documents and in what is printed at
+/// the start.
+#[test]
+fn commands_are_pasted_into_any_shell() -> io::Result<()> {
+    for wrong in ["a # b", "# b", "a \\\n# b", "curl $API/a?b=c", "ls *", "a \"b\" [c]", "a 'b\nc' # d"] {
+        assert_eq!(lines_that_zsh_misreads(wrong).len(), 1, "{wrong}");
+    }
+    for right in ["a#b", "a '# b' \"?*[ # \\\" #\" \\#", "a 'b\n# c'"] {
+        assert_eq!(lines_that_zsh_misreads(right), [""; 0], "{right}");
+    }
+
+    let tokens = ["acme", "globex"].map(|tenant| (tenant.to_owned(), "t".to_owned())).into();
+    let welcome = Welcome {
+        http_url: "http://127.0.0.1:1",
+        aws_url: "http://127.0.0.1:2",
+        grpc_url: None,
+        issuer: "http://127.0.0.1:1/_local/issuer",
+        tokens: &tokens,
+        data: Path::new(".tenantry"),
+        has_events: true,
+    };
+    let mut printed = Vec::new();
+    welcome.write(&mut printed)?;
+    let printed = String::from_utf8_lossy(&printed);
+    let (_, tour) = printed.split_once("export API").unwrap_or_default();
+    assert!(tour.lines().count() > 20, "{printed}");
+    let mut blocks = vec![("the tour".to_owned(), tour.to_owned())];
+
+    for (name, text) in documents()? {
+        blocks.extend(shell_blocks(&text).into_iter().map(|block| (name.clone(), block)));
+    }
+    let readme = |(name, _): &&(String, String)| name.ends_with("README.md");
+    assert_eq!(
+        blocks.iter().find(readme).map(|(_, block)| block.as_str()),
+        Some("cargo run -p local\ncargo test --workspace\n"),
+        "two commands are all that a start takes"
+    );
+    for (name, block) in blocks {
+        assert_eq!(lines_that_zsh_misreads(&block), [""; 0], "{name}");
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use hyper_util::{client::legacy, rt::TokioExecutor};
 use local::{
     Options, StartError, Suite,
     issuer::{DEFAULT_SCOPE, TokenRequest},
-    token,
+    token::{self, Place, TokenError},
 };
 use serde_json::{Value, json};
 
@@ -138,20 +138,92 @@ async fn data_and_tokens_outlive_the_suite() -> TestResult {
     Ok(())
 }
 
-/// Promise: `local token` signs for the running suite, and does so before the first start, too.
+/// What `local token` signs for the suite at `place`, valid for so many seconds. It blocks as a process of its own would.
+async fn sign(place: Place, expires_in: i64) -> Result<token::Signed, Box<dyn std::error::Error>> {
+    let signed = tokio::task::spawn_blocking(move || {
+        let (tenant_claim, scope) = ("custom:tenantId", DEFAULT_SCOPE);
+        token::sign(&place, &TokenRequest { tenant: "t", tenant_claim, scope, expires_in, claims: &[] })
+    });
+    Ok(signed.await??)
+}
+
+fn port(url: &str) -> u16 {
+    url.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or_default()
+}
+
+/// A port that nobody listens on.
+fn closed_port() -> std::io::Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// Promise: a token that is signed beside the suite is one that it takes, however the suite was found, whatever its data folder,
+/// and whichever claim names the tenant.
 #[tokio::test]
 async fn tokens_signed_beside_the_suite_are_good() -> TestResult {
-    let folder = tempfile::tempdir()?;
-    let request =
-        TokenRequest { tenant: "t", tenant_claim: "custom:tenantId", scope: "none", expires_in: 60, claims: &[] };
-    let before = token::sign(folder.path(), 8080, &request)?;
-    let suite = Suite::start(on(folder.path())).await?;
-    let beside = token::sign(folder.path(), 8080, &request)?;
-    let expired = token::sign(folder.path(), 8080, &TokenRequest { expires_in: -1, ..request })?;
-    for (case, token, status) in [("before", before, 403), ("beside", beside, 403), ("expired", expired, 401)] {
-        assert_eq!(get(&format!("{}/v1/config", suite.http_url()), Some(&token)).await?.0, status, "{case}");
+    let (folder, elsewhere) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let parameters = [("TenantClaim".to_owned(), "org".to_owned())].into();
+    let suite = Suite::start(Options { parameters, ..on(folder.path()) }).await?;
+    let here = port(suite.http_url());
+    let by_folder = Place::Folder(folder.path().to_owned());
+    for (case, place, expires_in, status) in [
+        ("by its port", Place::Port(here), 60, 200),
+        ("by its folder", by_folder.clone(), 60, 200),
+        ("on the usual port", Place::Anywhere { port: here, data: elsewhere.path().to_owned() }, 60, 200),
+        ("on the usual folder", Place::Anywhere { port: closed_port()?, data: folder.path().to_owned() }, 60, 200),
+        ("on both", Place::Anywhere { port: here, data: folder.path().to_owned() }, 60, 200),
+        ("expired", by_folder.clone(), -60, 401),
+    ] {
+        let signed = sign(place, expires_in).await.map_err(|error| format!("{case}: {error}"))?;
+        assert!(signed.is_running, "{case}");
+        let answered = get(&format!("{}/v1/config", suite.http_url()), Some(&signed.token)).await?;
+        assert_eq!(answered.0, status, "{case}: {}", answered.1);
     }
     suite.stop().await;
+    // The key is still there; nobody is who takes the token now.
+    assert!(!sign(by_folder, 60).await?.is_running);
+    Ok(())
+}
+
+/// Promise: where no suite runs that a token could be for, that is said, and nothing is made; nothing that an earlier one left
+/// behind, and no other program, is taken for one.
+#[tokio::test]
+async fn without_a_suite_there_is_no_token() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let (new, used) = (folder.path().join("new"), folder.path().join("used"));
+    Suite::start(on(&used)).await?.stop().await;
+    // It takes one call and hangs up, as another program's server may; then its port is closed.
+    let other = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let others_port = other.local_addr()?.port();
+    let hanging_up = std::thread::spawn(move || other.accept().map(drop));
+    for (place, message) in [
+        (Place::Anywhere { port: closed_port()?, data: new.clone() }, "no suite runs here"),
+        (Place::Anywhere { port: others_port, data: used.clone() }, "no suite runs here"),
+        (Place::Port(closed_port()?), "no suite runs here"),
+        (Place::Folder(new.clone()), "no suite has run on the data folder"),
+    ] {
+        let error = sign(place.clone(), 60).await.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(message), "{place:?}: {error}");
+        assert!(!new.exists(), "{place:?}");
+    }
+    hanging_up.join().map_err(|_| "it panicked")??;
+    Ok(())
+}
+
+/// Promise: of two suites the caller says which one is meant, and a key that is not the suite's signs nothing for it.
+#[tokio::test]
+async fn a_token_is_never_for_another_suite() -> TestResult {
+    let (one, two) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let (first, second) = (Suite::start(on(one.path())).await?, Suite::start(on(two.path())).await?);
+    let both = Place::Anywhere { port: port(first.http_url()), data: two.path().to_owned() };
+    let refused = |error: Box<dyn std::error::Error>| error.downcast::<TokenError>().map(|error| *error);
+    let error = sign(both, 60).await.map(|_| ()).map_err(refused);
+    assert!(matches!(error, Err(Ok(TokenError::Several(ports))) if ports.contains(&port(second.http_url()))));
+
+    fs::copy(two.path().join("issuer-key.pem"), one.path().join("issuer-key.pem"))?;
+    let error = sign(Place::Port(port(first.http_url())), 60).await.map(|_| ()).map_err(refused);
+    assert!(matches!(error, Err(Ok(TokenError::OtherKey { data, .. })) if data == one.path()));
+    first.stop().await;
+    second.stop().await;
     Ok(())
 }
 
@@ -184,7 +256,6 @@ async fn the_ready_file_comes_and_goes_with_the_suite() -> TestResult {
 #[tokio::test]
 async fn a_start_that_fails_says_why() -> TestResult {
     let suite = Suite::start(Options::default()).await?;
-    let port = |url: &str| url.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or_default();
     let (http_port, aws_port) = (port(suite.http_url()), port(suite.aws_url()));
     let file = tempfile::NamedTempFile::new()?;
     for (options, message) in [

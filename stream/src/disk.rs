@@ -7,7 +7,6 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufReader, BufWriter, Read, Write},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -127,7 +126,12 @@ fn write_all(memory: &Memory, settings: &SnapshotSettings, path: &Path) -> Resul
     {
         return Err(error.into());
     }
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    // Elsewhere a file has the rights of its folder.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path)?;
     let mut salt = [0; SALT_BYTES];
     rand::fill(&mut salt)?;
     let mut frames = Frames::new(&settings.key, salt)?;

@@ -16,6 +16,7 @@ mod routes;
 mod server;
 mod service;
 pub mod settings;
+pub mod signals;
 pub mod tenant;
 pub mod wake;
 mod watch;

@@ -4,9 +4,8 @@ use std::process::ExitCode;
 
 use aws_config::{default_provider::credentials::DefaultCredentialsChain, provider_config::ProviderConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
-use config_stream::{Stream, settings::StreamSettings};
+use config_stream::{Stream, settings::StreamSettings, signals::StopSignals};
 use tenantry::{aws::OwnCredentials, function, function::Error};
-use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -17,12 +16,9 @@ async fn main() -> ExitCode {
             DefaultCredentialsChain::builder().configure(ProviderConfig::without_region().with_http_client(client));
         let credentials = SharedCredentialsProvider::new(provider.build().await);
         let settings = StreamSettings::load(&|name| std::env::var(name).ok(), OwnCredentials::Provided(credentials))?;
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut signals = StopSignals::listen()?;
         let stream = Stream::start(&settings).await?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        signals.next().await?;
         stream.stop().await;
         Ok::<_, Error>(())
     })

@@ -23,16 +23,22 @@ const OURS: [&str; 5] = ["tenantry", "config_read", "config_write", "config_refr
 
 /// Sends the process's logs to standard output as JSON lines, at the levels of `RUST_LOG`, by default `info`.
 pub fn init() {
-    let levels = levels(std::env::var("RUST_LOG").as_deref().unwrap_or_default());
-    // A second call, as in tests, changes nothing.
-    let _ = tracing_subscriber::registry().with(levels).with(Lines(print)).try_init();
+    init_to("info", print);
 }
 
-/// The levels of `RUST_LOG`, but that no library may trace: some then write whole requests, with tokens and values.
-fn levels(said: &str) -> Targets {
+/// Sends them to `write` instead, by default at the levels `usual`.
+pub fn init_to(usual: &str, write: impl Fn(&str) + Send + Sync + 'static) {
+    let levels = levels(std::env::var("RUST_LOG").as_deref().unwrap_or_default(), usual);
+    // A second call, as in tests, changes nothing.
+    let _ = tracing_subscriber::registry().with(levels).with(Lines(write)).try_init();
+}
+
+/// The levels of `RUST_LOG`, or the usual ones, but that no library may trace: some then write whole requests, with tokens and
+/// values.
+fn levels(said: &str, usual: &str) -> Targets {
     // `EnvFilter` knows more than levels by target, for regular expressions in the binary and in every start.
-    let said = said.parse().ok().filter(|_| !said.is_empty());
-    let said: Targets = said.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let mut said = [said, usual].into_iter().filter(|said| !said.is_empty()).filter_map(|said| said.parse().ok());
+    let said: Targets = said.next().unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let capped = |level: LevelFilter| level.min(LevelFilter::DEBUG);
     let default = said.default_level().unwrap_or(LevelFilter::OFF);
     Targets::new().with_default(capped(default)).with_targets(OURS.map(|target| (target, default))).with_targets(
@@ -117,17 +123,19 @@ mod tests {
     #[test]
     fn libraries_are_never_traced() {
         for said in ["trace", "lambda_runtime=trace", "hyper::proto=trace,info", "tenantry::aws=trace,hyper=trace"] {
-            let levels = levels(said);
+            let levels = levels(said, "info");
             for target in ["lambda_runtime::layers", "hyper::proto::h1", "aws_smithy_runtime::client"] {
                 assert!(!levels.would_enable(target, &Level::TRACE), "{target} at {said}");
             }
         }
-        assert!(levels("trace").would_enable("tenantry::ledger", &Level::TRACE));
-        assert!(levels("tenantry::aws=trace").would_enable("tenantry::aws", &Level::TRACE));
-        assert!(levels("hyper=debug").would_enable("hyper::proto", &Level::DEBUG));
+        assert!(levels("trace", "info").would_enable("tenantry::ledger", &Level::TRACE));
+        assert!(levels("tenantry::aws=trace", "info").would_enable("tenantry::aws", &Level::TRACE));
+        assert!(levels("hyper=debug", "info").would_enable("hyper::proto", &Level::DEBUG));
         for said in ["", "no=level=at all"] {
-            assert!(levels(said).would_enable("config_read", &Level::INFO), "{said}");
-            assert!(!levels(said).would_enable("config_read", &Level::DEBUG), "{said}");
+            assert!(levels(said, "info").would_enable("config_read", &Level::INFO), "{said}");
+            assert!(!levels(said, "info").would_enable("config_read", &Level::DEBUG), "{said}");
+            assert!(!levels(said, "warn,hyper=error").would_enable("config_read", &Level::INFO), "{said}");
+            assert!(!levels(said, "warn,hyper=error").would_enable("hyper::proto", &Level::WARN), "{said}");
         }
     }
 

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use log::init;
+pub use log::{init, init_to};
 pub use trace::{InvalidDaemonAddress, TraceContext, Tracer};
 
 use crate::{

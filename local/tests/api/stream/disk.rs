@@ -1,6 +1,6 @@
 //! The snapshot on disk: what it serves for, and what never stands in it.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, path::Path};
 
 use emulator::Fault;
 
@@ -30,7 +30,11 @@ async fn an_instance_starts_without_the_stores() {
     assert_eq!(grpc.value("secret_config_key").await.0, r#""hush-hush""#);
     instance.stream.stop().await;
 
-    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
     let content = fs::read(&file).unwrap();
     for readable in ["acme", "tenant_config_a", "hush-hush"] {
         assert!(!content.windows(readable.len()).any(|bytes| bytes == readable.as_bytes()), "{readable}");
