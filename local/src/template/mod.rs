@@ -6,6 +6,8 @@
 //! have no local counterpart and are passed over; anything that would carry a request or an event and cannot be run here is an error at start.
 
 mod intrinsics;
+#[cfg(test)]
+mod presence;
 mod role;
 mod stack;
 mod stream;
