@@ -1,15 +1,17 @@
-"""Deploys the template into ministack with `sam deploy`, and drives what is deployed over HTTP.
+"""Deploys the template into ministack with `sam deploy`, and has docs/operations/smoke drive what is deployed.
 
 Arguments: ministack's address, the folder with the functions' binaries or what `sam build` made (.aws-sam/build), a folder for passing
-files, the command `sam`. Deployed twice: with a user pool, and with that pool as somebody else's issuer.
+files, the command `sam`, the ready file of a local suite. Deployed twice: with a user pool, and with that pool as somebody else's issuer.
 
 Where the deployed copy differs from template.yaml, because ministack falls short of AWS: SAM's transform is applied here, and the
 OpenAPI body that it makes of the HTTP API becomes routes, integrations and authorizers of their own, since ministack does not read
 the body, and with it go the API's CORS, throttling and access log; alarms over several metrics are left out; a user pool has no ProviderURL. The architecture is this machine's, and the
 functions reach ministack by the parameter AwsEndpointUrl. ministack enforces no role, throttle or reserved concurrency, and delivers
-no event of the schedule: config-refresh is called by hand.
+no event of the schedule: config-refresh is called by hand. So the wall between tenants is tried in the local suite's emulator.
 """
 
+import importlib.machinery
+import importlib.util
 import io
 import json
 import os
@@ -17,12 +19,9 @@ import platform
 import re
 import subprocess
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
 import zipfile
 
-ENDPOINT, BINARIES, WORK, SAM = sys.argv[1:5]
+ENDPOINT, BINARIES, WORK, SAM, READY = sys.argv[1:6]
 REGION, BUCKET = "eu-central-1", "artifacts"
 os.environ.update(AWS_DEFAULT_REGION=REGION, AWS_REGION=REGION, AWS_ENDPOINT_URL=ENDPOINT)
 
@@ -71,13 +70,17 @@ def with_routes(template):
     """Routes, integrations and authorizers in the place of the OpenAPI body."""
     resources = template["Resources"]
     [(api_id, api)] = [(name, one) for name, one in resources.items() if one["Type"] == "AWS::ApiGatewayV2::Api"]
-    body = api["Properties"].pop("Body")
+    given = api["Properties"]
+    body = given["Body"]
     api["Properties"] = {"Name": "tenantry", "ProtocolType": "HTTP"}
 
     def add(name, kind, **properties):
         resources[name] = {"Type": f"AWS::ApiGatewayV2::{kind}", "Properties": {"ApiId": {"Ref": api_id}, **properties}}
 
-    for name, scheme in body["components"]["securitySchemes"].items():
+    schemes = body["components"]["securitySchemes"]
+    named = {one for methods in body["paths"].values() for operation in methods.values() for pair in operation.get("security", []) for one in pair}
+    assert given["FailOnWarnings"] is True and named == set(schemes), f"the import would warn: declared {set(schemes)}, named {named}"
+    for name, scheme in schemes.items():
         authorizer = scheme["x-amazon-apigateway-authorizer"]
         jwt = authorizer["jwtConfiguration"]
         add(api_id + name, "Authorizer", AuthorizerType="JWT", Name=name, IdentitySource=[authorizer["identitySource"]],
@@ -91,8 +94,7 @@ def with_routes(template):
             route = {"RouteKey": f"{method.upper()} {path}",
                      "Target": {"Fn::Join": ["/", ["integrations", {"Ref": f"{name}Integration"}]]}}
             for authorizer, scopes in [pair for one in operation.get("security", []) for pair in one.items()]:
-                if authorizer != "NONE":
-                    route.update(AuthorizationType="JWT", AuthorizerId={"Ref": api_id + authorizer}, AuthorizationScopes=scopes)
+                route.update(AuthorizationType="JWT", AuthorizerId={"Ref": api_id + authorizer}, AuthorizationScopes=scopes)
             add(f"{name}Route", "Route", **route)
     return template
 
@@ -145,49 +147,20 @@ def deploy(stack, **parameters):
             {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in resources})
 
 
-# ---- What is deployed, driven as a client would ----
+# ---- What is deployed, driven by docs/operations/smoke ----
 
 
-class NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_):
-        return None
+def loaded(path):
+    """The script as a module."""
+    loader = importlib.machinery.SourceFileLoader("smoke", path)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("smoke", loader))
+    loader.exec_module(module)
+    return module
 
 
-def send(method, url, body=None, headers=(), form=False):
-    data = None if body is None else (urllib.parse.urlencode(body) if form else json.dumps(body)).encode()
-    kind = "application/x-www-form-urlencoded" if form else "application/json"
-    request = urllib.request.Request(url, data, {"content-type": kind, **dict(headers)}, method=method)
-    try:
-        answer = urllib.request.build_opener(NoRedirect).open(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        answer = error
-    return answer.status, answer.headers, answer.read().decode()
-
-
+SMOKE = "docs/operations/smoke"
+smoke = loaded(SMOKE)
 PASSWORD = "Correct-horse-battery-1"
-
-
-def user(pool, tenant):
-    """Makes a user of the tenant; its name."""
-    cognito = boto3.client("cognito-idp")
-    name = f"{tenant}@example.com"
-    cognito.admin_create_user(UserPoolId=pool, Username=name, MessageAction="SUPPRESS", TemporaryPassword=PASSWORD, UserAttributes=[
-        {"Name": "email", "Value": name}, {"Name": "email_verified", "Value": "true"}, {"Name": "custom:tenantId", "Value": tenant}])
-    cognito.admin_set_user_password(UserPoolId=pool, Username=name, Password=PASSWORD, Permanent=True)
-    return name
-
-
-def token(pool, client, name, scope):
-    """Signs a user in, as a browser would, and takes the access token."""
-    back = boto3.client("cognito-idp").describe_user_pool_client(UserPoolId=pool, ClientId=client)["UserPoolClient"]["CallbackURLs"][0]
-    asked = dict(client_id=client, redirect_uri=back, scope=f"openid {scope}", response_type="code", state="s")
-    status, headers, page = send("POST", f"{ENDPOINT}/login", dict(asked, username=name, password=PASSWORD), form=True)
-    code = urllib.parse.parse_qs(urllib.parse.urlparse(headers.get("location", "")).query).get("code")
-    assert code, (status, page)
-    status, _, answer = send("POST", f"{ENDPOINT}/oauth2/token", dict(
-        grant_type="authorization_code", client_id=client, redirect_uri=back, code=code[0]), form=True)
-    assert status == 200, answer
-    return json.loads(answer)["access_token"]
 
 
 def url_of(outputs):
@@ -195,49 +168,84 @@ def url_of(outputs):
     return f"{ENDPOINT}/_aws/execute-api/{api}/$default"
 
 
-def check(what, method, path, expected, body=None, headers=()):
-    status, received, answer = send(method, f"{url}{path}", body, headers)
-    print(f"{'ok ' if status == expected else 'NOT'} {status} {method} {path}  {what}")
-    if status != expected:
-        sys.exit(f"{what}: expected {expected}, got {status}: {answer}")
-    return received, json.loads(answer) if answer else None
+def smoked(stack, outputs, **environment):
+    # ministack's roles deny nothing, its API keeps no access log, and its sign-in page and its API have addresses of their own.
+    subprocess.run([sys.executable, SMOKE, stack, "--api-url", url_of(outputs), "--sign-in-url", ENDPOINT, "--sweep-by-hand",
+                    "--skip", "wall", "--skip", "query"], check=True, env={**os.environ, **environment})
+
+
+def token(pool, client, tenant):
+    """The access token of a user who is made for it."""
+    cognito = boto3.client("cognito-idp")
+    name = f"{tenant}@example.com"
+    cognito.admin_create_user(UserPoolId=pool, Username=name, MessageAction="SUPPRESS", TemporaryPassword=PASSWORD, UserAttributes=[
+        {"Name": "email", "Value": name}, {"Name": "email_verified", "Value": "true"}, {"Name": "custom:tenantId", "Value": tenant}])
+    cognito.admin_set_user_password(UserPoolId=pool, Username=name, Password=PASSWORD, Permanent=True)
+    back = cognito.describe_user_pool_client(UserPoolId=pool, ClientId=client)["UserPoolClient"]["CallbackURLs"][0]
+    return smoke.signed_in(ENDPOINT, client, back, name, PASSWORD, "config/read config/write config/secrets")
+
+
+def parameters(path):
+    return sorted(one["Name"] for one in boto3.client("ssm").get_parameters_by_path(Path=path, Recursive=True)["Parameters"])
 
 
 outputs, resources = deploy("tenantry-pool", CreateUserPool="true")
-url = url_of(outputs)
+smoked("tenantry-pool", outputs)
+assert parameters("/") == [], "it takes away what it made"
 pool, client = resources["UserPool"], resources["UserPoolClient"]
-jane, jim = user(pool, "acme"), user(pool, "globex")
-acme, globex, reader = ({"authorization": f"Bearer {token(pool, client, name, scope)}"} for name, scope in
-                        ((jane, "config/read config/write config/secrets"), (jim, "config/read config/write config/secrets"), (jane, "config/read")))
+assert boto3.client("cognito-idp").list_users(UserPoolId=pool)["Users"] == []
+# A copy of the role that functions take on for tenants, for who may not take on that one.
+iam, role = boto3.client("iam"), resources["ConfigWriteTenantRole"]
+with smoke.copied_role(iam, role, "arn:aws:iam::000000000000:user/operator") as copy:
+    name = copy.rsplit("/", 1)[-1]
+    [policy] = iam.list_role_policies(RoleName=name)["PolicyNames"]
+    assert iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"] == iam.get_role_policy(
+        RoleName=role, PolicyName=policy)["PolicyDocument"]
+    # Where nothing is denied, that is what is found.
+    try:
+        smoke.check_wall(boto3.client, copy, resources["ConfigTable"], "/tenantry", "acme", "globex", patience=0)
+    except smoke.Failed as found:
+        assert "a transaction with an item of another tenant" in str(found), found
+    else:
+        sys.exit("ministack denies what it never did, or the check of the wall sees nothing")
+assert name not in [one["RoleName"] for one in iam.list_roles()["Roles"]], "it is gone"
 
-check("health needs no token", "GET", "/healthz", 200)
-check("no token", "GET", "/v1/config/tenant_config_limits", 401)
-check("a token that is none", "GET", "/v1/config/tenant_config_limits", 401, headers={"authorization": "Bearer x.y.z"})
-for key, value in (("tenant_config_limits", {"requestsPerSecond": 50}), ("param_config_db/primary/host", "db-1"), ("secret_config_key", "hush")):
-    check("write", "PUT", f"/v1/config/{key}", 201, {"value": value}, acme)
-    headers, entry = check("read", "GET", f"/v1/config/{key}", 200, headers=acme)
-    assert entry["value"] == value, entry
-    check("known", "GET", f"/v1/config/{key}", 304, headers=dict(acme, **{"if-none-match": headers["etag"]}))
-    check("the other tenant", "GET", f"/v1/config/{key}", 404, headers=globex)
-check("a secret without its scope", "GET", "/v1/config/secret_config_key", 403, headers=reader)
-check("a token to read with", "PUT", "/v1/config/tenant_config_limits", 403, {"value": 1}, reader)
-check("lost race", "PUT", "/v1/config/tenant_config_limits", 412, {"value": 1}, dict(acme, **{"if-match": '"9-000000000000"'}))
-_, page = check("list", "GET", "/v1/config?prefix=param_config_", 200, headers=acme)
-assert [entry["key"] for entry in page["entries"]] == ["param_config_db/primary/host"], page
-names = [one["Name"] for one in boto3.client("ssm").get_parameters_by_path(Path="/tenantry/acme", Recursive=True)["Parameters"]]
-assert sorted(names) == ["/tenantry/acme/param_config_/db/primary/host", "/tenantry/acme/secret_config_/key"], names
-check("delete", "DELETE", "/v1/config/param_config_db/primary/host", 200, headers=acme)
-check("gone", "GET", "/v1/config/param_config_db/primary/host", 404, headers=acme)
-answer = boto3.client("lambda").invoke(FunctionName=resources["ConfigRefresh"], Payload=open("events/schedule.json", "rb").read())
-swept = json.load(answer["Payload"])
-assert "FunctionError" not in answer and swept["failed"] == 0, swept
-print(f"ok      config-refresh by hand: {swept}")
-
-outputs, _ = deploy("tenantry-own", TokenIssuer=outputs["AcceptedIssuer"], TokenAudience=client, ParameterRoot="/own")
-url = url_of(outputs)
-check("another suite, without a token", "GET", "/v1/config?prefix=", 401)
-_, page = check("its list, of another table", "GET", "/v1/config?prefix=", 200, headers=acme)
+# The second suite of the account, with the first one's pool as somebody else's issuer.
+acme, globex = token(pool, client, "acme"), token(pool, client, "globex")
+smoke.Api(url_of(outputs), acme).call(201, "PUT", "/v1/config/param_config_k", {"value": "v"})
+smoke.Api(url_of(outputs), acme).call(200, "GET", "/v1/config/param_config_k")
+assert parameters("/tenantry") == ["/tenantry/acme/param_config_/k"], parameters("/tenantry")
+# ministack's header apigw-requestid has another id than the event, and with it the line.
+logs, group = boto3.client("logs"), resources["ConfigReadLogs"]
+lines = [one["message"] for one in logs.filter_log_events(logGroupName=group)["events"] if one["message"].startswith("{")]
+assert smoke.logged(logs, [group], json.loads(lines[-1])["requestId"]), lines[-1]
+assert not smoke.logged(logs, [group, resources["ApiLogs"]], json.loads(lines[-1])["requestId"]), "the API has no lines here"
+own, _ = deploy("tenantry-own", TokenIssuer=outputs["AcceptedIssuer"], TokenAudience=client, ParameterRoot="/own")
+_, page = smoke.Api(url_of(own), acme).call(200, "GET", "/v1/config?prefix=")
 assert page["entries"] == [], page
-check("write", "PUT", "/v1/config/param_config_k", 201, {"value": "v"}, acme)
-names = [one["Name"] for one in boto3.client("ssm").get_parameters_by_path(Path="/own/acme", Recursive=True)["Parameters"]]
-assert names == ["/own/acme/param_config_/k"], names
+smoked("tenantry-own", own, SMOKE_TOKEN=acme, SMOKE_OTHER_TOKEN=globex)
+assert parameters("/own") == [], parameters("/own")
+_, page = smoke.Api(url_of(outputs), acme).call(200, "GET", "/v1/config?prefix=param_config_")
+assert [entry["key"] for entry in page["entries"]] == ["param_config_k"], page
+
+# ---- The wall between tenants, where roles are held to: the local suite's emulator ----
+
+with open(READY) as ready:
+    local = json.load(ready)["awsUrl"]
+
+
+def local_clients(service, **credentials):
+    # The function's own session, as in AWS: the administrator would get past every trust policy.
+    if service == "sts":
+        credentials = credentials or function
+    credentials = credentials or {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
+    return boto3.client(service, endpoint_url=local, region_name="us-east-1", **credentials)
+
+
+administrator = boto3.client("sts", endpoint_url=local, region_name="us-east-1", aws_access_key_id="local", aws_secret_access_key="local")
+account = administrator.get_caller_identity()["Account"]
+role = f"arn:aws:iam::{account}:role/tenantry-ConfigWrite"
+session = administrator.assume_role(RoleArn=f"{role}Role", RoleSessionName="config-write")["Credentials"]
+function = dict(aws_access_key_id=session["AccessKeyId"], aws_secret_access_key=session["SecretAccessKey"], aws_session_token=session["SessionToken"])
+count = smoke.check_wall(local_clients, f"{role}TenantRole", "tenantry-ConfigTable", "/tenantry", "acme", "globex", patience=0)
+print(f"ok  the wall, in the emulator: {count} attempts denied")

@@ -39,6 +39,11 @@ const FROM_LAMBDA: [&str; 6] = [
 
 /// The template with every optional setting given.
 fn stack() -> Result<Stack, StackError> {
+    stack_with(&[])
+}
+
+/// The template with every optional setting given, and these beside or instead.
+fn stack_with(more: &[(&str, &str)]) -> Result<Stack, StackError> {
     let given = [
         ("TokenIssuer", "http://issuer"),
         ("TokenAudience", "a"),
@@ -54,13 +59,42 @@ fn stack() -> Result<Stack, StackError> {
         region: "eu-central-1".into(),
         account: "123456789012".into(),
         stack: "tenantry".into(),
-        parameters: given.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        parameters: given.iter().chain(more).map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
     };
     Stack::read(TEMPLATE, &surroundings)
 }
 
 fn source(file: &str) -> std::io::Result<String> {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file))
+}
+
+/// Promise: with a key of one's own for the table, each role that may call DynamoDB may use that key as DynamoDB's documentation asks: those that read
+/// to decrypt, those that write to encrypt, too. Only what comes through DynamoDB, and only that key.
+#[test]
+fn roles_that_reach_the_table_may_use_its_key() -> TestResult {
+    let key = "arn:aws:kms:eu-central-1:123456789012:key/1";
+    for tenant_credentials in ["true", "false"] {
+        let stack = stack_with(&[("TableKmsKeyArn", key), ("TenantCredentials", tenant_credentials)])?;
+        let mut seen = 0;
+        for role in &stack.roles {
+            let allowed: Vec<_> = role.allowed().collect();
+            let may = |actions: &[&str]| allowed.iter().any(|(action, _)| actions.contains(&action.as_str()));
+            // A function's own role may get the one item that opens the connection: a refusal will do.
+            if !may(&["dynamodb:Query", "dynamodb:PutItem"]) {
+                continue;
+            }
+            let mut expected = BTreeSet::from(["kms:Decrypt", "kms:DescribeKey"]);
+            if may(&["dynamodb:PutItem", "dynamodb:UpdateItem"]) {
+                expected.extend(["kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"]);
+            }
+            let of_the_key = allowed.iter().filter(|(_, resource)| resource == key);
+            let given: BTreeSet<_> = of_the_key.map(|(action, _)| action.as_str()).collect();
+            assert_eq!(given, expected, "{} with TenantCredentials={tenant_credentials}", role.name);
+            seen += 1;
+        }
+        assert!(seen >= 4, "{seen}");
+    }
+    Ok(())
 }
 
 /// Promise: the functions are given each setting that they read, all the same ones but for that of config-refresh alone, and none that nobody
@@ -301,6 +335,27 @@ fn the_image_is_built_of_the_workspace_and_fits_the_template() -> TestResult {
         ("--chown=65532:65532 /snapshot /snapshot", "Value: /snapshot/config-stream"),
     ] {
         assert!(runs.contains(in_image) && TEMPLATE.contains(in_template), "{in_image} | {in_template}");
+    }
+    Ok(())
+}
+
+/// Promise: who deploys is told to install the very tools that the gate has tried, and to build the image for the processors of the tasks.
+#[test]
+fn the_readme_deploys_with_the_gates_tools() -> TestResult {
+    let (readme, gate) = (source("README.md")?, source(".ci/run")?);
+    for tool in ["aws-sam-cli==", "cfn-lint=="] {
+        let version = |text: &str| -> Result<String, Error> {
+            let (_, rest) = text.split_once(tool).ok_or_else(|| format!("{tool} is pinned nowhere"))?;
+            Ok(rest.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default().to_owned())
+        };
+        assert_eq!(version(&readme)?, version(&gate)?, "{tool}: the README's, the gate's");
+    }
+    let (_, architecture) = TEMPLATE.split_once("\n  Architecture:\n").ok_or("no Architecture")?;
+    let (_, architecture) = architecture.split_once("Default: ").ok_or("no default")?;
+    let platform = format!("--platform linux/{} ", architecture.lines().next().unwrap_or_default());
+    for (file, text) in [("README.md", readme), ("stream/Dockerfile", source("stream/Dockerfile")?)] {
+        let mut builds = text.match_indices("docker build ").map(|(at, _)| &text[at + "docker build ".len()..]);
+        assert!(builds.clone().count() > 0 && builds.all(|rest| rest.starts_with(&platform)), "{file}: {platform}");
     }
     Ok(())
 }

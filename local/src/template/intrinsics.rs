@@ -310,7 +310,7 @@ impl<'a> Resolver<'a> {
 }
 
 /// The function and its argument, if the object is a call of one.
-fn intrinsic(object: &Map<String, Value>) -> Option<(&str, &Value)> {
+pub(super) fn intrinsic(object: &Map<String, Value>) -> Option<(&str, &Value)> {
     let mut members = object.iter();
     match (members.next(), members.next()) {
         (Some((name, argument)), None) if name == "Ref" || name == "Condition" || name.starts_with("Fn::") => {

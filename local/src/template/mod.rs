@@ -7,6 +7,8 @@
 
 mod api;
 mod intrinsics;
+#[cfg(test)]
+mod presence;
 mod role;
 mod stack;
 mod stream;

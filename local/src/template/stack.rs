@@ -486,6 +486,10 @@ impl Reader<'_> {
             return Err(shape(place, format!("the path {path} must begin with a slash")));
         }
         let authorizer = match auth.authorizer.as_deref() {
+            // As SAM has it.
+            Some("NONE") if default_authorizer.is_none() => {
+                return Err(shape(place, "NONE means something only where the API has a default authorizer"));
+            }
             Some("NONE") => None,
             Some(name) => Some(name.to_owned()),
             None => default_authorizer.clone(),

@@ -89,6 +89,7 @@ async fn a_request_is_one_line() {
         assert_eq!((&line["level"], &line["message"]), (&json!("INFO"), &json!("invocation")));
         assert!(line["duration_ms"].as_f64().is_some_and(|duration| duration > 0.0));
         assert!(line["request.id"].as_str().is_some_and(|id| !id.is_empty()));
+        assert_eq!(line["requestId"], line["request.id"], "what the runbook's query asks for");
         assert_eq!(line["trace.id"], TRACE);
         let text = line.to_string();
         let of_the_token = acme.token.split('.').chain(["acme-developer", "Bearer"]);

@@ -44,6 +44,9 @@ struct Line<'a> {
     id: &'a str,
     #[serde(rename = "request.id")]
     request_id: &'a str,
+    /// The same again, by the name that the API's access log has for it: one query finds both, and needs no name with a dot.
+    #[serde(rename = "requestId")]
+    same_request_id: &'a str,
     #[serde(rename = "trace.id", skip_serializing_if = "Option::is_none")]
     trace_id: Option<&'a str>,
     #[serde(rename = "tenant.id", skip_serializing_if = "Option::is_none")]
@@ -129,6 +132,7 @@ pub(super) fn write(
         problem: notes.problem,
         id: invocation.id,
         request_id: invocation.request_id,
+        same_request_id: invocation.request_id,
         trace_id: invocation.trace.as_ref().map(TraceContext::id),
         tenant: notes.tenant.as_ref().map(TenantId::as_str),
         key: notes.key.as_ref().map(ConfigKey::as_str),

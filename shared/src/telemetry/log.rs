@@ -61,6 +61,7 @@ impl<S: Subscriber, W: Fn(&str) + 'static> Layer<S> for Lines<W> {
         let _ = CURRENT.try_with(|current| {
             line.text("faas.invocation_id", &current.id);
             line.text("request.id", &current.request_id);
+            line.text("requestId", &current.request_id);
             if let Some(trace) = &current.trace {
                 line.text("trace.id", trace.id());
             }
@@ -156,7 +157,7 @@ mod tests {
         let lines = lines.lock().unwrap();
         let expected = serde_json::json!({
             "level": "WARN", "target": "tenantry::telemetry::log::tests", "message": "it said \"no\"", "tenant.id": "acme",
-            "count": 3, "ok": false, "ratio": 0.5, "faas.invocation_id": "i", "request.id": "q",
+            "count": 3, "ok": false, "ratio": 0.5, "faas.invocation_id": "i", "request.id": "q", "requestId": "q",
             "trace.id": "1-5759e988-bd862e3fe1be46a994272793",
         });
         assert_eq!(lines[0], expected);
