@@ -57,4 +57,6 @@ mod sweep_points;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]
+mod texts;
+#[cfg(test)]
 mod transactions;
