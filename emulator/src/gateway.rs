@@ -199,11 +199,13 @@ impl Gateway {
             | Fault::NoReply
             | Fault::Delay(_)
             | Fault::Reset => true,
-            Fault::TransactionConflict | Fault::NotYet | Fault::StalePage | Fault::EmptyPage => match call.service {
-                Service::DynamoDb => dynamodb::fits(fault, &call.operation, &call.body),
-                Service::ParameterStore => self.parameters.fits(fault, &call.operation, &call.body),
-                Service::EventBridge | Service::Sqs | Service::Sts => false,
-            },
+            Fault::TransactionConflict | Fault::NotYet | Fault::StalePage | Fault::EmptyPage | Fault::WholeSeconds => {
+                match call.service {
+                    Service::DynamoDb => dynamodb::fits(fault, &call.operation, &call.body),
+                    Service::ParameterStore => self.parameters.fits(fault, &call.operation, &call.body),
+                    Service::EventBridge | Service::Sqs | Service::Sts => false,
+                }
+            }
         }
     }
 
@@ -247,6 +249,7 @@ impl Gateway {
             }
             Fault::StalePage => return Ok(self.execute(call, View::Stale).await),
             Fault::EmptyPage => return Ok(self.execute(call, View::EmptyPage).await),
+            Fault::WholeSeconds => return Ok(self.execute(call, View::WholeSeconds).await),
             Fault::NotYet if call.service == Service::ParameterStore => {
                 if let Some(nothing) = parameter_store::nothing(&call.operation, &call.body) {
                     return Ok(nothing.map_or_else(

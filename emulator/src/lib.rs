@@ -59,7 +59,8 @@
 //! - **Parameter Store** shows a put to every reader at once ([`Fault::StalePage`] has it lag), never answers
 //!   `TooManyUpdates` by itself, lets a name be used again right after its deletion, takes any KMS key id and keeps
 //!   secrets in plain text in its file, and knows no parameter policies. An `AllowedPattern` is a Rust regular expression.
-//!   Last-modified times never repeat, as if AWS's clock never did. Pages are full unless [`Options::empty_pages`] or
+//!   Last-modified times never repeat, as if AWS's clock never did, and every read shows them to the millisecond
+//!   ([`Fault::WholeSeconds`] has some not). Pages are full unless [`Options::empty_pages`] or
 //!   [`Fault::EmptyPage`] asks for AWS's habit of sending empty ones in between.
 //! - **SQS** has standard queues only, and of their operations `SendMessage`, `ReceiveMessage`, `DeleteMessage`, `DeleteMessageBatch` and
 //!   `GetQueueUrl`. Queues are added by the program ([`Emulator::add_queue`]) and kept in memory. Messages come in the order in which

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What an entry weighs besides key and value: its own fields and the cache's, in bytes, rounded up.
-const ENTRY_OVERHEAD: usize = 320;
+const ENTRY_OVERHEAD: usize = 352;
 /// How many tenants' revisions are kept in mind.
 const MAX_TENANTS: usize = 10_000;
 

@@ -198,11 +198,40 @@ pub struct Locator {
 }
 
 /// How a value is written in a store that holds plain text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TextKind {
-    /// A JSON string, raw.
-    Text,
+    /// A JSON string, raw, but for what was trimmed of it.
+    Text(Trimmed),
     /// JSON text.
+    Json,
+}
+
+/// The white space around a text that its store would not keep: it is kept in the ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// What stands before the text.
+    pub start: Box<str>,
+    /// What stands behind it.
+    pub end: Box<str>,
+}
+
+impl Trimmed {
+    /// The whole text again.
+    pub fn around(&self, text: &str) -> String {
+        [&self.start, text, &self.end].concat()
+    }
+}
+
+/// What a key's values are: whatever the API wrote last. It decides what an edit in the key's store
+/// is taken for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ValueFormat {
+    /// JSON strings, which lie raw in the store. So are the values of keys that the API never wrote.
+    #[default]
+    Text,
+    /// JSON strings; the last one could not lie raw in the store, so it lies there as JSON.
+    QuotedText,
+    /// Any JSON.
     Json,
 }
 

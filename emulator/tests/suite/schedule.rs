@@ -21,6 +21,7 @@ fn schedule(seed: u64) -> Schedule {
         Fault::Delay(Duration::from_micros(10)),
         Fault::StalePage,
         Fault::EmptyPage,
+        Fault::WholeSeconds,
     ];
     Schedule { seed, faults: kinds.map(|fault| (fault, 0.08)).to_vec(), operations: None, max: usize::MAX }
 }
@@ -105,7 +106,7 @@ async fn a_turn_brings_what_fits_the_call() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
     aws.table("table").await?;
     let key = || HashMap::from([("pk".to_owned(), text("a")), ("sk".to_owned(), text("1"))]);
-    for fault in [Fault::TransactionConflict, Fault::NotYet, Fault::StalePage, Fault::EmptyPage] {
+    for fault in [Fault::TransactionConflict, Fault::NotYet, Fault::StalePage, Fault::EmptyPage, Fault::WholeSeconds] {
         aws.put_parameter("/p", "v").await?;
         let scheduled = emulator.faults().schedule(Schedule {
             seed: 1,

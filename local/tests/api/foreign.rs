@@ -210,28 +210,6 @@ async fn a_copy_in_another_life_is_not_ours() {
     api.suite.stop().await;
 }
 
-/// Promise: what others write is a string, unless the value before it was JSON and it is JSON.
-#[tokio::test]
-async fn text_of_others_is_a_string_unless_json_is_expected() {
-    let api = Api::start().await;
-    let acme = api.tenant("acme");
-    for tag in TAGS {
-        let (key, name) = (format!("{tag}k"), acme.parameter_name(tag, "k"));
-        acme.put(&key, &json!({"size": 1})).await.expect(201);
-        api.settled().await;
-        for (text, value) in [
-            (r#"{"size": 2}"#, json!({"size": 2})),
-            ("not JSON", json!("not JSON")),
-            (r#"{"size": 3}"#, json!(r#"{"size": 3}"#)),
-        ] {
-            edit(&api, &name, text, kind_of(tag)).await;
-            api.settled().await;
-            assert_eq!(acme.get(&key).await.expect(200).body["value"], value, "{tag}: {text}");
-        }
-    }
-    api.suite.stop().await;
-}
-
 /// Promise: parameters that appear under the root are adopted, each under its own tenant; what cannot be a key's is left alone.
 #[tokio::test]
 async fn new_parameters_are_adopted() {

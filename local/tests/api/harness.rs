@@ -176,6 +176,16 @@ impl Api {
         update.expression_attribute_values(":v", value).send().await.expect("DynamoDB answers");
     }
 
+    /// Removes an attribute of one of a tenant's items, as if an older writer had written it.
+    pub(crate) async fn remove_attribute(&self, tenant: &Tenant<'_>, sort_key: &str, attribute: &str) {
+        let dynamodb = client!(self, aws_sdk_dynamodb);
+        let key = [("pk", format!("TENANT#{}", tenant.name)), ("sk", sort_key.to_owned())];
+        let key = key.map(|(name, text)| (name.to_owned(), AttributeValue::S(text)));
+        let update = dynamodb.update_item().table_name(self.table(&dynamodb).await).set_key(Some(key.into()));
+        let update = update.update_expression("REMOVE #a").expression_attribute_names("#a", attribute);
+        update.send().await.expect("DynamoDB answers");
+    }
+
     /// Removes one of a tenant's items from the table, as DynamoDB does with those that have expired.
     pub(crate) async fn remove_item(&self, tenant: &Tenant<'_>, sort_key: &str) {
         let dynamodb = client!(self, aws_sdk_dynamodb);

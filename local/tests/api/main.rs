@@ -61,6 +61,8 @@ mod sweep_points;
 #[cfg(test)]
 mod telemetry;
 #[cfg(test)]
+mod texts;
+#[cfg(test)]
 mod tokens;
 #[cfg(test)]
 mod transactions;

@@ -65,6 +65,8 @@ async fn roles_allow_nothing_that_is_not_used() {
     }
     // The streaming service: a state, secrets among it, changes by the index and by hints.
     api.suite.emulator().set_event_fate(EventFate::Delivered);
+    // Where a time is shown less exactly, it looks at the history.
+    api.suite.emulator().faults().inject("GetParameters", Fault::WholeSeconds, 1);
     let instance = Instance::start(&api, &[]).await;
     let (mut watching, _) = instance.tenant(&acme).watch().await;
     acme.put("secret_config_k", &json!(8)).await.expect(200);

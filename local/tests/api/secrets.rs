@@ -59,6 +59,8 @@ async fn plaintext_stays_in_parameter_store() {
     let secret = json!({"password": CANARY});
     acme.put("tenant_config_db", &json!(NO_SECRET)).await.expect(201);
     let written = acme.put("secret_config_db", &secret).header("idempotency-key", "k").await.expect(201);
+    // White space around a text is in the ledger, the text is not.
+    acme.put("secret_config_pem", &json!(format!("\n{CANARY}\n"))).await.expect(201);
     let read = acme.get("secret_config_db").await.expect(200);
     assert_eq!((&read.body["value"], read.header("cache-control")), (&secret, "no-store"));
     for operation in ["PutParameter", "TransactWriteItems", "GetParameterHistory", "GetItem", "BatchGetItem"] {

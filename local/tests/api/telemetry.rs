@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use aws_sdk_ssm::types::ParameterType;
 use local::template::TEMPLATE;
 use serde_json::{Value, json};
 use tenantry::{
@@ -14,7 +15,7 @@ use tenantry::{
     telemetry::{Telemetry, Tracer},
 };
 
-use crate::harness::Api;
+use crate::{harness::Api, operator::edit};
 
 const MINUTE: Duration = Duration::from_mins(1);
 const TRACE: &str = "1-5759e988-bd862e3fe1be46a994272793";
@@ -179,6 +180,33 @@ fn assert_watched(written: &BTreeSet<(String, String, String)>) {
         watched += 1;
     }
     assert_eq!(watched, 5, "three searches, a widget and an alarm");
+}
+
+/// Promise: an edit of a key with JSON values that is no JSON is counted, in a metric that the runbook names, and one that is JSON, or
+/// of a key with texts, writes nothing of it.
+#[tokio::test]
+async fn edits_that_do_not_parse_are_counted() {
+    let (api, lines) = start(None).await;
+    let acme = api.tenant("acme");
+    acme.put("param_config_k", &json!(8080)).await.expect(201);
+    acme.put("param_config_t", &json!("text")).await.expect(201);
+    api.settled().await;
+    for (name, text, counted) in [("k", "off", json!(1)), ("k", "9091", Value::Null), ("t", "off", Value::Null)] {
+        lines.take();
+        edit(&api, &acme.parameter_name("param_config_", name), text, ParameterType::String).await;
+        api.settled().await;
+        let lines = lines.take();
+        let told = lines.iter().find(|line| line["Route"] == "Parameter Store Change").expect("a line of the look");
+        assert_eq!(told["UnparsedEdits"], counted, "{text}: {told}");
+        let directive = json!({
+            "Namespace": "Tenantry", "Dimensions": [["Function"]],
+            "Metrics": [{"Name": "UnparsedEdits", "Unit": "Count"}],
+        });
+        let directives = told["_aws"]["CloudWatchMetrics"].as_array().expect("directives");
+        assert_eq!(directives.contains(&directive), counted == 1, "{text}: {told}");
+    }
+    assert!(include_str!("../../../docs/runbook.md").contains("`UnparsedEdits`"));
+    api.suite.stop().await;
 }
 
 /// Promise: while work fails its age goes on growing: in any five minutes one of the sweeps, which come each minute, tells it.

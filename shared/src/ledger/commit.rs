@@ -20,7 +20,7 @@ use crate::{
     auth::TenantScope,
     aws::{AwsFailure, FailureKind, Service},
     clock::Timestamp,
-    entry::{Author, CommitId, Entry, Epoch, Locator, PutId, Revision, State, Version},
+    entry::{Author, CommitId, Entry, Epoch, Locator, PutId, Revision, State, ValueFormat, Version},
     key::ConfigKey,
     tenant::TenantId,
 };
@@ -62,6 +62,8 @@ pub struct PlannedWrite {
     pub creates: bool,
     /// What the key says from now on.
     pub state: State,
+    /// What the key's values are from now on; none where that stays as it is.
+    pub format: Option<ValueFormat>,
     /// What the write means for the tag's store.
     pub store: StoreWork,
 }
@@ -506,7 +508,10 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
     for (name, value) in item::entry_attributes(entry) {
         expression.set(name, value);
     }
-    for stale in ["value", "locatorVersion", "locatorModifiedAt", "textKind"] {
+    if let Some((name, value)) = write.format.map(item::format_attribute) {
+        expression.set(name, value);
+    }
+    for stale in ["value", "locatorVersion", "locatorModifiedAt", "textKind", "trimmed"] {
         if !expression.names.contains_key(&format!("#{stale}")) {
             expression.remove(stale);
         }

@@ -37,11 +37,11 @@ const NO_REMOVAL: &str = "(attribute_not_exists(removingUntil) OR removingUntil 
 pub(super) const STORE_IS_NOT_FURTHER: &str =
     "(attribute_not_exists(storeVersion) OR storeVersion < :storeVersion OR storeVersion = :seen)";
 
-const SET_LOCATOR: &str =
-    "locatorVersion = :locatorVersion, locatorModifiedAt = :locatorModifiedAt, textKind = :textKind";
+const SET_LOCATOR: &str = "locatorVersion = :locatorVersion, locatorModifiedAt = :locatorModifiedAt, \
+                           textKind = :textKind, trimmed = :trimmed";
 
 /// What a put has made of a store.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Stored {
     /// The store's own version of the value.
     pub placed: u64,
@@ -231,7 +231,7 @@ impl Ledger {
         scope: &TenantScope,
         key: &ConfigKey,
         version: Version,
-        stored: Stored,
+        stored: &Stored,
         ended: &[PutId],
         made_up_for: &[PutId],
     ) -> Result<bool, LedgerError> {
@@ -242,9 +242,9 @@ impl Ledger {
             (":ended", id_set(ended)),
         ];
         let mut set = "SET followedVersion = :version, storeVersion = :storeVersion".to_owned();
-        if let Some((locator, kind)) = stored.locator {
+        if let Some((locator, kind)) = &stored.locator {
             set = format!("{set}, {SET_LOCATOR}");
-            values.extend(locator_values(locator, kind));
+            values.extend(locator_values(*locator, kind));
         }
         let condition = format!("version = :version AND {STORE_IS_NOT_FURTHER}");
         let retire = if made_up_for.is_empty() {
@@ -273,11 +273,11 @@ impl Ledger {
         scope: &TenantScope,
         key: &ConfigKey,
         version: Version,
-        (locator, kind): (Locator, TextKind),
+        (locator, kind): &(Locator, TextKind),
     ) -> Result<(), LedgerError> {
         let sort_key = item::version_key(key, version);
         let update = format!("SET {SET_LOCATOR}");
-        self.update(scope, sort_key, &update, "attribute_exists(locatorVersion)", locator_values(locator, kind))
+        self.update(scope, sort_key, &update, "attribute_exists(locatorVersion)", locator_values(*locator, kind))
             .await?;
         Ok(())
     }
@@ -517,9 +517,9 @@ impl Ledger {
 }
 
 /// The values of [`SET_LOCATOR`].
-fn locator_values(locator: Locator, kind: TextKind) -> [(&'static str, AttributeValue); 3] {
-    let [(_, version), (_, modified_at), (_, kind)] = item::locator_attributes(locator, kind);
-    [(":locatorVersion", version), (":locatorModifiedAt", modified_at), (":textKind", kind)]
+fn locator_values(locator: Locator, kind: &TextKind) -> [(&'static str, AttributeValue); 4] {
+    let [(_, version), (_, modified_at), (_, kind), (_, trimmed)] = item::locator_attributes(locator, kind);
+    [(":locatorVersion", version), (":locatorModifiedAt", modified_at), (":textKind", kind), (":trimmed", trimmed)]
 }
 
 fn owed_item(found: &Item) -> Option<Owed> {

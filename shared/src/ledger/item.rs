@@ -8,7 +8,9 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::{
     clock::Timestamp,
-    entry::{Author, CommitId, Entry, Epoch, Held, Locator, PutId, Revision, State, TextKind, Version},
+    entry::{
+        Author, CommitId, Entry, Epoch, Held, Locator, PutId, Revision, State, TextKind, Trimmed, ValueFormat, Version,
+    },
     key::ConfigKey,
     tenant::TenantId,
     value::ConfigValue,
@@ -191,6 +193,8 @@ pub struct Current {
     pub entry: Option<Entry>,
     /// How far the store has followed.
     pub follow: FollowState,
+    /// What the key's values are.
+    pub format: ValueFormat,
     /// The highest version of the key, if that is not the current one but one that was superseded when it was found.
     latest: Option<Version>,
 }
@@ -238,6 +242,7 @@ impl Current {
                 absorbed_id: read.optional_text("absorbedId").map(PutId::from_stored),
                 owed: item.contains_key("workShard"),
             },
+            format: read_format(&read)?,
             latest: read.optional_number("latestVersion").map(Version::new),
         })
     }
@@ -303,11 +308,41 @@ fn read_held(read: &Reader<'_>) -> Result<Held, DamagedItem> {
         modified_at: Timestamp::from_millis(read.number("locatorModifiedAt")?),
     };
     let kind = match read.text("textKind")? {
-        "text" => TextKind::Text,
+        "text" => TextKind::Text(read_trimmed(read)?),
         "json" => TextKind::Json,
         _ => return Err(read.damaged("textKind")),
     };
     Ok(Held::Elsewhere(locator, kind))
+}
+
+/// What was trimmed of a text; nothing where the item says nothing of it.
+fn read_trimmed(read: &Reader<'_>) -> Result<Trimmed, DamagedItem> {
+    let Some(trimmed) = read.0.get("trimmed") else { return Ok(Trimmed::default()) };
+    match trimmed.as_l().map(Vec::as_slice) {
+        Ok([AttributeValue::S(start), AttributeValue::S(end)]) => {
+            Ok(Trimmed { start: start.as_str().into(), end: end.as_str().into() })
+        }
+        _ => Err(read.damaged("trimmed")),
+    }
+}
+
+fn read_format(read: &Reader<'_>) -> Result<ValueFormat, DamagedItem> {
+    match read.optional_text("valueFormat") {
+        None | Some("text") => Ok(ValueFormat::Text),
+        Some("quoted") => Ok(ValueFormat::QuotedText),
+        Some("json") => Ok(ValueFormat::Json),
+        Some(_) => Err(read.damaged("valueFormat")),
+    }
+}
+
+/// The attribute that says what a key's values are.
+pub(super) fn format_attribute(format: ValueFormat) -> (&'static str, AttributeValue) {
+    let name = match format {
+        ValueFormat::Text => "text",
+        ValueFormat::QuotedText => "quoted",
+        ValueFormat::Json => "json",
+    };
+    ("valueFormat", s(name))
 }
 
 /// The attributes that an entry has in both of its items.
@@ -329,7 +364,7 @@ pub(super) fn entry_attributes(entry: &Entry) -> Vec<(&'static str, AttributeVal
             attributes.push(("state", s("live")));
             match held {
                 Held::Value(value) => attributes.push(("value", s(value.as_json()))),
-                Held::Elsewhere(locator, kind) => attributes.extend(locator_attributes(*locator, *kind)),
+                Held::Elsewhere(locator, kind) => attributes.extend(locator_attributes(*locator, kind)),
             }
         }
     }
@@ -337,11 +372,16 @@ pub(super) fn entry_attributes(entry: &Entry) -> Vec<(&'static str, AttributeVal
 }
 
 /// The attributes that say where a value lies.
-pub(super) fn locator_attributes(locator: Locator, kind: TextKind) -> [(&'static str, AttributeValue); 3] {
+pub(super) fn locator_attributes(locator: Locator, kind: &TextKind) -> [(&'static str, AttributeValue); 4] {
+    let (name, start, end) = match kind {
+        TextKind::Text(Trimmed { start, end }) => ("text", &**start, &**end),
+        TextKind::Json => ("json", "", ""),
+    };
     [
         ("locatorVersion", n(locator.version)),
         ("locatorModifiedAt", n(locator.modified_at.millis())),
-        ("textKind", s(if kind == TextKind::Text { "text" } else { "json" })),
+        ("textKind", s(name)),
+        ("trimmed", AttributeValue::L(vec![s(start), s(end)])),
     ]
 }
 

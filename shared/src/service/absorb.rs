@@ -16,11 +16,12 @@ use super::{Foundation, follow::is_abandoned};
 use crate::{
     auth::TenantScope,
     clock::{Clock, Timestamp},
-    entry::{Author, CommitId, Entry, Held, Locator, PutId, State, TextKind, Version},
+    entry::{Author, CommitId, Entry, Held, Locator, PutId, State, TextKind, ValueFormat, Version},
     key::ConfigKey,
     ledger::{CommitOutcome, Current, FollowState, Found, Head, LedgerError, Plan, PlannedWrite, StoreWork},
     routing::Strategy,
     store::{ExternalStore, StoreError, StoredVersion},
+    telemetry,
 };
 
 /// How often a key is looked at that others are at, and the longest wait between two looks: 0.05 s at first, doubling.
@@ -201,12 +202,8 @@ impl Absorber<'_> {
         mark: Option<PutId>,
         superseded: bool,
     ) -> Result<Result<Current, Looked>, AbsorbError> {
-        let before = match known.entry.as_ref().map(|entry| &entry.state) {
-            Some(State::Live(Held::Value(value))) => Some(self.external.kind_of(value)),
-            Some(State::Live(Held::Elsewhere(_, kind))) => Some(*kind),
-            Some(State::Deleted) | None => None,
-        };
-        let (value, kind): (_, TextKind) = self.external.interpret(&stored.text, before);
+        let (value, kind) = self.external.interpret(&stored.text, known.format);
+        let is_unparsed = known.format == ValueFormat::Json && kind != TextKind::Json;
         // Secrets stay where they are, whatever the tag's route says.
         let kept = if stored.is_secret || self.strategy == Strategy::WriteAround {
             Held::Elsewhere(stored.place, kind)
@@ -215,7 +212,12 @@ impl Absorber<'_> {
         };
         let (at, place) = (stored.place.modified_at, Some(stored.place));
         let found = Found { at, place, mark, superseded, known: known.follow.clone() };
-        self.commit(known, head, State::Live(kept), found).await
+        let committed = self.commit(known, head, State::Live(kept), found).await?;
+        if is_unparsed && committed.is_ok() {
+            warn!(tenant.id = %self.scope.tenant(), config.key = %self.key, store.version = stored.place.version, "an edit of a key whose values are JSON is none, and is a string until the next edit that is");
+            telemetry::note_unparsed_edit();
+        }
+        Ok(committed)
     }
 
     /// Nothing lies in the store, or nothing of the life that the value was in, which nobody else has.
@@ -258,6 +260,7 @@ impl Absorber<'_> {
             version,
             creates: !known.entry.as_ref().is_some_and(Entry::is_live),
             state,
+            format: None,
             store: StoreWork::Found(found),
         };
         let (at, commit) = (self.clock.now(), CommitId::random());

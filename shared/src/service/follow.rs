@@ -209,7 +209,7 @@ impl Follower<'_> {
         let value = match held {
             Held::Value(value) => value.clone(),
             Held::Elsewhere(locator, kind) => {
-                let mut found = self.external.get(scope, &[(key, *locator, *kind)]).await?;
+                let mut found = self.external.get(scope, &[(key, *locator, kind)]).await?;
                 found.pop().flatten().ok_or(StoreError::Gone)?
             }
         };
@@ -230,13 +230,13 @@ impl Follower<'_> {
         let mut stored = Stored { placed: placed.version, seen: current.follow.store_version, locator: None };
         if matches!(held, Held::Elsewhere(..)) {
             // The version that was committed will be dropped by the store some day; this one is newer.
-            let locator = self.external.locate(scope, key, &call.id, placed).await?;
+            let locator = self.external.locate(scope, key, &call.id, placed.version).await?;
             stored.locator = Some((locator, placed.kind));
         }
         let is_others = |id: &&PutId| **id != call.id && !self.calls.own.contains(id);
         let made_up_for: Vec<_> = call.ended.iter().filter(is_others).cloned().collect();
-        let marked = ledger.mark_followed(scope, key, version, stored, &call.ended, &made_up_for).await?;
-        if let Some(place) = stored.locator.filter(|_| marked) {
+        let marked = ledger.mark_followed(scope, key, version, &stored, &call.ended, &made_up_for).await?;
+        if let Some(place) = stored.locator.as_ref().filter(|_| marked) {
             ledger.relocate(scope, key, version, place).await?;
         }
         Ok(self.after(call, Some(version), marked))

@@ -11,7 +11,7 @@ use crate::{
     auth::{Permission, TenantScope},
     cache::{Cache, Known, Observed, Resolved, Validity},
     clock::Clock,
-    entry::{Entry, Held, Revision, State, Version},
+    entry::{Entry, Held, Locator, Revision, State, TextKind, Version},
     key::ConfigKey,
     ledger::{Change, Head, LedgerError},
     settings::Settings,
@@ -493,10 +493,6 @@ impl ReadService {
         key: &ConfigKey,
         entries: Vec<Entry>,
     ) -> Result<Vec<Fetched>, ReadError> {
-        let place = |entry: &Entry| match &entry.state {
-            State::Live(Held::Elsewhere(locator, kind)) => Some((*locator, *kind)),
-            _ => None,
-        };
         let places: Vec<_> = entries.iter().filter_map(place).collect();
         let mut elsewhere = match self.foundation.stores.of(key).external() {
             Some((external, _)) if !places.is_empty() => external.get_history(scope, key, &places).await?.into_iter(),
@@ -511,6 +507,11 @@ impl ReadService {
         });
         Ok(versions.collect())
     }
+}
+
+/// Where an entry's value lies, if its store alone has it.
+fn place(entry: &Entry) -> Option<(Locator, &TextKind)> {
+    if let State::Live(Held::Elsewhere(locator, kind)) = &entry.state { Some((*locator, kind)) } else { None }
 }
 
 /// The answer, if it comes within what a read may take.

@@ -58,10 +58,10 @@ impl Foundation {
         scope: &TenantScope,
         entries: Vec<Entry>,
     ) -> Result<Vec<(Entry, Result<ConfigValue, Absent>)>, StoreError> {
-        let mut elsewhere: HashMap<&str, Vec<(&ConfigKey, Locator, TextKind)>> = HashMap::new();
+        let mut elsewhere: HashMap<&str, Vec<(&ConfigKey, Locator, &TextKind)>> = HashMap::new();
         for entry in entries.iter().filter(|entry| !self.is_withheld(scope, &entry.key)) {
             if let State::Live(Held::Elsewhere(locator, kind)) = &entry.state {
-                elsewhere.entry(entry.key.tag()).or_default().push((&entry.key, *locator, *kind));
+                elsewhere.entry(entry.key.tag()).or_default().push((&entry.key, *locator, kind));
             }
         }
         let mut fetched: HashMap<ConfigKey, ConfigValue> = HashMap::new();

@@ -289,6 +289,7 @@ impl WriteService {
                 Operation::Delete => None,
                 Operation::Rollback(version) => Some(self.value_at(scope, key, *version, attempt).await?),
             };
+            let format = value.as_ref().map(|value| self.foundation.stores.of(key).format_of(value));
             let (state, store) = match (value, self.foundation.stores.of(key).external()) {
                 (value, None) => (state_of(value), StoreWork::None),
                 (value, Some((_, Strategy::WriteBack))) => (state_of(value), StoreWork::Later),
@@ -308,6 +309,7 @@ impl WriteService {
                 version: current.map_or(Version::FIRST, Current::next_version),
                 creates: !entry.is_some_and(Entry::is_live),
                 state,
+                format,
                 store,
             });
         }
@@ -333,7 +335,7 @@ impl WriteService {
             State::Deleted => return Err(WriteError::VersionIsTombstone(key.clone(), version)),
             State::Live(Held::Value(value)) => Some(value),
             State::Live(Held::Elsewhere(locator, kind)) => match store.external() {
-                Some((external, _)) => external.get_history(scope, key, &[(locator, kind)]).await?.pop().flatten(),
+                Some((external, _)) => external.get_history(scope, key, &[(locator, &kind)]).await?.pop().flatten(),
                 None => return Err(WriteError::RouteChanged(key.clone())),
             },
         };
@@ -394,7 +396,7 @@ impl WriteService {
                 return Err(error.into());
             }
         };
-        let locator = external.locate(scope, key, &id, placed).await?;
+        let locator = external.locate(scope, key, &id, placed.version).await?;
         let around =
             attempt.around.insert(Around { id, described: version, placed, locator, seen: follow.store_version });
         Ok(Ok(around.write()))
@@ -500,7 +502,7 @@ impl Around {
 
     fn write(&self) -> (State, StoreWork) {
         (
-            State::Live(Held::Elsewhere(self.locator, self.placed.kind)),
+            State::Live(Held::Elsewhere(self.locator, self.placed.kind.clone())),
             StoreWork::Done(PutBefore {
                 id: self.id.clone(),
                 described: self.described,

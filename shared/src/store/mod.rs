@@ -16,7 +16,7 @@ pub use survey::{MAX_DESCRIBED, Survey, SurveyPage};
 use crate::{
     auth::TenantScope,
     aws::{AwsClients, AwsFailure, Service},
-    entry::{Locator, PutId, TextKind, Version},
+    entry::{Locator, PutId, TextKind, ValueFormat, Version},
     key::{ConfigKey, Tag},
     routing::{Route, Strategy, TagRoutes},
     settings::Settings,
@@ -46,6 +46,11 @@ pub trait ValueStore: Send + Sync + fmt::Debug {
     /// The store outside the ledger and how it is kept, or none where the ledger itself is the store.
     fn external(&self) -> Option<(&dyn ExternalStore, Strategy)>;
 
+    /// What an API write of `value` makes of its key's values.
+    fn format_of(&self, value: &ConfigValue) -> ValueFormat {
+        if value.is_text() { ValueFormat::Text } else { ValueFormat::Json }
+    }
+
     /// Whether values are secrets: never cached outside this service, never in a log.
     fn is_secret(&self) -> bool;
 }
@@ -64,20 +69,20 @@ pub trait ExternalStore: Send + Sync {
         version: Version,
     ) -> Result<Placed, StoreError>;
 
-    /// The locator of what was put under `id` as `placed`; [`StoreError::Gone`] if it is not there any more.
+    /// The locator of what was put under `id` as the store's own `version`; [`StoreError::Gone`] if it is not there any more.
     async fn locate(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
         id: &PutId,
-        placed: Placed,
+        version: u64,
     ) -> Result<Locator, StoreError>;
 
     /// The values at these places, in the same order; none where the store does not have that very version any more.
     async fn get(
         &self,
         scope: &TenantScope,
-        places: &[(&ConfigKey, Locator, TextKind)],
+        places: &[(&ConfigKey, Locator, &TextKind)],
     ) -> Result<Vec<Option<ConfigValue>>, StoreError>;
 
     /// Earlier values of one key, in the order of `places`; none where the store does not have that very version any more.
@@ -85,7 +90,7 @@ pub trait ExternalStore: Send + Sync {
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
-        places: &[(Locator, TextKind)],
+        places: &[(Locator, &TextKind)],
     ) -> Result<Vec<Option<ConfigValue>>, StoreError>;
 
     /// Removes the key's value with all its versions. Nothing to remove is fine.
@@ -99,11 +104,9 @@ pub trait ExternalStore: Send + Sync {
         with_values: bool,
     ) -> Result<Vec<StoredVersion>, StoreError>;
 
-    /// How a value of ours is written.
-    fn kind_of(&self, value: &ConfigValue) -> TextKind;
-
-    /// What a text means that others wrote: a string, unless the value before it was JSON and it is JSON.
-    fn interpret(&self, text: &StoredText, before: Option<TextKind>) -> (ConfigValue, TextKind);
+    /// What a text means that others wrote under a key with values of this format, and how it is
+    /// written. What cannot be read as the format wants is a string.
+    fn interpret(&self, text: &StoredText, format: ValueFormat) -> (ConfigValue, TextKind);
 }
 
 /// One version of a value, as its store has it.
@@ -137,7 +140,7 @@ impl fmt::Debug for StoredText {
 }
 
 /// What a put came to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Placed {
     /// The store's own version of the value.
     pub version: u64,

@@ -1,12 +1,15 @@
 //! Systems Manager Parameter Store: each key a parameter `<root>/<tenant>/<tag>/<name>`.
 //!
-//! A JSON string lies there raw, so that direct readers find what they expect; any other value, and any string that Parameter
-//! Store would refuse or change, lies there as JSON text. Which of the two is kept in the ledger.
+//! A JSON string lies there raw, so that direct readers find what they expect, but for the white
+//! space around it, which Parameter Store would trim and the ledger keeps. Any other value, and any
+//! string that Parameter Store would refuse or change all the same, lies there as JSON text. Which of
+//! the two is kept in the ledger.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use aws_sdk_ssm::types::{Parameter, ParameterTier, ParameterType};
+use futures_util::future::try_join_all;
 
 use super::{
     ExternalStore, Placed, RouteOptions, StoreError, StoredText, StoredVersion, Surroundings, UnusableRoute,
@@ -16,7 +19,7 @@ use crate::{
     auth::TenantScope,
     aws::{AwsClients, AwsFailure, FailureKind, Service, once_to_parameter_store},
     clock::Timestamp,
-    entry::{Locator, PutId, TextKind, Version},
+    entry::{Locator, PutId, TextKind, Trimmed, ValueFormat, Version},
     key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
     routing::{Strategy, TagRoutes},
     settings::MAX_PARAMETER_ROOT_BYTES,
@@ -31,6 +34,9 @@ const MAX_ADVANCED_BYTES: usize = 8 * 1024;
 // `arn:aws-us-gov:ssm:us-gov-west-1:123456789012:parameter`, takes 56. No name here can be too long for it.
 const _: () =
     assert!(56 + MAX_PARAMETER_ROOT_BYTES + 1 + MAX_TENANT_ID_BYTES + 1 + MAX_TAG_BYTES + 1 + MAX_NAME_BYTES <= 1_011);
+/// How much white space around a text the ledger keeps at most, in bytes. A text with more of it lies
+/// as JSON.
+const MAX_TRIMMED_BYTES: usize = 1024;
 /// The most names of one `GetParameters`.
 const MAX_NAMES: usize = 10;
 /// How long a put that cannot be found is waited for: at first, and at last, doubling in between; 1.55 s in all.
@@ -101,6 +107,14 @@ impl ValueStore for ParameterStore {
         Some((self, self.strategy))
     }
 
+    fn format_of(&self, value: &ConfigValue) -> ValueFormat {
+        match encode(value).1 {
+            TextKind::Text(_) => ValueFormat::Text,
+            TextKind::Json if value.is_text() => ValueFormat::QuotedText,
+            TextKind::Json => ValueFormat::Json,
+        }
+    }
+
     fn is_secret(&self) -> bool {
         self.secure
     }
@@ -161,12 +175,12 @@ impl ExternalStore for ParameterStore {
         scope: &TenantScope,
         key: &ConfigKey,
         id: &PutId,
-        placed: Placed,
+        version: u64,
     ) -> Result<Locator, StoreError> {
         let name = self.name(scope, key);
         let mut wait = MIN_LOOK_WAIT;
         loop {
-            match self.locate_once(scope, &name, id, placed).await {
+            match self.locate_once(scope, &name, id, version).await {
                 // Readers need not see at once what was put.
                 Err(StoreError::Gone) if wait <= MAX_LOOK_WAIT => tokio::time::sleep(wait).await,
                 found => return found,
@@ -178,7 +192,7 @@ impl ExternalStore for ParameterStore {
     async fn get(
         &self,
         scope: &TenantScope,
-        places: &[(&ConfigKey, Locator, TextKind)],
+        places: &[(&ConfigKey, Locator, &TextKind)],
     ) -> Result<Vec<Option<ConfigValue>>, StoreError> {
         let mut values = Vec::with_capacity(places.len());
         for chunk in places.chunks(MAX_NAMES) {
@@ -195,12 +209,17 @@ impl ExternalStore for ParameterStore {
                 .send()
                 .await
                 .map_err(|error| AwsFailure::of(Service::ParameterStore, "GetParameters", &error))?;
-            for (name, (_, locator, kind)) in names.iter().zip(chunk) {
+            let found = names.iter().zip(chunk).map(async |(name, (key, locator, kind))| {
                 let found = answer.parameters().iter().find(|found| found.name() == Some(name));
-                values.push(
-                    found.and_then(|found| at_locator(found, *locator)).map(|text| decode(text, *kind)).transpose()?,
-                );
-            }
+                match found.map_or(Shown::Another, |found| shown(found, *locator)) {
+                    Shown::Wanted(text) => decode(text, kind).map(Some),
+                    Shown::Another => Ok(None),
+                    Shown::AtAnotherTime => {
+                        Ok(self.get_history(scope, key, &[(*locator, *kind)]).await?.pop().flatten())
+                    }
+                }
+            });
+            values.extend(try_join_all(found).await?);
         }
         Ok(values)
     }
@@ -209,7 +228,7 @@ impl ExternalStore for ParameterStore {
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
-        places: &[(Locator, TextKind)],
+        places: &[(Locator, &TextKind)],
     ) -> Result<Vec<Option<ConfigValue>>, StoreError> {
         let history = self.history(scope, &self.name(scope, key), true).await?;
         let values = places.iter().map(|(wanted, kind)| {
@@ -217,7 +236,7 @@ impl ExternalStore for ParameterStore {
                 u64::try_from(one.version()).ok() == Some(wanted.version)
                     && timestamp(one.last_modified_date()) == Some(wanted.modified_at)
             });
-            found.and_then(|one| one.value()).map(|text| decode(text, *kind)).transpose()
+            found.and_then(|one| one.value()).map(|text| decode(text, kind)).transpose()
         });
         values.collect()
     }
@@ -241,14 +260,15 @@ impl ExternalStore for ParameterStore {
         versions.collect()
     }
 
-    fn kind_of(&self, value: &ConfigValue) -> TextKind {
-        encode(value).1
-    }
-
-    fn interpret(&self, StoredText(text): &StoredText, before: Option<TextKind>) -> (ConfigValue, TextKind) {
-        let json = || decode(text, TextKind::Json).ok().map(|value| (value, TextKind::Json));
-        let as_before = if before == Some(TextKind::Json) { json() } else { None };
-        as_before.unwrap_or_else(|| (ConfigValue::from_text(text), TextKind::Text))
+    fn interpret(&self, StoredText(text): &StoredText, format: ValueFormat) -> (ConfigValue, TextKind) {
+        let json = || ConfigValue::parse(text).ok();
+        let read = match format {
+            ValueFormat::Text => None,
+            ValueFormat::QuotedText => json().filter(ConfigValue::is_text),
+            ValueFormat::Json => json(),
+        };
+        let raw = || (ConfigValue::from_text(text), TextKind::Text(Trimmed::default()));
+        read.map_or_else(raw, |value| (value, TextKind::Json))
     }
 
     async fn remove(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), StoreError> {
@@ -269,15 +289,14 @@ impl ParameterStore {
         scope: &TenantScope,
         name: &str,
         id: &PutId,
-        placed: Placed,
+        version: u64,
     ) -> Result<Locator, StoreError> {
         // Not by DescribeParameters: who may call that sees the parameters of every tenant, because IAM cannot limit it to some.
         let is_ours = |description: Option<&str>| description.and_then(mark).is_some_and(|(found, _)| found == *id);
         let history = self.history(scope, name, false).await?;
-        let ours = history
-            .iter()
-            .find(|one| u64::try_from(one.version()).ok() == Some(placed.version) && is_ours(one.description()));
-        Ok(locator(placed.version, ours.ok_or(StoreError::Gone)?.last_modified_date())?)
+        let ours =
+            history.iter().find(|one| u64::try_from(one.version()).ok() == Some(version) && is_ours(one.description()));
+        Ok(locator(version, ours.ok_or(StoreError::Gone)?.last_modified_date())?)
     }
 
     /// All versions that Parameter Store keeps, the oldest first. A page may be empty and still not be the last.
@@ -373,11 +392,26 @@ fn mark(description: &str) -> Option<(PutId, Version)> {
     Some((PutId::from_stored(id), Version::new(version.parse().ok()?)))
 }
 
-/// The text of a found parameter, if it is the very version that the locator means and not one of another life of the name.
-fn at_locator(found: &Parameter, locator: Locator) -> Option<&str> {
-    let same = u64::try_from(found.version()).ok() == Some(locator.version)
-        && timestamp(found.last_modified_date()) == Some(locator.modified_at);
-    found.value().filter(|_| same)
+/// What a parameter that was found is, given the locator that it was asked for by.
+enum Shown<'a> {
+    /// The very version that the locator means, with its text.
+    Wanted(&'a str),
+    /// A version of that number, and another time. It may be of another life of the name; or
+    /// `GetParameters` shows times otherwise than `GetParameterHistory`, where the locator is from:
+    /// AWS does not promise that both show the same milliseconds. The history decides.
+    AtAnotherTime,
+    /// Another version.
+    Another,
+}
+
+fn shown(found: &Parameter, locator: Locator) -> Shown<'_> {
+    match found.value() {
+        Some(text) if u64::try_from(found.version()).ok() == Some(locator.version) => {
+            let is_same = timestamp(found.last_modified_date()) == Some(locator.modified_at);
+            if is_same { Shown::Wanted(text) } else { Shown::AtAnotherTime }
+        }
+        _ => Shown::Another,
+    }
 }
 
 pub(super) fn locator(version: u64, modified_at: Option<&aws_smithy_types::DateTime>) -> Result<Locator, AwsFailure> {
@@ -394,23 +428,36 @@ fn timestamp(at: Option<&aws_smithy_types::DateTime>) -> Option<Timestamp> {
 
 /// A value as Parameter Store's text.
 fn encode(value: &ConfigValue) -> (String, TextKind) {
-    if let Some(text) = value.to_text().filter(|text| is_kept_raw(text)) {
-        return (text, TextKind::Text);
+    if let Some((raw, trimmed)) = value.to_text().as_deref().and_then(trim) {
+        return (raw.to_owned(), TextKind::Text(trimmed));
     }
     // In JSON text two braces can only meet inside a string, where an escape stands for the second one as well.
     (value.as_json().replace("{{", "{\\u007b"), TextKind::Json)
 }
 
-/// Parameter Store trims outer white space, refuses empty values, and takes `{{` for a reference to another parameter.
-fn is_kept_raw(text: &str) -> bool {
-    let outer = |c: Option<char>| c.is_none_or(|c| c.is_whitespace() || c.is_control());
-    let control = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
-    !outer(text.chars().next()) && !outer(text.chars().next_back()) && !text.contains("{{") && !text.contains(control)
+/// The part of a text that Parameter Store keeps as it is, and the white space around it. None where
+/// nothing can lie there raw: Parameter Store refuses empty values, and takes `{{` for a reference to
+/// another parameter.
+fn trim(text: &str) -> Option<(&str, Trimmed)> {
+    let rest = text.trim_start_matches(may_be_trimmed);
+    let raw = rest.trim_end_matches(may_be_trimmed);
+    let (start, end) = (&text[..text.len() - rest.len()], &rest[raw.len()..]);
+    let is_control = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+    let is_kept = !raw.is_empty() && !raw.contains("{{") && !raw.contains(is_control);
+    let is_short = start.len() + end.len() <= MAX_TRIMMED_BYTES;
+    (is_kept && is_short).then(|| (raw, Trimmed { start: start.into(), end: end.into() }))
 }
 
-fn decode(text: &str, kind: TextKind) -> Result<ConfigValue, StoreError> {
+/// Whether Parameter Store may take a character off the ends of a value. It trims without saying what:
+/// so everything that some language's `trim` takes for white space, zero-width spaces and the byte
+/// order mark among it. Control characters that are no white space are not let lie raw anyway.
+fn may_be_trimmed(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{180e}' | '\u{200b}' | '\u{feff}')
+}
+
+fn decode(text: &str, kind: &TextKind) -> Result<ConfigValue, StoreError> {
     match kind {
-        TextKind::Text => Ok(ConfigValue::from_text(text)),
+        TextKind::Text(trimmed) => Ok(ConfigValue::from_text(&trimmed.around(text))),
         TextKind::Json => ConfigValue::parse(text).map_err(StoreError::Unreadable),
     }
 }
@@ -421,36 +468,58 @@ mod tests {
 
     use super::*;
 
-    /// Strings lie raw where Parameter Store keeps them as they are, and as JSON text where it would not.
+    fn text(start: &str, end: &str) -> TextKind {
+        TextKind::Text(Trimmed { start: start.into(), end: end.into() })
+    }
+
+    /// Strings lie raw where Parameter Store keeps them as they are but for white space around them,
+    /// and as JSON text where it would not.
     #[test]
     fn text_is_raw_where_it_survives() {
-        for (json, text, kind) in [
-            (r#""db.internal""#, "db.internal", TextKind::Text),
-            (r#""42""#, "42", TextKind::Text),
+        let spaces = " ".repeat(MAX_TRIMMED_BYTES);
+        let wide = format!(r#""{spaces}x""#);
+        let too_wide = format!(r#""{spaces}x ""#);
+        for (json, stored, kind) in [
+            (r#""db.internal""#, "db.internal", text("", "")),
+            (r#""42""#, "42", text("", "")),
             ("42", "42", TextKind::Json),
+            (r#"" x""#, "x", text(" ", "")),
+            (r#""x\n""#, "x", text("", "\n")),
+            (
+                r#""\ufeff\r\n a\n\tb \u00a0\u200b\u3000\n""#,
+                "a\n\tb",
+                text("\u{feff}\r\n ", " \u{a0}\u{200b}\u{3000}\n"),
+            ),
+            (r#""\u000b\u0085x\f""#, "x", text("\u{b}\u{85}", "\u{c}")),
+            (wide.as_str(), "x", text(&spaces, "")),
+            (too_wide.as_str(), too_wide.as_str(), TextKind::Json),
             (r#""""#, r#""""#, TextKind::Json),
-            (r#"" x""#, r#"" x""#, TextKind::Json),
-            (r#""x\n""#, r#""x\n""#, TextKind::Json),
+            (r#"" \n ""#, r#"" \n ""#, TextKind::Json),
+            (r#""\ufeff""#, "\"\u{feff}\"", TextKind::Json),
             (r#""x\u0000y""#, r#""x\u0000y""#, TextKind::Json),
+            (r#""x\u0000\n""#, r#""x\u0000\n""#, TextKind::Json),
+            (r#""a{{b}}\n""#, r#""a{\u007bb}}\n""#, TextKind::Json),
             (r#""{{ssm:a}}""#, r#""{\u007bssm:a}}""#, TextKind::Json),
             (r#""{{{{""#, r#""{\u007b{\u007b""#, TextKind::Json),
             (r#""{{{""#, r#""{\u007b{""#, TextKind::Json),
             (r#"{"a":{"b":"{{"}}"#, r#"{"a":{"b":"{\u007b"}}"#, TextKind::Json),
         ] {
             let value = ConfigValue::parse(json).unwrap();
-            assert_eq!(encode(&value), (text.to_owned(), kind), "{json}");
+            assert_eq!(encode(&value), (stored.to_owned(), kind.clone()), "{json}");
+            assert_eq!(decode(stored, &kind).unwrap(), value, "{json}");
         }
     }
 
     proptest! {
         /// What is put comes back byte for byte, and never holds what Parameter Store would refuse or change.
         #[test]
-        fn every_string_round_trips(text in "[{} \\t\\n\\x00a\\\\\"é]{0,12}") {
+        fn every_string_round_trips(text in "[{} \\t\\n\\x00\\x0b\\x1c\\u{85}\\u{2028}\\u{feff}a\\\\\"é]{0,12}") {
             let value = ConfigValue::from_text(&text);
             let (stored, kind) = encode(&value);
             prop_assert!(!stored.is_empty() && !stored.contains("{{"));
-            prop_assert_eq!(stored.trim(), &stored);
-            prop_assert_eq!(decode(&stored, kind).unwrap(), value);
+            let is_trimmed = |c: char| c.is_whitespace() || c <= ' ' || c == '\u{feff}';
+            prop_assert_eq!(stored.trim_matches(is_trimmed), &stored);
+            prop_assert_eq!(decode(&stored, &kind).unwrap(), value);
         }
     }
 }

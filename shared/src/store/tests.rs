@@ -124,8 +124,9 @@ fn values_are_measured_as_they_would_be_stored() {
     let quoted_wide =
         |length: usize| ConfigValue::from_text(&format!("{}{}", "ä".repeat((length - 2) / 2), &"v"[..length % 2]));
     let list = |length: usize| ConfigValue::parse(&format!(r#"["{}"]"#, "v".repeat(length - 4))).unwrap();
-    // What Parameter Store would trim, or take for a reference, lies there as JSON, its quotes and escapes counted.
-    let padded = |length: usize| ConfigValue::from_text(&format!(" {}", "v".repeat(length - 3)));
+    // White space around a text lies in the ledger. What Parameter Store would take for a reference lies there as JSON, its quotes and
+    // escapes counted.
+    let padded = |length: usize| ConfigValue::from_text(&format!("\n {}\n", "v".repeat(length)));
     let escaped = |length: usize| ConfigValue::from_text(&format!("{{{{{}", "v".repeat(length - 9)));
     let cases: [(&str, &str, usize, Make<'_>); 14] = [
         (DYNAMODB, "DynamoDB", 262_144, &quoted),

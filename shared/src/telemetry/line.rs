@@ -33,6 +33,8 @@ struct Line<'a> {
     duration: f64,
     #[serde(rename = "OwedWorkAge", skip_serializing_if = "Option::is_none")]
     owed_work_age: Option<f64>,
+    #[serde(rename = "UnparsedEdits", skip_serializing_if = "Option::is_none")]
+    unparsed_edits: Option<u32>,
     duration_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
@@ -98,6 +100,7 @@ const BY_TAG: &[&str] = &["Function", "Tag", "Outcome"];
 const OF_REQUESTS: &[Metric] =
     &[Metric { name: "Requests", unit: "Count" }, Metric { name: "Duration", unit: "Milliseconds" }];
 const OF_SWEEPS: &[Metric] = &[Metric { name: "OwedWorkAge", unit: "Seconds" }];
+const OF_EDITS: &[Metric] = &[Metric { name: "UnparsedEdits", unit: "Count" }];
 
 /// The line of an invocation.
 pub(super) fn write(
@@ -114,6 +117,11 @@ pub(super) fn write(
     if notes.swept.is_some() {
         cloud_watch_metrics.push(Directive { namespace: NAMESPACE, dimensions: &[&["Function"]], metrics: OF_SWEEPS });
     }
+    // Only where there is something to tell: a metric that nobody needs costs nothing then.
+    let unparsed_edits = Some(notes.unparsed_edits).filter(|count| *count > 0);
+    if unparsed_edits.is_some() {
+        cloud_watch_metrics.push(Directive { namespace: NAMESPACE, dimensions: &[&["Function"]], metrics: OF_EDITS });
+    }
     let duration = (took.as_secs_f64() * 1e6).round() / 1e3;
     let report = notes.swept.as_ref().map(|(report, _)| report);
     let line = Line {
@@ -127,6 +135,7 @@ pub(super) fn write(
         requests: 1,
         duration,
         owed_work_age: notes.swept.as_ref().map(|(_, oldest)| oldest.as_secs_f64()),
+        unparsed_edits,
         duration_ms: duration,
         status: if let Outcome::Status(status) = outcome { Some(status) } else { None },
         problem: notes.problem,

@@ -89,6 +89,8 @@ pub(crate) struct Notes {
     /// Calls to AWS by service, each attempt counted.
     calls: BTreeMap<&'static str, u32>,
     swept: Option<(SweepReport, Duration)>,
+    /// Edits in a store that should have been JSON and are not.
+    unparsed_edits: u32,
 }
 
 struct Current {
@@ -216,6 +218,11 @@ pub(crate) fn note_problem(kind: &'static str) {
 /// What a sweep came to, and how long the oldest work had been owed.
 pub(crate) fn note_sweep(report: SweepReport, oldest: Duration) {
     note(|notes| notes.swept = Some((report, oldest)));
+}
+
+/// Counts an edit in a store that should have been JSON and is not.
+pub(crate) fn note_unparsed_edit() {
+    note(|notes| notes.unparsed_edits += 1);
 }
 
 /// An attempt of a call to AWS that has ended.

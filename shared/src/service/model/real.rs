@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    entry::{Author, CommitId, Entry, Held as RealHeld, Locator, PutId, Revision, State, TextKind, Version},
+    entry::{Author, CommitId, Entry, Held as RealHeld, Locator, PutId, Revision, State, TextKind, Trimmed, Version},
     key::ConfigKey,
     ledger::{Current, FollowState},
     routing::TagRoutes,
@@ -90,7 +90,7 @@ impl Lens {
             state: match item.entry.map(|entry| entry.held) {
                 Some(Held::Here(_)) => State::Live(RealHeld::Value(ConfigValue::from_text("v"))),
                 Some(Held::Elsewhere(place, _)) => {
-                    State::Live(RealHeld::Elsewhere(Self::locator(place), TextKind::Text))
+                    State::Live(RealHeld::Elsewhere(Self::locator(place), TextKind::Text(Trimmed::default())))
                 }
                 Some(Held::Deleted) | None => State::Deleted,
             },
