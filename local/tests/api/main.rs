@@ -7,11 +7,15 @@ mod bad_input;
 #[cfg(test)]
 mod cache;
 #[cfg(test)]
+mod comments;
+#[cfg(test)]
 mod concurrency;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod crash_points;
+#[cfg(test)]
+mod deletes;
 #[cfg(test)]
 mod entries;
 #[cfg(test)]
@@ -30,6 +34,8 @@ mod limits;
 mod linearizability;
 #[cfg(test)]
 mod looks;
+#[cfg(test)]
+mod members;
 #[cfg(test)]
 mod mirror;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::{
     clock::Timestamp,
+    comment::Comment,
     entry::{Author, CommitId, Entry, Epoch, Held, Locator, PutId, Revision, State, TextKind, Version},
     key::ConfigKey,
     tenant::TenantId,
@@ -191,6 +192,9 @@ pub struct Current {
     pub entry: Option<Entry>,
     /// How far the store has followed.
     pub follow: FollowState,
+    /// The newest version that is a deletion, if there is one: what lay in the store alone before it
+    /// is not kept.
+    pub deleted: Option<Version>,
     /// The highest version of the key, if that is not the current one but one that was superseded when it was found.
     latest: Option<Version>,
 }
@@ -238,6 +242,7 @@ impl Current {
                 absorbed_id: read.optional_text("absorbedId").map(PutId::from_stored),
                 owed: item.contains_key("workShard"),
             },
+            deleted: read.optional_number("deletedVersion").map(Version::new),
             latest: read.optional_number("latestVersion").map(Version::new),
         })
     }
@@ -251,6 +256,9 @@ impl Current {
         } else {
             self.follow.followed = Some(entry.version);
             self.follow.store_version = place.map(|place| place.version);
+            if !entry.is_live() {
+                self.deleted = Some(entry.version);
+            }
             self.entry = Some(entry);
         }
         self
@@ -287,11 +295,16 @@ pub(super) fn read_entry(item: &Item, key: ConfigKey) -> Result<Entry, DamagedIt
         version: Version::new(read.number("version")?),
         revision: Revision::new(read.number("revision")?),
         author: Author::new(read.text("author")?),
+        comment: read_comment(&read),
         modified_at: Timestamp::from_millis(read.number("modifiedAt")?),
         commit: CommitId::from_stored(read.text("commitId")?),
         state,
         superseded: item.contains_key("superseded"),
     })
+}
+
+fn read_comment(read: &Reader<'_>) -> Option<Comment> {
+    read.optional_text("comment").map(Comment::from_stored)
 }
 
 fn read_held(read: &Reader<'_>) -> Result<Held, DamagedItem> {
@@ -320,6 +333,9 @@ pub(super) fn entry_attributes(entry: &Entry) -> Vec<(&'static str, AttributeVal
         ("modifiedAt", n(entry.modified_at.millis())),
         ("commitId", s(entry.commit.to_string())),
     ];
+    if let Some(comment) = &entry.comment {
+        attributes.push(("comment", s(comment.as_str())));
+    }
     if entry.superseded {
         attributes.push(("superseded", AttributeValue::Bool(true)));
     }
@@ -385,6 +401,8 @@ pub struct Change {
     pub revision: Revision,
     /// Who committed.
     pub author: Author,
+    /// Why, if who committed said so.
+    pub comment: Option<Comment>,
     /// When.
     pub at: Timestamp,
     /// The commit's id.
@@ -404,7 +422,7 @@ impl Change {
                 ("operation".to_owned(), s(changed.operation.name())),
             ]))
         });
-        [
+        let mut item: Item = [
             ("pk", s(partition(tenant))),
             ("sk", s(change_key(self.revision))),
             ("format", n(FORMAT)),
@@ -420,7 +438,11 @@ impl Change {
             ("workKey", s(work_key(publish_from, self.at, tenant))),
         ]
         .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        .into();
+        if let Some(comment) = &self.comment {
+            item.insert("comment".to_owned(), s(comment.as_str()));
+        }
+        item
     }
 
     pub(super) fn read(item: &Item) -> Result<Self, DamagedItem> {
@@ -440,6 +462,7 @@ impl Change {
         Ok(Self {
             revision: Revision::new(read.number("revision")?),
             author: Author::new(read.text("author")?),
+            comment: read_comment(&read),
             at: Timestamp::from_millis(read.number("at")?),
             commit: CommitId::from_stored(read.text("commitId")?),
             expires_at: Timestamp::from_millis(read.number("expiresAt")?.saturating_mul(1000)),
