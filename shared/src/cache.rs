@@ -74,7 +74,8 @@ impl Weighter<EntryId, Held> for Bytes {
     fn weight(&self, (tenant, _, key): &EntryId, (_, known): &Held) -> u64 {
         let held = known.as_ref().map_or(0, |resolved| {
             let entry = &resolved.entry;
-            resolved.value.as_json().len() + entry.key.as_str().len() + entry.author.as_str().len()
+            let comment = entry.comment.as_ref().map_or(0, |comment| comment.as_str().len());
+            resolved.value.as_json().len() + entry.key.as_str().len() + entry.author.as_str().len() + comment
         });
         (ENTRY_OVERHEAD + tenant.as_str().len() + key.len() + held) as u64
     }

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Timestamp, key::ConfigKey, value::ConfigValue};
+use crate::{clock::Timestamp, comment::Comment, key::ConfigKey, value::ConfigValue};
 
 /// Counts the writes of one key: 1, 2, 3, … never reused, not after a delete either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -264,6 +264,8 @@ pub struct Entry {
     pub revision: Revision,
     /// Who wrote it.
     pub author: Author,
+    /// Why, if who wrote it said so.
+    pub comment: Option<Comment>,
     /// When.
     pub modified_at: Timestamp,
     /// The id of the commit that wrote it.

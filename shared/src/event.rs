@@ -28,14 +28,18 @@ impl EventPublisher {
         Self { clients, bus }
     }
 
-    /// Publishes a change: tenant, revision and keys, never a value.
+    /// Publishes a change: tenant, revision, keys and comment, never a value.
     pub async fn publish(&self, scope: &TenantScope, change: &Change) -> Result<(), AwsFailure> {
         let keys: Vec<_> = change
             .keys
             .iter()
             .map(|changed| json!({"key": changed.key, "version": changed.version, "operation": changed.operation}))
             .collect();
-        let detail = json!({"format": 1, "tenant": scope.tenant().as_str(), "revision": change.revision, "keys": keys});
+        let mut detail =
+            json!({"format": 1, "tenant": scope.tenant().as_str(), "revision": change.revision, "keys": keys});
+        if let Some(comment) = &change.comment {
+            detail["comment"] = comment.as_str().into();
+        }
         let entry = PutEventsRequestEntry::builder()
             .event_bus_name(&self.bus)
             .source(SOURCE)

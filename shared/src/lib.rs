@@ -6,6 +6,7 @@ pub mod auth;
 pub mod aws;
 pub mod cache;
 pub mod clock;
+pub mod comment;
 pub mod entry;
 pub mod event;
 pub mod function;

@@ -11,9 +11,9 @@ use serde_json::value::RawValue;
 /// How deep arrays and objects may be nested: DynamoDB's limit, kept for every store so that a key can change its store.
 pub const MAX_DEPTH: usize = 32;
 
-/// What an answer says of an entry besides its value, in bytes as [`answer_bytes`] counts them: the longest key and author, each
-/// character as its longest escape, and the counters.
-const METADATA_BYTES: usize = 2048;
+/// What an answer says of an entry besides its value, in bytes as [`answer_bytes`] counts them: the longest key, author and comment,
+/// each character as its longest escape, and the counters. That takes 3,100.
+const METADATA_BYTES: usize = 4096;
 
 /// A JSON value as the client wrote it, in one canonical spelling: no white space between tokens, no needless escapes in strings.
 ///

@@ -5,6 +5,7 @@ use serde::Serialize;
 use tenantry::{
     auth::{Permission, TenantScope},
     clock::Timestamp,
+    comment::Comment,
     entry::{Author, ETag, Epoch, Precondition, Revision, TagList, Version},
     function::{BoxFuture, Context, Front},
     http::{
@@ -253,11 +254,6 @@ fn past_entry<'a>(key: &ConfigKey, version: Version, at: &'a At<Option<Fetched>>
             Err(Problem::new(ProblemType::NotFound, format!("version {version} of {key} is a deletion"))
                 .at(at.revision))
         }
-        Some(past) if past.value.is_none() => Err(Problem::new(
-            ProblemType::Gone,
-            format!("the value of version {version} of {key} is not kept any more"),
-        )
-        .at(at.revision)),
         Some(past) => Ok(VersionView::with_key(past)),
     }
 }
@@ -300,6 +296,8 @@ struct ChangeView<'a> {
     revision: Revision,
     at: Timestamp,
     author: &'a Author,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comment: Option<&'a Comment>,
     keys: Vec<ChangedKeyView<'a>>,
 }
 
@@ -317,6 +315,12 @@ impl<'a> From<&'a Change> for ChangeView<'a> {
             version: one.version,
             operation: one.operation,
         });
-        Self { revision: change.revision, at: change.at, author: &change.author, keys: keys.collect() }
+        Self {
+            revision: change.revision,
+            at: change.at,
+            author: &change.author,
+            comment: change.comment.as_ref(),
+            keys: keys.collect(),
+        }
     }
 }

@@ -4,6 +4,7 @@ use lambda_http::http::StatusCode;
 use serde::Serialize;
 use tenantry::{
     auth::{Permission, TenantScope},
+    comment::Comment,
     entry::{ETag, Precondition, Revision, TagList},
     function::{Context, Front},
     http::{
@@ -74,23 +75,28 @@ impl App {
         let key = event.key(CONFIG, &self.foundation.routes)?;
         event.query(&[])?;
         let (text, body): (_, PutBody) = event.json(r#"{"value": …}"#)?;
-        self.write_one(scope, event, &text, key, Operation::Put(body.value()?)).await
+        let comment = body.comment()?;
+        self.write_one(scope, event, &text, key, Operation::Put(body.value()?), comment).await
     }
 
     async fn delete(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
         let key = event.key(CONFIG, &self.foundation.routes)?;
-        event.query(&[])?;
+        // Not in a body: that of a DELETE has no meaning (RFC 9110, 9.3.5), and many on the way drop it.
+        let query = event.query(&["comment"])?;
         if !event.body()?.is_empty() {
-            return Err(Problem::new(ProblemType::InvalidBody, "a DELETE takes no body"));
+            let rule = "a DELETE takes no body; a comment stands in its query, as ?comment=";
+            return Err(Problem::new(ProblemType::InvalidBody, rule));
         }
-        self.write_one(scope, event, "", key, Operation::Delete).await
+        let text = query.text("comment").unwrap_or_default();
+        self.write_one(scope, event, text, key, Operation::Delete, query.comment()?).await
     }
 
     async fn rollback(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
         let key = event.key(ROLLBACK, &self.foundation.routes)?;
         event.query(&[])?;
         let (text, body): (_, RollbackBody) = event.json(r#"{"version": 3}"#)?;
-        self.write_one(scope, event, &text, key, Operation::Rollback(body.version()?)).await
+        let comment = body.comment()?;
+        self.write_one(scope, event, &text, key, Operation::Rollback(body.version()?), comment).await
     }
 
     async fn write_one(
@@ -100,9 +106,10 @@ impl App {
         body: &str,
         key: ConfigKey,
         operation: Operation,
+        comment: Option<Comment>,
     ) -> Result<Answer, Problem> {
         let request = WriteRequest { key, precondition: event.precondition()?, operation };
-        let written = self.writer.write(scope, &[request], event.idempotency(body)?).await?;
+        let written = self.writer.write(scope, &[request], comment, event.idempotency(body)?).await?;
         let created = written.receipt.writes.iter().any(|one| one.created && !one.deleted);
         let status = if created { StatusCode::CREATED } else { StatusCode::OK };
         let mut respond = written_headers(Respond::new(status), &written);
@@ -126,6 +133,7 @@ impl App {
             let rule = format!("a transaction takes 1 to {MAX_OPERATIONS} operations; this one has {}", body.count());
             return Err(Problem::new(ProblemType::InvalidBody, rule));
         }
+        let comment = body.comment()?;
         let mut requests: Vec<WriteRequest> = Vec::with_capacity(body.count());
         for (index, operation) in body.operations().enumerate() {
             let operation = operation?;
@@ -137,7 +145,7 @@ impl App {
             }
             requests.push(request);
         }
-        let written = self.writer.write(scope, &requests, event.idempotency(&text)?).await?;
+        let written = self.writer.write(scope, &requests, comment, event.idempotency(&text)?).await?;
         let view = TransactionView { revision: written.receipt.revision, results: WrittenView::all(&written) };
         Ok(written_headers(Respond::new(StatusCode::OK), &written).json(&view))
     }

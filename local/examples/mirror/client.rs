@@ -196,6 +196,8 @@ pub(crate) struct Entry {
     pub(crate) revision: u64,
     pub(crate) etag: String,
     pub(crate) author: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) comment: Option<String>,
     pub(crate) modified_at: String,
     /// As it was written, byte for byte; `null` is a value like any other. None: its store has lost it, but the key is there.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
@@ -250,6 +252,8 @@ pub(crate) struct Change {
     pub(crate) revision: u64,
     at: String,
     author: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    comment: Option<String>,
     pub(crate) keys: Vec<ChangedKey>,
 }
 

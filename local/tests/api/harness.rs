@@ -271,6 +271,11 @@ impl<'a> Tenant<'a> {
         self.call(Method::PUT, &format!("/v1/config/{key}")).json(&json!({"value": value}))
     }
 
+    /// A put with a comment.
+    pub(crate) fn put_because(&self, key: &str, value: &Value, comment: &str) -> Call<'a> {
+        self.call(Method::PUT, &format!("/v1/config/{key}")).json(&json!({"value": value, "comment": comment}))
+    }
+
     pub(crate) fn delete(&self, key: &str) -> Call<'a> {
         self.call(Method::DELETE, &format!("/v1/config/{key}"))
     }

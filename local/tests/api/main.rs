@@ -7,6 +7,8 @@ mod bad_input;
 #[cfg(test)]
 mod cache;
 #[cfg(test)]
+mod comments;
+#[cfg(test)]
 mod concurrency;
 #[cfg(test)]
 mod conditions;
@@ -14,6 +16,8 @@ mod conditions;
 mod crash;
 #[cfg(test)]
 mod crash_points;
+#[cfg(test)]
+mod deletes;
 #[cfg(test)]
 mod edge;
 #[cfg(test)]
@@ -34,6 +38,8 @@ mod limits;
 mod linearizability;
 #[cfg(test)]
 mod looks;
+#[cfg(test)]
+mod members;
 #[cfg(test)]
 mod mirror;
 #[cfg(test)]

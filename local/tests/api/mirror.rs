@@ -77,7 +77,8 @@ async fn something(api: &Api, tenant: &Tenant<'_>, rng: &mut Rng, value: &str) {
     let key = format!("{tag}{name}");
     let parameter = tenant.parameter_name(tag, &name);
     let answer = match rng.u8(..10) {
-        0..4 => tenant.put(&key, &json!(value)).await,
+        0 => tenant.put_because(&key, &json!(value), value).await,
+        1..4 => tenant.put(&key, &json!(value)).await,
         4 => tenant.delete(&key).await,
         5 => tenant.roll_back(&key, rng.u64(1..4)).await,
         6 => {

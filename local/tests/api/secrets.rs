@@ -37,11 +37,12 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 /// Promise: a secret's value stands in no log line of ours, whatever goes wrong, in no item of the ledger, in no change, and in no
-/// error; and no other tenant's name stands in what is logged for one.
+/// error; and no other tenant's name stands in what is logged for one. Nor does a comment stand in any log line.
 #[tokio::test]
 async fn plaintext_stays_in_parameter_store() {
     const CANARY: &str = "canary-7f3a9d";
     const NO_SECRET: &str = "plain-51c0be";
+    const COMMENT: &str = "because-88d2f1";
     let log = Log::default();
     let ours =
         EnvFilter::new("tenantry=trace,config_read=trace,config_write=trace,config_refresh=trace,local=trace,info");
@@ -57,7 +58,18 @@ async fn plaintext_stays_in_parameter_store() {
     let api = Api::with(local::Options { data: data_folder, telemetry, ..local::Options::default() }).await;
     let acme = api.tenant("acme");
     let secret = json!({"password": CANARY});
-    acme.put("tenant_config_db", &json!(NO_SECRET)).await.expect(201);
+    acme.put_because("tenant_config_db", &json!(NO_SECRET), COMMENT).await.expect(201);
+    acme.put_because("tenant_config_db", &json!(NO_SECRET), &format!("{COMMENT}\n")).await.expect(400);
+    acme.delete(&format!("tenant_config_db?comment={COMMENT}")).await.expect(200);
+    acme.delete(&format!("tenant_config_db?comment={COMMENT}")).await.expect(404);
+    acme.call(Method::POST, "/v1/rollback/tenant_config_db")
+        .json(&json!({"version": 1, "comment": COMMENT}))
+        .await
+        .expect(201);
+    let operations = json!([{"op": "put", "key": "param_config_db", "value": 1}]);
+    let body = json!({"operations": operations, "comment": COMMENT});
+    acme.call(Method::POST, "/v1/transactions").json(&body).await.expect(200);
+    assert!(acme.changes("since=0").await.expect(200).text.contains(COMMENT));
     let written = acme.put("secret_config_db", &secret).header("idempotency-key", "k").await.expect(201);
     // White space around a text is in the ledger, the text is not.
     acme.put("secret_config_pem", &json!(format!("\n{CANARY}\n"))).await.expect(201);
@@ -84,7 +96,7 @@ async fn plaintext_stays_in_parameter_store() {
         assert!(logged.contains(looked_at), "the log is looked at: {logged}");
     }
     assert!(!logged.contains(CANARY), "{logged}");
-    for hidden in token.split('.').chain(["Bearer "]) {
+    for hidden in token.split('.').chain(["Bearer ", COMMENT]) {
         assert!(!logged.contains(hidden), "{hidden}: {logged}");
     }
     let mut found = false;

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use super::*;
 use crate::{
+    comment::Comment,
     entry::{Author, CommitId, Epoch, Held as HeldValue, State, Version},
     ledger::{ChangeOperation, ChangedKey},
     routing::TagRoutes,
@@ -46,6 +47,7 @@ fn change(revision: u64, names: &[&str]) -> Change {
     Change {
         revision: Revision::new(revision),
         author: Author::new("alice"),
+        comment: None,
         at: at(0),
         commit: head(revision).commit,
         expires_at: at(u64::MAX),
@@ -61,6 +63,7 @@ fn entry(key: &ConfigKey, revision: u64, text: &str) -> Arc<Resolved> {
         version: Version::FIRST,
         revision: Revision::new(revision),
         author: Author::new("alice"),
+        comment: None,
         modified_at: at(0),
         commit: head(revision).commit,
         state: State::Live(HeldValue::Value(value.clone())),
@@ -404,14 +407,17 @@ fn an_entry_weighs_its_texts() {
     let tenant = tenant(&"t".repeat(60));
     let Observed::Valid(valid) = cache.observe(&tenant, cache.ask(at(0)), &head(5)) else { panic!("behind") };
     let key = key(&"k".repeat(60));
-    let weight = |author: &str| {
+    let weight = |author: &str, comment: &str| {
         let mut resolved = Arc::unwrap_or_clone(entry(&key, 3, &"v".repeat(5_000)));
         resolved.entry.author = Author::new(author);
+        resolved.entry.comment = Some(Comment::from_stored(comment));
         cache.insert(&tenant, &valid, &key, Some(Arc::new(resolved)));
         cache.bytes()
     };
     // The value, the tenant, the key twice, and the author's bytes.
     let texts = 5_000 + 60 + 2 * 60 + 1;
-    assert!((texts..texts + 1_000).contains(&weight("a")), "{}", weight("a"));
-    assert_eq!(weight(&"ä".repeat(128)) - weight("a"), 255);
+    let least = weight("a", "");
+    assert!((texts..texts + 1_000).contains(&least), "{least}");
+    assert_eq!(weight(&"ä".repeat(128), "") - least, 255);
+    assert_eq!(weight("a", &"ä".repeat(256)) - least, 512);
 }

@@ -9,7 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{Problem, ProblemType};
-use crate::{entry::Version, redact::Redacted, value::ConfigValue};
+use crate::{comment::Comment, entry::Version, redact::Redacted, value::ConfigValue};
 
 /// How much of what the JSON parser says is passed on, in characters: it repeats names and texts of the body, however long they are.
 const MAX_SHOWN: usize = 200;
@@ -21,6 +21,8 @@ const MAX_ITEMS: usize = 100;
 #[serde(deny_unknown_fields)]
 pub struct PutBody {
     value: Redacted<Box<RawValue>>,
+    #[serde(default)]
+    comment: Redacted<Option<String>>,
 }
 
 /// `POST /v1/rollback/{key+}`.
@@ -28,6 +30,8 @@ pub struct PutBody {
 #[serde(deny_unknown_fields)]
 pub struct RollbackBody {
     version: u64,
+    #[serde(default)]
+    comment: Redacted<Option<String>>,
 }
 
 /// `POST /v1/batch-get`.
@@ -42,6 +46,8 @@ pub struct BatchGetBody {
 #[serde(deny_unknown_fields)]
 pub struct TransactionBody {
     operations: Items,
+    #[serde(default)]
+    comment: Redacted<Option<String>>,
 }
 
 /// One operation of a transaction.
@@ -78,6 +84,11 @@ impl PutBody {
     pub fn value(&self) -> Result<ConfigValue, Problem> {
         Ok(ConfigValue::parse(self.value.get())?)
     }
+
+    /// Why it is written.
+    pub fn comment(&self) -> Result<Option<Comment>, Problem> {
+        comment_of(self.comment.as_deref())
+    }
 }
 
 impl RollbackBody {
@@ -88,6 +99,11 @@ impl RollbackBody {
         } else {
             Err(Problem::new(ProblemType::InvalidBody, "versions count from 1"))
         }
+    }
+
+    /// Why the key goes back there.
+    pub fn comment(&self) -> Result<Option<Comment>, Problem> {
+        comment_of(self.comment.as_deref())
     }
 }
 
@@ -109,6 +125,11 @@ impl TransactionBody {
     /// How many operations there are.
     pub fn count(&self) -> usize {
         self.operations.count
+    }
+
+    /// Why it is written, all of it.
+    pub fn comment(&self) -> Result<Option<Comment>, Problem> {
+        comment_of(self.comment.as_deref())
     }
 
     /// Puts and deletes. One that is not of its form has the problem.
@@ -140,6 +161,10 @@ impl OperationBody {
             )),
         }
     }
+}
+
+fn comment_of(text: Option<&str>) -> Result<Option<Comment>, Problem> {
+    Comment::parse(text.unwrap_or_default()).map_err(|error| Problem::comment(error, ProblemType::InvalidBody))
 }
 
 /// Parses a body.

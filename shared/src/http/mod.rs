@@ -29,6 +29,7 @@ pub use respond::{EntryView, Respond, VersionView, WrittenView};
 
 use crate::{
     auth::{Authenticator, Permission, Presented, TenantScope},
+    comment::Comment,
     entry::{ETag, Precondition, Revision, TagList, Version},
     key::ConfigKey,
     ledger::{Head, IdempotencyClaim},
@@ -164,6 +165,10 @@ impl Event {
 
     /// The query's parameters; none but those in `known`, and each at most once.
     pub fn query(&self, known: &'static [&'static str]) -> Result<Query, Problem> {
+        if percent_decode_str(&self.raw_query_string).decode_utf8().is_err() {
+            // What stands for such bytes afterwards is nothing that the client sent.
+            return Err(Problem::new(ProblemType::InvalidParameter, "the query is not UTF-8, percent-encoded"));
+        }
         let mut values = HashMap::new();
         for (name, value) in form_urlencoded::parse(self.raw_query_string.as_bytes()) {
             let Some(known_name) = known.iter().find(|one| **one == name) else {
@@ -185,7 +190,7 @@ impl Event {
                 ));
             }
         }
-        Ok(Query(values))
+        Ok(Query(Redacted(values)))
     }
 
     /// The body as text, without a byte order mark: a parser of JSON may ignore one (RFC 8259, 8.1), and some clients send it.
@@ -253,7 +258,8 @@ impl Event {
         }
     }
 
-    /// The request's idempotency claim, if it carries an `Idempotency-Key`.
+    /// The request's idempotency claim, if it carries an `Idempotency-Key`. `body` is what it asks for besides method, path and
+    /// conditions, which for a DELETE is the comment of its query.
     ///
     /// Only hashes are kept. The request's is salted with the key, which is not kept, so that nobody who reads the table can
     /// guess a short secret value from it.
@@ -296,7 +302,7 @@ impl Event {
 
 /// A query's parameters.
 #[derive(Debug)]
-pub struct Query(HashMap<&'static str, String>);
+pub struct Query(Redacted<HashMap<&'static str, String>>);
 
 impl Query {
     /// A parameter's text.
@@ -321,6 +327,12 @@ impl Query {
             Some(0) => Err(Problem::new(ProblemType::InvalidParameter, "versions count from 1")),
             number => Ok(number.map(Version::new)),
         }
+    }
+
+    /// Why something is written.
+    pub fn comment(&self) -> Result<Option<Comment>, Problem> {
+        Comment::parse(self.text("comment").unwrap_or_default())
+            .map_err(|error| Problem::comment(error, ProblemType::InvalidParameter))
     }
 
     /// A revision.

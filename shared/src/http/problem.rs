@@ -11,6 +11,7 @@ use super::{Answer, Respond};
 use crate::{
     auth::AuthError,
     aws::{AwsFailure, FailureKind, Service},
+    comment::{InvalidComment, MAX_COMMENT_CHARS},
     entry::{ETag, Revision, TagList},
     key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
     ledger::LedgerError,
@@ -130,6 +131,17 @@ impl Problem {
         let mut problem = Self::new(ProblemType::PreconditionFailed, rule);
         problem.etag = Some(current.clone());
         problem.at(revision)
+    }
+
+    /// That a text is no comment; `place` is the problem of what it stands in.
+    pub(super) fn comment(error: InvalidComment, place: ProblemType) -> Self {
+        let detail = error.to_string();
+        match error {
+            InvalidComment::TooLong(characters) => Self::new(ProblemType::TooLarge, detail)
+                .with("limitCharacters", MAX_COMMENT_CHARS)
+                .with("characters", characters),
+            InvalidComment::Control(_) => Self::new(place, detail),
+        }
     }
 
     /// That a value is where no route leads to.
@@ -351,6 +363,7 @@ impl From<ReadError> for Problem {
                 Self::new(ProblemType::Unavailable, detail).retry_after(5)
             }
             ReadError::RouteChanged(key) => Self::off_route(&key, &detail),
+            ReadError::VersionGone { head, .. } => Self::new(ProblemType::Gone, detail).at(head),
             ReadError::Secret(key) => Self::new(ProblemType::Forbidden, detail).with("key", key.as_str()),
             ReadError::NotReached { head, .. } => {
                 Self::new(ProblemType::Unprocessable, detail).at(head).with("revision", head.get())
@@ -390,7 +403,7 @@ impl From<WriteError> for Problem {
                 Self::new(ProblemType::NotFound, detail).with("key", key.as_str())
             }
             WriteError::RouteChanged(key) => Self::off_route(&key, &detail),
-            WriteError::VersionGone(key, _) => Self::new(ProblemType::Gone, detail).with("key", key.as_str()),
+            WriteError::VersionGone(gone) => Self::new(ProblemType::Gone, detail).with("key", gone.key.as_str()),
             WriteError::VersionIsTombstone(key, _) | WriteError::CannotJoin { key, .. } => {
                 Self::new(ProblemType::Unprocessable, detail).with("key", key.as_str())
             }

@@ -10,6 +10,7 @@ use super::{Answer, Problem, ProblemType};
 use crate::{
     cache::Resolved,
     clock::Timestamp,
+    comment::Comment,
     entry::{Author, ETag, Entry, Revision, Version},
     ledger::WrittenKey,
     service::{At, Fetched},
@@ -110,6 +111,8 @@ pub struct EntryView<'a> {
     version: Version,
     revision: Revision,
     author: &'a Author,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comment: Option<&'a Comment>,
     modified_at: Timestamp,
     etag: ETag,
 }
@@ -136,6 +139,7 @@ impl<'a> EntryView<'a> {
             version: entry.version,
             revision: entry.revision,
             author: &entry.author,
+            comment: entry.comment.as_ref(),
             modified_at: entry.modified_at,
             etag: entry.etag(),
         }
@@ -160,6 +164,8 @@ pub struct VersionView<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     superseded: bool,
     author: &'a Author,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comment: Option<&'a Comment>,
     modified_at: Timestamp,
     etag: ETag,
 }
@@ -175,6 +181,7 @@ impl<'a> From<&'a Fetched> for VersionView<'a> {
             value_gone: entry.is_live() && value.is_none(),
             superseded: entry.superseded,
             author: &entry.author,
+            comment: entry.comment.as_ref(),
             modified_at: entry.modified_at,
             etag: entry.etag(),
         }
@@ -205,6 +212,9 @@ pub struct WrittenView<'a> {
     etag: &'a str,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     deleted: bool,
+    /// The delete takes the values of the key's earlier versions along: they lay in their store alone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    removes_older_values: bool,
     /// The value is committed and what every reader gets; its store is still to be brought after.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pending: bool,
@@ -222,6 +232,7 @@ impl<'a> WrittenView<'a> {
             modified_at: Timestamp::from_millis(receipt.at_millis),
             etag: &one.etag,
             deleted: one.deleted,
+            removes_older_values: one.removes_older_values,
             pending: *pending,
         };
         receipt.writes.iter().zip(&written.pending).map(view).collect()

@@ -1,6 +1,7 @@
 //! What requests mean, what is refused, and what callers are told: without a panic, a guess, or a word about our insides.
 
 mod bodies;
+mod comments;
 mod cursors;
 mod problems;
 mod redaction;

@@ -20,6 +20,7 @@ use crate::{
     auth::TenantScope,
     aws::{AwsFailure, FailureKind, Service},
     clock::Timestamp,
+    comment::Comment,
     entry::{Author, CommitId, Entry, Epoch, Locator, PutId, Revision, State, ValueFormat, Version},
     key::ConfigKey,
     tenant::TenantId,
@@ -45,6 +46,8 @@ pub struct Plan {
     pub at: Timestamp,
     /// What is written; no key twice.
     pub writes: Vec<PlannedWrite>,
+    /// Why, if who commits says so.
+    pub comment: Option<Comment>,
     /// The request that the commit fulfils, if it carries an idempotency key.
     pub idempotency: Option<IdempotencyClaim>,
 }
@@ -66,6 +69,9 @@ pub struct PlannedWrite {
     pub format: Option<ValueFormat>,
     /// What the write means for the tag's store.
     pub store: StoreWork,
+    /// Whether the values of the key's earlier versions go with it, because they lie in that store
+    /// alone.
+    pub removes_older_values: bool,
 }
 
 /// What a write means for the store outside the ledger.
@@ -146,6 +152,9 @@ pub struct WrittenKey {
     pub deleted: bool,
     /// Whether the key had no value before.
     pub created: bool,
+    /// Whether the values of the key's earlier versions go with it.
+    #[serde(default)]
+    pub removes_older_values: bool,
 }
 
 /// How an attempt to commit ended.
@@ -179,6 +188,7 @@ impl Plan {
             version: write.version,
             revision: self.revision(),
             author: self.author(scope),
+            comment: self.comment.clone(),
             modified_at: write.found().map_or(self.at, |found| found.at),
             commit: self.commit.clone(),
             state: write.state.clone(),
@@ -204,6 +214,7 @@ impl Plan {
                 etag: entry.etag().to_string(),
                 deleted: !entry.is_live(),
                 created: write.creates,
+                removes_older_values: write.removes_older_values,
             }
         });
         Receipt {
@@ -230,6 +241,7 @@ impl Plan {
         Change {
             revision: self.revision(),
             author: self.author(scope),
+            comment: self.comment.clone(),
             at: self.at,
             commit: self.commit.clone(),
             expires_at: self.at.plus(CHANGES_KEPT),
@@ -511,10 +523,13 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
     if let Some((name, value)) = write.format.map(item::format_attribute) {
         expression.set(name, value);
     }
-    for stale in ["value", "locatorVersion", "locatorModifiedAt", "textKind", "trimmed"] {
+    for stale in ["comment", "value", "locatorVersion", "locatorModifiedAt", "textKind", "trimmed"] {
         if !expression.names.contains_key(&format!("#{stale}")) {
             expression.remove(stale);
         }
+    }
+    if !entry.is_live() {
+        expression.set("deletedVersion", n(entry.version.get()));
     }
     let mut due = |from: Timestamp| {
         expression.set("workShard", s(item::follow_shard(item::shard(tenant))));

@@ -8,6 +8,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::{
     clock::Timestamp,
+    comment::Comment,
     entry::{
         Author, CommitId, Entry, Epoch, Held, Locator, PutId, Revision, State, TextKind, Trimmed, ValueFormat, Version,
     },
@@ -195,6 +196,9 @@ pub struct Current {
     pub follow: FollowState,
     /// What the key's values are.
     pub format: ValueFormat,
+    /// The newest version that is a deletion, if there is one: what lay in the store alone before it
+    /// is not kept.
+    pub deleted: Option<Version>,
     /// The highest version of the key, if that is not the current one but one that was superseded when it was found.
     latest: Option<Version>,
 }
@@ -243,6 +247,7 @@ impl Current {
                 owed: item.contains_key("workShard"),
             },
             format: read_format(&read)?,
+            deleted: read.optional_number("deletedVersion").map(Version::new),
             latest: read.optional_number("latestVersion").map(Version::new),
         })
     }
@@ -256,6 +261,9 @@ impl Current {
         } else {
             self.follow.followed = Some(entry.version);
             self.follow.store_version = place.map(|place| place.version);
+            if !entry.is_live() {
+                self.deleted = Some(entry.version);
+            }
             self.entry = Some(entry);
         }
         self
@@ -292,11 +300,16 @@ pub(super) fn read_entry(item: &Item, key: ConfigKey) -> Result<Entry, DamagedIt
         version: Version::new(read.number("version")?),
         revision: Revision::new(read.number("revision")?),
         author: Author::new(read.text("author")?),
+        comment: read_comment(&read),
         modified_at: Timestamp::from_millis(read.number("modifiedAt")?),
         commit: CommitId::from_stored(read.text("commitId")?),
         state,
         superseded: item.contains_key("superseded"),
     })
+}
+
+fn read_comment(read: &Reader<'_>) -> Option<Comment> {
+    read.optional_text("comment").map(Comment::from_stored)
 }
 
 fn read_held(read: &Reader<'_>) -> Result<Held, DamagedItem> {
@@ -355,6 +368,9 @@ pub(super) fn entry_attributes(entry: &Entry) -> Vec<(&'static str, AttributeVal
         ("modifiedAt", n(entry.modified_at.millis())),
         ("commitId", s(entry.commit.to_string())),
     ];
+    if let Some(comment) = &entry.comment {
+        attributes.push(("comment", s(comment.as_str())));
+    }
     if entry.superseded {
         attributes.push(("superseded", AttributeValue::Bool(true)));
     }
@@ -425,6 +441,8 @@ pub struct Change {
     pub revision: Revision,
     /// Who committed.
     pub author: Author,
+    /// Why, if who committed said so.
+    pub comment: Option<Comment>,
     /// When.
     pub at: Timestamp,
     /// The commit's id.
@@ -444,7 +462,7 @@ impl Change {
                 ("operation".to_owned(), s(changed.operation.name())),
             ]))
         });
-        [
+        let mut item: Item = [
             ("pk", s(partition(tenant))),
             ("sk", s(change_key(self.revision))),
             ("format", n(FORMAT)),
@@ -460,7 +478,11 @@ impl Change {
             ("workKey", s(work_key(publish_from, self.at, tenant))),
         ]
         .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        .into();
+        if let Some(comment) = &self.comment {
+            item.insert("comment".to_owned(), s(comment.as_str()));
+        }
+        item
     }
 
     pub(super) fn read(item: &Item) -> Result<Self, DamagedItem> {
@@ -480,6 +502,7 @@ impl Change {
         Ok(Self {
             revision: Revision::new(read.number("revision")?),
             author: Author::new(read.text("author")?),
+            comment: read_comment(&read),
             at: Timestamp::from_millis(read.number("at")?),
             commit: CommitId::from_stored(read.text("commitId")?),
             expires_at: Timestamp::from_millis(read.number("expiresAt")?.saturating_mul(1000)),

@@ -262,9 +262,12 @@ impl Absorber<'_> {
             state,
             format: None,
             store: StoreWork::Found(found),
+            // Nobody asked for it, so nobody is told in an answer.
+            removes_older_values: false,
         };
         let (at, commit) = (self.clock.now(), CommitId::random());
-        let plan = Plan { head: head.clone(), commit, at, writes: vec![write], idempotency: None };
+        let writes = vec![write];
+        let plan = Plan { head: head.clone(), commit, at, writes, comment: None, idempotency: None };
         let CommitOutcome::Committed(receipt, change) = ledger.commit(scope, &plan).await? else {
             let current = ledger.current(scope, key).await?.unwrap_or_default();
             return Ok(Err(if is_taken_over(&known, &current) { Looked::Done } else { Looked::Again }));

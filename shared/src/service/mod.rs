@@ -17,6 +17,7 @@ use std::sync::Arc;
 pub use read::{At, BatchFound, Fetched, Freshness, HistoryPage, ListPage, ReadError, ReadService};
 pub use refresh::{AbsorbReport, RefreshError, RefreshService, SweepReport};
 pub use tail::{Commit, Commits, KeyChange, Position, Snapshot, TailError, TailService, Value, Valued};
+pub use values::ValueGone;
 pub use write::{MAX_OPERATIONS, Operation, WriteError, WriteRequest, WriteService, Written};
 
 use crate::{

@@ -5,7 +5,7 @@ use std::{cmp::Ordering, collections::HashMap, sync::Arc, time::Duration};
 use super::{
     Foundation,
     fit::{MAX_ANSWER_BYTES, fit, fitting},
-    values::{Absent, MAX_LOOKS, pause_before, report},
+    values::{Absent, MAX_LOOKS, ValueGone, pause_before, report},
 };
 use crate::{
     auth::{Permission, TenantScope},
@@ -116,6 +116,14 @@ pub enum ReadError {
     /// A committed value is in a store that its tag's route does not lead to any more.
     #[error("the route of the tag {tag} no longer leads to the store that holds the value of {key}", tag = .0.tag(), key = .0)]
     RouteChanged(ConfigKey),
+    /// The value of an earlier version is not kept any more.
+    #[error("{gone}")]
+    VersionGone {
+        /// Which.
+        gone: ValueGone,
+        /// The newest revision.
+        head: Revision,
+    },
     /// It is a secret, and the asker may not read secrets.
     #[error("{0} is a secret; to read it, the token needs the scope {scope} as well", scope = Permission::ReadSecrets.scope())]
     Secret(ConfigKey),
@@ -386,6 +394,10 @@ impl ReadService {
             Some(entry) => self.past_values(scope, key, vec![entry]).await?.pop(),
             None => None,
         };
+        if found.as_ref().is_some_and(|past| past.entry.is_live() && past.value.is_none()) {
+            let gone = self.foundation.gone(scope, key, version).await?;
+            return Err(ReadError::VersionGone { gone, head: head.revision });
+        }
         Ok(At { revision: head.revision, age: None, stale: false, found })
     }
 

@@ -1,14 +1,15 @@
 //! The values of entries, wherever they lie: in the ledger or in the store of their tag.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use tracing::error;
 
 use super::{Foundation, ReadError};
 use crate::{
     auth::TenantScope,
-    entry::{Entry, Held, Locator, State, TextKind},
+    entry::{Entry, Held, Locator, State, TextKind, Version},
     key::ConfigKey,
+    ledger::LedgerError,
     store::StoreError,
     value::ConfigValue,
 };
@@ -30,7 +31,43 @@ pub(super) enum Absent {
     Withheld,
 }
 
+/// That the value of a version is not kept any more.
+#[derive(Debug, thiserror::Error)]
+pub struct ValueGone {
+    /// The key.
+    pub key: ConfigKey,
+    /// The version.
+    pub version: Version,
+    /// The later version that is a deletion, and took the value along.
+    pub deletion: Option<Version>,
+}
+
+impl fmt::Display for ValueGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, version, deletion } = self;
+        write!(f, "the value of version {version} of {key} is not kept any more")?;
+        match deletion {
+            Some(deletion) => {
+                write!(f, ": it lay in its store alone, and the delete that is version {deletion} removed it")
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 impl Foundation {
+    /// That the value of a version is gone, and whether a delete took it along.
+    pub(super) async fn gone(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        version: Version,
+    ) -> Result<ValueGone, LedgerError> {
+        let current = self.ledger.current(scope, key).await?;
+        let deletion = current.and_then(|current| current.deleted).filter(|deletion| *deletion > version);
+        Ok(ValueGone { key: key.clone(), version, deletion })
+    }
+
     /// Whether values under this key's tag are secrets, going by the routes. What is no key holds none.
     pub fn is_secret(&self, key: &str) -> bool {
         ConfigKey::parse(key, &self.routes).is_ok_and(|key| self.stores.of(&key).is_secret())

@@ -8,11 +8,13 @@ use tracing::warn;
 use super::{
     Foundation,
     follow::{Followed, follow},
+    values::ValueGone,
 };
 use crate::{
     auth::TenantScope,
     aws::{AwsFailure, Service},
     clock::Clock,
+    comment::Comment,
     entry::{CommitId, ETag, Entry, Held, Locator, Precondition, PutId, Revision, State, Version},
     key::ConfigKey,
     ledger::{
@@ -115,8 +117,8 @@ pub enum WriteError {
     #[error("version {1} of {0} is a deletion, which has no value to roll back to; use DELETE")]
     VersionIsTombstone(ConfigKey, Version),
     /// The store does not keep the version's value any more.
-    #[error("the value of version {1} of {0} is not kept any more")]
-    VersionGone(ConfigKey, Version),
+    #[error(transparent)]
+    VersionGone(#[from] ValueGone),
     /// The version's value is in a store that its tag's route does not lead to any more.
     #[error("the route of the tag {tag} no longer leads to the store that holds that version of {key}", tag = .0.tag(), key = .0)]
     RouteChanged(ConfigKey),
@@ -165,16 +167,17 @@ impl WriteService {
         Self { foundation, clock: settings.clock.clone() }
     }
 
-    /// Carries out all of `requests`, which name no key twice, or none.
+    /// Carries out all of `requests`, which name no key twice, or none; the comment is the commit's.
     pub async fn write(
         &self,
         scope: &TenantScope,
         requests: &[WriteRequest],
+        comment: Option<Comment>,
         idempotency: Option<IdempotencyClaim>,
     ) -> Result<Written, WriteError> {
         self.check(requests)?;
         let answer_by = Instant::now() + REQUEST_BUDGET;
-        let writing = Box::pin(self.write_until(scope, requests, idempotency.as_ref(), answer_by));
+        let writing = Box::pin(self.write_until(scope, requests, comment, idempotency.as_ref(), answer_by));
         tokio::time::timeout_at(answer_by, writing).await.unwrap_or_else(|_| {
             let slow = AwsFailure::unexpected(Service::DynamoDb, "TransactWriteItems", "the request took too long");
             Err(LedgerError::OutcomeUnknown(slow).into())
@@ -185,6 +188,7 @@ impl WriteService {
         &self,
         scope: &TenantScope,
         requests: &[WriteRequest],
+        comment: Option<Comment>,
         idempotency: Option<&IdempotencyClaim>,
         answer_by: Instant,
     ) -> Result<Written, WriteError> {
@@ -205,6 +209,7 @@ impl WriteService {
                         commit: attempt.commit.clone(),
                         at: self.clock.now(),
                         writes,
+                        comment: comment.clone(),
                         idempotency: idempotency.cloned(),
                     };
                     if let CommitOutcome::Committed(receipt, change) =
@@ -290,6 +295,7 @@ impl WriteService {
                 Operation::Rollback(version) => Some(self.value_at(scope, key, *version, attempt).await?),
             };
             let format = value.as_ref().map(|value| self.foundation.stores.of(key).format_of(value));
+            let lies_there_alone = matches!(entry.map(|entry| &entry.state), Some(State::Live(Held::Elsewhere(..))));
             let (state, store) = match (value, self.foundation.stores.of(key).external()) {
                 (value, None) => (state_of(value), StoreWork::None),
                 (value, Some((_, Strategy::WriteBack))) => (state_of(value), StoreWork::Later),
@@ -308,6 +314,9 @@ impl WriteService {
                 previous: entry.map(|entry| entry.version),
                 version: current.map_or(Version::FIRST, Current::next_version),
                 creates: !entry.is_some_and(Entry::is_live),
+                removes_older_values: lies_there_alone
+                    && matches!(store, StoreWork::Announced(_))
+                    && state == State::Deleted,
                 state,
                 format,
                 store,
@@ -339,7 +348,7 @@ impl WriteService {
                 None => return Err(WriteError::RouteChanged(key.clone())),
             },
         };
-        let value = value.ok_or_else(|| WriteError::VersionGone(key.clone(), version))?;
+        let Some(value) = value else { return Err(self.foundation.gone(scope, key, version).await?.into()) };
         // The tag's store may have been another one when the version was written.
         store.check(key, &value)?;
         attempt.rolled_back = Some(value.clone());
@@ -463,7 +472,7 @@ impl WriteError {
             Self::NotFound(_)
             | Self::NoSuchVersion(..)
             | Self::VersionIsTombstone(..)
-            | Self::VersionGone(..)
+            | Self::VersionGone(_)
             | Self::Refused(_) => Self::At { head, error: Box::new(self) },
             other => other,
         }

@@ -10,7 +10,7 @@ use crate::{
     clock::{Clock, Timestamp},
     entry::{CommitId, ETag},
     ledger::LedgerError,
-    service::{ReadError, WriteError},
+    service::{ReadError, ValueGone, WriteError},
     settings::{KeySource, TokenSettings},
     store::{StoreError, ValueRefused},
     value::ConfigValue,
@@ -78,6 +78,7 @@ fn every_error_has_its_answer() {
     let unreadable = ConfigValue::parse("{").unwrap_err();
     let (version, revision) = (Version::new(3), Revision::new(41));
     let a = || key("tenant_config_a");
+    let gone = |deletion| ValueGone { key: a(), version, deletion };
     let cases: Vec<(Problem, &str, Option<&str>, &str)> = vec![
         (ReadError::ValueMissing(a()).into(), "503 unavailable", Some("5"), "tenant_config_a"),
         (
@@ -110,7 +111,19 @@ fn every_error_has_its_answer() {
         (WriteError::Refused(too_large).into(), "413 too-large", None, "at most 8 bytes"),
         (WriteError::NotFound(a()).into(), "404 not-found", None, "tenant_config_a has no value"),
         (WriteError::NoSuchVersion(a(), version).into(), "404 not-found", None, "no version 3"),
-        (WriteError::VersionGone(a(), version).into(), "410 gone", None, "not kept any more"),
+        (WriteError::from(gone(None)).into(), "410 gone", None, "version 3 of tenant_config_a is not kept any more"),
+        (
+            WriteError::from(gone(Some(Version::new(5)))).into(),
+            "410 gone",
+            None,
+            "not kept any more: it lay in its store alone, and the delete that is version 5 removed it",
+        ),
+        (
+            ReadError::VersionGone { gone: gone(None), head: revision }.into(),
+            "410 gone",
+            None,
+            "version 3 of tenant_config_a is not kept any more",
+        ),
         (WriteError::VersionIsTombstone(a(), version).into(), "422 unprocessable", None, "use DELETE"),
         (WriteError::IdempotencyMismatch.into(), "422 unprocessable", None, "use a new key"),
         (

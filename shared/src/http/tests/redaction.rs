@@ -7,6 +7,7 @@ use crate::{
     auth::fixture,
     cache::Resolved,
     clock::Timestamp,
+    comment::Comment,
     entry::{Author, CommitId, Entry, Held, Precondition, State},
     service::{At, Fetched, Operation, WriteRequest},
     value::ConfigValue,
@@ -25,9 +26,9 @@ fn hides(shown: impl Debug) {
 /// to a caller, not what is remembered.
 #[tokio::test]
 async fn nothing_that_holds_a_secret_shows_it() {
-    let body = json!({"value": CANARY}).to_string();
+    let body = json!({"value": CANARY, "comment": CANARY}).to_string();
     let put = |value: &str| json!({"op": "put", "key": "secret_config_s", "value": value}).to_string();
-    let transaction = format!(r#"{{"operations":[{}]}}"#, put(CANARY));
+    let transaction = format!(r#"{{"operations":[{}],"comment":"{CANARY}"}}"#, put(CANARY));
     let headers = json!({"authorization": format!("Bearer {CANARY}"), "cookie": CANARY, "idempotency-key": CANARY});
     let claims = json!({"custom:tenantId": "acme", "scope": "config/read", "sub": CANARY, "email": CANARY});
     let context = json!({"http": {"method": "PUT"}, "authorizer": {"jwt": {"claims": claims}}});
@@ -42,6 +43,8 @@ async fn nothing_that_holds_a_secret_shows_it() {
         hides(&event);
         hides(event.idempotency(&body).unwrap());
     }
+    hides(body::parse::<RollbackBody>(&json!({"version": 1, "comment": CANARY}).to_string(), "").unwrap());
+    hides(event(json!({"rawQueryString": format!("comment={CANARY}")})).query(&["comment"]).unwrap());
     let with_header = event(json!({"headers": headers}));
     hides(Presented::Authorization(with_header.header("authorization").unwrap()));
     let claims = HashMap::from([("sub".to_owned(), CANARY.to_owned())]);
@@ -62,6 +65,7 @@ async fn nothing_that_holds_a_secret_shows_it() {
         version: Version::new(1),
         revision: Revision::new(1),
         author: Author::new("alice"),
+        comment: Comment::parse(CANARY).unwrap(),
         modified_at: Timestamp::from_millis(0),
         commit: CommitId::from_stored("c"),
         state: State::Live(Held::Value(value.clone())),

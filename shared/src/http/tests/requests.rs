@@ -108,7 +108,6 @@ fn unknown_and_double_parameters_are_refused() {
         ("&&limit=1&", None, Some("1")),
         ("limit", None, Some("")),
         ("limit=1=2", None, Some("1=2")),
-        ("prefix=%ff", Some("\u{fffd}"), None),
     ] {
         let query = query(raw).unwrap();
         assert_eq!((query.text("prefix"), query.text("limit")), (prefix, limit), "{raw}");
@@ -121,6 +120,7 @@ fn unknown_and_double_parameters_are_refused() {
         ("=1", "unknown query parameter \"\""),
         ("limit=1&limit=1", "the query parameter limit stands twice"),
         ("limit=1&%6cimit=2", "the query parameter limit stands twice"),
+        ("prefix=%ff", "the query is not UTF-8"),
     ] {
         let refusal = refusal(query(raw));
         assert!(refusal.starts_with(&format!("400 invalid-parameter: {detail}")), "{raw}: {refusal}");

@@ -29,6 +29,7 @@ fn key_at(version: u64, at: u64, is_live: bool, follow: FollowState) -> Current 
         version: Version::new(version),
         revision: Revision::new(version),
         author: Author::new("a"),
+        comment: None,
         modified_at: Timestamp::from_millis(at),
         commit: CommitId::from_stored("c"),
         state: if is_live { State::Live(Held::Value(ConfigValue::from_text("v"))) } else { State::Deleted },

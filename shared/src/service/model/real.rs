@@ -85,6 +85,7 @@ impl Lens {
             version: Version::new(version.into()),
             revision: Revision::ZERO,
             author: item.entry.filter(|entry| !entry.is_external).map_or_else(Author::external, |_| Author::new("a")),
+            comment: None,
             modified_at: Self::time(item.entry.map_or(0, |entry| entry.modified_at)),
             commit: CommitId::from_stored(""),
             state: match item.entry.map(|entry| entry.held) {
