@@ -91,7 +91,8 @@ fn event_of(request: &[u8]) -> Value {
     let authorizer = if headers.contains_key("authorization") {
         Value::Null
     } else {
-        let claims = json!({ TENANT_CLAIM: "acme", "scope": "config/read", "sub": "someone", "exp": 4_000_000_000_u64 });
+        let claims =
+            json!({ TENANT_CLAIM: "acme", "scope": "config/read", "sub": "someone", "exp": 4_000_000_000_u64 });
         let parts = [json!({ "alg": "RS256", "kid": "k" }).to_string(), claims.to_string(), String::new()];
         let token = parts.map(|part| BASE64_URL_SAFE_NO_PAD.encode(part)).join(".");
         headers.insert("authorization".to_owned(), format!("Bearer {token}"));

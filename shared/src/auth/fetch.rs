@@ -1,5 +1,5 @@
 //! How an issuer's public keys are fetched: from an address that the settings name, or from the one that the issuer
-//! names in its description of itself (OpenID Connect Discovery 1.0).
+//! names in its description of itself (`OpenID` Connect Discovery 1.0).
 
 use std::{
     fmt,

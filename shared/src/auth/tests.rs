@@ -238,6 +238,7 @@ async fn claims_name_tenant_and_author() {
 async fn a_tenant_claim_is_an_id_or_a_whole_number() {
     const TYPE: &str = "no tenant: is neither text nor a whole number in digits";
     const ID: &str = "no tenant: is no tenant id: it ";
+    const MISSING: &str = "no tenant: is missing";
     let world = World::new();
     for (value, expected) in [
         (json!("acme"), "acme by alice"),
@@ -287,7 +288,6 @@ async fn a_tenant_claim_is_an_id_or_a_whole_number() {
     let mut null = claims(json!({}));
     null["custom:tenantId"] = Value::Null;
     assert_eq!(outcome(&world.both(&null).await), TYPE);
-    const MISSING: &str = "no tenant: is missing";
     for (changes, expected) in [
         (json!({"custom:tenantId": null}), MISSING),
         (json!({"custom:tenantId": null, "CUSTOM:TENANTID": "acme"}), MISSING),

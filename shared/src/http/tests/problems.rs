@@ -263,6 +263,7 @@ fn authenticator() -> Authenticator {
 /// token alone; and no other header makes up for a claim.
 #[tokio::test]
 async fn callers_come_in_by_claims_or_token() {
+    const REFUSED: &str = "401 unauthenticated: the bearer token is not valid here";
     let header = base64_token(r#"{"alg":"RS256","kid":"k"}"#);
     let context = |authorizer: Value| json!({"http": {"method": "GET"}, "authorizer": authorizer});
     let claims = |claims: Value| context(json!({"jwt": {"claims": claims}}));
@@ -275,7 +276,6 @@ async fn callers_come_in_by_claims_or_token() {
     let (write_told, write_header) = checked(&json!({"custom:tenantId": "acme", "scope": "config/write"}));
     let (nobody_told, nobody_header) = checked(&json!({"scope": "config/read"}));
     let (list_told, list_header) = checked(&json!({"custom:tenantId": ["acme"], "scope": "config/read"}));
-    const REFUSED: &str = "401 unauthenticated: the bearer token is not valid here";
     for (context, headers, expected) in [
         (
             all_told.clone(),
