@@ -172,10 +172,7 @@ impl Suite {
         let port = listener.local_addr().map_err(http_port)?.port();
         let issuer = Arc::new(Issuer::new(Issuer::url_at(port), &key)?);
 
-        let stack = Stack::read(TEMPLATE, &surroundings(&issuer, options.parameters))?;
-        for sentence in &stack.not_honoured {
-            tracing::warn!("{sentence}");
-        }
+        let stack = stack(&issuer, options.parameters)?;
         let emulator = Emulator::start(emulator::Options {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, options.aws_port)),
             data: data.as_ref().map(DataFolder::emulator),
@@ -231,8 +228,8 @@ impl Suite {
         let api = ApiIdentity { account: ACCOUNT.to_owned(), api: "local".to_owned() };
         let authorizers = authorizers(&stack, &issuer)?;
         let tenant_claim = tenant_claim(&stack);
-        let gateway = Gateway::new(api, port, Routes::new(stack.api.routes), authorizers, functions.http());
-        let gateway = gateway.with_cors(stack.api.cors);
+        let gateway = Gateway::new(api, port, Routes::new(stack.api.routes), authorizers, functions.http())
+            .with_cors(stack.api.cors);
         let (stop, stopped) = watch::channel(false);
         let identity = Identity::new(&issuer, &tenant_claim, options.data.as_deref());
         let server = tokio::spawn(server::serve(listener, Arc::clone(&issuer), identity, gateway, stopped));
@@ -396,6 +393,15 @@ fn passing_key() -> Result<String, IssuerError> {
     }
     let key = generate_key()?;
     Ok(KEY.get_or_init(|| key).clone())
+}
+
+/// The template for this machine. What was asked for in vain is said at once.
+fn stack(issuer: &Issuer, parameters: BTreeMap<String, String>) -> Result<Stack, StackError> {
+    let stack = Stack::read(TEMPLATE, &surroundings(issuer, parameters))?;
+    for sentence in &stack.not_honoured {
+        tracing::warn!("{sentence}");
+    }
+    Ok(stack)
 }
 
 fn surroundings(issuer: &Issuer, parameters: BTreeMap<String, String>) -> Surroundings {

@@ -399,10 +399,8 @@ impl FromStr for TagList {
         }
         let mut tags = Vec::new();
         // Commas with nothing between them are passed over (RFC 9110, 5.6.1.2): clients that join lists make them.
-        fn next(rest: &str) -> &str {
-            rest.trim_start_matches(|c: char| c == ',' || c.is_whitespace())
-        }
-        let mut rest = next(text);
+        let is_between = |c: char| c == ',' || c.is_whitespace();
+        let mut rest = text.trim_start_matches(is_between);
         while !rest.is_empty() {
             let (weak, quoted) = rest.strip_prefix(WEAK).map_or((false, rest), |tail| (true, tail));
             let body = quoted.strip_prefix('"').ok_or(InvalidTagList)?;
@@ -415,7 +413,7 @@ impl FromStr for TagList {
             if !behind.is_empty() && !behind.starts_with(',') {
                 return Err(InvalidTagList);
             }
-            rest = next(behind);
+            rest = behind.trim_start_matches(is_between);
         }
         // A list without any tag is a mistake of who made it: as a condition it would never hold, or always.
         if tags.is_empty() { Err(InvalidTagList) } else { Ok(Self::Tags(tags)) }

@@ -66,12 +66,11 @@ impl Place {
                 // Empty lines before a request do not count.
                 (Self::Begin, b'\r' | b'\n') => Self::Begin,
                 (Self::Begin | Self::Method, b'A'..=b'Z') => Self::Method,
-                (Self::Method, b' ') => Self::Target,
                 (Self::Target, b'#') => {
                     *byte = REFUSED;
                     Self::Target
                 }
-                (Self::Target, b'!'..) => Self::Target,
+                (Self::Method, b' ') | (Self::Target, b'!'..) => Self::Target,
                 _ => return Self::Rest,
             }
         }

@@ -142,7 +142,7 @@ async fn reads_keep_the_order_of_conditions() {
         (key, old.etag(), new.etag(), 412),
         (key, new.etag(), new.etag(), 304),
         (key, new.etag(), old.etag(), 200),
-        (key, "", &format!(",{}", weak), 304),
+        (key, "", &format!(",{weak}"), 304),
         ("tenant_config_k?version=1", old.etag(), "", 200),
         ("tenant_config_k?version=1", new.etag(), "", 412),
         ("tenant_config_x", "*", "", 404),
