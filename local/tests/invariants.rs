@@ -122,11 +122,11 @@ fn lines_that_zsh_misreads(block: &str) -> Vec<String> {
                 None
             }
             (Some('\''), _) => None,
-            (_, '\\') => {
-                line += usize::from(characters.next() == Some('\n'));
-                None
+            (_, '\\') if characters.next() == Some('\n') => {
+                line += 1;
+                continue;
             }
-            (Some(_), _) => None,
+            (Some(_), _) | (None, '\\') => None,
             (None, '\'' | '"') => {
                 quote = Some(character);
                 None
