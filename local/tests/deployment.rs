@@ -68,8 +68,8 @@ fn source(file: &str) -> std::io::Result<String> {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file))
 }
 
-/// Promise: with a key of one's own for the table, each role that may call DynamoDB may use that key as DynamoDB's documentation asks: those that read
-/// to decrypt, those that write to encrypt, too. Only what comes through DynamoDB, and only that key.
+/// Promise: with a key of one's own for the table, each role that may call `DynamoDB` may use that
+/// key as its documentation asks: those that read to decrypt, those that write to encrypt, too.
 #[test]
 fn roles_that_reach_the_table_may_use_its_key() -> TestResult {
     let key = "arn:aws:kms:eu-central-1:123456789012:key/1";
@@ -79,7 +79,7 @@ fn roles_that_reach_the_table_may_use_its_key() -> TestResult {
         for role in &stack.roles {
             let allowed: Vec<_> = role.allowed().collect();
             let may = |actions: &[&str]| allowed.iter().any(|(action, _)| actions.contains(&action.as_str()));
-            // A function's own role may get the one item that opens the connection: a refusal will do.
+            // A function's own role may get the one item that opens the connection: a refusal does.
             if !may(&["dynamodb:Query", "dynamodb:PutItem"]) {
                 continue;
             }
@@ -339,7 +339,8 @@ fn the_image_is_built_of_the_workspace_and_fits_the_template() -> TestResult {
     Ok(())
 }
 
-/// Promise: who deploys is told to install the very tools that the gate has tried, and to build the image for the processors of the tasks.
+/// Promise: who deploys is told to install the very tools that the gate has tried, and to build the
+/// image for the processors of the tasks.
 #[test]
 fn the_readme_deploys_with_the_gates_tools() -> TestResult {
     let (readme, gate) = (source("README.md")?, source(".ci/run")?);

@@ -1,5 +1,6 @@
-//! What CloudFormation leaves out because its condition does not hold is referred to by nothing that is there. Held for all resources and outputs
-//! of the template, also those that local runs pass over.
+//! What `CloudFormation` leaves out because its condition does not hold is referred to by nothing
+//! that is there. Held for all resources and outputs of the template, also those that local runs
+//! pass over.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -124,8 +125,8 @@ fn dangling(template: &Value) -> BTreeSet<String> {
     found.iter().filter(|one| may_dangle(one)).map(|one| format!("{} -> {}", one.from, one.to)).collect()
 }
 
-/// Promise: whatever the parameters are, no resource and no output needs a resource that its condition leaves out.
-/// CloudFormation makes nothing that depends on one.
+/// Promise: whatever the parameters are, no resource and no output needs a resource that its
+/// condition leaves out. `CloudFormation` makes nothing that depends on one.
 #[test]
 fn nothing_needs_what_may_be_missing() {
     let template = yaml::parse(TEMPLATE).unwrap();
@@ -133,7 +134,8 @@ fn nothing_needs_what_may_be_missing() {
     assert_eq!(dangling(&template), BTreeSet::new());
 }
 
-/// Promise: the check above sees every way of referring, and takes conditions as CloudFormation does.
+/// Promise: the check above sees every way of referring, and takes conditions as `CloudFormation`
+/// does.
 #[test]
 fn what_may_be_missing_is_found() {
     let rest = "

@@ -46,7 +46,8 @@ struct Line<'a> {
     id: &'a str,
     #[serde(rename = "request.id")]
     request_id: &'a str,
-    /// The same again, by the name that the API's access log has for it: one query finds both, and needs no name with a dot.
+    /// The same again, by the name that the API's access log has for it: one query finds both, and
+    /// needs no name with a dot.
     #[serde(rename = "requestId")]
     same_request_id: &'a str,
     #[serde(rename = "trace.id", skip_serializing_if = "Option::is_none")]
