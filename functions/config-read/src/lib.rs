@@ -7,7 +7,10 @@ use tenantry::{
     clock::Timestamp,
     entry::{Author, ETag, Epoch, Revision, TagList, Version},
     function::{BoxFuture, Context, Front},
-    http::{Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, Problem, ProblemType, Respond, VersionView},
+    http::{
+        Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, Problem, ProblemType, Respond, StoreView,
+        VersionView,
+    },
     key::{ConfigKey, is_key_prefix},
     ledger::{Change, ChangeOperation},
     service::{At, Fetched, Foundation, ReadService},
@@ -91,11 +94,11 @@ impl App {
         if let Some(version) = version {
             let at = Box::pin(self.reader.version(scope, &key, version, min_revision)).await?;
             let past = past_entry(&key, version, &at)?;
-            return Ok(self.tagged(&at, &key, past.etag(), known_tags.as_ref(), &past));
+            return Ok(self.tagged(&at, &key, past.shown_etag(), known_tags.as_ref(), &past));
         }
         let at = self.reader.get(scope, &key, event.freshness(min_revision)).await?;
         let Some(resolved) = &at.found else { return Err(Problem::no_value(&key, at.revision)) };
-        Ok(self.tagged(&at, &key, &resolved.entry.etag(), known_tags.as_ref(), &EntryView::from(&**resolved)))
+        Ok(self.tagged(&at, &key, &resolved.entry.shown_etag(), known_tags.as_ref(), &EntryView::from(&**resolved)))
     }
 
     /// One version of a key, or that the caller knows it already by its tag.
@@ -257,6 +260,8 @@ struct ChangedKeyView<'a> {
     key: &'a str,
     version: Version,
     operation: ChangeOperation,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<StoreView>,
 }
 
 impl<'a> From<&'a Change> for ChangeView<'a> {
@@ -265,6 +270,7 @@ impl<'a> From<&'a Change> for ChangeView<'a> {
             key: &one.key,
             version: one.version,
             operation: one.operation,
+            store: one.refusal.map(StoreView::from),
         });
         Self { revision: change.revision, at: change.at, author: &change.author, keys: keys.collect() }
     }

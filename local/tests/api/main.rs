@@ -45,6 +45,8 @@ mod permissions;
 #[cfg(test)]
 mod policies;
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod sessions;

@@ -12,7 +12,8 @@ use crate::{
     clock::Timestamp,
     entry::{Author, ETag, Entry, Revision, Version},
     ledger::WrittenKey,
-    service::{At, Fetched},
+    refusal::Refusal,
+    service::{At, Fetched, StoreState},
     telemetry,
     value::ConfigValue,
 };
@@ -94,6 +95,20 @@ impl Respond {
     }
 }
 
+/// What a key's store makes of a version, where that is worth telling.
+#[derive(Debug, Serialize)]
+pub struct StoreView {
+    state: &'static str,
+    #[serde(flatten)]
+    refusal: Refusal,
+}
+
+impl From<Refusal> for StoreView {
+    fn from(refusal: Refusal) -> Self {
+        Self { state: "refused", refusal }
+    }
+}
+
 /// A live entry with its value.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -112,6 +127,8 @@ pub struct EntryView<'a> {
     author: &'a Author,
     modified_at: Timestamp,
     etag: ETag,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<StoreView>,
 }
 
 impl<'a> From<&'a Resolved> for EntryView<'a> {
@@ -138,6 +155,7 @@ impl<'a> EntryView<'a> {
             author: &entry.author,
             modified_at: entry.modified_at,
             etag: entry.etag(),
+            store: entry.refusal.map(StoreView::from),
         }
     }
 }
@@ -162,6 +180,10 @@ pub struct VersionView<'a> {
     author: &'a Author,
     modified_at: Timestamp,
     etag: ETag,
+    #[serde(skip)]
+    shown_etag: ETag,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<StoreView>,
 }
 
 impl<'a> From<&'a Fetched> for VersionView<'a> {
@@ -177,6 +199,8 @@ impl<'a> From<&'a Fetched> for VersionView<'a> {
             author: &entry.author,
             modified_at: entry.modified_at,
             etag: entry.etag(),
+            shown_etag: entry.shown_etag(),
+            store: entry.refusal.map(StoreView::from),
         }
     }
 }
@@ -187,9 +211,9 @@ impl<'a> VersionView<'a> {
         Self { key: Some(past.entry.key.as_str()), ..Self::from(past) }
     }
 
-    /// The version's entity tag.
-    pub fn etag(&self) -> &ETag {
-        &self.etag
+    /// The entity tag of what is shown.
+    pub fn shown_etag(&self) -> &ETag {
+        &self.shown_etag
     }
 }
 
@@ -208,13 +232,16 @@ pub struct WrittenView<'a> {
     /// The value is committed and what every reader gets; its store is still to be brought after.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pending: bool,
+    /// Its store refuses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<StoreView>,
 }
 
 impl<'a> WrittenView<'a> {
     /// The views of all writes of a request.
     pub fn all(written: &'a crate::service::Written) -> Vec<Self> {
         let receipt = &written.receipt;
-        let view = |(one, pending): (&'a WrittenKey, &bool)| Self {
+        let view = |(one, state): (&'a WrittenKey, &StoreState)| Self {
             key: &one.key,
             version: one.version,
             revision: receipt.revision,
@@ -222,8 +249,9 @@ impl<'a> WrittenView<'a> {
             modified_at: Timestamp::from_millis(receipt.at_millis),
             etag: &one.etag,
             deleted: one.deleted,
-            pending: *pending,
+            pending: *state == StoreState::Pending,
+            store: if let StoreState::Refused(refusal) = state { Some((*refusal).into()) } else { None },
         };
-        receipt.writes.iter().zip(&written.pending).map(view).collect()
+        receipt.writes.iter().zip(&written.stores).map(view).collect()
     }
 }

@@ -10,6 +10,7 @@ mod reconcile;
 mod refresh;
 mod tail;
 mod values;
+mod verdict;
 mod write;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 pub use read::{At, BatchFound, Fetched, Freshness, HistoryPage, ListPage, ReadError, ReadService};
 pub use refresh::{AbsorbReport, RefreshError, RefreshService, SweepReport};
 pub use tail::{Commit, Commits, KeyChange, Position, Snapshot, TailError, TailService, Value, Valued};
-pub use write::{MAX_OPERATIONS, Operation, WriteError, WriteRequest, WriteService, Written};
+pub use write::{MAX_OPERATIONS, Operation, StoreState, WriteError, WriteRequest, WriteService, Written};
 
 use crate::{
     auth::TenantScope,

@@ -87,6 +87,21 @@ pub(crate) struct Notes {
     /// Calls to AWS by service, each attempt counted.
     calls: BTreeMap<&'static str, u32>,
     swept: Option<(SweepReport, Duration)>,
+    /// How many committed values turned out to be refused by their stores.
+    refusals: u32,
+    /// What a round of comparison counted that has come to its end.
+    round: Option<Round>,
+}
+
+/// What a round of comparison counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Round {
+    /// Parameters under the suite's root.
+    pub parameters: usize,
+    /// Keys whose stores refuse what is committed.
+    pub refused: usize,
+    /// Whether the parameters were not counted to their end.
+    pub is_cut: bool,
 }
 
 struct Current {
@@ -139,6 +154,18 @@ impl Telemetry {
         let done = CURRENT.scope(Arc::clone(&current), doing).await;
         line.outcome = outcome(&done);
         done
+    }
+}
+
+impl std::ops::Add for Round {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            parameters: self.parameters + other.parameters,
+            refused: self.refused + other.refused,
+            is_cut: self.is_cut || other.is_cut,
+        }
     }
 }
 
@@ -209,6 +236,16 @@ pub(crate) fn note_cache(result: CacheResult) {
 /// What a sweep came to, and how long the oldest work had been owed.
 pub(crate) fn note_sweep(report: SweepReport, oldest: Duration) {
     note(|notes| notes.swept = Some((report, oldest)));
+}
+
+/// A committed value turned out to be refused by its store.
+pub(crate) fn note_refusal() {
+    note(|notes| notes.refusals += 1);
+}
+
+/// What a round of comparison came to.
+pub(crate) fn note_round(round: Round) {
+    note(|notes| notes.round = Some(round));
 }
 
 /// An attempt of a call to AWS that has ended.
