@@ -188,6 +188,8 @@ fn tell(event: &Event) -> Result<(), Box<dyn Error>> {
                     }
                     Operation::Delete => "delete",
                     Operation::Supersede => "supersede",
+                    Operation::Refuse => "refuse",
+                    Operation::Accept => "accept",
                     _ => "unknown",
                 };
                 let (key, version) = (Some(change.key.as_str()), Some(change.version));

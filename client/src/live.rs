@@ -106,7 +106,7 @@ impl State {
                         Operation::Delete => {
                             entries.remove(change.key.as_str());
                         }
-                        Operation::Supersede => {}
+                        Operation::Supersede | Operation::Refuse | Operation::Accept => {}
                     }
                 }
                 self.changes += 1;

@@ -292,6 +292,11 @@ impl Emulator {
         self.gateway.iam.decide_for(role, action, resource, &keys)
     }
 
+    /// For tests: how many standard parameters there may be from now on, instead of AWS's 10,000.
+    pub fn limit_parameters(&self, most: u32) {
+        self.gateway.parameters.limit(most);
+    }
+
     /// For tests: has calls that are made in a role say something else than their caller wrote, from now on, before it is looked at whether
     /// they are allowed. A mistake in the caller, without the caller.
     pub fn rewrite(&self, rewrite: Rewrite) {

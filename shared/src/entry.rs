@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Timestamp, comment::Comment, key::ConfigKey, value::ConfigValue};
+use crate::{clock::Timestamp, comment::Comment, key::ConfigKey, refusal::Refusal, value::ConfigValue};
 
 /// Counts the writes of one key: 1, 2, 3, … never reused, not after a delete either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -274,6 +274,8 @@ pub struct Entry {
     pub state: State,
     /// Whether a later put had replaced it in its store before it was found there: it stands in the history, and never was current.
     pub superseded: bool,
+    /// That its store refuses it; none where all is well.
+    pub refusal: Option<Refusal>,
 }
 
 impl Entry {
@@ -290,9 +292,17 @@ impl Entry {
         }
     }
 
-    /// The version's entity tag.
+    /// The version's entity tag, by which writes know it.
     pub fn etag(&self) -> ETag {
         ETag::new(self.version, &self.commit)
+    }
+
+    /// The entity tag of what is shown of the version: another one while its store refuses it.
+    pub fn shown_etag(&self) -> ETag {
+        match &self.refusal {
+            None => self.etag(),
+            Some(refusal) => self.etag().refused(refusal),
+        }
     }
 }
 
@@ -333,6 +343,17 @@ impl ETag {
     /// What is compared of it.
     fn opaque(&self) -> &str {
         self.0.strip_prefix(WEAK).unwrap_or(&self.0)
+    }
+
+    /// The tag of what is shown while the store refuses the version: `"<version's tag>.<reason>.<since>"`.
+    fn refused(&self, Refusal { reason, since }: &Refusal) -> Self {
+        Self(format!("\"{}.{}.{:x}\"", self.0.trim_matches('"'), reason.name(), since.millis()))
+    }
+
+    /// The tag of the version that this is a tag of, whatever its store made of it.
+    fn of_version(&self) -> Self {
+        let tag = self.0.trim_matches('"');
+        Self(format!("\"{}\"", tag.split_once('.').map_or(tag, |(version, _)| version)))
     }
 }
 
@@ -375,6 +396,14 @@ impl TagList {
     /// Whether only the weak comparison finds the current version in it: `W/"…"` stands where `"…"` is meant.
     pub fn matches_only_weakly(&self, current: Option<&ETag>) -> bool {
         self.matches_weakly(current) && !self.matches_strongly(current)
+    }
+
+    /// The same list, with the tags of versions: what a store makes of a version is nothing that a write depends on.
+    fn of_versions(&self) -> Self {
+        match self {
+            Self::Any => Self::Any,
+            Self::Tags(tags) => Self::Tags(tags.iter().map(|(tag, weak)| (tag.of_version(), *weak)).collect()),
+        }
     }
 
     fn matches(&self, current: Option<&ETag>, weakly: bool) -> bool {
@@ -432,8 +461,8 @@ pub struct Precondition {
 impl Precondition {
     /// Whether the condition holds for a key whose live version has the tag `current`.
     pub fn holds(&self, current: Option<&ETag>) -> bool {
-        self.if_match.as_ref().is_none_or(|tags| tags.matches_strongly(current))
-            && self.if_none_match.as_ref().is_none_or(|tags| !tags.matches_weakly(current))
+        self.if_match.as_ref().is_none_or(|tags| tags.of_versions().matches_strongly(current))
+            && self.if_none_match.as_ref().is_none_or(|tags| !tags.of_versions().matches_weakly(current))
     }
 }
 
@@ -456,6 +485,10 @@ mod tests {
             (None, Some("\"3-e\""), false, true),
             (None, Some("W/\"3-e\""), false, true),
             (None, Some("\"2-e\""), true, true),
+            // As it was shown while a store refused it.
+            (Some("\"3-e.parameter-limit.1\""), None, true, false),
+            (Some("\"2-e.parameter-limit.1\""), None, false, false),
+            (None, Some("\"3-e.type-mismatch.2\""), false, true),
         ] {
             let parse = |text: Option<&str>| text.map(|t| t.parse::<TagList>().unwrap());
             let condition = Precondition { if_match: parse(if_match), if_none_match: parse(if_none_match) };

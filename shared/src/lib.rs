@@ -15,6 +15,7 @@ pub mod key;
 pub mod ledger;
 pub mod limit;
 mod redact;
+pub mod refusal;
 pub mod routing;
 pub mod service;
 pub mod settings;

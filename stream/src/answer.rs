@@ -57,6 +57,8 @@ impl View<'_> {
             ChangeOperation::Put => v1::Operation::Put,
             ChangeOperation::Delete => v1::Operation::Delete,
             ChangeOperation::Supersede => v1::Operation::Supersede,
+            ChangeOperation::Refuse => v1::Operation::Refuse,
+            ChangeOperation::Accept => v1::Operation::Accept,
         };
         v1::KeyChange {
             key: change.key.to_string(),

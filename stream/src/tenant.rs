@@ -277,7 +277,7 @@ impl Tenant {
                 match change.operation {
                     ChangeOperation::Put => _ = changes.insert(change.key.as_str(), change.entry.as_ref()),
                     ChangeOperation::Delete => _ = changes.insert(change.key.as_str(), None),
-                    ChangeOperation::Supersede => {}
+                    ChangeOperation::Supersede | ChangeOperation::Refuse | ChangeOperation::Accept => {}
                 }
             }
             position = commit.position.clone();

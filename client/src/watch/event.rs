@@ -118,6 +118,10 @@ pub enum Operation {
     Delete,
     /// A value from outside was found that a later one had replaced already. What is current stays.
     Supersede,
+    /// The key's store turned out to refuse the current version, which stays.
+    Refuse,
+    /// The store has taken the current version, which it had refused.
+    Accept,
 }
 
 /// Nothing but where the watch is.

@@ -196,6 +196,8 @@ fn parsed(change: v1::KeyChange) -> Result<Change, Refusal> {
         (v1::Operation::Put, None) => return Err(Refusal::Broken("it puts a key without an entry")),
         (v1::Operation::Delete, _) => Operation::Delete,
         (v1::Operation::Supersede, _) => Operation::Supersede,
+        (v1::Operation::Refuse, _) => Operation::Refuse,
+        (v1::Operation::Accept, _) => Operation::Accept,
         // It may have changed what is current, and nobody here can say how.
         (v1::Operation::Unspecified, _) => return Err(Refusal::Broken("it does something unknown to a key")),
     };

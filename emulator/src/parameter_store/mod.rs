@@ -78,6 +78,11 @@ impl ParameterStore {
         })
     }
 
+    /// Limits how many standard parameters there may be.
+    pub(crate) fn limit(&self, most: u32) {
+        self.store.limit(most);
+    }
+
     /// Answers a call, and tells what it changed.
     pub(crate) async fn call(&self, operation: &str, body: Bytes, view: View) -> Result<Value, AwsError> {
         let service = self.clone();

@@ -16,8 +16,7 @@ use crate::wire::{AwsError, parse, required};
 const MAX_STANDARD_VALUE: usize = 4 * 1024;
 const MAX_ADVANCED_VALUE: usize = 8 * 1024;
 
-/// Parameters of a tier in a region of an account (same page).
-const MAX_STANDARD: i64 = 10_000;
+/// Advanced parameters in a region of an account (same page).
 const MAX_ADVANCED: i64 = 100_000;
 
 /// Versions kept of a parameter ("Working with parameter versions" in the Systems Manager user guide).
@@ -191,7 +190,9 @@ fn tier(
     let full = |tier: &str, most: i64| Ok::<_, AwsError>(is_new(tier) && tables.count_in_tier(tier)? >= most);
     let tier = match asked {
         Some(ADVANCED) => ADVANCED,
-        Some(INTELLIGENT) if was_advanced || bytes > MAX_STANDARD_VALUE || full(STANDARD, MAX_STANDARD)? => ADVANCED,
+        Some(INTELLIGENT) if was_advanced || bytes > MAX_STANDARD_VALUE || full(STANDARD, tables.max_standard)? => {
+            ADVANCED
+        }
         Some(STANDARD) if was_advanced => {
             return Err(AwsError::validation(
                 "This parameter uses the advanced-parameter tier. You can't downgrade a parameter from the \
@@ -203,7 +204,7 @@ fn tier(
         _ => STANDARD,
     };
     let (most_bytes, most) =
-        if tier == ADVANCED { (MAX_ADVANCED_VALUE, MAX_ADVANCED) } else { (MAX_STANDARD_VALUE, MAX_STANDARD) };
+        if tier == ADVANCED { (MAX_ADVANCED_VALUE, MAX_ADVANCED) } else { (MAX_STANDARD_VALUE, tables.max_standard) };
     if bytes > most_bytes {
         let hint = if tier == STANDARD {
             " To create a larger parameter value, upgrade the parameter to use the advanced-parameter tier."
@@ -252,6 +253,7 @@ fn ciphertext(bytes: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::store::MAX_STANDARD;
     use super::*;
 
     fn place() -> Place {
@@ -268,7 +270,7 @@ mod tests {
         let store = Store::open(None).expect("in memory");
         store
             .transaction(|tables| {
-                for (tier, count) in [(STANDARD, MAX_STANDARD), (ADVANCED, MAX_ADVANCED - 1)] {
+                for (tier, count) in [(STANDARD, MAX_STANDARD.into()), (ADVANCED, MAX_ADVANCED - 1)] {
                     tables.fill(tier, count)?;
                 }
                 Ok(())

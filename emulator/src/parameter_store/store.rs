@@ -1,6 +1,7 @@
 //! Parameters in `SQLite`: what was answered is on disk, so it survives the process being killed.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
@@ -8,6 +9,9 @@ use time::OffsetDateTime;
 
 use crate::StartError;
 use crate::wire::AwsError;
+
+/// Standard parameters in a region of an account ("Managing parameter tiers" in the Systems Manager user guide).
+pub(super) const MAX_STANDARD: u32 = 10_000;
 
 /// The layout of the tables below. A file with a higher number was written by a newer emulator, and is left alone.
 const LAYOUT: i64 = 1;
@@ -63,6 +67,7 @@ pub(super) struct Version {
 #[derive(Debug)]
 pub(super) struct Store {
     connection: Mutex<Connection>,
+    max_standard: AtomicU32,
 }
 
 /// The database within one transaction.
@@ -70,6 +75,8 @@ pub(super) struct Tables<'a> {
     transaction: Transaction<'a>,
     /// How many versions lie between a parameter's newest version and the one that is taken for it.
     behind: i64,
+    /// How many standard parameters there may be.
+    pub(super) max_standard: i64,
 }
 
 impl From<rusqlite::Error> for AwsError {
@@ -103,7 +110,12 @@ impl Store {
                 )));
             }
         }
-        Ok(Self { connection: Mutex::new(connection) })
+        Ok(Self { connection: Mutex::new(connection), max_standard: AtomicU32::new(MAX_STANDARD) })
+    }
+
+    /// Limits how many standard parameters there may be.
+    pub(super) fn limit(&self, most: u32) {
+        self.max_standard.store(most, Ordering::Relaxed);
     }
 
     /// Does `work` as one transaction; an error undoes all of it.
@@ -119,7 +131,8 @@ impl Store {
     fn begin<T>(&self, behind: i64, work: impl FnOnce(&Tables<'_>) -> Result<T, AwsError>) -> Result<T, AwsError> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let tables = Tables { transaction, behind };
+        let max_standard = self.max_standard.load(Ordering::Relaxed).into();
+        let tables = Tables { transaction, behind, max_standard };
         let done = work(&tables)?;
         tables.transaction.commit()?;
         Ok(done)

@@ -9,7 +9,7 @@ use tenantry::{
     entry::{Author, ETag, Epoch, Precondition, Revision, TagList, Version},
     function::{BoxFuture, Context, Front},
     http::{
-        Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, PageTag, Problem, ProblemType, Respond,
+        Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, PageTag, Problem, ProblemType, Respond, StoreView,
         VersionView, digest,
     },
     key::{ConfigKey, is_key_prefix},
@@ -98,12 +98,12 @@ impl App {
         if let Some(version) = version {
             let at = Box::pin(self.reader.version(scope, &key, version, min_revision)).await?;
             let past = past_entry(&key, version, &at)?;
-            return shown(&at, Some(past.etag()), &asked, self.is_secret(&key), &past);
+            return shown(&at, Some(past.shown_etag()), &asked, self.is_secret(&key), &past);
         }
         let at = self.reader.get(scope, &key, event.freshness(min_revision)).await?;
         let Some(resolved) = &at.found else { return Err(Problem::no_value(&key, at.revision)) };
         let view = EntryView::from(&**resolved);
-        shown(&at, Some(&resolved.entry.etag()), &asked, self.is_secret(&key), &view)
+        shown(&at, Some(&resolved.entry.shown_etag()), &asked, self.is_secret(&key), &view)
     }
 
     /// The tag of a page: `query` says what is paged through, and where the page begins and ends.
@@ -306,6 +306,8 @@ struct ChangedKeyView<'a> {
     key: &'a str,
     version: Version,
     operation: ChangeOperation,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<StoreView>,
 }
 
 impl<'a> From<&'a Change> for ChangeView<'a> {
@@ -314,6 +316,7 @@ impl<'a> From<&'a Change> for ChangeView<'a> {
             key: &one.key,
             version: one.version,
             operation: one.operation,
+            store: one.refusal.map(StoreView::from),
         });
         Self {
             revision: change.revision,

@@ -273,6 +273,10 @@ pub(crate) enum Operation {
     Delete,
     /// A version that went into the history only: what is current stays.
     Supersede,
+    /// The key's store refuses the current version, which stays.
+    Refuse,
+    /// It has taken it after all.
+    Accept,
     /// One that this program does not know: to be on the safe side, the key is loaded.
     #[serde(other)]
     Other,

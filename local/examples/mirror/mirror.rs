@@ -250,7 +250,8 @@ impl Kept {
         changes: &[Change],
     ) -> Result<BTreeMap<String, Option<Entry>>, Trouble> {
         // Each key's last change decides. What the copy has at that version or a later one was loaded with an earlier change.
-        let writes = changes.iter().flat_map(|change| &change.keys).filter(|one| one.operation != Operation::Supersede);
+        let stays = [Operation::Supersede, Operation::Refuse, Operation::Accept];
+        let writes = changes.iter().flat_map(|change| &change.keys).filter(|one| !stays.contains(&one.operation));
         let newest: BTreeMap<_, _> = writes.map(|one| (&one.key, one)).collect();
         let is_news = |key, version| self.entries.get(key).is_none_or(|entry| entry.version < version);
         let news = newest.values().filter(|one| is_news(&one.key, one.version));

@@ -55,6 +55,8 @@ mod permissions;
 #[cfg(test)]
 mod policies;
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod sessions;

@@ -194,6 +194,43 @@ async fn mirrors_end_equal_to_a_full_list() {
     api.suite.stop().await;
 }
 
+/// Promise: that a store refuses a value, or has taken it, changes nothing in a copy, which goes on behind it.
+#[tokio::test]
+async fn a_copy_passes_over_what_a_store_refuses() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    acme.put("tenant_config_k", &json!(1)).await.expect(201);
+    let mut copy = mirror(&api, &acme, 7, None);
+    to_head(&mut copy).await;
+    api.suite.emulator().limit_parameters(0);
+    for limit in [0, 10] {
+        api.suite.emulator().limit_parameters(limit);
+        acme.put("param_config_k", &json!(limit)).await;
+        api.settled().await;
+        to_head(&mut copy).await;
+        let mut listed = listed(&acme).await;
+        for entry in listed.values_mut() {
+            let refused = entry.as_object_mut().expect("an entry").remove("store");
+            assert_eq!(refused.is_some(), limit == 0 && entry["key"] == "param_config_k");
+        }
+        assert_eq!(copied(&copy), listed);
+    }
+    // Of a value that was refused for a while.
+    api.suite.emulator().limit_parameters(1);
+    acme.put("param_config_l", &json!(1)).await.expect(201);
+    to_head(&mut copy).await;
+    api.suite.emulator().limit_parameters(10);
+    let (batches, _) = api
+        .calls_during("BatchGetItem", async {
+            api.sweep(4).await;
+            to_head(&mut copy).await
+        })
+        .await;
+    assert!(batches > 0, "the store has taken it");
+    assert_eq!(copied(&copy), listed(&acme).await);
+    api.suite.stop().await;
+}
+
 /// Promise: a list that is read page by page while others write misses none of it: neither in what was read already, nor between.
 #[tokio::test]
 async fn a_list_that_writes_overtake_is_made_up_for() {

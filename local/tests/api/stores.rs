@@ -63,8 +63,12 @@ async fn a_delete_leaves_a_foreign_parameter_alone() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     let name = acme.parameter_name("param_config_", "k");
+    api.suite.emulator().set_event_fate(EventFate::Lost);
     edit(&api, &name, "theirs", ParameterType::SecureString).await;
-    assert_eq!(acme.put("param_config_k", &json!("ours")).await.expect(201).body["pending"], true);
+    let written = acme.put("param_config_k", &json!("ours")).await.expect(201);
+    assert_eq!(written.body["store"]["reason"], "type-mismatch", "{}", written.text);
+    api.settled().await;
+    api.suite.emulator().set_event_fate(EventFate::Delivered);
     acme.delete("param_config_k").await.expect(200);
     api.sweep(1).await;
     assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 1)));

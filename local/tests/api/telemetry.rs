@@ -124,9 +124,14 @@ async fn a_line_is_metrics() {
     let acme = api.tenant("acme");
     acme.put("param_config_k", &json!(1)).await.expect(201);
     acme.list("").await.expect(200);
+    api.suite.emulator().limit_parameters(1);
+    acme.put("param_config_refused", &json!(1)).await.expect(201);
     api.suite.run_schedules().await.expect("a sweep");
     api.settled().await;
     let lines = lines.take();
+    let round = lines.iter().find(|line| line["Route"] == "schedule").expect("a round of comparison");
+    assert_eq!((&round["Parameters"], &round["RefusedKeys"]), (&json!(1), &json!(1)));
+    assert_eq!(lines.iter().filter_map(|line| line["Refusals"].as_u64()).sum::<u64>(), 1);
     assert!(lines.len() >= 4, "{lines:?}");
     let mut written = BTreeSet::new();
     for line in lines {
@@ -179,7 +184,7 @@ fn assert_watched(written: &BTreeSet<(String, String, String)>) {
         assert!(written.contains(&metric), "{metric:?} has an alarm: {written:?}");
         watched += 1;
     }
-    assert_eq!(watched, 5, "three searches, a widget and an alarm");
+    assert_eq!(watched, 11, "three searches, five metrics on widgets and three alarms");
 }
 
 /// Promise: an edit of a key with JSON values that is no JSON is counted, in a metric that the runbook names, and one that is JSON, or

@@ -43,6 +43,7 @@ fn change(revision: u64, names: &[&str]) -> Change {
         key: key(name).as_str().to_owned(),
         version: Version::FIRST,
         operation: ChangeOperation::Put,
+        refusal: None,
     };
     Change {
         revision: Revision::new(revision),
@@ -68,6 +69,7 @@ fn entry(key: &ConfigKey, revision: u64, text: &str) -> Arc<Resolved> {
         commit: head(revision).commit,
         state: State::Live(HeldValue::Value(value.clone())),
         superseded: false,
+        refusal: None,
     };
     Arc::new(Resolved { entry, value })
 }

@@ -25,7 +25,7 @@ pub use aws_lambda_events::apigw::ApiGatewayV2httpResponse as Answer;
 pub use body::{BatchGetBody, OperationBody, OperationName, PutBody, RollbackBody, TransactionBody};
 pub use cursor::{Cursor, CursorKind};
 pub use problem::{Problem, ProblemType};
-pub use respond::{EntryView, Respond, VersionView, WrittenView};
+pub use respond::{EntryView, Respond, StoreView, VersionView, WrittenView};
 
 use crate::{
     auth::{Authenticator, Permission, Presented, TenantScope},

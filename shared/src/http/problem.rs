@@ -342,7 +342,9 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Aws(failure) => failure.into(),
-            StoreError::Occupied { .. } => Self::new(ProblemType::Unprocessable, error.to_string()),
+            StoreError::Refused { reason, .. } => {
+                Self::new(ProblemType::Unprocessable, error.to_string()).with("reason", reason.name())
+            }
             StoreError::Gone | StoreError::Unreadable(_) => {
                 error!(%error, "a store does not hold what was put");
                 Self::new(ProblemType::Unavailable, "the value was changed behind this service's back; try again later")
@@ -397,6 +399,9 @@ impl From<WriteError> for Problem {
                     .with("key", key.as_str());
                 problem.etag = current;
                 problem
+            }
+            WriteError::InTheWay { key, reason } => {
+                Self::new(ProblemType::Unprocessable, detail).with("key", key.as_str()).with("reason", reason.name())
             }
             WriteError::At { head, error } => Self::from(*error).at(head),
             WriteError::NotFound(key) | WriteError::NoSuchVersion(key, _) => {

@@ -13,7 +13,8 @@ use crate::{
     comment::Comment,
     entry::{Author, ETag, Entry, Revision, Version},
     ledger::WrittenKey,
-    service::{At, Fetched},
+    refusal::Refusal,
+    service::{At, Fetched, StoreState},
     telemetry,
     value::ConfigValue,
 };
@@ -95,6 +96,20 @@ impl Respond {
     }
 }
 
+/// What a key's store makes of a version, where that is worth telling.
+#[derive(Debug, Serialize)]
+pub struct StoreView {
+    state: &'static str,
+    #[serde(flatten)]
+    refusal: Refusal,
+}
+
+impl From<Refusal> for StoreView {
+    fn from(refusal: Refusal) -> Self {
+        Self { state: "refused", refusal }
+    }
+}
+
 /// A live entry with its value.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -115,6 +130,8 @@ pub struct EntryView<'a> {
     comment: Option<&'a Comment>,
     modified_at: Timestamp,
     etag: ETag,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<StoreView>,
 }
 
 impl<'a> From<&'a Resolved> for EntryView<'a> {
@@ -142,6 +159,7 @@ impl<'a> EntryView<'a> {
             comment: entry.comment.as_ref(),
             modified_at: entry.modified_at,
             etag: entry.etag(),
+            store: entry.refusal.map(StoreView::from),
         }
     }
 }
@@ -168,6 +186,10 @@ pub struct VersionView<'a> {
     comment: Option<&'a Comment>,
     modified_at: Timestamp,
     etag: ETag,
+    #[serde(skip)]
+    shown_etag: ETag,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<StoreView>,
 }
 
 impl<'a> From<&'a Fetched> for VersionView<'a> {
@@ -184,6 +206,8 @@ impl<'a> From<&'a Fetched> for VersionView<'a> {
             comment: entry.comment.as_ref(),
             modified_at: entry.modified_at,
             etag: entry.etag(),
+            shown_etag: entry.shown_etag(),
+            store: entry.refusal.map(StoreView::from),
         }
     }
 }
@@ -194,9 +218,9 @@ impl<'a> VersionView<'a> {
         Self { key: Some(past.entry.key.as_str()), ..Self::from(past) }
     }
 
-    /// The version's entity tag.
-    pub fn etag(&self) -> &ETag {
-        &self.etag
+    /// The entity tag of what is shown.
+    pub fn shown_etag(&self) -> &ETag {
+        &self.shown_etag
     }
 }
 
@@ -218,13 +242,16 @@ pub struct WrittenView<'a> {
     /// The value is committed and what every reader gets; its store is still to be brought after.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pending: bool,
+    /// Its store refuses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<StoreView>,
 }
 
 impl<'a> WrittenView<'a> {
     /// The views of all writes of a request.
     pub fn all(written: &'a crate::service::Written) -> Vec<Self> {
         let receipt = &written.receipt;
-        let view = |(one, pending): (&'a WrittenKey, &bool)| Self {
+        let view = |(one, state): (&'a WrittenKey, &StoreState)| Self {
             key: &one.key,
             version: one.version,
             revision: receipt.revision,
@@ -233,8 +260,9 @@ impl<'a> WrittenView<'a> {
             etag: &one.etag,
             deleted: one.deleted,
             removes_older_values: one.removes_older_values,
-            pending: *pending,
+            pending: *state == StoreState::Pending,
+            store: if let StoreState::Refused(refusal) = state { Some((*refusal).into()) } else { None },
         };
-        receipt.writes.iter().zip(&written.pending).map(view).collect()
+        receipt.writes.iter().zip(&written.stores).map(view).collect()
     }
 }

@@ -14,7 +14,7 @@ use super::{
     Change, ChangeOperation, ChangedKey, FollowState, Head, Ledger, LedgerError,
     follow::{GRACE, STORE_IS_NOT_FURTHER, id_set},
     item::{self, FORMAT, Item, Reader, n, s},
-    primary_key,
+    primary_key, verdict,
 };
 use crate::{
     auth::TenantScope,
@@ -23,6 +23,7 @@ use crate::{
     comment::Comment,
     entry::{Author, CommitId, Entry, Epoch, Locator, PutId, Revision, State, ValueFormat, Version},
     key::ConfigKey,
+    refusal::Refusal,
     tenant::TenantId,
 };
 
@@ -87,6 +88,8 @@ pub enum StoreWork {
     Done(PutBefore),
     /// The write was found there.
     Found(Found),
+    /// There is no write: the store refuses the current version, or has taken it after all.
+    Verdict(Option<Refusal>),
 }
 
 /// What somebody did to a store, and not through us.
@@ -100,6 +103,8 @@ pub struct Found {
     pub mark: Option<PutId>,
     /// Whether a later put of ours had replaced it already.
     pub superseded: bool,
+    /// Whether the puts of the tag's route fit on it, as they do not on another type.
+    pub fits: bool,
     /// What the ledger knew of the store when it was found.
     pub known: FollowState,
 }
@@ -171,6 +176,10 @@ impl PlannedWrite {
         if let StoreWork::Found(found) = &self.store { Some(found) } else { None }
     }
 
+    fn verdict(&self) -> Option<&Option<Refusal>> {
+        if let StoreWork::Verdict(verdict) = &self.store { Some(verdict) } else { None }
+    }
+
     fn is_superseded(&self) -> bool {
         self.found().is_some_and(|found| found.superseded)
     }
@@ -193,12 +202,13 @@ impl Plan {
             commit: self.commit.clone(),
             state: write.state.clone(),
             superseded: write.is_superseded(),
+            refusal: write.verdict().copied().flatten(),
         }
     }
 
-    /// Whoever committed something that was found is not who made it.
+    /// Whoever committed something that was found, or what a store made of it, is not who did that.
     fn author(&self, scope: &TenantScope) -> Author {
-        if self.writes.iter().any(|write| write.found().is_some()) {
+        if self.writes.iter().any(|write| write.found().is_some() || write.verdict().is_some()) {
             Author::external()
         } else {
             scope.author().clone()
@@ -231,11 +241,14 @@ impl Plan {
             ChangedKey {
                 key: entry.key.to_string(),
                 version: entry.version,
-                operation: match entry.state {
+                operation: match (write.verdict(), &entry.state) {
+                    (Some(Some(_)), _) => ChangeOperation::Refuse,
+                    (Some(None), _) => ChangeOperation::Accept,
                     _ if entry.superseded => ChangeOperation::Supersede,
-                    State::Live(_) => ChangeOperation::Put,
-                    State::Deleted => ChangeOperation::Delete,
+                    (None, State::Live(_)) => ChangeOperation::Put,
+                    (None, State::Deleted) => ChangeOperation::Delete,
                 },
+                refusal: entry.refusal,
             }
         });
         Change {
@@ -324,6 +337,13 @@ impl Ledger {
 
         let mut items = vec![update(head_update(plan, tenant), item::HEAD.to_owned())?];
         for write in &plan.writes {
+            if let Some(verdict) = write.verdict() {
+                let of_entry = verdict::on_entry(write, verdict.as_ref(), tenant);
+                items.push(update(of_entry, item::entry_key(write.key.as_str()))?);
+                let of_version = verdict::on_item(verdict.as_ref(), "attribute_exists(pk)");
+                items.push(update(of_version, item::version_key(&write.key, write.version))?);
+                continue;
+            }
             let entry = plan.entry(scope, write);
             items.push(update(entry_update(plan, write, &entry, tenant), item::entry_key(write.key.as_str()))?);
             let mut version = primary_key(scope, item::version_key(&write.key, entry.version));
@@ -387,17 +407,17 @@ fn judge(error: &SdkError<TransactWriteItemsError, HttpResponse>, failure: &AwsF
 }
 
 /// The parts of an update expression. Every attribute is aliased, so that none can be a reserved word.
-struct Expression {
+pub(super) struct Expression {
     set: Vec<String>,
     remove: Vec<String>,
     other: Vec<String>,
-    condition: String,
+    pub(super) condition: String,
     names: HashMap<String, String>,
-    values: HashMap<String, AttributeValue>,
+    pub(super) values: HashMap<String, AttributeValue>,
 }
 
 impl Expression {
-    fn new(condition: String) -> Self {
+    pub(super) fn new(condition: String) -> Self {
         Self {
             set: Vec::new(),
             remove: Vec::new(),
@@ -408,7 +428,7 @@ impl Expression {
         }
     }
 
-    fn set(&mut self, name: &str, value: AttributeValue) {
+    pub(super) fn set(&mut self, name: &str, value: AttributeValue) {
         self.set.push(format!("#{name} = :{name}"));
         self.names.insert(format!("#{name}"), name.to_owned());
         self.values.insert(format!(":{name}"), value);
@@ -441,6 +461,11 @@ impl Expression {
         if let Some(store_version) = known.store_version {
             self.values.insert(":known_storeVersion".to_owned(), n(store_version));
         }
+        if found.fits {
+            self.remove(item::OTHER_TYPE);
+        } else {
+            self.set(item::OTHER_TYPE, AttributeValue::Bool(true));
+        }
         if let Some(mark) = &found.mark {
             self.set("absorbedId", s(mark.as_str()));
         }
@@ -472,13 +497,16 @@ impl Expression {
         }
     }
 
-    fn remove(&mut self, name: &str) {
+    pub(super) fn remove(&mut self, name: &str) {
         self.remove.push(format!("#{name}"));
         self.names.insert(format!("#{name}"), name.to_owned());
     }
 
     fn update(&self) -> String {
-        let mut parts = vec![format!("SET {}", self.set.join(", "))];
+        let mut parts = Vec::new();
+        if !self.set.is_empty() {
+            parts.push(format!("SET {}", self.set.join(", ")));
+        }
         if !self.remove.is_empty() {
             parts.push(format!("REMOVE {}", self.remove.join(", ")));
         }
@@ -523,7 +551,9 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
     if let Some((name, value)) = write.format.map(item::format_attribute) {
         expression.set(name, value);
     }
-    for stale in ["comment", "value", "locatorVersion", "locatorModifiedAt", "textKind", "trimmed"] {
+    let of_the_store = [item::REFUSED_REASON, item::REFUSED_SINCE, item::OTHER_TYPE];
+    let of_the_value = ["comment", "value", "locatorVersion", "locatorModifiedAt", "textKind", "trimmed"];
+    for stale in of_the_value.into_iter().chain(of_the_store) {
         if !expression.names.contains_key(&format!("#{stale}")) {
             expression.remove(stale);
         }
@@ -536,7 +566,7 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
         expression.set("workKey", s(item::work_key(from, plan.at, tenant)));
     };
     match &write.store {
-        StoreWork::None | StoreWork::Found(_) => {}
+        StoreWork::None | StoreWork::Found(_) | StoreWork::Verdict(_) => {}
         StoreWork::Later => due(plan.at),
         StoreWork::Announced(id) => {
             due(plan.at.plus(GRACE));

@@ -23,6 +23,11 @@ use crate::{
 /// than any function of the suite may run.
 pub const GRACE: Duration = Duration::from_mins(1);
 
+/// How long what a store refuses waits before it is tried again: as long as it has been refused, but no less and no more than this.
+pub const MIN_REFUSED_WAIT: Duration = Duration::from_mins(10);
+/// See [`MIN_REFUSED_WAIT`].
+pub const MAX_REFUSED_WAIT: Duration = Duration::from_hours(6);
+
 /// How many pieces of owed work one query looks up.
 const OWED_PAGE: i32 = 100;
 /// How often an update that meets a commit under way is tried, and the longest wait between two tries.
@@ -246,7 +251,9 @@ impl Ledger {
             set = format!("{set}, {SET_LOCATOR}");
             values.extend(locator_values(*locator, kind));
         }
-        let condition = format!("version = :version AND {STORE_IS_NOT_FURTHER}");
+        // That it was refused has to be taken back first, which readers are to be told.
+        let condition =
+            format!("version = :version AND {STORE_IS_NOT_FURTHER} AND attribute_not_exists(refusedReason)");
         let retire = if made_up_for.is_empty() {
             ""
         } else {
@@ -399,6 +406,23 @@ impl Ledger {
         };
         let later = [(":due", s(item::work_key(due, owed.since, scope.tenant())))];
         self.update(scope, sort_key, "SET workKey = :due", "attribute_exists(workShard)", later).await?;
+        Ok(())
+    }
+
+    /// Puts off the work of a version that its store goes on refusing, by as long as it has been refused. It counts as owed from then on,
+    /// since nobody waits for it who could be helped.
+    pub async fn put_off_refused(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        version: Version,
+        since: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let now = self.clock.now();
+        let due = now.plus(now.since(since).clamp(MIN_REFUSED_WAIT, MAX_REFUSED_WAIT));
+        let values = [(":due", s(item::work_key(due, due, scope.tenant()))), (":version", n(version.get()))];
+        let condition = "version = :version AND attribute_exists(workShard) AND attribute_exists(refusedReason)";
+        self.update_entry(scope, key, "SET workKey = :due", condition, values).await?;
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use crate::{
         Author, CommitId, Entry, Epoch, Held, Locator, PutId, Revision, State, TextKind, Trimmed, ValueFormat, Version,
     },
     key::ConfigKey,
+    refusal::{Refusal, RefusalReason},
     tenant::TenantId,
     value::ConfigValue,
 };
@@ -29,6 +30,12 @@ pub(super) const HEAD: &str = "HEAD";
 const ENTRY: &str = "ENTRY#";
 const CHANGE: &str = "CHANGE#";
 const PARTITION: &str = "TENANT#";
+
+/// The attributes of `ENTRY#` and `VERSION#` items that say that the store refuses the version.
+pub(super) const REFUSED_REASON: &str = "refusedReason";
+pub(super) const REFUSED_SINCE: &str = "refusedSince";
+/// The attribute of `ENTRY#` items that says that a parameter of another type lies there.
+pub(super) const OTHER_TYPE: &str = "otherType";
 
 /// An item that cannot be understood: damaged, or written by somebody else.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +162,12 @@ impl<'a> Reader<'a> {
         self.0.get(name)?.as_n().ok()?.parse().ok()
     }
 
+    /// That the item's store refuses it.
+    fn refusal(&self) -> Option<Refusal> {
+        let reason = RefusalReason::from_stored(self.optional_text(REFUSED_REASON)?);
+        Some(Refusal { reason, since: Timestamp::from_millis(self.optional_number(REFUSED_SINCE)?) })
+    }
+
     pub(super) fn damaged(&self, attribute: &'static str) -> DamagedItem {
         DamagedItem { sort_key: self.optional_text("sk").unwrap_or("?").to_owned(), attribute }
     }
@@ -199,6 +212,8 @@ pub struct Current {
     /// The newest version that is a deletion, if there is one: what lay in the store alone before it
     /// is not kept.
     pub deleted: Option<Version>,
+    /// Whether the newest version that others put there is of another type than the puts of the tag's route.
+    pub has_other_type: bool,
     /// The highest version of the key, if that is not the current one but one that was superseded when it was found.
     latest: Option<Version>,
 }
@@ -248,12 +263,15 @@ impl Current {
             },
             format: read_format(&read)?,
             deleted: read.optional_number("deletedVersion").map(Version::new),
+            has_other_type: item.contains_key(OTHER_TYPE),
             latest: read.optional_number("latestVersion").map(Version::new),
         })
     }
 
-    /// What the item says once `entry` has been committed, which was found in the store as far as `place`, where it bears the id `mark`.
-    pub(crate) fn with_found(mut self, entry: Entry, place: Option<Locator>, mark: Option<PutId>) -> Self {
+    /// What the item says once `entry` has been committed, which was found in the store as far as `place`, where it bears the id `mark`,
+    /// and where the puts of the tag's route fit on it or not.
+    pub(crate) fn with_found(mut self, entry: Entry, place: Option<Locator>, mark: Option<PutId>, fits: bool) -> Self {
+        self.has_other_type = !fits;
         self.follow.absorbed = place;
         self.follow.absorbed_id = mark.or(self.follow.absorbed_id);
         if entry.superseded {
@@ -305,6 +323,7 @@ pub(super) fn read_entry(item: &Item, key: ConfigKey) -> Result<Entry, DamagedIt
         commit: CommitId::from_stored(read.text("commitId")?),
         state,
         superseded: item.contains_key("superseded"),
+        refusal: read.refusal(),
     })
 }
 
@@ -401,6 +420,11 @@ pub(super) fn locator_attributes(locator: Locator, kind: &TextKind) -> [(&'stati
     ]
 }
 
+/// The attributes that say that a store refuses a version.
+pub(super) fn refusal_attributes(refusal: &Refusal) -> [(&'static str, AttributeValue); 2] {
+    [(REFUSED_REASON, s(refusal.reason.name())), (REFUSED_SINCE, n(refusal.since.millis()))]
+}
+
 /// What one commit did to one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedKey {
@@ -410,6 +434,8 @@ pub struct ChangedKey {
     pub version: Version,
     /// What was done.
     pub operation: ChangeOperation,
+    /// Why its store refuses it, if that is what became known.
+    pub refusal: Option<Refusal>,
 }
 
 /// What was done to a key.
@@ -422,14 +448,25 @@ pub enum ChangeOperation {
     Delete,
     /// A value was found that a later one had replaced already; what is current stays.
     Supersede,
+    /// Its store turned out to refuse the current version, which stays.
+    Refuse,
+    /// The store has taken the current version, which it had refused.
+    Accept,
 }
 
 impl ChangeOperation {
+    /// Whether the key says something else from then on.
+    pub const fn is_write(self) -> bool {
+        matches!(self, Self::Put | Self::Delete)
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Put => "put",
             Self::Delete => "delete",
             Self::Supersede => "supersede",
+            Self::Refuse => "refuse",
+            Self::Accept => "accept",
         }
     }
 }
@@ -456,11 +493,15 @@ pub struct Change {
 impl Change {
     pub(super) fn item(&self, tenant: &TenantId, publish_from: Timestamp) -> Item {
         let keys = self.keys.iter().map(|changed| {
-            AttributeValue::M(HashMap::from([
-                ("key".to_owned(), s(&changed.key)),
-                ("version".to_owned(), n(changed.version.get())),
-                ("operation".to_owned(), s(changed.operation.name())),
-            ]))
+            let attributes = [
+                ("key", s(&changed.key)),
+                ("version", n(changed.version.get())),
+                ("operation", s(changed.operation.name())),
+            ];
+            let refusal = changed.refusal.iter().flat_map(refusal_attributes);
+            AttributeValue::M(
+                attributes.into_iter().chain(refusal).map(|(name, value)| (name.to_owned(), value)).collect(),
+            )
         });
         let mut item: Item = [
             ("pk", s(partition(tenant))),
@@ -494,10 +535,13 @@ impl Change {
                 "put" => ChangeOperation::Put,
                 "delete" => ChangeOperation::Delete,
                 "supersede" => ChangeOperation::Supersede,
+                "refuse" => ChangeOperation::Refuse,
+                "accept" => ChangeOperation::Accept,
                 _ => return Err(inner.damaged("operation")),
             };
             let key = inner.text("key")?.to_owned();
-            Ok(ChangedKey { key, version: Version::new(inner.number("version")?), operation })
+            let version = Version::new(inner.number("version")?);
+            Ok(ChangedKey { key, version, operation, refusal: inner.refusal() })
         });
         Ok(Self {
             revision: Revision::new(read.number("revision")?),

@@ -7,6 +7,7 @@ mod follow;
 mod item;
 mod recent;
 mod reconcile;
+mod verdict;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
 pub use commit::{
     CommitOutcome, Found, IdempotencyClaim, Plan, PlannedWrite, PutBefore, Receipt, StoreWork, WrittenKey,
 };
-pub use follow::{GRACE, Owed, OwedItem, Stored};
+pub use follow::{GRACE, MAX_REFUSED_WAIT, MIN_REFUSED_WAIT, Owed, OwedItem, Stored};
 pub use item::{Change, ChangeOperation, ChangedKey, Current, DamagedItem, FollowState, Head};
 pub use recent::ListedChange;
 pub use reconcile::Cursor;

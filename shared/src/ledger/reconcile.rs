@@ -12,6 +12,7 @@ use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::{AwsFailure, Service},
     key::ConfigKey,
+    telemetry::Round,
     tenant::TenantId,
 };
 
@@ -44,8 +45,8 @@ pub enum Cursor {
 }
 
 impl Ledger {
-    /// How far the comparison has come; at the beginning where that is not known.
-    pub async fn reconciled(&self, authority: &SystemAuthority) -> Result<Cursor, LedgerError> {
+    /// How far the comparison has come, and what this round of it has counted; at the beginning where that is not known.
+    pub async fn reconciled(&self, authority: &SystemAuthority) -> Result<(Cursor, Round), LedgerError> {
         let answer = self
             .clients
             .dynamodb_of_system(authority)
@@ -57,15 +58,23 @@ impl Ledger {
             .send()
             .await
             .map_err(|error| AwsFailure::of(Service::DynamoDb, "GetItem", &error))?;
-        let text = answer.item.as_ref().and_then(|item| Reader(item).optional_text("cursor"));
-        Ok(text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
+        let text = |name| answer.item.as_ref().and_then(|item| Reader(item).optional_text(name));
+        let cursor = text("cursor").and_then(|text| serde_json::from_str(text).ok());
+        let round = text("round").and_then(|text| serde_json::from_str(text).ok());
+        Ok((cursor.unwrap_or_default(), round.unwrap_or_default()))
     }
 
-    /// Notes how far the comparison has come.
-    pub async fn note_reconciled(&self, authority: &SystemAuthority, cursor: &Cursor) -> Result<(), LedgerError> {
+    /// Notes how far the comparison has come, and what this round has counted by then.
+    pub async fn note_reconciled(
+        &self,
+        authority: &SystemAuthority,
+        cursor: &Cursor,
+        round: &Round,
+    ) -> Result<(), LedgerError> {
         let mut noted = cursor_key();
         noted.insert("format".to_owned(), item::n(item::FORMAT));
         noted.insert("cursor".to_owned(), s(serde_json::to_string(cursor).unwrap_or_default()));
+        noted.insert("round".to_owned(), s(serde_json::to_string(round).unwrap_or_default()));
         self.clients
             .dynamodb_of_system(authority)
             .await?

@@ -54,6 +54,8 @@ pub(crate) struct Absorbed {
     pub(crate) committed: usize,
     /// Whether the store turned out not to show what is committed, and is owed that now.
     pub(crate) misplaced: bool,
+    /// Whether the store has refused what is committed. Something has happened there, so it may take it now.
+    pub(crate) refused: bool,
 }
 
 /// Takes over what is new in the store of `key`.
@@ -104,6 +106,7 @@ impl Absorber<'_> {
         let mut stored = self.external.versions(scope, key, false).await?;
         // Behind the look at the store, so that every call of ours that it may show has been announced by then.
         let current = ledger.current(scope, key).await?.unwrap_or_default();
+        absorbed.refused = current.entry.as_ref().is_some_and(|entry| entry.refusal.is_some());
         if current.follow.is_being_removed(self.clock.now()) {
             return Ok(Looked::Again);
         }
@@ -211,7 +214,7 @@ impl Absorber<'_> {
             Held::Value(value)
         };
         let (at, place) = (stored.place.modified_at, Some(stored.place));
-        let found = Found { at, place, mark, superseded, known: known.follow.clone() };
+        let found = Found { at, place, mark, superseded, fits: stored.fits, known: known.follow.clone() };
         let committed = self.commit(known, head, State::Live(kept), found).await?;
         if is_unparsed && committed.is_ok() {
             warn!(tenant.id = %self.scope.tenant(), config.key = %self.key, store.version = stored.place.version, "an edit of a key whose values are JSON is none, and is a string until the next edit that is");
@@ -235,7 +238,7 @@ impl Absorber<'_> {
             // At last it is left to whoever looks next: the event comes again, or the comparison finds it.
             return Ok(Looked::Again);
         }
-        let found = Found { at: now, place: None, mark: None, superseded: false, known: follow.clone() };
+        let found = Found { at: now, place: None, mark: None, superseded: false, fits: true, known: follow.clone() };
         let mut head = self.foundation.ledger.head(self.scope).await?;
         match self.commit(current, &mut head, State::Deleted, found).await? {
             Ok(_) => absorbed.committed += 1,
@@ -253,7 +256,7 @@ impl Absorber<'_> {
     ) -> Result<Result<Current, Looked>, AbsorbError> {
         let Foundation { ledger, .. } = self.foundation;
         let (scope, key) = (self.scope, self.key);
-        let (version, place, mark) = (known.next_version(), found.place, found.mark.clone());
+        let (version, place, mark, fits) = (known.next_version(), found.place, found.mark.clone(), found.fits);
         let write = PlannedWrite {
             key: key.clone(),
             previous: known.entry.as_ref().map(|entry| entry.version),
@@ -278,7 +281,7 @@ impl Absorber<'_> {
         }
         *head = Head { revision: receipt.revision, commit: plan.commit.clone(), ..head.clone() };
         let entries = plan.writes.iter().map(|write| plan.entry(scope, write));
-        Ok(Ok(entries.fold(known, |known, entry| known.with_found(entry, place, mark.clone()))))
+        Ok(Ok(entries.fold(known, |known, entry| known.with_found(entry, place, mark.clone(), fits))))
     }
 }
 

@@ -6,13 +6,14 @@ use std::{collections::HashSet, time::Duration};
 
 use tracing::{debug, warn};
 
-use super::Foundation;
+use super::{Foundation, verdict};
 use crate::{
     auth::TenantScope,
     clock::{Clock, Timestamp},
     entry::{Entry, Held, PutId, State, Version},
     key::ConfigKey,
     ledger::{Current, GRACE, LedgerError, Stored},
+    refusal::{Refusal, RefusalReason},
     store::{ExternalStore, StoreError},
 };
 
@@ -31,6 +32,8 @@ pub(crate) enum Followed {
     Done,
     /// Somebody else is at it; config-refresh looks again later.
     Later,
+    /// The store refuses what is committed, and the ledger says so. It is tried again seldom.
+    Refused(Refusal),
     /// Nobody has ever written the key, so there is nothing to bring.
     NeverWritten,
 }
@@ -54,21 +57,36 @@ pub(crate) enum FollowError {
     Store(#[from] StoreError),
 }
 
-/// Makes the store of `key` hold what is committed. `announced` is the id that the commit of a version gave out for the first call.
+/// What a follower was called for.
+#[derive(Clone, Debug)]
+pub(crate) enum Occasion {
+    /// The commit of this version, which gave out this id for the first call.
+    Commit(PutId, Version),
+    /// A change that was told. What the store refuses waits until it is due: that itself is such a change.
+    Told,
+    /// It is due, or something has happened in the store.
+    Due,
+}
+
+/// Makes the store of `key` hold what is committed.
 pub(crate) async fn follow(
     foundation: &Foundation,
     clock: &Clock,
     scope: &TenantScope,
     key: &ConfigKey,
-    announced: Option<(PutId, Version)>,
+    occasion: Occasion,
 ) -> Result<Followed, FollowError> {
     let Some((external, _)) = foundation.stores.of(key).external() else { return Ok(Followed::Done) };
-    let unused = announced.map(|(id, version)| (id, Some(version)));
+    let waits = matches!(occasion, Occasion::Told);
+    let unused = if let Occasion::Commit(id, version) = occasion { Some((id, Some(version))) } else { None };
     let calls = Calls { unused, ..Calls::default() };
     let mut follower = Follower { foundation, clock, external, scope, key, calls };
     let (mut rounds, mut looks) = (0, 0);
     while rounds < MAX_ROUNDS && looks < MAX_LOOKS {
         let Some(current) = foundation.ledger.current(scope, key).await? else { return Ok(Followed::NeverWritten) };
+        if let Some(refusal) = current.entry.as_ref().and_then(|entry| entry.refusal).filter(|_| waits) {
+            return Ok(Followed::Refused(refusal));
+        }
         if current.follow.is_being_removed(clock.now()) {
             looks += 1;
             tokio::time::sleep(MAX_LOOK_WAIT.mul_f64(fastrand::f64())).await;
@@ -78,6 +96,7 @@ pub(crate) async fn follow(
         match follower.step(&current).await? {
             Step::Again => debug!(config.key = %key, rounds, "the key moved on while its store was brought after"),
             Step::Done => return Ok(Followed::Done),
+            Step::Refused(refusal) => return Ok(Followed::Refused(refusal)),
             Step::Leave => break,
         }
     }
@@ -113,6 +132,7 @@ enum Step {
     Done,
     Again,
     Leave,
+    Refused(Refusal),
 }
 
 /// A call to the store that has been announced.
@@ -224,6 +244,11 @@ impl Follower<'_> {
                 if error.did_nothing() {
                     self.give_up(call, version).await?;
                 }
+                if let StoreError::Refused { reason, .. } = error
+                    && let Some(refusal) = self.note(version, Some(reason)).await?
+                {
+                    return Ok(Step::Refused(refusal));
+                }
                 return Err(error.into());
             }
         };
@@ -232,6 +257,10 @@ impl Follower<'_> {
             // The version that was committed will be dropped by the store some day; this one is newer.
             let locator = self.external.locate(scope, key, &call.id, placed.version).await?;
             stored.locator = Some((locator, placed.kind));
+        }
+        if current.entry.as_ref().is_some_and(|entry| entry.refusal.is_some()) {
+            // Before the work counts as done: whoever dies in between leaves it owed, and it is put again.
+            self.note(version, None).await?;
         }
         let is_others = |id: &&PutId| **id != call.id && !self.calls.own.contains(id);
         let made_up_for: Vec<_> = call.ended.iter().filter(is_others).cloned().collect();
@@ -320,6 +349,11 @@ impl Follower<'_> {
         self.calls.own.retain(|id| !replaced.contains(id));
         self.calls.makes_up |= !replaced.is_empty();
         Ok(Some(Call { id, given_out_for: None, ended }))
+    }
+
+    /// Notes what the store makes of a version.
+    async fn note(&self, version: Version, reason: Option<RefusalReason>) -> Result<Option<Refusal>, LedgerError> {
+        verdict::note(self.foundation, self.clock, self.scope, self.key, version, reason).await
     }
 
     /// Takes back what was noted of a put that did nothing.

@@ -10,6 +10,7 @@ mod reconcile;
 mod refresh;
 mod tail;
 mod values;
+mod verdict;
 mod write;
 
 use std::sync::Arc;
@@ -18,7 +19,7 @@ pub use read::{At, BatchFound, Fetched, Freshness, HistoryPage, ListPage, ReadEr
 pub use refresh::{AbsorbReport, RefreshError, RefreshService, SweepReport};
 pub use tail::{Commit, Commits, KeyChange, Position, Snapshot, TailError, TailService, Value, Valued};
 pub use values::ValueGone;
-pub use write::{MAX_OPERATIONS, Operation, WriteError, WriteRequest, WriteService, Written};
+pub use write::{MAX_OPERATIONS, Operation, StoreState, WriteError, WriteRequest, WriteService, Written};
 
 use crate::{
     auth::TenantScope,

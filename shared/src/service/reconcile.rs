@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::{
     Foundation,
     absorb::absorb,
+    follow::{Occasion, follow},
     refresh::{AT_ONCE, ITEM_BUDGET, SweepReport},
 };
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     key::ConfigKey,
     ledger::{Current, Cursor, Ledger, LedgerError},
     store::MAX_DESCRIBED,
+    telemetry::{self, Round},
     tenant::TenantId,
 };
 
@@ -54,6 +56,7 @@ pub(crate) struct Reconciler<'a> {
 /// What a page came to: the keys that have to be looked through, and where to go on behind it.
 struct Page {
     compared: usize,
+    counted: Round,
     differ: Vec<(TenantId, ConfigKey)>,
     next: Cursor,
 }
@@ -62,14 +65,17 @@ impl Reconciler<'_> {
     /// Goes on from where the last run stopped. What could not be looked through is compared again the next time round.
     pub(crate) async fn run(&self) -> Result<SweepReport, ReconcileError> {
         let ledger = &self.foundation.ledger;
-        let mut cursor = ledger.reconciled(self.authority).await?;
+        let (mut cursor, mut round) = ledger.reconciled(self.authority).await?;
         let mut all = SweepReport::default();
         for _ in 0..PAGES {
             if Instant::now() >= self.give_up_at {
                 break;
             }
             let page = match cursor {
-                Cursor::Begin => self.parameters(None).await?,
+                Cursor::Begin => {
+                    round = Round::default();
+                    self.parameters(None).await?
+                }
                 Cursor::Parameters { token } => self.parameters(Some(token)).await?,
                 Cursor::Entries { shard, tenant, key } => self.entries(shard, tenant, key).await?,
             };
@@ -79,8 +85,10 @@ impl Reconciler<'_> {
                 break;
             }
             cursor = page.next;
-            ledger.note_reconciled(self.authority, &cursor).await?;
+            round = round + page.counted;
+            ledger.note_reconciled(self.authority, &cursor, &round).await?;
             if cursor == Cursor::Begin {
+                telemetry::note_round(round);
                 // Once round in a run is enough.
                 break;
             }
@@ -91,6 +99,7 @@ impl Reconciler<'_> {
     async fn parameters(&self, token: Option<String>) -> Result<Page, ReconcileError> {
         let page = self.foundation.survey.page(self.authority, token).await?;
         let compared = page.parameters.len();
+        let counted = Round { parameters: compared, is_cut: page.is_cut, ..Round::default() };
         let mut tenants: HashMap<TenantId, Vec<(ConfigKey, Locator)>> = HashMap::new();
         for (name, place) in page.parameters {
             match self.foundation.survey.key_of(&self.foundation.routes, &name) {
@@ -109,7 +118,7 @@ impl Reconciler<'_> {
         }
         let entries = Cursor::Entries { shard: 0, tenant: None, key: None };
         let next = page.next.map_or(entries, |token| Cursor::Parameters { token });
-        Ok(Page { compared, differ, next })
+        Ok(Page { compared, counted, differ, next })
     }
 
     /// Entries behind a tenant's key, of this tenant and the next ones.
@@ -122,6 +131,7 @@ impl Reconciler<'_> {
         let ledger = &self.foundation.ledger;
         let mut tenant: Option<TenantId> = tenant.and_then(|tenant| tenant.parse().ok());
         let mut waiting = VecDeque::new();
+        let mut counted = Round::default();
         let mut expected = Vec::new();
         let mut next = None;
         for _ in 0..MAX_TENANTS {
@@ -143,6 +153,8 @@ impl Reconciler<'_> {
             let scope = self.authority.act_for(of.clone());
             let left = MAX_DESCRIBED - expected.len();
             let (entries, last) = ledger.entries_after(&scope, key.as_deref(), left).await?;
+            let is_refused = |current: &Current| current.entry.as_ref().is_some_and(|entry| entry.refusal.is_some());
+            counted.refused += entries.iter().filter(|(_, current)| is_refused(current)).count();
             let wanted = entries.into_iter().filter(|(key, current)| self.is_expected(key, current));
             let wanted = wanted.map(|(key, current)| ((of.clone(), key), current.follow.absorbed));
             expected.extend(wanted);
@@ -160,7 +172,7 @@ impl Reconciler<'_> {
             differ.extend(known.filter(|(_, (seen, place))| place.is_none() || seen != place).map(|(key, _)| key));
         }
         let on = Cursor::Entries { shard, tenant: tenant.map(|tenant| tenant.to_string()), key };
-        Ok(Page { compared, differ, next: next.unwrap_or(on) })
+        Ok(Page { compared, counted, differ, next: next.unwrap_or(on) })
     }
 
     /// Whether a parameter has to be there for the key.
@@ -189,10 +201,18 @@ impl Reconciler<'_> {
     /// How much was committed; none if that failed.
     async fn look_at(&self, tenant: TenantId, key: ConfigKey) -> Option<usize> {
         let scope = self.authority.act_for(tenant);
-        let looking = absorb(self.foundation, self.clock, &scope, &key);
+        let looking = async {
+            let absorbed =
+                absorb(self.foundation, self.clock, &scope, &key).await.map_err(|error| error.to_string())?;
+            if absorbed.refused {
+                let following = follow(self.foundation, self.clock, &scope, &key, Occasion::Due);
+                following.await.map_err(|error| error.to_string())?;
+            }
+            Ok(absorbed.committed)
+        };
         let failed = match tokio::time::timeout(ITEM_BUDGET, looking).await {
-            Ok(Ok(absorbed)) => return Some(absorbed.committed),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Ok(committed)) => return Some(committed),
+            Ok(Err(error)) => error,
             Err(late) => late.to_string(),
         };
         warn!(tenant.id = %scope.tenant(), config.key = %key, error = failed, "a key could not be looked through");

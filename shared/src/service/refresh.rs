@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::{
     Foundation,
     absorb::{AbsorbError, absorb},
-    follow::{FollowError, Followed, follow},
+    follow::{FollowError, Followed, Occasion, follow},
     reconcile::Reconciler,
     write::MAX_OPERATIONS,
 };
@@ -20,7 +20,7 @@ use crate::{
     clock::Clock,
     entry::Revision,
     key::{ConfigKey, InvalidKey},
-    ledger::{Ledger, LedgerError, Owed, OwedItem},
+    ledger::{Ledger, LedgerError, MIN_REFUSED_WAIT, Owed, OwedItem},
     routing::Strategy,
     settings::Settings,
     store::{NotAKey, StoreError},
@@ -55,6 +55,8 @@ pub struct SweepReport {
     pub compared: usize,
     /// Versions and removals of others that were found by that and committed.
     pub absorbed: usize,
+    /// Stores that refuse what is committed, and were left alone or asked in vain.
+    pub refused: usize,
     /// Pieces of work that failed and were put off.
     pub failed: usize,
 }
@@ -114,12 +116,14 @@ enum WorkError {
 impl WorkError {
     /// How long the work waits before it is tried again.
     fn backoff(&self) -> Duration {
-        let (Self::Follow(FollowError::Store(StoreError::Aws(failure)))
-        | Self::Absorb(AbsorbError::Store(StoreError::Aws(failure)))) = self
-        else {
+        let (Self::Follow(FollowError::Store(error)) | Self::Absorb(AbsorbError::Store(error))) = self else {
             return BACKOFF;
         };
-        if failure.kind == FailureKind::Throttled { THROTTLED_BACKOFF } else { BACKOFF }
+        match error {
+            StoreError::Aws(failure) if failure.kind == FailureKind::Throttled => THROTTLED_BACKOFF,
+            StoreError::Refused { .. } => MIN_REFUSED_WAIT,
+            _ => BACKOFF,
+        }
     }
 }
 
@@ -137,13 +141,13 @@ impl RefreshService {
         let events = Ledger::shards().map(|shard| ledger.owed_events(&self.authority, shard, MAX_OWED));
         let events = try_join_all(events).await?.concat();
         let since = events.iter().map(|owed| owed.since).min();
-        let published = self.work_off(events, begun + WORK_BUDGET).await;
+        let published = self.work_off(events, &Occasion::Due, begun + WORK_BUDGET).await;
         let puts = Ledger::shards().map(|shard| ledger.owed_puts(&self.authority, shard, MAX_OWED));
         let mut puts = try_join_all(puts).await?.concat();
         // Not by how long it has been owed: what fails again and again must not always come first.
         puts.sort_unstable_by_key(|owed| owed.due);
         let oldest = since.into_iter().chain(puts.iter().map(|owed| owed.since)).min();
-        let mut report = published + self.work_off(puts, begun + WORK_BUDGET).await;
+        let mut report = published + self.work_off(puts, &Occasion::Due, begun + WORK_BUDGET).await;
         let age = oldest.map_or(Duration::ZERO, |since| self.clock.now().since(since));
         match Box::pin(self.reconciler(begun + RUN_BUDGET).run()).await {
             Ok(reconciled) => report = report + reconciled,
@@ -184,11 +188,12 @@ impl RefreshService {
         };
         let Some((first, others)) = named.split_first() else { return Ok(SweepReport::default()) };
         let give_up_at = Instant::now() + WORK_BUDGET;
-        let looked = self.work_off(vec![owed(first)], give_up_at).boxed().await;
+        let looked = self.work_off(vec![owed(first)], &Occasion::Told, give_up_at).boxed().await;
         if looked == SweepReport::default() {
             return Err(RefreshError::NeverWritten(first.clone()));
         }
-        Ok(looked + self.work_off(others.iter().map(owed).collect(), give_up_at).boxed().await)
+        let others = others.iter().map(owed).collect();
+        Ok(looked + self.work_off(others, &Occasion::Told, give_up_at).boxed().await)
     }
 
     /// Looks through a parameter that somebody may have changed, and commits what is not ours.
@@ -200,8 +205,8 @@ impl RefreshService {
         let looking = async {
             let absorbed = absorb(&self.foundation, &self.clock, &scope, &key).await?;
             let mut report = AbsorbReport { committed: absorbed.committed, followed: 0 };
-            if absorbed.misplaced {
-                report.followed = self.follow(&scope, key.as_str()).await?.followed;
+            if absorbed.misplaced || absorbed.refused {
+                report.followed = self.follow(&scope, key.as_str(), &Occasion::Due).await?.followed;
             }
             Ok(report)
         };
@@ -209,19 +214,20 @@ impl RefreshService {
         looked.map_err(|error| RefreshError::Failed(error.into()))
     }
 
-    async fn work_off(&self, owed: Vec<Owed>, give_up_at: Instant) -> SweepReport {
+    async fn work_off(&self, owed: Vec<Owed>, occasion: &Occasion, give_up_at: Instant) -> SweepReport {
         let in_time = |_: &Owed| std::future::ready(Instant::now() < give_up_at);
-        let working = stream::iter(owed).take_while(in_time).map(|owed| self.work(owed)).buffer_unordered(AT_ONCE);
+        let working = stream::iter(owed).take_while(in_time).map(|owed| self.work(owed, occasion));
+        let working = working.buffer_unordered(AT_ONCE);
         working.fold(SweepReport::default(), async |all, one| all + one).await
     }
 
-    async fn work(&self, owed: Owed) -> SweepReport {
+    async fn work(&self, owed: Owed, occasion: &Occasion) -> SweepReport {
         let (OwedItem::Publish(tenant, _) | OwedItem::Follow(tenant, _)) = &owed.item;
         let scope = self.authority.act_for(tenant.clone());
         let working = async {
             match &owed.item {
                 OwedItem::Publish(_, revision) => self.publish(&scope, *revision).await,
-                OwedItem::Follow(_, key) => self.follow(&scope, key).await,
+                OwedItem::Follow(_, key) => self.follow(&scope, key, occasion).await,
             }
         };
         let error = match tokio::time::timeout(ITEM_BUDGET, working).await.unwrap_or(Err(WorkError::TooLong)) {
@@ -244,12 +250,13 @@ impl RefreshService {
         Ok(SweepReport { published: 1, ..SweepReport::default() })
     }
 
-    async fn follow(&self, scope: &TenantScope, key: &str) -> Result<SweepReport, WorkError> {
+    async fn follow(&self, scope: &TenantScope, key: &str, occasion: &Occasion) -> Result<SweepReport, WorkError> {
         let key = ConfigKey::parse(key, &self.foundation.routes)?;
         match self.foundation.stores.of(&key).external() {
             None => self.foundation.ledger.forget_store(scope, &key).await?,
-            Some((_, strategy)) => match follow(&self.foundation, &self.clock, scope, &key, None).await? {
+            Some((_, strategy)) => match follow(&self.foundation, &self.clock, scope, &key, occasion.clone()).await? {
                 Followed::NeverWritten => return Ok(SweepReport::default()),
+                Followed::Refused(_) => return Ok(SweepReport { refused: 1, ..SweepReport::default() }),
                 Followed::Later => {
                     info!(tenant.id = %scope.tenant(), config.key = %key, "somebody else is bringing the store after");
                 }
@@ -273,6 +280,7 @@ impl std::ops::Add for SweepReport {
             followed: self.followed + other.followed,
             compared: self.compared + other.compared,
             absorbed: self.absorbed + other.absorbed,
+            refused: self.refused + other.refused,
             failed: self.failed + other.failed,
         }
     }

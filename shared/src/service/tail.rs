@@ -325,7 +325,7 @@ impl TailService {
     ) -> Result<bool, ReadError> {
         let mut last: HashMap<ConfigKey, (Version, ChangeOperation)> = HashMap::new();
         for changed in changes.iter().flat_map(|change| &change.keys) {
-            if changed.operation != ChangeOperation::Supersede
+            if changed.operation.is_write()
                 && let Ok(key) = ConfigKey::parse(&changed.key, &self.foundation.routes)
             {
                 last.insert(key, (changed.version, changed.operation));

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::{
     Foundation,
-    follow::{Followed, follow},
+    follow::{Followed, Occasion, follow},
     values::ValueGone,
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
         Basis, Change, CommitOutcome, Current, FollowState, IdempotencyClaim, LedgerError, Plan, PlannedWrite,
         PutBefore, Receipt, StoreWork,
     },
+    refusal::{Refusal, RefusalReason},
     routing::Strategy,
     settings::Settings,
     store::{ExternalStore, Placed, StoreError, ValueRefused},
@@ -76,10 +77,21 @@ pub enum Operation {
 pub struct Written {
     /// What was committed.
     pub receipt: Receipt,
-    /// Which of the writes' stores are still to be brought after, in the order of the request.
-    pub pending: Vec<bool>,
+    /// What the writes' stores have of them, in the order of the request.
+    pub stores: Vec<StoreState>,
     /// Whether an earlier request with the same idempotency key had done it.
     pub replayed: bool,
+}
+
+/// What the store of a tag has of a write that was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreState {
+    /// All of it.
+    Done,
+    /// It is still to be brought there.
+    Pending,
+    /// Nothing: it refuses it.
+    Refused(Refusal),
 }
 
 /// Why nothing was written, unless it says otherwise.
@@ -95,6 +107,14 @@ pub enum WriteError {
     /// The store does not take the value.
     #[error(transparent)]
     Refused(#[from] ValueRefused),
+    /// The store would refuse the value for good.
+    #[error("the store of {key} does not take a value: {advice}; nothing was written", advice = .reason.advice())]
+    InTheWay {
+        /// The key.
+        key: ConfigKey,
+        /// Why.
+        reason: RefusalReason,
+    },
     /// A precondition does not hold.
     #[error("the precondition on {key} does not hold")]
     Precondition {
@@ -216,8 +236,8 @@ impl WriteService {
                         self.foundation.ledger.commit(scope, &plan).await?
                     {
                         let pay_until = (Instant::now() + PAY_BUDGET).min(answer_by - ANSWER_RESERVE);
-                        let pending = Box::pin(self.pay(scope, &plan, &change, pay_until)).await;
-                        return Ok(Written { receipt, pending, replayed: false });
+                        let stores = Box::pin(self.pay(scope, &plan, &change, pay_until)).await;
+                        return Ok(Written { receipt, stores, replayed: false });
                     }
                     WriteError::Contention
                 }
@@ -294,6 +314,9 @@ impl WriteService {
                 Operation::Delete => None,
                 Operation::Rollback(version) => Some(self.value_at(scope, key, *version, attempt).await?),
             };
+            if let (Some(current), true) = (current, value.is_some()) {
+                self.look_for_what_is_in_the_way(scope, key, current).await?;
+            }
             let format = value.as_ref().map(|value| self.foundation.stores.of(key).format_of(value));
             let lies_there_alone = matches!(entry.map(|entry| &entry.state), Some(State::Live(Held::Elsewhere(..))));
             let (state, store) = match (value, self.foundation.stores.of(key).external()) {
@@ -323,6 +346,33 @@ impl WriteService {
             });
         }
         Ok(Planned::Writes(writes))
+    }
+
+    /// Refuses a write that the store would refuse after its commit, where the ledger knows that something lies there that no put fits on.
+    /// Whether it still does, the store is asked; where it does not answer, the commit takes place, and what comes of it shows.
+    async fn look_for_what_is_in_the_way(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        current: &Current,
+    ) -> Result<(), WriteError> {
+        let refusal = current.entry.as_ref().and_then(|entry| entry.refusal);
+        if !current.has_other_type && !refusal.is_some_and(|refusal| refusal.reason.can_be_seen()) {
+            return Ok(());
+        }
+        // A put around the ledger is made before the commit anyway.
+        let Some((external, Strategy::WriteThrough | Strategy::WriteBack)) = self.foundation.stores.of(key).external()
+        else {
+            return Ok(());
+        };
+        match external.in_the_way(scope, key).await {
+            Ok(None) => Ok(()),
+            Ok(Some(reason)) => Err(WriteError::InTheWay { key: key.clone(), reason }),
+            Err(error) => {
+                warn!(tenant.id = %scope.tenant(), config.key = %key, %error, "whether something is in a write's way cannot be seen now");
+                Ok(())
+            }
+        }
     }
 
     /// The value of an earlier version. It never changes, so one look is enough for all attempts.
@@ -402,7 +452,10 @@ impl WriteService {
                 if error.did_nothing() {
                     ledger.end_calls(scope, key, &[id]).await?;
                 }
-                return Err(error.into());
+                return Err(match error {
+                    StoreError::Refused { reason, .. } => WriteError::InTheWay { key: key.clone(), reason },
+                    other => other.into(),
+                });
             }
         };
         let locator = external.locate(scope, key, &id, placed.version).await?;
@@ -412,7 +465,7 @@ impl WriteService {
     }
 
     /// Does what a commit owes. What fails is left to config-refresh, which finds it in the ledger; the commit stands.
-    async fn pay(&self, scope: &TenantScope, plan: &Plan, change: &Change, until: Instant) -> Vec<bool> {
+    async fn pay(&self, scope: &TenantScope, plan: &Plan, change: &Change, until: Instant) -> Vec<StoreState> {
         let publish = async {
             let left = match tokio::time::timeout_at(until, self.foundation.publish(scope, change)).await {
                 Ok(Ok(())) => return,
@@ -421,39 +474,42 @@ impl WriteService {
             };
             warn!(tenant.id = %scope.tenant(), revision = %change.revision, error = left, "a change is left for config-refresh to publish");
         };
-        let (pending, ()) = tokio::join!(self.bring_stores_after(scope, plan, until), publish);
-        pending
+        let (stores, ()) = tokio::join!(self.bring_stores_after(scope, plan, until), publish);
+        stores
     }
 
-    async fn bring_stores_after(&self, scope: &TenantScope, plan: &Plan, until: Instant) -> Vec<bool> {
-        let mut pending = Vec::with_capacity(plan.writes.len());
+    async fn bring_stores_after(&self, scope: &TenantScope, plan: &Plan, until: Instant) -> Vec<StoreState> {
+        let mut stores = Vec::with_capacity(plan.writes.len());
         for PlannedWrite { key, store, version, .. } in &plan.writes {
-            let is_pending = match store {
-                StoreWork::None | StoreWork::Found(_) => false,
-                StoreWork::Later => true,
+            let state = match store {
+                StoreWork::None | StoreWork::Found(_) | StoreWork::Verdict(_) => StoreState::Done,
+                StoreWork::Later => StoreState::Pending,
                 StoreWork::Done(..) => {
                     // The value is where it belongs; only the mark that somebody was at it comes off.
                     let settling = self.foundation.ledger.settle(scope, key);
                     if let Ok(Err(error)) = tokio::time::timeout_at(until, settling).await {
                         warn!(tenant.id = %scope.tenant(), config.key = %key, %error, "a mark is left for config-refresh to take off");
                     }
-                    false
+                    StoreState::Done
                 }
                 StoreWork::Announced(id) => {
-                    let following = follow(&self.foundation, &self.clock, scope, key, Some((id.clone(), *version)));
+                    let occasion = Occasion::Commit(id.clone(), *version);
+                    let following = follow(&self.foundation, &self.clock, scope, key, occasion);
                     match tokio::time::timeout_at(until, following).await {
-                        Ok(Ok(followed)) => followed == Followed::Later,
+                        Ok(Ok(Followed::Later)) => StoreState::Pending,
+                        Ok(Ok(Followed::Refused(refusal))) => StoreState::Refused(refusal),
+                        Ok(Ok(Followed::Done | Followed::NeverWritten)) => StoreState::Done,
                         Ok(Err(error)) => {
                             warn!(tenant.id = %scope.tenant(), config.key = %key, %error, "a store is left for config-refresh to bring after");
-                            true
+                            StoreState::Pending
                         }
-                        Err(_) => true,
+                        Err(_) => StoreState::Pending,
                     }
                 }
             };
-            pending.push(is_pending);
+            stores.push(state);
         }
-        pending
+        stores
     }
 }
 
@@ -473,6 +529,7 @@ impl WriteError {
             | Self::NoSuchVersion(..)
             | Self::VersionIsTombstone(..)
             | Self::VersionGone(_)
+            | Self::InTheWay { .. }
             | Self::Refused(_) => Self::At { head, error: Box::new(self) },
             other => other,
         }
@@ -528,8 +585,8 @@ fn state_of(value: Option<ConfigValue>) -> State {
 
 fn replay((request_hash, receipt): (String, Receipt), claim: Option<&IdempotencyClaim>) -> Result<Written, WriteError> {
     if claim.is_some_and(|claim| claim.request_hash == request_hash) {
-        let pending = vec![false; receipt.writes.len()];
-        Ok(Written { receipt, pending, replayed: true })
+        let stores = vec![StoreState::Done; receipt.writes.len()];
+        Ok(Written { receipt, stores, replayed: true })
     } else {
         Err(WriteError::IdempotencyMismatch)
     }

@@ -18,6 +18,7 @@ use crate::{
     aws::{AwsClients, AwsFailure, Service},
     entry::{Locator, PutId, TextKind, ValueFormat, Version},
     key::{ConfigKey, Tag},
+    refusal::RefusalReason,
     routing::{Route, Strategy, TagRoutes},
     settings::Settings,
     value::{ConfigValue, InvalidValue},
@@ -104,6 +105,9 @@ pub trait ExternalStore: Send + Sync {
         with_values: bool,
     ) -> Result<Vec<StoredVersion>, StoreError>;
 
+    /// Why a put would be refused because of what lies there now, as far as that can be seen.
+    async fn in_the_way(&self, scope: &TenantScope, key: &ConfigKey) -> Result<Option<RefusalReason>, StoreError>;
+
     /// What a text means that others wrote under a key with values of this format, and how it is
     /// written. What cannot be read as the format wants is a string.
     fn interpret(&self, text: &StoredText, format: ValueFormat) -> (ConfigValue, TextKind);
@@ -120,13 +124,15 @@ pub struct StoredVersion {
     pub text: StoredText,
     /// Whether the store keeps it as a secret.
     pub is_secret: bool,
+    /// Whether it is of the type that the route's own puts have; no put fits on another.
+    pub fits: bool,
 }
 
 #[cfg(test)]
 impl StoredVersion {
     /// A version that bears no mark.
     pub(crate) fn unmarked(place: Locator) -> Self {
-        Self { place, mark: None, text: StoredText(String::new()), is_secret: false }
+        Self { place, mark: None, text: StoredText(String::new()), is_secret: false, fits: true }
     }
 }
 
@@ -175,13 +181,13 @@ pub enum StoreError {
     /// The service failed.
     #[error(transparent)]
     Aws(#[from] AwsFailure),
-    /// The service does not take the value because of what lies there already. Nothing was written.
-    #[error("{service} does not take the value: {reason}")]
-    Occupied {
+    /// The service does not take the value, and will not until somebody has changed something. Nothing was written.
+    #[error("{service} does not take the value: {advice}", advice = .reason.advice())]
+    Refused {
         /// The service.
         service: Service,
-        /// What lies there, and what helps.
-        reason: &'static str,
+        /// Why.
+        reason: RefusalReason,
     },
     /// What was put is not there any more.
     #[error("the store does not have the value any more")]
@@ -196,7 +202,7 @@ impl StoreError {
     pub fn did_nothing(&self) -> bool {
         match self {
             Self::Aws(failure) => failure.kind.did_nothing(),
-            Self::Occupied { .. } => true,
+            Self::Refused { .. } => true,
             Self::Gone | Self::Unreadable(_) => false,
         }
     }

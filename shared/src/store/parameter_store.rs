@@ -21,6 +21,7 @@ use crate::{
     clock::Timestamp,
     entry::{Locator, PutId, TextKind, Trimmed, ValueFormat, Version},
     key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
+    refusal::RefusalReason,
     routing::{Strategy, TagRoutes},
     settings::MAX_PARAMETER_ROOT_BYTES,
     tenant::{InvalidTenantId, MAX_TENANT_ID_BYTES, TenantId},
@@ -37,6 +38,8 @@ const _: () =
 /// How much white space around a text the ledger keeps at most, in bytes. A text with more of it lies
 /// as JSON.
 const MAX_TRIMMED_BYTES: usize = 1024;
+/// How many versions of a parameter are kept. The oldest makes room for the next, unless it bears a label.
+const MAX_VERSIONS: usize = 100;
 /// The most names of one `GetParameters`.
 const MAX_NAMES: usize = 10;
 /// How long a put that cannot be found is waited for: at first, and at last, doubling in between; 1.55 s in all.
@@ -86,6 +89,11 @@ pub(super) fn open(
 impl ParameterStore {
     fn name(&self, scope: &TenantScope, key: &ConfigKey) -> String {
         parameter_name(&self.root, scope.tenant(), key)
+    }
+
+    /// The type of the route's parameters.
+    fn kind(&self) -> ParameterType {
+        if self.secure { ParameterType::SecureString } else { ParameterType::String }
     }
 
     fn max_bytes(&self) -> usize {
@@ -141,7 +149,7 @@ impl ExternalStore for ParameterStore {
             .value(text)
             .overwrite(true)
             .description(description(id, version))
-            .r#type(if self.secure { ParameterType::SecureString } else { ParameterType::String });
+            .r#type(self.kind());
         if self.secure {
             put = put.set_key_id(self.kms_key.clone());
         }
@@ -160,8 +168,8 @@ impl ExternalStore for ParameterStore {
                 // Parameter Store's messages may repeat the value.
                 Err(error) => AwsFailure::of(Service::ParameterStore, "PutParameter", &error).code_only(),
             };
-            if let Some(reason) = failure.code.as_deref().and_then(occupied) {
-                return Err(StoreError::Occupied { service: Service::ParameterStore, reason });
+            if let Some(reason) = failure.code.as_deref().and_then(refusal) {
+                return Err(StoreError::Refused { service: Service::ParameterStore, reason });
             }
             if failure.kind != FailureKind::Throttled || tries == MAX_PUTS {
                 return Err(failure.into());
@@ -254,10 +262,23 @@ impl ExternalStore for ParameterStore {
                 place: locator(version, one.last_modified_date())?,
                 mark: one.description().and_then(mark),
                 is_secret: one.r#type() == Some(&ParameterType::SecureString),
+                fits: one.r#type() == Some(&self.kind()),
                 text: StoredText(one.value.unwrap_or_default()),
             })
         });
         versions.collect()
+    }
+
+    async fn in_the_way(&self, scope: &TenantScope, key: &ConfigKey) -> Result<Option<RefusalReason>, StoreError> {
+        let history = self.history(scope, &self.name(scope, key), false).await?;
+        let has_other_type = history.last().is_some_and(|newest| newest.r#type() != Some(&self.kind()));
+        let is_full = history.len() >= MAX_VERSIONS;
+        let oldest_is_kept = history.first().is_some_and(|oldest| !oldest.labels().is_empty());
+        Ok(match (has_other_type, is_full && oldest_is_kept) {
+            (true, _) => Some(RefusalReason::TypeMismatch),
+            (false, true) => Some(RefusalReason::OldestVersionLabelled),
+            (false, false) => None,
+        })
     }
 
     fn interpret(&self, StoredText(text): &StoredText, format: ValueFormat) -> (ConfigValue, TextKind) {
@@ -368,17 +389,19 @@ pub(super) fn key_of_parameter(root: &str, routes: &TagRoutes, name: &str) -> Re
     if key.tag() == tag { Ok((tenant, key)) } else { Err(NotAKey::OtherTag(key, tag.to_owned())) }
 }
 
-/// Why a put is refused because of the parameter that lies there, by `PutParameter`'s error codes.
-fn occupied(code: &str) -> Option<&'static str> {
-    match code {
-        "HierarchyTypeMismatchException" => Some(
-            "a parameter of another type lies at its name; an operator has to move it away, or the tag has to keep its type",
-        ),
-        "ParameterMaxVersionLimitExceeded" => Some(
-            "the oldest of the parameter's 100 versions bears a label, so no version can be added; an operator has to move the label",
-        ),
-        _ => None,
-    }
+/// Why a put is refused for good, by `PutParameter`'s error codes. Others pass, or are a permission that is lacking; those that say
+/// something of a part that our puts do not have (policies, patterns of their own, tiers) cannot come.
+fn refusal(code: &str) -> Option<RefusalReason> {
+    Some(match code {
+        "HierarchyTypeMismatchException" => RefusalReason::TypeMismatch,
+        "ParameterMaxVersionLimitExceeded" => RefusalReason::OldestVersionLabelled,
+        "ParameterLimitExceeded" => RefusalReason::ParameterLimit,
+        "ParameterPatternMismatchException" => RefusalReason::PatternMismatch,
+        "InvalidKeyId" => RefusalReason::KeyUnusable,
+        "HierarchyLevelLimitExceededException" => RefusalReason::NameTooDeep,
+        "ValidationException" => RefusalReason::Invalid,
+        _ => return None,
+    })
 }
 
 /// The description that every put of ours carries: a mark, the id, and our version.

@@ -33,6 +33,8 @@ pub struct SurveyPage {
     pub parameters: Vec<(String, Locator)>,
     /// Where to go on; none at the end.
     pub next: Option<String>,
+    /// Whether there may be more, which cannot be asked for from here.
+    pub is_cut: bool,
 }
 
 impl Survey {
@@ -52,7 +54,7 @@ impl Survey {
         match self.describe(authority, ("Path", "Recursive"), vec![self.root.clone()], token).await {
             Err(failure) if failure.is("InvalidNextToken") && !begins => {
                 warn!(error = %failure, "the parameters could not all be compared in this round");
-                Ok(SurveyPage::default())
+                Ok(SurveyPage { is_cut: true, ..SurveyPage::default() })
             }
             page => page,
         }
@@ -91,7 +93,7 @@ impl Survey {
             let version = u64::try_from(one.version()).unwrap_or_default();
             parameters.push((one.name().unwrap_or_default().to_owned(), locator(version, one.last_modified_date())?));
         }
-        Ok(SurveyPage { parameters, next: answer.next_token })
+        Ok(SurveyPage { parameters, next: answer.next_token, is_cut: false })
     }
 }
 

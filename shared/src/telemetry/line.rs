@@ -35,6 +35,12 @@ struct Line<'a> {
     owed_work_age: Option<f64>,
     #[serde(rename = "UnparsedEdits", skip_serializing_if = "Option::is_none")]
     unparsed_edits: Option<u32>,
+    #[serde(rename = "Refusals", skip_serializing_if = "Option::is_none")]
+    refusals: Option<u32>,
+    #[serde(rename = "RefusedKeys", skip_serializing_if = "Option::is_none")]
+    refused_keys: Option<usize>,
+    #[serde(rename = "Parameters", skip_serializing_if = "Option::is_none")]
+    parameters: Option<usize>,
     duration_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
@@ -70,6 +76,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     absorbed: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     failed: Option<usize>,
 }
 
@@ -100,8 +108,12 @@ const BY_ROUTE: &[&str] = &["Function", "Route", "Outcome"];
 const BY_TAG: &[&str] = &["Function", "Tag", "Outcome"];
 const OF_REQUESTS: &[Metric] =
     &[Metric { name: "Requests", unit: "Count" }, Metric { name: "Duration", unit: "Milliseconds" }];
+const BY_FUNCTION: &[&[&str]] = &[&["Function"]];
 const OF_SWEEPS: &[Metric] = &[Metric { name: "OwedWorkAge", unit: "Seconds" }];
 const OF_EDITS: &[Metric] = &[Metric { name: "UnparsedEdits", unit: "Count" }];
+const OF_REFUSALS: &[Metric] = &[Metric { name: "Refusals", unit: "Count" }];
+const OF_ROUNDS: &[Metric] = &[Metric { name: "RefusedKeys", unit: "Count" }];
+const OF_WHOLE_ROUNDS: &[Metric] = &[Metric { name: "Parameters", unit: "Count" }];
 
 /// The line of an invocation.
 pub(super) fn write(
@@ -115,8 +127,17 @@ pub(super) fn write(
     let tag = notes.key.as_ref().map(ConfigKey::tag);
     let dimensions: &[&[&str]] = if tag.is_some() { &[BY_ROUTE, BY_TAG] } else { &[BY_ROUTE] };
     let mut cloud_watch_metrics = vec![Directive { namespace: NAMESPACE, dimensions, metrics: OF_REQUESTS }];
-    if notes.swept.is_some() {
-        cloud_watch_metrics.push(Directive { namespace: NAMESPACE, dimensions: &[&["Function"]], metrics: OF_SWEEPS });
+    let refusals = (notes.refusals > 0).then_some(notes.refusals);
+    let refused_keys = notes.round.map(|round| round.refused);
+    let parameters = notes.round.filter(|round| !round.is_cut).map(|round| round.parameters);
+    let of_the_function = [
+        (notes.swept.is_some(), OF_SWEEPS),
+        (refusals.is_some(), OF_REFUSALS),
+        (refused_keys.is_some(), OF_ROUNDS),
+        (parameters.is_some(), OF_WHOLE_ROUNDS),
+    ];
+    for (_, metrics) in of_the_function.into_iter().filter(|(is_written, _)| *is_written) {
+        cloud_watch_metrics.push(Directive { namespace: NAMESPACE, dimensions: BY_FUNCTION, metrics });
     }
     // Only where there is something to tell: a metric that nobody needs costs nothing then.
     let unparsed_edits = Some(notes.unparsed_edits).filter(|count| *count > 0);
@@ -137,6 +158,9 @@ pub(super) fn write(
         duration,
         owed_work_age: notes.swept.as_ref().map(|(_, oldest)| oldest.as_secs_f64()),
         unparsed_edits,
+        refusals,
+        refused_keys,
+        parameters,
         duration_ms: duration,
         status: if let Outcome::Status(status) = outcome { Some(status) } else { None },
         problem: notes.problem,
@@ -158,6 +182,7 @@ pub(super) fn write(
         followed: report.map(|report| report.followed),
         compared: report.map(|report| report.compared),
         absorbed: report.map(|report| report.absorbed),
+        refused: report.map(|report| report.refused),
         failed: report.map(|report| report.failed),
     };
     let mut written = Vec::with_capacity(USUAL_BYTES);

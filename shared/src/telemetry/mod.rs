@@ -91,6 +91,21 @@ pub(crate) struct Notes {
     swept: Option<(SweepReport, Duration)>,
     /// Edits in a store that should have been JSON and are not.
     unparsed_edits: u32,
+    /// How many committed values turned out to be refused by their stores.
+    refusals: u32,
+    /// What a round of comparison counted that has come to its end.
+    round: Option<Round>,
+}
+
+/// What a round of comparison counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Round {
+    /// Parameters under the suite's root.
+    pub parameters: usize,
+    /// Keys whose stores refuse what is committed.
+    pub refused: usize,
+    /// Whether the parameters were not counted to their end.
+    pub is_cut: bool,
 }
 
 struct Current {
@@ -143,6 +158,18 @@ impl Telemetry {
         let done = CURRENT.scope(Arc::clone(&current), doing).await;
         line.outcome = outcome(&done);
         done
+    }
+}
+
+impl std::ops::Add for Round {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            parameters: self.parameters + other.parameters,
+            refused: self.refused + other.refused,
+            is_cut: self.is_cut || other.is_cut,
+        }
     }
 }
 
@@ -223,6 +250,16 @@ pub(crate) fn note_sweep(report: SweepReport, oldest: Duration) {
 /// Counts an edit in a store that should have been JSON and is not.
 pub(crate) fn note_unparsed_edit() {
     note(|notes| notes.unparsed_edits += 1);
+}
+
+/// A committed value turned out to be refused by its store.
+pub(crate) fn note_refusal() {
+    note(|notes| notes.refusals += 1);
+}
+
+/// What a round of comparison came to.
+pub(crate) fn note_round(round: Round) {
+    note(|notes| notes.round = Some(round));
 }
 
 /// An attempt of a call to AWS that has ended.

@@ -70,6 +70,7 @@ async fn nothing_that_holds_a_secret_shows_it() {
         commit: CommitId::from_stored("c"),
         state: State::Live(Held::Value(value.clone())),
         superseded: false,
+        refusal: None,
     };
     hides(WriteRequest { key, precondition: Precondition::default(), operation: Operation::Put(value.clone()) });
     let fetched = Fetched { entry: entry.clone(), value: Some(value.clone()), withheld: false };

@@ -34,6 +34,7 @@ fn key_at(version: u64, at: u64, is_live: bool, follow: FollowState) -> Current 
         commit: CommitId::from_stored("c"),
         state: if is_live { State::Live(Held::Value(ConfigValue::from_text("v"))) } else { State::Deleted },
         superseded: false,
+        refusal: None,
     };
     let mut current = Current::default();
     (current.entry, current.follow) = (Some(entry), follow);

@@ -96,10 +96,11 @@ impl Lens {
                 Some(Held::Deleted) | None => State::Deleted,
             },
             superseded,
+            refusal: None,
         };
         let mut current = Current::default();
         if item.latest > 0 {
-            current = current.with_found(entry(item.latest, true), None, None);
+            current = current.with_found(entry(item.latest, true), None, None, true);
         }
         current.entry = item.entry.map(|one| entry(one.version, false));
         current.follow = FollowState {

@@ -333,6 +333,8 @@ fn done(change: v1::KeyChange) -> (Done, Option<Seen>) {
         v1::Operation::Put => "put",
         v1::Operation::Delete => "delete",
         v1::Operation::Supersede => "supersede",
+        // Nothing of an operator's is in the way here.
+        v1::Operation::Refuse | v1::Operation::Accept => panic!("{}: its store refuses nothing", change.key),
         v1::Operation::Unspecified => panic!("{}: nothing was done", change.key),
     };
     ((change.key, change.version, operation), change.entry.map(Into::into))
