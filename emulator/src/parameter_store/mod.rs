@@ -141,9 +141,9 @@ impl ParameterStore {
             | (
                 Fault::StalePage | Fault::EmptyPage,
                 "GetParametersByPath" | "DescribeParameters" | "GetParameterHistory",
-            ) => true,
+            )
+            | (Fault::WholeSeconds, "GetParameter" | "GetParameters" | "GetParametersByPath") => true,
             (Fault::StalePage, "GetParameter" | "GetParameters") => self.asks_for_newest(body),
-            (Fault::WholeSeconds, "GetParameter" | "GetParameters" | "GetParametersByPath") => true,
             (Fault::NotYet, _) => nothing(operation, body).is_some(),
             _ => false,
         }
