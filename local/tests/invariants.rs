@@ -122,11 +122,11 @@ fn lines_that_zsh_misreads(block: &str) -> Vec<String> {
                 None
             }
             (Some('\''), _) => None,
+            // What it stands before is itself; a line that ends with it goes on.
             (_, '\\') if characters.next() == Some('\n') => {
                 line += 1;
                 continue;
             }
-            (Some(_), _) | (None, '\\') => None,
             (None, '\'' | '"') => {
                 quote = Some(character);
                 None
