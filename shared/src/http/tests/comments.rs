@@ -6,6 +6,7 @@ use crate::{
     comment::MAX_COMMENT_CHARS,
     entry::{Author, CommitId, Entry, State},
     key::{MAX_NAME_BYTES, MAX_TAG_BYTES},
+    refusal::{Refusal, RefusalReason},
     service::Fetched,
     value::{ConfigValue, answer_bytes},
 };
@@ -110,6 +111,10 @@ fn answers_leave_room_for_the_longest_entry() {
             commit: CommitId::random(),
             state: State::Deleted,
             superseded: true,
+            refusal: Some(Refusal {
+                reason: RefusalReason::OldestVersionLabelled,
+                since: Timestamp::from_millis(1_795_250_885_123),
+            }),
         };
         let fetched = Fetched { entry, value: Some(value.clone()), withheld: true };
         for shown in [
