@@ -18,7 +18,11 @@ pub(super) fn on_item(verdict: Option<&Refusal>, condition: &str) -> Expression 
                 expression.set(name, value);
             }
         }
-        None => [item::REFUSED_REASON, item::REFUSED_SINCE].into_iter().for_each(|name| expression.remove(name)),
+        None => {
+            for name in [item::REFUSED_REASON, item::REFUSED_SINCE] {
+                expression.remove(name);
+            }
+        }
     }
     expression
 }
