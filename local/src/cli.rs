@@ -172,7 +172,7 @@ mod tests {
             ("token --tenant a --expires-in soon", "--expires-in <SECONDS>"),
             ("token --tenant a --tenant b", "--tenant <TENANT>"),
             ("token --tenant org|123", "a tenant id is 1 to 63 characters of A-Z, a-z, 0-9, '_', '.', '-'"),
-            ("token --tenant=", "a value is required"),
+            ("token --tenant=", "it is empty; a tenant id is"),
             ("token --tenant a --data d --http-port 1", "cannot be used with"),
             ("tokens", "tokens"),
         ] {

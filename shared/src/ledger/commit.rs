@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Change, ChangeOperation, ChangedKey, FollowState, Head, Ledger, LedgerError,
+    expression::Expression,
     follow::{GRACE, STORE_IS_NOT_FURTHER, id_set},
     item::{self, FORMAT, Item, Reader, n, s},
     primary_key, verdict,
@@ -406,112 +407,66 @@ fn judge(error: &SdkError<TransactWriteItemsError, HttpResponse>, failure: &AwsF
     worst
 }
 
-/// The parts of an update expression. Every attribute is aliased, so that none can be a reserved word.
-pub(super) struct Expression {
-    set: Vec<String>,
-    remove: Vec<String>,
-    other: Vec<String>,
-    pub(super) condition: String,
-    names: HashMap<String, String>,
-    pub(super) values: HashMap<String, AttributeValue>,
-}
-
-impl Expression {
-    pub(super) fn new(condition: String) -> Self {
-        Self {
-            set: Vec::new(),
-            remove: Vec::new(),
-            other: Vec::new(),
-            condition,
-            names: HashMap::new(),
-            values: HashMap::new(),
+/// Of what was found in the store: how far it has been looked through, and what lies there. Refused where the ledger knows more
+/// of the store by now.
+fn note_found(expression: &mut Expression, found: &Found, version: Version) {
+    let known = &found.known;
+    let unchanged = |name: &str, known: bool| {
+        if known { format!("{name} = :known_{name}") } else { format!("attribute_not_exists({name})") }
+    };
+    let absorbed = known.absorbed;
+    let mut conditions = vec![
+        unchanged("absorbedVersion", absorbed.is_some()),
+        unchanged("absorbedModifiedAt", absorbed.is_some()),
+        unchanged("storeVersion", known.store_version.is_some()),
+    ];
+    if !found.superseded {
+        // None was under way then. One that has begun since may have removed what was found, even if its time is over.
+        conditions.push(unchanged("removingUntil", known.removing_until.is_some()));
+        if let Some(until) = known.removing_until {
+            expression.values.insert(":known_removingUntil".to_owned(), n(until.millis()));
         }
     }
-
-    pub(super) fn set(&mut self, name: &str, value: AttributeValue) {
-        self.set.push(format!("#{name} = :{name}"));
-        self.names.insert(format!("#{name}"), name.to_owned());
-        self.values.insert(format!(":{name}"), value);
+    if let Some(absorbed) = absorbed {
+        expression.values.insert(":known_absorbedVersion".to_owned(), n(absorbed.version));
+        expression.values.insert(":known_absorbedModifiedAt".to_owned(), n(absorbed.modified_at.millis()));
     }
-
-    /// Of what was found in the store: how far it has been looked through, and what lies there. Refused where the ledger knows more
-    /// of the store by now.
-    fn note_found(&mut self, found: &Found, version: Version) {
-        let known = &found.known;
-        let unchanged = |name: &str, known: bool| {
-            if known { format!("{name} = :known_{name}") } else { format!("attribute_not_exists({name})") }
-        };
-        let absorbed = known.absorbed;
-        let mut conditions = vec![
-            unchanged("absorbedVersion", absorbed.is_some()),
-            unchanged("absorbedModifiedAt", absorbed.is_some()),
-            unchanged("storeVersion", known.store_version.is_some()),
-        ];
-        if !found.superseded {
-            // None was under way then. One that has begun since may have removed what was found, even if its time is over.
-            conditions.push(unchanged("removingUntil", known.removing_until.is_some()));
-            if let Some(until) = known.removing_until {
-                self.values.insert(":known_removingUntil".to_owned(), n(until.millis()));
+    if let Some(store_version) = known.store_version {
+        expression.values.insert(":known_storeVersion".to_owned(), n(store_version));
+    }
+    if found.fits {
+        expression.remove(item::OTHER_TYPE);
+    } else {
+        expression.set(item::OTHER_TYPE, AttributeValue::Bool(true));
+    }
+    if let Some(mark) = &found.mark {
+        expression.set("absorbedId", s(mark.as_str()));
+    }
+    match found.place {
+        Some(place) => {
+            expression.set("absorbedVersion", n(place.version));
+            expression.set("absorbedModifiedAt", n(place.modified_at.millis()));
+        }
+        None => {
+            for gone in ["absorbedVersion", "absorbedModifiedAt", "storeVersion"] {
+                expression.remove(gone);
             }
         }
-        if let Some(absorbed) = absorbed {
-            self.values.insert(":known_absorbedVersion".to_owned(), n(absorbed.version));
-            self.values.insert(":known_absorbedModifiedAt".to_owned(), n(absorbed.modified_at.millis()));
-        }
-        if let Some(store_version) = known.store_version {
-            self.values.insert(":known_storeVersion".to_owned(), n(store_version));
-        }
-        if found.fits {
-            self.remove(item::OTHER_TYPE);
+    }
+    if !found.superseded {
+        expression.set("followedVersion", n(version.get()));
+        if let Some(place) = found.place {
+            expression.set("storeVersion", n(place.version));
         } else {
-            self.set(item::OTHER_TYPE, AttributeValue::Bool(true));
-        }
-        if let Some(mark) = &found.mark {
-            self.set("absorbedId", s(mark.as_str()));
-        }
-        match found.place {
-            Some(place) => {
-                self.set("absorbedVersion", n(place.version));
-                self.set("absorbedModifiedAt", n(place.modified_at.millis()));
+            // Calls that are abandoned do not stand in the way; new ones do.
+            conditions.push(unchanged("announced", !known.announced.is_empty()));
+            if !known.announced.is_empty() {
+                expression.values.insert(":known_announced".to_owned(), id_set(&known.announced));
             }
-            None => {
-                for gone in ["absorbedVersion", "absorbedModifiedAt", "storeVersion"] {
-                    self.remove(gone);
-                }
-            }
-        }
-        if !found.superseded {
-            self.set("followedVersion", n(version.get()));
-            if let Some(place) = found.place {
-                self.set("storeVersion", n(place.version));
-            } else {
-                // Calls that are abandoned do not stand in the way; new ones do.
-                conditions.push(unchanged("announced", !known.announced.is_empty()));
-                if !known.announced.is_empty() {
-                    self.values.insert(":known_announced".to_owned(), id_set(&known.announced));
-                }
-            }
-        }
-        for condition in conditions {
-            self.condition = format!("{} AND {condition}", self.condition);
         }
     }
-
-    pub(super) fn remove(&mut self, name: &str) {
-        self.remove.push(format!("#{name}"));
-        self.names.insert(format!("#{name}"), name.to_owned());
-    }
-
-    fn update(&self) -> String {
-        let mut parts = Vec::new();
-        if !self.set.is_empty() {
-            parts.push(format!("SET {}", self.set.join(", ")));
-        }
-        if !self.remove.is_empty() {
-            parts.push(format!("REMOVE {}", self.remove.join(", ")));
-        }
-        parts.extend(self.other.iter().cloned());
-        parts.join(" ")
+    for condition in conditions {
+        expression.condition = format!("{} AND {condition}", expression.condition);
     }
 }
 
@@ -539,7 +494,7 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
         expression.values.insert(":expected".to_owned(), n(previous.get()));
     }
     if let Some(found) = write.found() {
-        expression.note_found(found, entry.version);
+        note_found(&mut expression, found, entry.version);
     }
     if entry.superseded {
         expression.set("latestVersion", n(entry.version.get()));

@@ -3,6 +3,7 @@
 //! This file reads; [`commit`] writes; [`follow`] keeps what a commit still owes; [`item`] knows how records lie in the table.
 
 mod commit;
+mod expression;
 mod follow;
 mod item;
 mod recent;

@@ -3,7 +3,8 @@
 //! It is a commit like any other, because readers answer from memory at a revision: what moves no revision would not be seen.
 
 use super::{
-    commit::{Expression, PlannedWrite},
+    commit::PlannedWrite,
+    expression::Expression,
     follow::MIN_REFUSED_WAIT,
     item::{self, n, s},
 };
