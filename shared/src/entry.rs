@@ -1,6 +1,6 @@
 //! A key's value at one version, and the counters that order everything: versions, revisions, epochs.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -296,14 +296,6 @@ impl Entry {
     pub fn etag(&self) -> ETag {
         ETag::new(self.version, &self.commit)
     }
-
-    /// The entity tag of what is shown of the version: another one while its store refuses it.
-    pub fn shown_etag(&self) -> ETag {
-        match &self.refusal {
-            None => self.etag(),
-            Some(refusal) => self.etag().refused(refusal),
-        }
-    }
 }
 
 /// An entity tag (RFC 9110, 8.8.3). That of one version of one key is strong: `"<version>-<beginning of the commit id>"`. The version alone
@@ -345,9 +337,11 @@ impl ETag {
         self.0.strip_prefix(WEAK).unwrap_or(&self.0)
     }
 
-    /// The tag of what is shown while the store refuses the version: `"<version's tag>.<reason>.<since>"`.
-    fn refused(&self, Refusal { reason, since }: &Refusal) -> Self {
-        Self(format!("\"{}.{}.{:x}\"", self.0.trim_matches('"'), reason.name(), since.millis()))
+    /// The tag of what is shown of the version: another one while its store refuses it,
+    /// `"<version's tag>.<reason>.<since>"`.
+    pub fn shown(&self, refusal: Option<&Refusal>) -> Cow<'_, Self> {
+        let Some(Refusal { reason, since }) = refusal else { return Cow::Borrowed(self) };
+        Cow::Owned(Self(format!("\"{}.{}.{:x}\"", self.0.trim_matches('"'), reason.name(), since.millis())))
     }
 
     /// The tag of the version that this is a tag of, whatever its store made of it. A page's tag stays.
@@ -550,7 +544,7 @@ mod tests {
     fn a_refused_version_is_still_that_version() {
         let own = ETag::new(Version::new(3), &CommitId::from_stored("e"));
         let refusal = Refusal { reason: RefusalReason::ParameterLimit, since: Timestamp::from_millis(1) };
-        let shown = own.refused(&refusal);
+        let shown = own.shown(Some(&refusal)).into_owned();
         let list = |text: &str| text.parse::<TagList>().unwrap();
         for one in [&own, &shown] {
             for current in [&own, &shown] {
