@@ -135,6 +135,8 @@ fn lines_that_zsh_misreads(block: &str) -> Vec<String> {
             (None, '#') if before.is_whitespace() => Some("a comment"),
             // It refuses a pattern that no file matches.
             (None, '?' | '*' | '[') => Some("a pattern"),
+            // A placeholder that nothing quotes is a redirection.
+            (None, '<') => Some("a redirection"),
             _ => None,
         };
         if let Some(why) = why {
@@ -166,7 +168,7 @@ fn documents() -> io::Result<Vec<(String, String)>> {
 /// the start.
 #[test]
 fn commands_are_pasted_into_any_shell() -> io::Result<()> {
-    for wrong in ["a # b", "# b", "a \\\n# b", "curl $API/a?b=c", "ls *", "a \"b\" [c]", "a 'b\nc' # d"] {
+    for wrong in ["a # b", "# b", "a \\\n# b", "curl $API/a?b=c", "ls *", "a \"b\" [c]", "a 'b\nc' # d", "a <b>"] {
         assert_eq!(lines_that_zsh_misreads(wrong).len(), 1, "{wrong}");
     }
     for right in ["a#b", "a '# b' \"?*[ # \\\" #\" \\#", "a 'b\n# c'"] {

@@ -1,6 +1,6 @@
 //! A key's value at one version, and the counters that order everything: versions, revisions, epochs.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -296,14 +296,6 @@ impl Entry {
     pub fn etag(&self) -> ETag {
         ETag::new(self.version, &self.commit)
     }
-
-    /// The entity tag of what is shown of the version: another one while its store refuses it.
-    pub fn shown_etag(&self) -> ETag {
-        match &self.refusal {
-            None => self.etag(),
-            Some(refusal) => self.etag().refused(refusal),
-        }
-    }
 }
 
 /// An entity tag (RFC 9110, 8.8.3). That of one version of one key is strong: `"<version>-<beginning of the commit id>"`. The version alone
@@ -345,15 +337,16 @@ impl ETag {
         self.0.strip_prefix(WEAK).unwrap_or(&self.0)
     }
 
-    /// The tag of what is shown while the store refuses the version: `"<version's tag>.<reason>.<since>"`.
-    fn refused(&self, Refusal { reason, since }: &Refusal) -> Self {
-        Self(format!("\"{}.{}.{:x}\"", self.0.trim_matches('"'), reason.name(), since.millis()))
+    /// The tag of what is shown of the version: another one while its store refuses it,
+    /// `"<version's tag>.<reason>.<since>"`.
+    pub fn shown(&self, refusal: Option<&Refusal>) -> Cow<'_, Self> {
+        let Some(Refusal { reason, since }) = refusal else { return Cow::Borrowed(self) };
+        Cow::Owned(Self(format!("\"{}.{}.{:x}\"", self.0.trim_matches('"'), reason.name(), since.millis())))
     }
 
-    /// The tag of the version that this is a tag of, whatever its store made of it.
+    /// The tag of the version that this is a tag of, whatever its store made of it. A page's tag stays.
     fn of_version(&self) -> Self {
-        let tag = self.0.trim_matches('"');
-        Self(format!("\"{}\"", tag.split_once('.').map_or(tag, |(version, _)| version)))
+        self.0.split_once('.').map_or_else(|| self.clone(), |(version, _)| Self(format!("{version}\"")))
     }
 }
 
@@ -383,9 +376,10 @@ pub enum TagList {
 pub struct InvalidTagList;
 
 impl TagList {
-    /// Strong comparison: a weak tag never matches.
+    /// Strong comparison: a weak tag never matches. What a store makes of a version is nothing that
+    /// this depends on: the tag of a version that is shown as refused counts as the version's own.
     pub fn matches_strongly(&self, current: Option<&ETag>) -> bool {
-        self.matches(current, false)
+        self.of_versions().matches(current.map(ETag::of_version).as_ref(), false)
     }
 
     /// Weak comparison.
@@ -395,10 +389,11 @@ impl TagList {
 
     /// Whether only the weak comparison finds the current version in it: `W/"…"` stands where `"…"` is meant.
     pub fn matches_only_weakly(&self, current: Option<&ETag>) -> bool {
-        self.matches_weakly(current) && !self.matches_strongly(current)
+        let current = current.map(ETag::of_version);
+        self.of_versions().matches(current.as_ref(), true) && !self.matches_strongly(current.as_ref())
     }
 
-    /// The same list, with the tags of versions: what a store makes of a version is nothing that a write depends on.
+    /// The same list, with the tags of versions.
     fn of_versions(&self) -> Self {
         match self {
             Self::Any => Self::Any,
@@ -461,7 +456,7 @@ pub struct Precondition {
 impl Precondition {
     /// Whether the condition holds for a key whose live version has the tag `current`.
     pub fn holds(&self, current: Option<&ETag>) -> bool {
-        self.if_match.as_ref().is_none_or(|tags| tags.of_versions().matches_strongly(current))
+        self.if_match.as_ref().is_none_or(|tags| tags.matches_strongly(current))
             && self.if_none_match.as_ref().is_none_or(|tags| !tags.of_versions().matches_weakly(current))
     }
 }
@@ -469,6 +464,7 @@ impl Precondition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refusal::RefusalReason;
 
     /// RFC 9110, 13.1.1 and 13.1.2: If-Match compares strongly, If-None-Match weakly, `*` means any live version.
     #[test]
@@ -539,6 +535,24 @@ mod tests {
         {
             let tags: TagList = tags.parse().unwrap();
             assert_eq!((tags.matches_weakly(Some(&page)), tags.matches_strongly(Some(&page))), (weakly, strongly));
+        }
+    }
+
+    /// For `If-Match` a version is the same while its store refuses it. For `If-None-Match` of a read it is
+    /// not: what is shown has changed.
+    #[test]
+    fn a_refused_version_is_still_that_version() {
+        let own = ETag::new(Version::new(3), &CommitId::from_stored("e"));
+        let refusal = Refusal { reason: RefusalReason::ParameterLimit, since: Timestamp::from_millis(1) };
+        let shown = own.shown(Some(&refusal)).into_owned();
+        let list = |text: &str| text.parse::<TagList>().unwrap();
+        for one in [&own, &shown] {
+            for current in [&own, &shown] {
+                let (tags, weak) = (list(one.as_str()), list(&format!("W/{one}")));
+                assert!(tags.matches_strongly(Some(current)) && !tags.matches_only_weakly(Some(current)));
+                assert!(!weak.matches_strongly(Some(current)) && weak.matches_only_weakly(Some(current)));
+                assert_eq!(tags.matches_weakly(Some(current)), one == current);
+            }
         }
     }
 

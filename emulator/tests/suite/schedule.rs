@@ -31,7 +31,7 @@ async fn outcomes(seed: u64) -> Result<(Vec<String>, BTreeMap<Fault, usize>), Fa
     let (emulator, aws) = start(Options::default()).await;
     let scheduled = emulator.faults().schedule(schedule(seed));
     let mut outcomes = Vec::new();
-    for call in 0..60 {
+    for call in 0..120 {
         let name = format!("/p/{}", call % 5);
         let put = aws.ssm.put_parameter().name(&name).value("v").overwrite(true);
         outcomes.push(code(put.r#type(ParameterType::String).send()).await);

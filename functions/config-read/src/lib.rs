@@ -98,12 +98,12 @@ impl App {
         if let Some(version) = version {
             let at = Box::pin(self.reader.version(scope, &key, version, min_revision)).await?;
             let past = past_entry(&key, version, &at)?;
-            return shown(&at, Some(past.shown_etag()), &asked, self.is_secret(&key), &past);
+            return shown(&at, Some(&past.shown_etag()), &asked, self.is_secret(&key), &past);
         }
         let at = self.reader.get(scope, &key, event.freshness(min_revision)).await?;
         let Some(resolved) = &at.found else { return Err(Problem::no_value(&key, at.revision)) };
         let view = EntryView::from(&**resolved);
-        shown(&at, Some(&resolved.entry.shown_etag()), &asked, self.is_secret(&key), &view)
+        shown(&at, Some(&view.shown_etag()), &asked, self.is_secret(&key), &view)
     }
 
     /// The tag of a page: `query` says what is paged through, and where the page begins and ends.

@@ -22,7 +22,7 @@ async fn is_gone_by(tenant: &Tenant<'_>, key: &str, deletion: u64) {
     for call in [tenant.roll_back(key, 1), tenant.get(&format!("{key}?version=1"))] {
         let gone = call.await.expect_problem(410, "gone");
         let reason = format!(
-            "the value of version 1 of {key} is not kept any more: it lay in its store alone, and the delete that is version {deletion} removed it"
+            "the value of version 1 of {key} is not kept any more: it lay in its store alone, from which version {deletion}, a delete, has removed all"
         );
         assert_eq!(gone.body["detail"], reason);
         assert!(gone.revision() > 0);

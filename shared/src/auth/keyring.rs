@@ -59,11 +59,17 @@ struct Failure {
     pause: Duration,
 }
 
+/// Whether `now` is within `pause` after `at`. A clock that was put back ends every pause: it could
+/// not be told how long it has lasted.
+fn is_within(now: Timestamp, at: Timestamp, pause: Duration) -> bool {
+    now >= at && now.since(at) < pause
+}
+
 impl State {
     /// Whether the keys came, or the last try to get newer ones failed, so long ago that it is time for the next try.
     fn is_old(&self, now: Timestamp) -> bool {
         self.fetched_at.is_some_and(|at| now.since(at) >= MAX_KEY_AGE)
-            && self.failure.as_ref().is_none_or(|failure| now.since(failure.at) >= RENEWAL_PAUSE)
+            && self.failure.as_ref().is_none_or(|failure| !is_within(now, failure.at, RENEWAL_PAUSE))
     }
 }
 
@@ -86,13 +92,13 @@ impl Keyring {
             if let Some(found) = state.keys.get(id) {
                 return Ok(found.clone());
             }
-            let since = |at| self.0.clock.now().since(at);
+            let now = self.0.clock.now();
             match (&state.fetching, &state.failure) {
                 (Some(fetching), _) => fetching.clone(),
-                (None, Some(failure)) if since(failure.at) < failure.pause => {
+                (None, Some(failure)) if is_within(now, failure.at, failure.pause) => {
                     return Err(Arc::clone(&failure.error).into());
                 }
-                _ if state.fetched_at.is_some_and(|at| since(at) < REFETCH_INTERVAL) => {
+                _ if state.fetched_at.is_some_and(|at| is_within(now, at, REFETCH_INTERVAL)) => {
                     return Err(TokenError::UnknownKey.into());
                 }
                 _ => self.begin(&mut state),

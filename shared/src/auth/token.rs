@@ -1,10 +1,14 @@
 //! Verifies a bearer token (RFC 7519) by the rules of RFC 8725: the key decides the algorithm, never the token.
 
-use std::{collections::HashMap, time::Duration};
+use std::{borrow::Cow, collections::HashMap, fmt, marker::PhantomData, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, crypto};
-use serde_json::Value;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor},
+};
+use serde_json::{Value, value::RawValue};
 
 use super::{AuthError, FetchKeys, keyring::Keyring};
 use crate::{
@@ -23,6 +27,10 @@ const TYPES: [&str; 2] = ["jwt", "at+jwt"];
 /// would pass otherwise.
 const TOKEN_USE: &str = "token_use";
 const ACCESS: &str = "access";
+/// The claims that are looked at whatever the settings say.
+const READ_ALWAYS: [&str; 8] = ["iss", "sub", "aud", "client_id", "exp", "nbf", "iat", TOKEN_USE];
+/// More members than most tokens have, so that their list does not have to grow.
+const USUAL_MEMBERS: usize = 24;
 /// How far the issuer's clock and ours may differ. Both are kept right by NTP to well under a second, and every second here is one
 /// that a token outlives its end; the libraries' usual minute is for clocks that nobody keeps.
 const LEEWAY: Duration = Duration::from_secs(10);
@@ -75,11 +83,13 @@ pub enum TokenError {
     Differs(String),
 }
 
-/// A token's claims with their types, none of which stands twice.
+/// The claims of a token that are looked at, with their types.
 pub(super) type Claims = serde_json::Map<String, Value>;
 
 /// Verifies tokens of one issuer.
 pub(super) struct TokenVerifier {
+    /// The claims that say who is calling, and for what.
+    callers_claims: Vec<String>,
     audience: Vec<String>,
     issuer: String,
     pub(super) keys: Keyring,
@@ -96,7 +106,9 @@ pub(super) struct Verified {
 impl TokenVerifier {
     pub(super) fn new(settings: &TokenSettings, keys: Box<dyn FetchKeys>, clock: Clock) -> Self {
         let keys = Keyring::new(keys, clock.clone());
-        Self { audience: settings.audience.clone(), issuer: settings.issuer.clone(), keys, clock }
+        let TokenSettings { tenant_claim, scope_claims, author_claim, .. } = settings;
+        let callers_claims = [tenant_claim].into_iter().chain(scope_claims).chain(author_claim).cloned().collect();
+        Self { callers_claims, audience: settings.audience.clone(), issuer: settings.issuer.clone(), keys, clock }
     }
 
     /// What a token says that passes every check.
@@ -113,7 +125,7 @@ impl TokenVerifier {
         if !signed.unwrap_or(false) {
             return Err(TokenError::Signature.into());
         }
-        let claims = read_claims(parts.claims)?;
+        let claims = self.read_claims(parts.claims)?;
         let expires_at = self.check(&claims)?;
         Ok(Verified { claims, expires_at })
     }
@@ -148,24 +160,35 @@ impl TokenVerifier {
             None => claims.get("client_id").is_some_and(accepted),
         }
     }
-}
 
-/// What a token says whose signature, issuer, audience and times API Gateway's authorizer has checked, and told as
-/// `told`: read as strictly as any other, and refused where it is not what was told in one of the claims `relied_on`.
-pub(super) fn read_checked<'a>(
-    token: &str,
-    told: &HashMap<String, String>,
-    relied_on: impl IntoIterator<Item = &'a str>,
-) -> Result<Claims, TokenError> {
-    let parts = Parts::of(token)?;
-    read_header(parts.header)?;
-    let claims = read_claims(parts.claims)?;
-    for name in relied_on.into_iter().chain(["iss", "sub", "client_id", "exp", TOKEN_USE]) {
-        if !is_told(claims.get(name), told.get(name).map(String::as_str)) {
-            return Err(TokenError::Differs(name.to_owned()));
+    /// What a token says whose signature, issuer, audience and times API Gateway's authorizer has checked, and told as
+    /// `told`: read as strictly as any other, and refused where something that is relied on is not what was told.
+    pub(super) fn read_checked(&self, token: &str, told: &HashMap<String, String>) -> Result<Claims, TokenError> {
+        let parts = Parts::of(token)?;
+        read_header(parts.header)?;
+        let claims = self.read_claims(parts.claims)?;
+        let relied_on = ["iss", "sub", "client_id", "exp", TOKEN_USE].into_iter();
+        for name in relied_on.chain(self.callers_claims.iter().map(String::as_str)) {
+            if !is_told(claims.get(name), told.get(name).map(String::as_str)) {
+                return Err(TokenError::Differs(name.to_owned()));
+            }
         }
+        Ok(claims)
     }
-    Ok(claims)
+
+    /// The claims of an access token that are looked at; it says when it ends.
+    fn read_claims(&self, encoded: &str) -> Result<Claims, TokenError> {
+        let is_read = |name: &str| READ_ALWAYS.contains(&name) || self.callers_claims.iter().any(|own| own == name);
+        let claims = object(encoded, is_read).ok_or(TokenError::Malformed("claims"))?;
+        time(&claims, "exp")?.ok_or(TokenError::Time("exp"))?;
+        for beginning in ["nbf", "iat"] {
+            time(&claims, beginning)?;
+        }
+        if claims.get(TOKEN_USE).is_some_and(|token_use| token_use.as_str() != Some(ACCESS)) {
+            return Err(TokenError::Use);
+        }
+        Ok(claims)
+    }
 }
 
 /// Whether API Gateway may have made `told`, which is always text, of a claim. It does not say how it renders what is no
@@ -218,7 +241,8 @@ impl<'a> Parts<'a> {
 /// The algorithm and the key's id that a header names. What else it offers to find a key by (`jku`, `jwk`, `x5u`, `x5c`) comes from
 /// whoever made the token, and is not looked at.
 fn read_header(encoded: &str) -> Result<(Algorithm, String), TokenError> {
-    let header = object(encoded).ok_or(TokenError::Malformed("header"))?;
+    let is_read = |name: &str| ["alg", "kid", "typ", "cty", "crit", "b64"].contains(&name);
+    let header = object(encoded, is_read).ok_or(TokenError::Malformed("header"))?;
     if ["crit", "b64"].iter().any(|name| header.contains_key(*name)) {
         return Err(TokenError::Critical);
     }
@@ -239,24 +263,53 @@ fn is_type_of_ours(typ: &Value) -> bool {
     TYPES.contains(&name.strip_prefix("application/").unwrap_or(&name))
 }
 
-/// The claims of an access token, which say when it ends.
-fn read_claims(encoded: &str) -> Result<Claims, TokenError> {
-    let claims = object(encoded).ok_or(TokenError::Malformed("claims"))?;
-    time(&claims, "exp")?.ok_or(TokenError::Time("exp"))?;
-    for beginning in ["nbf", "iat"] {
-        time(&claims, beginning)?;
-    }
-    if claims.get(TOKEN_USE).is_some_and(|token_use| token_use.as_str() != Some(ACCESS)) {
-        return Err(TokenError::Use);
-    }
-    Ok(claims)
+/// The members of a JSON object in base64url that are wanted. All of it is read, and refused where a name stands
+/// twice, anywhere in it (RFC 7519, 4 and 10.1). Only what is wanted becomes a value: each request pays for this.
+fn object(encoded: &str, is_wanted: impl Fn(&str) -> bool) -> Option<Claims> {
+    let json = BASE64_URL_SAFE_NO_PAD.decode(encoded).ok()?;
+    let Members(members) = serde_json::from_str(std::str::from_utf8(&json).ok()?).ok()?;
+    let wanted = members.into_iter().filter(|(name, _)| is_wanted(name));
+    wanted.map(|(name, value)| Some((name.into_owned(), serde_json::from_str(value.get()).ok()?))).collect()
 }
 
-/// The members of a JSON object in base64url, none of which stands twice, anywhere in it (RFC 7519, 4 and 10.1).
-fn object(encoded: &str) -> Option<Claims> {
-    let json = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()?;
-    check_unambiguous(&json).ok()?;
-    serde_json::from_str(&json).ok()
+/// A JSON object's members, in the order of their names, of which none stands twice.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor(PhantomData))
+    }
+}
+
+struct MembersVisitor<'a>(PhantomData<&'a ()>);
+
+impl<'de: 'a, 'a> Visitor<'de> for MembersVisitor<'a> {
+    type Value = Members<'a>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        #[derive(Deserialize)]
+        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+        let mut members = Vec::with_capacity(USUAL_MEMBERS);
+        while let Some(Name(name)) = map.next_key()? {
+            let value: &RawValue = map.next_value()?;
+            // A text without escapes is what it looks like. What else there is may hold something ambiguous.
+            let json = value.get();
+            if !json.starts_with('"') || json.contains('\\') {
+                check_unambiguous(json).map_err(A::Error::custom)?;
+            }
+            members.push((name, value));
+        }
+        members.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        if members.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Err(A::Error::custom("a member stands twice"));
+        }
+        Ok(Members(members))
+    }
 }
 
 /// A time, as RFC 7519 (2, `NumericDate`) has it: a number of seconds since the epoch, perhaps with a fraction.

@@ -1,5 +1,7 @@
 //! Answers: status, headers, and the JSON forms of what the services return.
 
+use std::borrow::Cow;
+
 use lambda_http::{
     Body,
     http::{HeaderName, HeaderValue, StatusCode},
@@ -162,6 +164,16 @@ impl<'a> EntryView<'a> {
             store: entry.refusal.map(StoreView::from),
         }
     }
+
+    /// The entity tag of what is shown.
+    pub fn shown_etag(&self) -> Cow<'_, ETag> {
+        shown(&self.etag, self.store.as_ref())
+    }
+}
+
+/// The tag of what is shown of the version with this one.
+fn shown<'a>(etag: &'a ETag, store: Option<&StoreView>) -> Cow<'a, ETag> {
+    etag.shown(store.map(|store| &store.refusal))
 }
 
 /// A version in a key's history.
@@ -186,8 +198,6 @@ pub struct VersionView<'a> {
     comment: Option<&'a Comment>,
     modified_at: Timestamp,
     etag: ETag,
-    #[serde(skip)]
-    shown_etag: ETag,
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<StoreView>,
 }
@@ -206,7 +216,6 @@ impl<'a> From<&'a Fetched> for VersionView<'a> {
             comment: entry.comment.as_ref(),
             modified_at: entry.modified_at,
             etag: entry.etag(),
-            shown_etag: entry.shown_etag(),
             store: entry.refusal.map(StoreView::from),
         }
     }
@@ -219,8 +228,8 @@ impl<'a> VersionView<'a> {
     }
 
     /// The entity tag of what is shown.
-    pub fn shown_etag(&self) -> &ETag {
-        &self.shown_etag
+    pub fn shown_etag(&self) -> Cow<'_, ETag> {
+        shown(&self.etag, self.store.as_ref())
     }
 }
 

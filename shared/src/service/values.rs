@@ -48,7 +48,7 @@ impl fmt::Display for ValueGone {
         write!(f, "the value of version {version} of {key} is not kept any more")?;
         match deletion {
             Some(deletion) => {
-                write!(f, ": it lay in its store alone, and the delete that is version {deletion} removed it")
+                write!(f, ": it lay in its store alone, from which version {deletion}, a delete, has removed all")
             }
             None => Ok(()),
         }

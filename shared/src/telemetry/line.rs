@@ -142,7 +142,7 @@ pub(super) fn write(
     // Only where there is something to tell: a metric that nobody needs costs nothing then.
     let unparsed_edits = Some(notes.unparsed_edits).filter(|count| *count > 0);
     if unparsed_edits.is_some() {
-        cloud_watch_metrics.push(Directive { namespace: NAMESPACE, dimensions: &[&["Function"]], metrics: OF_EDITS });
+        cloud_watch_metrics.push(Directive { namespace: NAMESPACE, dimensions: BY_FUNCTION, metrics: OF_EDITS });
     }
     let duration = (took.as_secs_f64() * 1e6).round() / 1e3;
     let report = notes.swept.as_ref().map(|(report, _)| report);

@@ -148,6 +148,17 @@ async fn a_failed_fetch_is_followed_by_a_pause() {
     }
 }
 
+/// Promise: a clock that is put back ends the pause: how long it has lasted cannot be told then.
+#[tokio::test]
+async fn a_clock_that_is_put_back_ends_the_pause() {
+    let world = World::new();
+    *world.keys.down.lock().unwrap() = Some(Outage::Error);
+    assert_eq!(outcome(&world.bearer(&signed_with("rsa")).await), "keys unavailable");
+    *world.keys.down.lock().unwrap() = None;
+    world.millis.fetch_sub(5_000, Ordering::Relaxed);
+    assert_eq!(outcome(&world.bearer(&signed_with("rsa")).await), "acme by alice");
+}
+
 /// Keys that fail to come, after a while.
 struct Slow(Arc<AtomicUsize>);
 

@@ -116,7 +116,7 @@ fn every_error_has_its_answer() {
             WriteError::from(gone(Some(Version::new(5)))).into(),
             "410 gone",
             None,
-            "not kept any more: it lay in its store alone, and the delete that is version 5 removed it",
+            "not kept any more: it lay in its store alone, from which version 5, a delete, has removed all",
         ),
         (
             ReadError::VersionGone { gone: gone(None), head: revision }.into(),
