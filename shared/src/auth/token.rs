@@ -1,6 +1,13 @@
 //! Verifies a bearer token (RFC 7519) by the rules of RFC 8725: the key decides the algorithm, never the token.
 
-use std::{borrow::Cow, collections::HashMap, fmt, marker::PhantomData, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fmt,
+    marker::PhantomData,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, crypto};
@@ -94,6 +101,9 @@ pub(super) struct TokenVerifier {
     issuer: String,
     pub(super) keys: Keyring,
     clock: Clock,
+    /// The token that was read last behind the authorizer, and its claims: mostly the next one is the same, and the
+    /// same text says the same.
+    last_read: Mutex<Option<(Box<str>, Arc<Claims>)>>,
 }
 
 /// A token that passed every check.
@@ -108,7 +118,8 @@ impl TokenVerifier {
         let keys = Keyring::new(keys, clock.clone());
         let TokenSettings { tenant_claim, scope_claims, author_claim, .. } = settings;
         let callers_claims = [tenant_claim].into_iter().chain(scope_claims).chain(author_claim).cloned().collect();
-        Self { callers_claims, audience: settings.audience.clone(), issuer: settings.issuer.clone(), keys, clock }
+        let (audience, issuer) = (settings.audience.clone(), settings.issuer.clone());
+        Self { callers_claims, audience, issuer, keys, clock, last_read: Mutex::default() }
     }
 
     /// What a token says that passes every check.
@@ -163,16 +174,27 @@ impl TokenVerifier {
 
     /// What a token says whose signature, issuer, audience and times API Gateway's authorizer has checked, and told as
     /// `told`: read as strictly as any other, and refused where something that is relied on is not what was told.
-    pub(super) fn read_checked(&self, token: &str, told: &HashMap<String, String>) -> Result<Claims, TokenError> {
-        let parts = Parts::of(token)?;
-        read_header(parts.header)?;
-        let claims = self.read_claims(parts.claims)?;
+    pub(super) fn read_checked(&self, token: &str, told: &HashMap<String, String>) -> Result<Arc<Claims>, TokenError> {
+        let claims = self.read(token)?;
         let relied_on = ["iss", "sub", "client_id", "exp", TOKEN_USE].into_iter();
         for name in relied_on.chain(self.callers_claims.iter().map(String::as_str)) {
             if !is_told(claims.get(name), told.get(name).map(String::as_str)) {
                 return Err(TokenError::Differs(name.to_owned()));
             }
         }
+        Ok(claims)
+    }
+
+    /// What a token says, whoever signed it.
+    fn read(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
+        let mut last_read = self.last_read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, claims)) = last_read.as_ref().filter(|(last, _)| **last == *token) {
+            return Ok(Arc::clone(claims));
+        }
+        let parts = Parts::of(token)?;
+        read_header(parts.header)?;
+        let claims = Arc::new(self.read_claims(parts.claims)?);
+        *last_read = Some((token.into(), Arc::clone(&claims)));
         Ok(claims)
     }
 

@@ -117,3 +117,25 @@ async fn claims_are_recognised_as_they_are_told() {
         assert!(world.behind(&token, &claims).await.is_err(), "{scope}");
     }
 }
+
+/// Promise: a token that comes again says the same as before, and what is told beside it is compared each time; another
+/// token speaks for itself.
+#[tokio::test]
+async fn a_token_that_comes_again_is_compared_again() {
+    let world = World::new();
+    let (acme, globex) = (claims(json!({})), claims(json!({"custom:tenantId": "globex"})));
+    let header = json!({"alg": "RS256", "kid": "any"});
+    let [of_acme, of_globex] = [&acme, &globex].map(|claims| token(&header, claims, |_| b"any".to_vec()));
+    let differs =
+        "invalid: the token says something else in \"custom:tenantId\" than the authorizer's claims beside it";
+    for (token, told_claims, expected) in [
+        (&of_acme, &acme, "acme by alice"),
+        (&of_acme, &acme, "acme by alice"),
+        (&of_acme, &globex, differs),
+        (&of_globex, &globex, "globex by alice"),
+        (&of_globex, &acme, differs),
+        (&of_acme, &acme, "acme by alice"),
+    ] {
+        assert_eq!(outcome(&world.behind(token, &told(told_claims)).await), expected);
+    }
+}
