@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Change, ChangeOperation, ChangedKey, FollowState, Head, Ledger, LedgerError,
-    expression::Expression,
+    expression::{Expression, unless_empty},
     follow::{GRACE, STORE_IS_NOT_FURTHER, id_set},
     item::{self, FORMAT, Item, Reader, n, s},
     primary_key, verdict,
@@ -331,8 +331,8 @@ impl Ledger {
                 .set_key(Some(primary_key(scope, sort_key)))
                 .update_expression(expression.update())
                 .condition_expression(expression.condition)
-                .set_expression_attribute_names(Some(expression.names))
-                .set_expression_attribute_values(Some(expression.values));
+                .set_expression_attribute_names(unless_empty(expression.names))
+                .set_expression_attribute_values(unless_empty(expression.values));
             update.build().map(|update| TransactWriteItem::builder().update(update).build()).map_err(build_error)
         };
 
