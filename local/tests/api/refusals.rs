@@ -195,8 +195,12 @@ async fn what_replaces_a_refused_version_is_not_refused() {
     let acme = api.tenant("acme");
     refused_write(&api, &acme, "param_config_").await;
     let name = acme.parameter_name("param_config_", "l");
-    edit(&api, &name, "a,b,c", ParameterType::StringList).await;
-    api.settled().await;
+    // Nor is anybody told of the commit, who would see that nothing is owed.
+    unseen(&api, async {
+        edit(&api, &name, "a,b,c", ParameterType::StringList).await;
+        api.suite.invoke("config-refresh", told_of(&name)).await.expect("a look");
+    })
+    .await;
     let edited = acme.get("param_config_l").await.expect(200);
     assert_eq!((refusal(&edited.body), &edited.body["value"]), (None, &json!("a,b,c")), "{}", edited.text);
     let kept = api.item(&acme, "ENTRY#param_config_l").await;
