@@ -3,6 +3,7 @@
 //! The engine's router is private. Its server therefore listens on a loopback port of its own, which nobody is told,
 //! and calls are passed on to it.
 
+mod empty;
 mod keys;
 mod partial;
 
@@ -124,6 +125,7 @@ impl DynamoDb {
     }
 
     async fn pass_on(&self, operation: &str, headers: &HeaderMap, body: Bytes, view: View) -> Result<Reply, AwsError> {
+        empty::check(operation, &body)?;
         let partial = Partial::of(view, operation, &body);
         let body = partial.as_ref().and_then(Partial::request).unwrap_or(body);
         let failed = |error: &dyn std::error::Error| {

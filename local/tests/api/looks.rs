@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Has a function die while `operation` is under way, after `passes` other calls of it. The call is executed once it is let go.
-async fn die_at(api: &Api, operation: &str, passes: usize, function: &str, event: Value) -> Held {
+pub(crate) async fn die_at(api: &Api, operation: &str, passes: usize, function: &str, event: Value) -> Held {
     let held = api.suite.emulator().faults().hold(operation, passes);
     tokio::select! {
         answer = api.suite.invoke(function, event) => panic!("it answered without {operation}: {answer:?}"),
@@ -24,7 +24,7 @@ async fn die_at(api: &Api, operation: &str, passes: usize, function: &str, event
 }
 
 /// Lets a put take effect that nobody waits for.
-async fn comes_late(api: &Api, name: &str, value: &str, held: Held) {
+pub(crate) async fn comes_late(api: &Api, name: &str, value: &str, held: Held) {
     held.release();
     let there = async { while api.parameter(name).await.is_none_or(|(text, _)| text != value) {} };
     tokio::time::timeout(GRACE, there).await.expect("it takes effect");

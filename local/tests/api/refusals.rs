@@ -12,14 +12,27 @@ use serde_json::{Value, json};
 use tenantry::{ledger::GRACE, telemetry::Telemetry};
 
 use crate::{
-    harness::{Answer, Api, Tenant},
-    operator::{edit, remove},
+    crash::put,
+    harness::{Answer, Api, ROUTES, Tenant},
+    looks::{comes_late, die_at},
+    operator::{edit, remove, told_of},
     stream::Instance,
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
 /// The tags whose values are committed before they are put.
 const TAGS: [&str; 2] = ["param_config_", "back_config_"];
+
+/// Telemetry, and the lines that it writes.
+fn lines() -> (Telemetry, Arc<Mutex<Vec<Value>>>) {
+    let lines: Arc<Mutex<Vec<Value>>> = Arc::default();
+    let written = Arc::clone(&lines);
+    let write = move |line: &str| {
+        let line = serde_json::from_str(line).expect("JSON");
+        written.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    };
+    (Telemetry::to(write, None), lines)
+}
 
 /// Does something of which no event tells.
 async fn unseen(api: &Api, doing: impl Future<Output = ()>) {
@@ -182,10 +195,16 @@ async fn what_replaces_a_refused_version_is_not_refused() {
     let acme = api.tenant("acme");
     refused_write(&api, &acme, "param_config_").await;
     let name = acme.parameter_name("param_config_", "l");
-    edit(&api, &name, "a,b,c", ParameterType::StringList).await;
-    api.settled().await;
+    // Nor is anybody told of the commit, who would see that nothing is owed.
+    unseen(&api, async {
+        edit(&api, &name, "a,b,c", ParameterType::StringList).await;
+        api.suite.invoke("config-refresh", told_of(&name)).await.expect("a look");
+    })
+    .await;
     let edited = acme.get("param_config_l").await.expect(200);
     assert_eq!((refusal(&edited.body), &edited.body["value"]), (None, &json!("a,b,c")), "{}", edited.text);
+    let kept = api.item(&acme, "ENTRY#param_config_l").await;
+    assert!(!kept.contains_key("workShard"), "nothing is owed any more: {kept:?}");
     // What never got there goes on saying so in the history.
     let history = acme.history("param_config_l").await.expect(200);
     let ours = history.body["versions"].as_array().expect("versions").iter().find(|one| one["value"] == "ours");
@@ -241,15 +260,7 @@ async fn a_label_on_the_oldest_version_is_waited_for() {
 /// long as it has been refused, 10 minutes at least and 6 hours at most, which counts as no failure and as no old work; and heals.
 #[tokio::test]
 async fn what_nobody_tells_of_is_tried_again_seldom() {
-    let lines: Arc<Mutex<Vec<Value>>> = Arc::default();
-    let written = Arc::clone(&lines);
-    let telemetry = Telemetry::to(
-        move |line| {
-            let line = serde_json::from_str(line).expect("JSON");
-            written.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-        },
-        None,
-    );
+    let (telemetry, lines) = lines();
     let api = Api::frozen_with(local::Options { telemetry, ..local::Options::default() }).await;
     let acme = api.tenant("acme");
     acme.put("param_config_first", &json!(1)).await.expect(201);
@@ -351,4 +362,216 @@ async fn a_watcher_keeps_the_value() {
     assert_eq!(told, [("OPERATION_PUT", 1, true), ("OPERATION_REFUSE", 1, false), ("OPERATION_ACCEPT", 1, false)]);
     assert_eq!(instance.tenant(&acme).value("param_config_l").await.0, r#""ours""#);
     instance.stream.stop().await;
+}
+
+/// Promise: a key that is refused, and whose tag moves into the ledger, is not refused any more, and never counts as refused again.
+#[tokio::test]
+async fn a_tag_without_a_store_is_not_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (telemetry, lines) = lines();
+    let with = |routes: &str| {
+        let parameters = [("TagRoutes".to_owned(), routes.to_owned())].into();
+        let (data, telemetry) = (Some(folder.path().to_owned()), telemetry.clone());
+        Api::with(local::Options { data, parameters, telemetry, ..local::Options::default() })
+    };
+    let api = with(ROUTES).await;
+    let acme = api.tenant("acme");
+    refused_write(&api, &acme, "param_config_").await;
+    let refused = acme.get("param_config_l").await.expect(200);
+    assert_eq!(refusal(&refused.body), Some("type-mismatch"));
+    api.suite.stop().await;
+
+    let api = with(
+        &ROUTES
+            .replace(r#""param_config_": {"store": "parameter-store"}"#, r#""param_config_": {"store": "dynamodb"}"#),
+    )
+    .await;
+    let acme = api.tenant("acme");
+    lines.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    api.suite.run_schedules().await.expect("a sweep");
+    let counted: Vec<_> = {
+        let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().filter_map(|line| line.get("RefusedKeys").cloned()).collect()
+    };
+    assert_eq!(counted, [json!(0)], "nobody can do anything about it");
+    // When it is due again.
+    api.sweep(5).await;
+    let kept = acme.get("param_config_l").await.expect(200);
+    assert_eq!((refusal(&kept.body), &kept.body["value"]), (None, &json!("ours")), "{}", kept.text);
+    assert!(!api.item(&acme, "ENTRY#param_config_l").await.contains_key("workShard"));
+    let changes = acme.changes(&format!("since={}", refused.revision() - 2)).await.expect(200);
+    assert_eq!(operations(&changes), ["put", "refuse", "accept"], "{}", changes.text);
+    api.suite.stop().await;
+}
+
+/// Promise: where an operator has made a parameter anew of another type, which is taken over beneath a newer value that is refused, a delete
+/// of the key leaves it alone; and when it goes, nothing says any more that it is there.
+#[tokio::test]
+async fn what_an_operator_made_anew_is_not_removed() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    for (tag, is_told, is_deleted) in [
+        ("param_config_", true, true),
+        ("back_config_", true, true),
+        ("back_config_", false, true),
+        ("param_config_", true, false),
+    ] {
+        let base = format!("{is_told}{is_deleted}");
+        let (key, name) = (format!("{tag}{base}"), acme.parameter_name(tag, &base));
+        if is_told {
+            acme.put(&key, &json!("ours")).await.expect(201);
+            api.settled().await;
+        } else {
+            // That it was put is never looked at.
+            unseen(&api, async { _ = acme.put(&key, &json!("ours")).await.expect(201) }).await;
+            api.sweep(1).await;
+            api.remove_attribute(&acme, &format!("ENTRY#{key}"), "absorbedVersion").await;
+            api.remove_attribute(&acme, &format!("ENTRY#{key}"), "absorbedModifiedAt").await;
+        }
+        unseen(&api, async {
+            remove(&api, &name).await;
+            edit(&api, &name, "a,b", ParameterType::StringList).await;
+        })
+        .await;
+        acme.put(&key, &json!("more")).await.expect(200);
+        api.settled().await;
+        assert_eq!(refusal(&acme.get(&key).await.expect(200).body), Some("type-mismatch"));
+        api.suite.invoke("config-refresh", told_of(&name)).await.expect("a look");
+        let read = acme.get(&key).await.expect(200);
+        assert_eq!((refusal(&read.body), &read.body["value"]), (Some("type-mismatch"), &json!("more")));
+        let history = acme.history(&key).await.expect(200);
+        assert_eq!(history.each("versions", "value"), ["a,b", "more", "ours"], "{}", history.text);
+        assert!(api.item(&acme, &format!("ENTRY#{key}")).await.contains_key("otherType"));
+
+        if is_deleted {
+            acme.delete(&key).await.expect(200);
+            api.sweep(3).await;
+            let left = api.parameter(&name).await.map(|(text, _)| text);
+            assert_eq!(left.as_deref(), Some("a,b"), "{key}: an operator's parameter is not removed");
+            acme.get(&key).await.expect(404);
+        } else {
+            remove(&api, &name).await;
+            api.settled().await;
+            assert_eq!(api.parameter(&name).await, Some(("more".to_owned(), 1)));
+            assert!(!api.item(&acme, &format!("ENTRY#{key}")).await.contains_key("otherType"));
+        }
+    }
+    api.suite.stop().await;
+}
+
+/// Promise: what comes late lies on top of a value that is in its place, and that cannot be put on top of it again: that is said as well, and
+/// told, and heals, as if the value had never got there.
+#[tokio::test]
+async fn what_cannot_be_put_back_on_top_is_refused() {
+    let api = Api::start().await;
+    let acme = api.tenant("acme");
+    let name = acme.parameter_name("param_config_", "k");
+    unseen(&api, async {
+        for n in 1..98 {
+            edit(&api, &name, &format!("edit {n}"), ParameterType::String).await;
+        }
+    })
+    .await;
+    edit(&api, &name, "edit 98", ParameterType::String).await;
+    api.settled().await;
+    let late = die_at(&api, "PutParameter", 0, "config-write", put(&acme, "param_config_k", "first")).await;
+    let before = acme.put("param_config_k", &json!("second")).await.expect(200);
+    api.settled().await;
+    assert_eq!(api.parameter(&name).await, Some(("second".to_owned(), 99)));
+    comes_late(&api, &name, "first", late).await;
+    let label = |version| {
+        let request = api.parameter_store().label_parameter_version().name(&name).labels("stable");
+        request.parameter_version(version).send()
+    };
+    label(1).await.expect("it is there");
+    api.sweep(1).await;
+    let refused = acme.get("param_config_k").await.expect(200);
+    let shown = (refusal(&refused.body), &refused.body["value"]);
+    assert_eq!(shown, (Some("oldest-version-labelled"), &json!("second")), "{}", refused.text);
+    let changes = acme.changes(&format!("since={}", before.revision())).await.expect(200);
+    assert_eq!(operations(&changes), ["refuse"], "{}", changes.text);
+    // From then on it is tried again as seldom as whatever is refused.
+    let (puts, ()) = api.calls_during("PutParameter", api.sweep(2)).await;
+    assert_eq!(puts, 0);
+    label(50).await.expect("it is there");
+    api.settled().await;
+    let healed = acme.get("param_config_k").await.expect(200);
+    assert_eq!((refusal(&healed.body), healed.etag()), (None, before.etag()), "{}", healed.text);
+    assert_eq!(api.parameter(&name).await, Some(("second".to_owned(), 101)));
+    let kept = api.item(&acme, "ENTRY#param_config_k").await;
+    assert!(!kept.contains_key("workShard") && !kept.contains_key("announced"), "{kept:?}");
+    api.suite.stop().await;
+}
+
+/// Promise: where others commit all the time, so that it cannot be noted what a store makes of a value, it is put once in a run and no more,
+/// and nothing counts as failed; the next run notes it.
+#[tokio::test]
+async fn a_verdict_that_finds_no_room_is_left_for_the_next_run() {
+    let (telemetry, lines) = lines();
+    let api = Api::with(local::Options { telemetry, ..local::Options::default() }).await;
+    let acme = api.tenant("acme");
+    unseen(&api, async { _ = acme.put("back_config_k", &json!("v")).await.expect(201) }).await;
+    let faults = api.suite.emulator().faults();
+    for (limit, operations_then) in [(0, vec!["put", "refuse"]), (10, vec!["put", "refuse", "accept"])] {
+        api.suite.emulator().limit_parameters(limit);
+        faults.inject("TransactWriteItems", Fault::TransactionConflict, 1_000);
+        api.pass(GRACE * 11);
+        lines.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let (puts, swept) = api.calls_during("PutParameter", api.suite.run_schedules()).await;
+        swept.expect("a sweep");
+        assert_eq!(puts, 1, "{limit}");
+        {
+            let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+            let line = lines.iter().find(|line| line["Route"] == "schedule").expect("a line of the sweep");
+            assert_eq!(line["failed"], 0, "{limit}: {line}");
+        }
+        faults.clear();
+        api.sweep(1).await;
+        let told = acme.changes("since=0").await.expect(200);
+        assert_eq!(operations(&told), operations_then, "{limit}");
+    }
+    assert_eq!(refusal(&acme.get("back_config_k").await.expect(200).body), None);
+    api.suite.stop().await;
+}
+
+/// Promise: the comparison, which meets a refused key whose parameter is gone with each round, does not try it each time where nobody can see
+/// whether the cause is gone; where that can be seen, it is put when it is.
+#[tokio::test]
+async fn the_comparison_tries_nothing_in_vain() {
+    let api = Api::frozen().await;
+    let acme = api.tenant("acme");
+    let name = acme.parameter_name("param_config_", "k");
+    acme.put("param_config_k", &json!("v")).await.expect(201);
+    api.settled().await;
+    unseen(&api, remove(&api, &name)).await;
+    api.suite.emulator().limit_parameters(0);
+    let written = acme.put("param_config_k", &json!("w")).await.expect(200);
+    assert_eq!(refusal(&written.body), Some("parameter-limit"), "{}", written.text);
+    api.settled().await;
+    let mut tried = Vec::new();
+    for minute in 1..=21 {
+        api.pass(MINUTE);
+        let (puts, swept) = api.calls_during("PutParameter", api.suite.run_schedules()).await;
+        swept.expect("a sweep");
+        api.settled().await;
+        tried.extend((puts > 0).then_some((minute, puts)));
+    }
+    assert_eq!(tried, [(10, 1), (20, 1)]);
+    api.suite.emulator().limit_parameters(10);
+
+    let name = acme.parameter_name("param_config_", "l");
+    acme.put("param_config_l", &json!("v")).await.expect(201);
+    api.settled().await;
+    unseen(&api, async {
+        remove(&api, &name).await;
+        edit(&api, &name, "a,b", ParameterType::StringList).await;
+        let written = acme.put("param_config_l", &json!("w")).await.expect(200);
+        assert_eq!(refusal(&written.body), Some("type-mismatch"), "{}", written.text);
+        remove(&api, &name).await;
+    })
+    .await;
+    api.pass(MINUTE);
+    api.suite.run_schedules().await.expect("a sweep");
+    assert_eq!(api.parameter(&name).await, Some(("w".to_owned(), 1)));
+    api.suite.stop().await;
 }

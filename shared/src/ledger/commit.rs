@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Change, ChangeOperation, ChangedKey, FollowState, Head, Ledger, LedgerError,
-    expression::Expression,
+    expression::{Expression, unless_empty},
     follow::{GRACE, STORE_IS_NOT_FURTHER, id_set},
     item::{self, FORMAT, Item, Reader, n, s},
     primary_key, verdict,
@@ -90,7 +90,12 @@ pub enum StoreWork {
     /// The write was found there.
     Found(Found),
     /// There is no write: the store refuses the current version, or has taken it after all.
-    Verdict(Option<Refusal>),
+    Verdict {
+        /// The refusal, if it is one.
+        refusal: Option<Refusal>,
+        /// The calls that have to be announced still where the version was known to be in the store.
+        made_up: Vec<PutId>,
+    },
 }
 
 /// What somebody did to a store, and not through us.
@@ -106,6 +111,9 @@ pub struct Found {
     pub superseded: bool,
     /// Whether the puts of the tag's route fit on it, as they do not on another type.
     pub fits: bool,
+    /// Whether it is of another life of the name than what the ledger knows of the store, and nothing
+    /// of ours lies on it.
+    pub is_anew: bool,
     /// What the ledger knew of the store when it was found.
     pub known: FollowState,
 }
@@ -178,7 +186,7 @@ impl PlannedWrite {
     }
 
     fn verdict(&self) -> Option<&Option<Refusal>> {
-        if let StoreWork::Verdict(verdict) = &self.store { Some(verdict) } else { None }
+        if let StoreWork::Verdict { refusal, .. } = &self.store { Some(refusal) } else { None }
     }
 
     fn is_superseded(&self) -> bool {
@@ -331,8 +339,8 @@ impl Ledger {
                 .set_key(Some(primary_key(scope, sort_key)))
                 .update_expression(expression.update())
                 .condition_expression(expression.condition)
-                .set_expression_attribute_names(Some(expression.names))
-                .set_expression_attribute_values(Some(expression.values));
+                .set_expression_attribute_names(unless_empty(expression.names))
+                .set_expression_attribute_values(unless_empty(expression.values));
             update.build().map(|update| TransactWriteItem::builder().update(update).build()).map_err(build_error)
         };
 
@@ -465,6 +473,10 @@ fn note_found(expression: &mut Expression, found: &Found, version: Version) {
             }
         }
     }
+    if found.superseded && found.is_anew {
+        // What we had put is gone. Else a removal would take what lies there now for ours.
+        expression.remove("storeVersion");
+    }
     for condition in conditions {
         expression.condition = format!("{} AND {condition}", expression.condition);
     }
@@ -521,7 +533,7 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
         expression.set("workKey", s(item::work_key(from, plan.at, tenant)));
     };
     match &write.store {
-        StoreWork::None | StoreWork::Found(_) | StoreWork::Verdict(_) => {}
+        StoreWork::None | StoreWork::Found(_) | StoreWork::Verdict { .. } => {}
         StoreWork::Later => due(plan.at),
         StoreWork::Announced(id) => {
             due(plan.at.plus(GRACE));

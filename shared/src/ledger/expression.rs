@@ -51,3 +51,8 @@ impl Expression {
         parts.join(" ")
     }
 }
+
+/// Names or values as a request has them: none where there are none, because `DynamoDB` refuses an empty map.
+pub(super) fn unless_empty<T>(map: HashMap<String, T>) -> Option<HashMap<String, T>> {
+    (!map.is_empty()).then_some(map)
+}

@@ -7,6 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::{
     Ledger, LedgerError,
+    expression::unless_empty,
     item::{self, Item, OwedKey, Reader, n, s},
     primary_key,
 };
@@ -523,7 +524,7 @@ impl Ledger {
             .update_expression(update)
             .condition_expression(condition)
             .set_expression_attribute_names(names)
-            .set_expression_attribute_values((!values.is_empty()).then_some(values));
+            .set_expression_attribute_values(unless_empty(values));
         let mut conflicts = 0;
         loop {
             let Err(error) = request.clone().send().await else { return Ok(true) };

@@ -269,13 +269,23 @@ impl Current {
     }
 
     /// What the item says once `entry` has been committed, which was found in the store as far as `place`, where it bears the id `mark`,
-    /// and where the puts of the tag's route fit on it or not.
-    pub(crate) fn with_found(mut self, entry: Entry, place: Option<Locator>, mark: Option<PutId>, fits: bool) -> Self {
+    /// where the puts of the tag's route fit on it or not, and where what we had put may be gone.
+    pub(crate) fn with_found(
+        mut self,
+        entry: Entry,
+        place: Option<Locator>,
+        mark: Option<PutId>,
+        fits: bool,
+        is_anew: bool,
+    ) -> Self {
         self.has_other_type = !fits;
         self.follow.absorbed = place;
         self.follow.absorbed_id = mark.or(self.follow.absorbed_id);
         if entry.superseded {
             self.latest = Some(entry.version);
+            if is_anew {
+                self.follow.store_version = None;
+            }
         } else {
             self.follow.followed = Some(entry.version);
             self.follow.store_version = place.map(|place| place.version);

@@ -3,9 +3,9 @@
 //! It is a commit like any other, because readers answer from memory at a revision: what moves no revision would not be seen.
 
 use super::{
-    commit::PlannedWrite,
+    commit::{PlannedWrite, StoreWork},
     expression::Expression,
-    follow::MIN_REFUSED_WAIT,
+    follow::{MIN_REFUSED_WAIT, id_set},
     item::{self, n, s},
 };
 use crate::{refusal::Refusal, tenant::TenantId};
@@ -28,22 +28,30 @@ pub(super) fn on_item(verdict: Option<&Refusal>, condition: &str) -> Expression 
     expression
 }
 
-/// The same of a current version. A key is never both refused and followed: who notes the one looks that the other is not there.
+/// The same of a current version. A key is never both refused and followed: who notes the one looks that the other is not there, or
+/// takes it back.
 pub(super) fn on_entry(write: &PlannedWrite, verdict: Option<&Refusal>, tenant: &TenantId) -> Expression {
     let mut expression = on_item(verdict, "version = :expected");
     expression.values.insert(":expected".to_owned(), n(write.version.get()));
-    expression.condition.push_str(match verdict {
-        // Once for each reason.
-        Some(_) => {
-            " AND (attribute_not_exists(followedVersion) OR followedVersion <> :expected) \
-             AND (attribute_not_exists(refusedReason) OR refusedReason <> :refusedReason)"
-        }
-        None => " AND attribute_exists(refusedReason)",
-    });
     if let Some(refusal) = verdict {
+        let mut not_followed = "attribute_not_exists(followedVersion) OR followedVersion <> :expected".to_owned();
+        if let StoreWork::Verdict { made_up, .. } = &write.store
+            && !made_up.is_empty()
+        {
+            not_followed.push_str(" OR announced = :announced");
+            expression.values.insert(":announced".to_owned(), id_set(made_up));
+            expression.remove("followedVersion");
+        }
+        // Once for each reason.
+        let is_new = "attribute_not_exists(refusedReason) OR refusedReason <> :refusedReason";
+        expression.condition.push_str(&format!(" AND ({not_followed}) AND ({is_new})"));
         let due = refusal.since.plus(MIN_REFUSED_WAIT);
         expression.set("workShard", s(item::follow_shard(item::shard(tenant))));
         expression.set("workKey", s(item::work_key(due, due, tenant)));
+    } else {
+        expression.condition.push_str(" AND attribute_exists(refusedReason)");
+        // What was in the way is gone.
+        expression.remove(item::OTHER_TYPE);
     }
     expression
 }

@@ -19,6 +19,7 @@ use crate::{
     entry::{Author, CommitId, Entry, Held, Locator, PutId, State, TextKind, ValueFormat, Version},
     key::ConfigKey,
     ledger::{CommitOutcome, Current, FollowState, Found, Head, LedgerError, Plan, PlannedWrite, StoreWork},
+    refusal::RefusalReason,
     routing::Strategy,
     store::{ExternalStore, StoreError, StoredVersion},
     telemetry,
@@ -54,8 +55,8 @@ pub(crate) struct Absorbed {
     pub(crate) committed: usize,
     /// Whether the store turned out not to show what is committed, and is owed that now.
     pub(crate) misplaced: bool,
-    /// Whether the store has refused what is committed. Something has happened there, so it may take it now.
-    pub(crate) refused: bool,
+    /// Why the store has refused what is committed, if it has. If something has happened there, it may take it now.
+    pub(crate) refused: Option<RefusalReason>,
 }
 
 /// Takes over what is new in the store of `key`.
@@ -106,7 +107,7 @@ impl Absorber<'_> {
         let mut stored = self.external.versions(scope, key, false).await?;
         // Behind the look at the store, so that every call of ours that it may show has been announced by then.
         let current = ledger.current(scope, key).await?.unwrap_or_default();
-        absorbed.refused = current.entry.as_ref().is_some_and(|entry| entry.refusal.is_some());
+        absorbed.refused = current.entry.as_ref().and_then(|entry| entry.refusal).map(|refusal| refusal.reason);
         if current.follow.is_being_removed(self.clock.now()) {
             return Ok(Looked::Again);
         }
@@ -164,7 +165,17 @@ impl Absorber<'_> {
         for foreign in &seen.foreign {
             let Some(version) = stored.iter().find(|one| one.place == foreign.place) else { break };
             let mark = newest_mark(stored, foreign.place).cloned();
-            match self.commit_version(known, &mut head, version, mark, foreign.superseded).await? {
+            let is_anew = foreign.is_on_top && is_another_life(&known.follow, stored, foreign.place);
+            let found = Found {
+                at: version.place.modified_at,
+                place: Some(version.place),
+                mark,
+                superseded: foreign.superseded,
+                fits: version.fits,
+                is_anew,
+                known: known.follow.clone(),
+            };
+            match self.commit_version(known, &mut head, version, found).await? {
                 Ok(after) => known = after,
                 Err(looked) => return Ok(looked),
             }
@@ -202,8 +213,7 @@ impl Absorber<'_> {
         known: Current,
         head: &mut Head,
         stored: &StoredVersion,
-        mark: Option<PutId>,
-        superseded: bool,
+        found: Found,
     ) -> Result<Result<Current, Looked>, AbsorbError> {
         let (value, kind) = self.external.interpret(&stored.text, known.format);
         let is_unparsed = known.format == ValueFormat::Json && kind != TextKind::Json;
@@ -213,8 +223,6 @@ impl Absorber<'_> {
         } else {
             Held::Value(value)
         };
-        let (at, place) = (stored.place.modified_at, Some(stored.place));
-        let found = Found { at, place, mark, superseded, fits: stored.fits, known: known.follow.clone() };
         let committed = self.commit(known, head, State::Live(kept), found).await?;
         if is_unparsed && committed.is_ok() {
             warn!(tenant.id = %self.scope.tenant(), config.key = %self.key, store.version = stored.place.version, "an edit of a key whose values are JSON is none, and is a string until the next edit that is");
@@ -238,7 +246,8 @@ impl Absorber<'_> {
             // At last it is left to whoever looks next: the event comes again, or the comparison finds it.
             return Ok(Looked::Again);
         }
-        let found = Found { at: now, place: None, mark: None, superseded: false, fits: true, known: follow.clone() };
+        let known = follow.clone();
+        let found = Found { at: now, place: None, mark: None, superseded: false, fits: true, is_anew: false, known };
         let mut head = self.foundation.ledger.head(self.scope).await?;
         match self.commit(current, &mut head, State::Deleted, found).await? {
             Ok(_) => absorbed.committed += 1,
@@ -256,7 +265,8 @@ impl Absorber<'_> {
     ) -> Result<Result<Current, Looked>, AbsorbError> {
         let Foundation { ledger, .. } = self.foundation;
         let (scope, key) = (self.scope, self.key);
-        let (version, place, mark, fits) = (known.next_version(), found.place, found.mark.clone(), found.fits);
+        let (version, place, mark) = (known.next_version(), found.place, found.mark.clone());
+        let (fits, is_anew, is_superseded) = (found.fits, found.is_anew, found.superseded);
         let write = PlannedWrite {
             key: key.clone(),
             previous: known.entry.as_ref().map(|entry| entry.version),
@@ -279,9 +289,13 @@ impl Absorber<'_> {
         if let Err(error) = self.foundation.publish(scope, &change).await {
             warn!(tenant.id = %scope.tenant(), revision = %receipt.revision, %error, "a change is left for the sweep to publish");
         }
+        if !is_superseded && known.entry.as_ref().is_some_and(|entry| entry.refusal.is_some()) {
+            // What was put off is not owed any more.
+            ledger.settle(scope, key).await?;
+        }
         *head = Head { revision: receipt.revision, commit: plan.commit.clone(), ..head.clone() };
         let entries = plan.writes.iter().map(|write| plan.entry(scope, write));
-        Ok(Ok(entries.fold(known, |known, entry| known.with_found(entry, place, mark.clone(), fits))))
+        Ok(Ok(entries.fold(known, |known, entry| known.with_found(entry, place, mark.clone(), fits, is_anew))))
     }
 }
 
@@ -373,6 +387,8 @@ pub(super) struct Seen {
 pub(super) struct Foreign {
     pub(super) place: Locator,
     pub(super) superseded: bool,
+    /// Whether nothing lies on it that was put for a version of ours.
+    pub(super) is_on_top: bool,
 }
 
 /// What there is to do about `stored`, all versions that the store keeps, given what the ledger knows of it.
@@ -386,8 +402,9 @@ pub(super) fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMa
     let is_put_for_a_version = |place: &Locator| matches!(owners.get(place), Some(Owner::Version(_)));
     for (index, place) in new.iter().enumerate() {
         if !owners.contains_key(place) {
-            let superseded = new[index + 1..].iter().any(is_put_for_a_version) || is_newer(current, place.modified_at);
-            seen.foreign.push(Foreign { place: *place, superseded });
+            let is_on_top = !new[index + 1..].iter().any(is_put_for_a_version);
+            let superseded = !is_on_top || is_newer(current, place.modified_at);
+            seen.foreign.push(Foreign { place: *place, superseded, is_on_top });
         }
     }
     let is_at_rest = !follow.owed && follow.announced.is_empty();
@@ -445,6 +462,16 @@ fn is_same_life(last: Locator, stored: &[StoredVersion]) -> bool {
         None => stored.first().is_some_and(|first| {
             first.place.version > last.version.max(1) && first.place.modified_at >= last.modified_at
         }),
+    }
+}
+
+/// Whether `place`, where others put something, is of another life of the name than what the ledger knows of the store.
+fn is_another_life(known: &FollowState, stored: &[StoredVersion], place: Locator) -> bool {
+    match (known.absorbed, known.store_version) {
+        (Some(last), _) => !is_same_life(last, stored),
+        // What we put was never looked at. It is gone where it was the number that something of others has now, or a higher one.
+        (None, Some(ours)) => place.version == ours || stored.iter().all(|one| one.place.version < ours),
+        (None, None) => false,
     }
 }
 

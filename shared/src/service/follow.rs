@@ -6,7 +6,10 @@ use std::{collections::HashSet, time::Duration};
 
 use tracing::{debug, warn};
 
-use super::{Foundation, verdict};
+use super::{
+    Foundation,
+    verdict::{self, Noted},
+};
 use crate::{
     auth::TenantScope,
     clock::{Clock, Timestamp},
@@ -141,6 +144,8 @@ struct Call {
     given_out_for: Option<Version>,
     /// The announced calls that are over once this one is: itself, and those that it makes up for.
     ended: Vec<PutId>,
+    /// All calls that are announced with it.
+    open: Vec<PutId>,
 }
 
 /// What there is to do for a key's store.
@@ -241,15 +246,20 @@ impl Follower<'_> {
         let placed = match self.external.put(scope, key, &value, &call.id, version).await {
             Ok(placed) => placed,
             Err(error) => {
+                let open = call.open.clone();
                 if error.did_nothing() {
                     self.give_up(call, version).await?;
                 }
-                if let StoreError::Refused { reason, .. } = error
-                    && let Some(refusal) = self.note(version, Some(reason)).await?
-                {
-                    return Ok(Step::Refused(refusal));
-                }
-                return Err(error.into());
+                let StoreError::Refused { reason, .. } = error else { return Err(error.into()) };
+                let made_up = if self.calls.makes_up { open.as_slice() } else { &[] };
+                let noted = self.note(version, Some(reason), made_up).await?;
+                // Where the version was known to be in the store, only now is the key owed to it.
+                self.leave().await?;
+                return Ok(match noted {
+                    Noted::Refused(refusal) => Step::Refused(refusal),
+                    Noted::Busy => Step::Leave,
+                    Noted::Accepted | Noted::MovedOn => Step::Again,
+                });
             }
         };
         let mut stored = Stored { placed: placed.version, seen: current.follow.store_version, locator: None };
@@ -260,7 +270,10 @@ impl Follower<'_> {
         }
         if current.entry.as_ref().is_some_and(|entry| entry.refusal.is_some()) {
             // Before the work counts as done: whoever dies in between leaves it owed, and it is put again.
-            self.note(version, None).await?;
+            if self.note(version, None, &[]).await? == Noted::Busy {
+                self.after(call, Some(version), false);
+                return Ok(Step::Leave);
+            }
         }
         let is_others = |id: &&PutId| **id != call.id && !self.calls.own.contains(id);
         let made_up_for: Vec<_> = call.ended.iter().filter(is_others).cloned().collect();
@@ -338,7 +351,7 @@ impl Follower<'_> {
         if let Some((id, given_out_for)) = self.calls.unused.take() {
             ended.retain(|one| *one != id);
             ended.push(id.clone());
-            return Ok(Some(Call { id, given_out_for, ended }));
+            return Ok(Some(Call { id, given_out_for, ended, open: seen.clone() }));
         }
         let id = PutId::new(self.clock.now());
         if !self.foundation.ledger.announce(self.scope, self.key, &id, seen, replaced).await? {
@@ -346,14 +359,21 @@ impl Follower<'_> {
         }
         ended.retain(|id| !replaced.contains(id));
         ended.push(id.clone());
+        let mut open: Vec<_> = seen.iter().filter(|id| !replaced.contains(id)).cloned().collect();
+        open.push(id.clone());
         self.calls.own.retain(|id| !replaced.contains(id));
         self.calls.makes_up |= !replaced.is_empty();
-        Ok(Some(Call { id, given_out_for: None, ended }))
+        Ok(Some(Call { id, given_out_for: None, ended, open }))
     }
 
     /// Notes what the store makes of a version.
-    async fn note(&self, version: Version, reason: Option<RefusalReason>) -> Result<Option<Refusal>, LedgerError> {
-        verdict::note(self.foundation, self.clock, self.scope, self.key, version, reason).await
+    async fn note(
+        &self,
+        version: Version,
+        reason: Option<RefusalReason>,
+        made_up: &[PutId],
+    ) -> Result<Noted, LedgerError> {
+        verdict::note(self.foundation, self.clock, self.scope, self.key, version, reason, made_up).await
     }
 
     /// Takes back what was noted of a put that did nothing.

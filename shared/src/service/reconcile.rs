@@ -18,12 +18,13 @@ use super::{
     refresh::{AT_ONCE, ITEM_BUDGET, SweepReport},
 };
 use crate::{
-    auth::SystemAuthority,
+    auth::{SystemAuthority, TenantScope},
     aws::AwsFailure,
     clock::Clock,
     entry::{Entry, Locator},
     key::ConfigKey,
     ledger::{Current, Cursor, Ledger, LedgerError},
+    refusal::RefusalReason,
     store::MAX_DESCRIBED,
     telemetry::{self, Round},
     tenant::TenantId,
@@ -154,7 +155,8 @@ impl Reconciler<'_> {
             let left = MAX_DESCRIBED - expected.len();
             let (entries, last) = ledger.entries_after(&scope, key.as_deref(), left).await?;
             let is_refused = |current: &Current| current.entry.as_ref().is_some_and(|entry| entry.refusal.is_some());
-            counted.refused += entries.iter().filter(|(_, current)| is_refused(current)).count();
+            let has_store = |key| self.foundation.stores.of(key).external().is_some();
+            counted.refused += entries.iter().filter(|(key, current)| has_store(key) && is_refused(current)).count();
             let wanted = entries.into_iter().filter(|(key, current)| self.is_expected(key, current));
             let wanted = wanted.map(|(key, current)| ((of.clone(), key), current.follow.absorbed));
             expected.extend(wanted);
@@ -204,7 +206,11 @@ impl Reconciler<'_> {
         let looking = async {
             let absorbed =
                 absorb(self.foundation, self.clock, &scope, &key).await.map_err(|error| error.to_string())?;
-            if absorbed.refused {
+            let is_worth_it = match absorbed.refused {
+                Some(reason) => absorbed.committed > 0 || self.is_out_of_the_way(&scope, &key, reason).await,
+                None => false,
+            };
+            if is_worth_it {
                 let following = follow(self.foundation, self.clock, &scope, &key, Occasion::Due);
                 following.await.map_err(|error| error.to_string())?;
             }
@@ -217,5 +223,14 @@ impl Reconciler<'_> {
         };
         warn!(tenant.id = %scope.tenant(), config.key = %key, error = failed, "a key could not be looked through");
         None
+    }
+
+    /// Whether it can be seen that the store would take a value now that it has refused. Where that cannot be seen, it is not asked with
+    /// each round: the key is due now and then, and an event has it tried at once.
+    async fn is_out_of_the_way(&self, scope: &TenantScope, key: &ConfigKey, reason: RefusalReason) -> bool {
+        let Some((external, _)) = self.foundation.stores.of(key).external().filter(|_| reason.can_be_seen()) else {
+            return false;
+        };
+        matches!(external.in_the_way(scope, key).await, Ok(None))
     }
 }

@@ -12,6 +12,7 @@ use super::{
     absorb::{AbsorbError, absorb},
     follow::{FollowError, Followed, Occasion, follow},
     reconcile::Reconciler,
+    verdict::{self, Noted},
     write::MAX_OPERATIONS,
 };
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     clock::Clock,
     entry::Revision,
     key::{ConfigKey, InvalidKey},
-    ledger::{Ledger, LedgerError, MIN_REFUSED_WAIT, Owed, OwedItem},
+    ledger::{Ledger, LedgerError, Owed, OwedItem},
     routing::Strategy,
     settings::Settings,
     store::{NotAKey, StoreError},
@@ -111,6 +112,8 @@ enum WorkError {
     Key(#[from] InvalidKey),
     #[error("it took too long")]
     TooLong,
+    #[error("others commit all the time")]
+    Busy,
 }
 
 impl WorkError {
@@ -121,7 +124,6 @@ impl WorkError {
         };
         match error {
             StoreError::Aws(failure) if failure.kind == FailureKind::Throttled => THROTTLED_BACKOFF,
-            StoreError::Refused { .. } => MIN_REFUSED_WAIT,
             _ => BACKOFF,
         }
     }
@@ -205,7 +207,7 @@ impl RefreshService {
         let looking = async {
             let absorbed = absorb(&self.foundation, &self.clock, &scope, &key).await?;
             let mut report = AbsorbReport { committed: absorbed.committed, followed: 0 };
-            if absorbed.misplaced || absorbed.refused {
+            if absorbed.misplaced || absorbed.refused.is_some() {
                 report.followed = self.follow(&scope, key.as_str(), &Occasion::Due).await?.followed;
             }
             Ok(report)
@@ -253,7 +255,10 @@ impl RefreshService {
     async fn follow(&self, scope: &TenantScope, key: &str, occasion: &Occasion) -> Result<SweepReport, WorkError> {
         let key = ConfigKey::parse(key, &self.foundation.routes)?;
         match self.foundation.stores.of(&key).external() {
-            None => self.foundation.ledger.forget_store(scope, &key).await?,
+            None => {
+                self.accept_what_no_store_refuses(scope, &key).await?;
+                self.foundation.ledger.forget_store(scope, &key).await?;
+            }
             Some((_, strategy)) => match follow(&self.foundation, &self.clock, scope, &key, occasion.clone()).await? {
                 Followed::NeverWritten => return Ok(SweepReport::default()),
                 Followed::Refused(_) => return Ok(SweepReport { refused: 1, ..SweepReport::default() }),
@@ -268,6 +273,19 @@ impl RefreshService {
             },
         }
         Ok(SweepReport { followed: 1, ..SweepReport::default() })
+    }
+
+    /// Takes back that a version is refused: the key's tag has no store any more that could.
+    async fn accept_what_no_store_refuses(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), WorkError> {
+        let current = self.foundation.ledger.current(scope, key).await?;
+        let Some(entry) = current.and_then(|current| current.entry).filter(|entry| entry.refusal.is_some()) else {
+            return Ok(());
+        };
+        match verdict::note(&self.foundation, &self.clock, scope, key, entry.version, None, &[]).await? {
+            // It is still marked as owed, by which it is found again.
+            Noted::Busy => Err(WorkError::Busy),
+            Noted::Accepted | Noted::Refused(_) | Noted::MovedOn => Ok(()),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::Foundation;
 use crate::{
     auth::TenantScope,
     clock::Clock,
-    entry::{CommitId, Version},
+    entry::{CommitId, PutId, Version},
     key::ConfigKey,
     ledger::{CommitOutcome, LedgerError, Plan, PlannedWrite, StoreWork},
     refusal::{Refusal, RefusalReason},
@@ -20,9 +20,24 @@ use crate::{
 const MAX_TRIES: usize = 6;
 const MIN_WAIT: Duration = Duration::from_millis(20);
 
-/// Notes that the store refuses `version` of `key` for a reason, or, without one, that it does not any more. The refusal that the ledger
-/// knows then; none if that version is not the current one any more, if somebody else has brought it there meanwhile, or if others commit
-/// all the time.
+/// What the ledger says after [`note`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Noted {
+    /// That the version is refused.
+    Refused(Refusal),
+    /// That it is not.
+    Accepted,
+    /// Something else: that version is not the current one any more, or somebody else has brought it there meanwhile.
+    MovedOn,
+    /// What it said before: others commit all the time.
+    Busy,
+}
+
+/// Notes that the store refuses `version` of `key` for a reason, or, without one, that it does not any more.
+///
+/// A version that is known to be in the store is not refused, unless `made_up` says so: the calls that were announced when the refused put
+/// was to make up for abandoned ones, which may have put something on top of it. While those are still the announced ones, nobody else has
+/// brought it there since.
 ///
 /// Who dies before leaves nothing behind: the version is still owed to its store, and whoever puts it next finds the same.
 pub(super) async fn note(
@@ -32,21 +47,24 @@ pub(super) async fn note(
     key: &ConfigKey,
     version: Version,
     reason: Option<RefusalReason>,
-) -> Result<Option<Refusal>, LedgerError> {
+    made_up: &[PutId],
+) -> Result<Noted, LedgerError> {
     let ledger = &foundation.ledger;
     let mut wait = MIN_WAIT;
     for _ in 0..MAX_TRIES {
         let mut basis = ledger.basis(scope, std::slice::from_ref(key), None).await?;
-        let Some(current) = basis.currents.remove(key) else { return Ok(None) };
-        let Some(entry) = current.entry.filter(|entry| entry.version == version) else { return Ok(None) };
+        let Some(current) = basis.currents.remove(key) else { return Ok(Noted::MovedOn) };
+        let Some(entry) = current.entry.filter(|entry| entry.version == version) else {
+            return Ok(Noted::MovedOn);
+        };
         if entry.refusal.map(|refusal| refusal.reason) == reason {
-            if let Some(refusal) = &entry.refusal {
-                ledger.put_off_refused(scope, key, version, refusal.since).await?;
-            }
-            return Ok(entry.refusal);
+            let Some(refusal) = entry.refusal else { return Ok(Noted::Accepted) };
+            ledger.put_off_refused(scope, key, version, refusal.since).await?;
+            return Ok(Noted::Refused(refusal));
         }
-        if reason.is_some() && current.follow.followed == Some(version) {
-            return Ok(None);
+        let is_there = current.follow.followed == Some(version);
+        if reason.is_some() && is_there && !is_same_set(&current.follow.announced, made_up) {
+            return Ok(Noted::MovedOn);
         }
         let at = clock.now();
         let refusal = reason.map(|reason| Refusal { reason, since: at });
@@ -57,7 +75,7 @@ pub(super) async fn note(
             creates: false,
             state: entry.state,
             format: None,
-            store: StoreWork::Verdict(refusal),
+            store: StoreWork::Verdict { refusal, made_up: made_up.to_vec() },
             removes_older_values: false,
         };
         let (head, commit) = (basis.head, CommitId::random());
@@ -70,16 +88,21 @@ pub(super) async fn note(
                     warn!(tenant.id = %scope.tenant(), config.key = %key, %version, reason, "the store refuses a committed value: {advice}");
                 }
                 None => {
-                    info!(tenant.id = %scope.tenant(), config.key = %key, %version, "the store has taken a value that it had refused");
+                    info!(tenant.id = %scope.tenant(), config.key = %key, %version, "a value is not refused by its store any more");
                 }
             }
             if let Err(error) = foundation.publish(scope, &change).await {
                 warn!(tenant.id = %scope.tenant(), revision = %change.revision, %error, "a change is left for the sweep to publish");
             }
-            return Ok(refusal);
+            return Ok(refusal.map_or(Noted::Accepted, Noted::Refused));
         }
         tokio::time::sleep(wait.mul_f64(fastrand::f64())).await;
         wait *= 2;
     }
-    Ok(None)
+    Ok(Noted::Busy)
+}
+
+/// Whether there are calls, and the same ones.
+fn is_same_set(some: &[PutId], others: &[PutId]) -> bool {
+    !some.is_empty() && some.len() == others.len() && some.iter().all(|id| others.contains(id))
 }

@@ -482,7 +482,7 @@ impl WriteService {
         let mut stores = Vec::with_capacity(plan.writes.len());
         for PlannedWrite { key, store, version, .. } in &plan.writes {
             let state = match store {
-                StoreWork::None | StoreWork::Found(_) | StoreWork::Verdict(_) => StoreState::Done,
+                StoreWork::None | StoreWork::Found(_) | StoreWork::Verdict { .. } => StoreState::Done,
                 StoreWork::Later => StoreState::Pending,
                 StoreWork::Done(..) => {
                     // The value is where it belongs; only the mark that somebody was at it comes off.

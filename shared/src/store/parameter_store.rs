@@ -8,7 +8,11 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use aws_sdk_ssm::types::{Parameter, ParameterTier, ParameterType};
+use aws_sdk_ssm::{
+    error::ProvideErrorMetadata as _,
+    operation::put_parameter::PutParameterError,
+    types::{Parameter, ParameterTier, ParameterType},
+};
 use futures_util::future::try_join_all;
 
 use super::{
@@ -165,12 +169,14 @@ impl ExternalStore for ParameterStore {
                     let version = u64::try_from(answer.version).unwrap_or_default();
                     return Ok(Placed { version, kind });
                 }
-                // Parameter Store's messages may repeat the value.
-                Err(error) => AwsFailure::of(Service::ParameterStore, "PutParameter", &error).code_only(),
+                Err(error) => {
+                    if let Some(reason) = error.as_service_error().and_then(refusal) {
+                        return Err(StoreError::Refused { service: Service::ParameterStore, reason });
+                    }
+                    // Parameter Store's messages may repeat the value.
+                    AwsFailure::of(Service::ParameterStore, "PutParameter", &error).code_only()
+                }
             };
-            if let Some(reason) = failure.code.as_deref().and_then(refusal) {
-                return Err(StoreError::Refused { service: Service::ParameterStore, reason });
-            }
             if failure.kind != FailureKind::Throttled || tries == MAX_PUTS {
                 return Err(failure.into());
             }
@@ -389,17 +395,18 @@ pub(super) fn key_of_parameter(root: &str, routes: &TagRoutes, name: &str) -> Re
     if key.tag() == tag { Ok((tenant, key)) } else { Err(NotAKey::OtherTag(key, tag.to_owned())) }
 }
 
-/// Why a put is refused for good, by `PutParameter`'s error codes. Others pass, or are a permission that is lacking; those that say
-/// something of a part that our puts do not have (policies, patterns of their own, tiers) cannot come.
-fn refusal(code: &str) -> Option<RefusalReason> {
-    Some(match code {
-        "HierarchyTypeMismatchException" => RefusalReason::TypeMismatch,
-        "ParameterMaxVersionLimitExceeded" => RefusalReason::OldestVersionLabelled,
-        "ParameterLimitExceeded" => RefusalReason::ParameterLimit,
-        "ParameterPatternMismatchException" => RefusalReason::PatternMismatch,
-        "InvalidKeyId" => RefusalReason::KeyUnusable,
-        "HierarchyLevelLimitExceededException" => RefusalReason::NameTooDeep,
-        "ValidationException" => RefusalReason::Invalid,
+/// Why a put is refused for good. Other errors pass, or are a permission that is lacking; those that say something of a part that our puts
+/// do not have (policies, patterns of their own, tiers) cannot come.
+fn refusal(error: &PutParameterError) -> Option<RefusalReason> {
+    Some(match error {
+        PutParameterError::HierarchyTypeMismatchException(_) => RefusalReason::TypeMismatch,
+        PutParameterError::ParameterMaxVersionLimitExceeded(_) => RefusalReason::OldestVersionLabelled,
+        PutParameterError::ParameterLimitExceeded(_) => RefusalReason::ParameterLimit,
+        PutParameterError::ParameterPatternMismatchException(_) => RefusalReason::PatternMismatch,
+        PutParameterError::InvalidKeyId(_) => RefusalReason::KeyUnusable,
+        PutParameterError::HierarchyLevelLimitExceededException(_) => RefusalReason::NameTooDeep,
+        // The SDK has no type for it.
+        other if other.code() == Some("ValidationException") => RefusalReason::Invalid,
         _ => return None,
     })
 }
@@ -493,6 +500,34 @@ mod tests {
 
     fn text(start: &str, end: &str) -> TextKind {
         TextKind::Text(Trimmed { start: start.into(), end: end.into() })
+    }
+
+    /// What is refused for good, as the API reference of `PutParameter` lists its errors; what passes, and what our puts cannot cause, is not.
+    #[test]
+    fn each_refusal_has_its_reason() {
+        use PutParameterError as Error;
+        use aws_sdk_ssm::{error::ErrorMetadata, types::error as e};
+        let of_code = |code| Error::generic(ErrorMetadata::builder().code(code).build());
+        let wrong_type = e::HierarchyTypeMismatchException::builder().build();
+        let labelled = e::ParameterMaxVersionLimitExceeded::builder().build();
+        let limit = e::ParameterLimitExceeded::builder().build();
+        let pattern = e::ParameterPatternMismatchException::builder().build();
+        let too_deep = e::HierarchyLevelLimitExceededException::builder().build();
+        for (error, reason) in [
+            (Error::HierarchyTypeMismatchException(wrong_type), Some("type-mismatch")),
+            (Error::ParameterMaxVersionLimitExceeded(labelled), Some("oldest-version-labelled")),
+            (Error::ParameterLimitExceeded(limit), Some("parameter-limit")),
+            (Error::ParameterPatternMismatchException(pattern), Some("pattern-mismatch")),
+            (Error::InvalidKeyId(e::InvalidKeyId::builder().build()), Some("key-unusable")),
+            (Error::HierarchyLevelLimitExceededException(too_deep), Some("name-too-deep")),
+            (of_code("ValidationException"), Some("invalid")),
+            (Error::TooManyUpdates(e::TooManyUpdates::builder().build()), None),
+            (Error::InternalServerError(e::InternalServerError::builder().build()), None),
+            (of_code("ThrottlingException"), None),
+            (of_code("AccessDeniedException"), None),
+        ] {
+            assert_eq!(refusal(&error).map(RefusalReason::name), reason, "{error:?}");
+        }
     }
 
     /// Strings lie raw where Parameter Store keeps them as they are but for white space around them,

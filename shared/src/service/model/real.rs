@@ -100,7 +100,7 @@ impl Lens {
         };
         let mut current = Current::default();
         if item.latest > 0 {
-            current = current.with_found(entry(item.latest, true), None, None, true);
+            current = current.with_found(entry(item.latest, true), None, None, true, false);
         }
         current.entry = item.entry.map(|one| entry(one.version, false));
         current.follow = FollowState {

@@ -25,6 +25,7 @@ cases! {
     a_batch_get_answers_at_most_16_mb: [Ministack: "answers without a limit"],
     a_missing_table_is_named: [],
     an_empty_key_is_refused: [],
+    a_request_has_no_empty_names_or_values: [],
     a_number_keeps_38_digits: [Moto: "takes any number of digits"],
 }
 
@@ -228,6 +229,36 @@ async fn an_empty_key_is_refused(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     let put = aws.dynamodb.put_item().table_name(&table).set_item(Some(item("", "1", 1))).send();
     same!("code", code(put).await, "ValidationException")
+}
+
+/// Guards: names and values of expressions are left out where there are none.
+async fn a_request_has_no_empty_names_or_values(aws: &Aws) -> Outcome {
+    let table = aws.own_table().await?;
+    let dynamodb = &aws.dynamodb;
+    let refused = "ValidationException";
+    for (names, values, expected) in
+        [(None, None, "ok"), (Some(HashMap::new()), None, refused), (None, Some(HashMap::new()), refused)]
+    {
+        macro_rules! call {
+            ($operation:ident, $call:expr) => {
+                let call = $call.table_name(&table).set_expression_attribute_names(names.clone());
+                let call = call.set_expression_attribute_values(values.clone());
+                same!(stringify!($operation), code(call.send()).await, expected)?;
+            };
+        }
+        let (item, key, condition) = (Some(item("a", "put", 1)), Some(key("a", "1")), "attribute_not_exists(pk)");
+        call!(PutItem, dynamodb.put_item().set_item(item).condition_expression(condition));
+        call!(DeleteItem, dynamodb.delete_item().set_key(key.clone()).condition_expression(condition));
+        call!(UpdateItem, dynamodb.update_item().set_key(key.clone()).update_expression("REMOVE n"));
+        call!(Scan, dynamodb.scan().filter_expression(condition));
+        let expected = if names.is_some() { refused } else { "ok" };
+        let get = dynamodb.get_item().table_name(&table).set_key(key.clone()).projection_expression("n");
+        same!("GetItem", code(get.set_expression_attribute_names(names.clone()).send()).await, expected)?;
+        let keys = KeysAndAttributes::builder().set_keys(key.map(|key| vec![key])).projection_expression("n");
+        let keys = keys.set_expression_attribute_names(names).build()?;
+        same!("BatchGetItem", code(dynamodb.batch_get_item().request_items(&table, keys).send()).await, expected)?;
+    }
+    Ok(())
 }
 
 /// Guards: numbers keep 38 digits, and more are refused.

@@ -1,8 +1,11 @@
 //! Transactions: all or nothing, and once.
 
+use std::collections::HashMap;
+
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::builders::{ConditionCheckBuilder, DeleteBuilder, PutBuilder, UpdateBuilder};
 use aws_sdk_dynamodb::types::{
-    ConditionCheck, Delete, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+    ConditionCheck, Delete, Get, Put, ReturnValuesOnConditionCheckFailure, TransactGetItem, TransactWriteItem, Update,
 };
 
 use super::{Item, get, item, key, put_once};
@@ -17,6 +20,7 @@ cases! {
     a_request_token_with_another_request_is_refused: [Moto: "does not look at the token"],
     a_transaction_touches_an_item_once: [],
     a_transaction_has_at_most_100_actions: [],
+    an_action_has_no_empty_names_or_values: [],
 }
 
 fn put(table: &str, item: Item, condition: Option<&str>) -> Result<TransactWriteItem, Failure> {
@@ -142,6 +146,43 @@ async fn a_transaction_has_at_most_100_actions(aws: &Aws) -> Outcome {
         let items: Result<Vec<_>, _> = (0..count).map(|n| put(&table, item("a", &n.to_string(), n), None)).collect();
         let transaction = aws.dynamodb.transact_write_items().set_transact_items(Some(items?));
         same!("actions", (count, code(transaction.send()).await.as_str()), (count, expected),)?;
+    }
+    Ok(())
+}
+
+/// Guards: "ExpressionAttributeValues must not be empty", and so the names, in whichever action of a transaction.
+async fn an_action_has_no_empty_names_or_values(aws: &Aws) -> Outcome {
+    let table = aws.own_table().await?;
+    let refused = "ValidationException";
+    for (names, values, expected) in
+        [(None, None, "ok"), (Some(HashMap::new()), None, refused), (None, Some(HashMap::new()), refused)]
+    {
+        macro_rules! action {
+            ($kind:ident, $member:ident, $with:expr) => {{
+                let action = $kind::builder().table_name(&table).set_expression_attribute_values(values.clone());
+                let action = action.set_expression_attribute_names(names.clone());
+                let action = TransactWriteItem::builder().$member($with(action).build()?).build();
+                let sent = aws.dynamodb.transact_write_items().transact_items(action).send();
+                same!(stringify!($kind), code(sent).await, expected)?;
+            }};
+        }
+        let condition = "attribute_not_exists(pk)";
+        action!(Put, put, |action: PutBuilder| action
+            .set_item(Some(item("a", "put", 1)))
+            .condition_expression(condition));
+        action!(Update, update, |action: UpdateBuilder| action
+            .set_key(Some(key("a", "update")))
+            .update_expression("REMOVE n"));
+        action!(Delete, delete, |action: DeleteBuilder| action
+            .set_key(Some(key("a", "delete")))
+            .condition_expression(condition));
+        action!(ConditionCheck, condition_check, |action: ConditionCheckBuilder| action
+            .set_key(Some(key("a", "check")))
+            .condition_expression(condition));
+        let get = Get::builder().table_name(&table).set_key(Some(key("a", "1"))).projection_expression("n");
+        let get = TransactGetItem::builder().get(get.set_expression_attribute_names(names.clone()).build()?).build();
+        let expected = if names.is_some() { expected } else { "ok" };
+        same!("Get", code(aws.dynamodb.transact_get_items().transact_items(get).send()).await, expected)?;
     }
     Ok(())
 }
