@@ -109,7 +109,10 @@ impl HttpKeys {
         // mostly finds claims that API Gateway has checked.
         let roots = HttpsConnectorBuilder::new().with_native_roots();
         let roots = roots.map_err(|error| KeyFetchError::Transport(Document::Keys, error.into()))?;
-        let client = legacy::Client::builder(TokioExecutor::new()).build(roots.https_or_http().enable_http1().build());
+        // No connection is kept for the second document: the issuer may be closing it, and then that fetch would fail.
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(0)
+            .build(roots.https_or_http().enable_http1().build());
         let description = match &self.source {
             KeySource::At(address) => return keys(&client, address).await,
             KeySource::Described(address) => address,
