@@ -44,7 +44,7 @@ pub(super) fn on_entry(write: &PlannedWrite, verdict: Option<&Refusal>, tenant: 
         }
         // Once for each reason.
         let is_new = "attribute_not_exists(refusedReason) OR refusedReason <> :refusedReason";
-        expression.condition.push_str(&format!(" AND ({not_followed}) AND ({is_new})"));
+        expression.condition = format!("{} AND ({not_followed}) AND ({is_new})", expression.condition);
         let due = refusal.since.plus(MIN_REFUSED_WAIT);
         expression.set("workShard", s(item::follow_shard(item::shard(tenant))));
         expression.set("workKey", s(item::work_key(due, due, tenant)));

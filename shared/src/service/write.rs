@@ -496,14 +496,13 @@ impl WriteService {
                     let occasion = Occasion::Commit(id.clone(), *version);
                     let following = follow(&self.foundation, &self.clock, scope, key, occasion);
                     match tokio::time::timeout_at(until, following).await {
-                        Ok(Ok(Followed::Later)) => StoreState::Pending,
                         Ok(Ok(Followed::Refused(refusal))) => StoreState::Refused(refusal),
                         Ok(Ok(Followed::Done | Followed::NeverWritten)) => StoreState::Done,
                         Ok(Err(error)) => {
                             warn!(tenant.id = %scope.tenant(), config.key = %key, %error, "a store is left for config-refresh to bring after");
                             StoreState::Pending
                         }
-                        Err(_) => StoreState::Pending,
+                        Ok(Ok(Followed::Later)) | Err(_) => StoreState::Pending,
                     }
                 }
             };

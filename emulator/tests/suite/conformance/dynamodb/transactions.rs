@@ -20,7 +20,7 @@ cases! {
     a_request_token_with_another_request_is_refused: [Moto: "does not look at the token"],
     a_transaction_touches_an_item_once: [],
     a_transaction_has_at_most_100_actions: [],
-    an_action_has_no_empty_names_or_values: [],
+    an_action_has_no_empty_names_or_values: [Moto: "takes empty ones", Ministack: "takes empty ones"],
 }
 
 fn put(table: &str, item: Item, condition: Option<&str>) -> Result<TransactWriteItem, Failure> {
@@ -150,7 +150,7 @@ async fn a_transaction_has_at_most_100_actions(aws: &Aws) -> Outcome {
     Ok(())
 }
 
-/// Guards: "ExpressionAttributeValues must not be empty", and so the names, in whichever action of a transaction.
+/// Guards: "`ExpressionAttributeValues` must not be empty", and so the names, in whichever action of a transaction.
 async fn an_action_has_no_empty_names_or_values(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     let refused = "ValidationException";
