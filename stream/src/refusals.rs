@@ -34,7 +34,7 @@ impl Refusals {
         match failure {
             AuthError::InvalidToken(reason) => info!(%reason, "a call was refused"),
             AuthError::KeysUnavailable { reason, .. } => {
-                warn!(%reason, "a call was refused: the issuer's keys cannot be had")
+                warn!(%reason, "a call was refused: the issuer's keys cannot be had");
             }
             reason => info!(%reason, "a call was refused"),
         }
