@@ -166,7 +166,7 @@ pub(crate) fn unknown(failure: &AuthError) -> Status {
             Status::unauthenticated("there is no bearer token; send one in the authorization metadata")
         }
         AuthError::MissingScope { .. } | AuthError::NoTenant { .. } => Status::permission_denied(failure.to_string()),
-        AuthError::KeysUnavailable(_) => Status::unavailable(failure.to_string()),
+        AuthError::KeysUnavailable { .. } => Status::unavailable(failure.to_string()),
         _ => Status::unauthenticated(failure.to_string()),
     }
 }

@@ -33,7 +33,9 @@ impl Refusals {
         }
         match failure {
             AuthError::InvalidToken(reason) => info!(%reason, "a call was refused"),
-            AuthError::KeysUnavailable(reason) => warn!(%reason, "a call was refused: the issuer's keys cannot be had"),
+            AuthError::KeysUnavailable { reason, .. } => {
+                warn!(%reason, "a call was refused: the issuer's keys cannot be had");
+            }
             reason => info!(%reason, "a call was refused"),
         }
     }

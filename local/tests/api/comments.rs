@@ -1,9 +1,7 @@
 //! Comments: why something was written, kept with the commit and shown wherever it is.
 
-use std::sync::{Arc, Mutex};
-
 use aws_sdk_ssm::types::ParameterType;
-use emulator::{Fault, Rule};
+use emulator::Fault;
 use http::Method;
 use serde_json::{Value, json};
 use tenantry::ledger::GRACE;
@@ -14,20 +12,6 @@ use crate::{
 };
 
 const TAGS: [&str; 5] = ["tenant_config_", "param_config_", "back_config_", "around_config_", "secret_config_"];
-
-/// The details of all events on the suite's bus from now on.
-fn listen(api: &Api) -> Arc<Mutex<Vec<Value>>> {
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let note = Arc::clone(&heard);
-    let target: emulator::Target = Arc::new(move |event: Value, _| {
-        note.lock().expect("no panic while noting").push(event["detail"].clone());
-        Box::pin(async { Ok(()) })
-    });
-    let pattern = json!({"source": ["tenantry"]});
-    let rule = Rule { name: "watch".to_owned(), bus: "tenantry-config".to_owned(), pattern, target };
-    api.suite.emulator().add_rule(rule).expect("a rule");
-    heard
-}
 
 fn roll_back<'a>(tenant: &Tenant<'a>, key: &str, version: u64, comment: &str) -> Call<'a> {
     let body = json!({"version": version, "comment": comment});
@@ -45,7 +29,7 @@ fn comments(page: &Value, list: &str) -> Vec<Option<Value>> {
 async fn a_comment_belongs_to_its_commit() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
-    let heard = listen(&api);
+    let heard = api.listen();
     for tag in TAGS {
         let key = format!("{tag}k");
         let of = |text: &str| Some(json!(text));

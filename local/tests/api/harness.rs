@@ -5,7 +5,7 @@ use std::{
     future::{Future, IntoFuture},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,7 +15,7 @@ use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use emulator::Held;
+use emulator::{Held, Rule, Target};
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
@@ -96,6 +96,20 @@ pub(crate) struct Answer {
 }
 
 impl Api {
+    /// The details of all events on the suite's bus from now on.
+    pub(crate) fn listen(&self) -> Arc<Mutex<Vec<Value>>> {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let note = Arc::clone(&heard);
+        let target: Target = Arc::new(move |event: Value, _| {
+            note.lock().expect("no panic while noting").push(event["detail"].clone());
+            Box::pin(async { Ok(()) })
+        });
+        let pattern = json!({"source": ["tenantry"]});
+        let rule = Rule { name: "watch".to_owned(), bus: "tenantry-config".to_owned(), pattern, target };
+        self.suite.emulator().add_rule(rule).expect("a rule");
+        heard
+    }
+
     /// A suite of its own, in memory, with all the tags of [`ROUTES`].
     pub(crate) async fn start() -> Self {
         Self::with(Options::default()).await

@@ -1,8 +1,5 @@
 //! The members of answers and events: all of them, so that one too many or too few is noticed.
 
-use std::sync::{Arc, Mutex};
-
-use emulator::Rule;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -64,15 +61,7 @@ async fn writes_answer_with_these() {
 async fn reads_answer_with_these() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let note = Arc::clone(&heard);
-    let target: emulator::Target = Arc::new(move |event: Value, _| {
-        note.lock().expect("no panic while noting").push(event["detail"].clone());
-        Box::pin(async { Ok(()) })
-    });
-    let pattern = json!({"source": ["tenantry"]});
-    let rule = Rule { name: "watch".to_owned(), bus: "tenantry-config".to_owned(), pattern, target };
-    api.suite.emulator().add_rule(rule).expect("a rule");
+    let heard = api.listen();
     let key = "secret_config_k";
     acme.put_because(key, &json!("a"), "why").await.expect(201);
     api.settled().await;

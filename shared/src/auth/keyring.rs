@@ -49,7 +49,7 @@ struct State {
 
 /// A fetch, for all who wait for it. It runs in a task of its own, so that it comes to its end for the others, and for
 /// those who come later, although the one who began it gives up.
-type Fetching = Shared<BoxFuture<'static, Result<(), Arc<KeyFetchError>>>>;
+type Fetching = Shared<BoxFuture<'static, Result<(), Failure>>>;
 
 #[derive(Clone)]
 struct Failure {
@@ -57,6 +57,14 @@ struct Failure {
     at: Timestamp,
     /// For how long nobody fetches.
     pause: Duration,
+}
+
+impl Failure {
+    /// What who needs a key is told.
+    fn told(&self, now: Timestamp) -> AuthError {
+        let retry_after = self.pause.saturating_sub(now.since(self.at));
+        AuthError::KeysUnavailable { reason: Arc::clone(&self.error), retry_after }
+    }
 }
 
 /// Whether `now` is within `pause` after `at`. A clock that was put back ends every pause: it could
@@ -96,7 +104,7 @@ impl Keyring {
             match (&state.fetching, &state.failure) {
                 (Some(fetching), _) => fetching.clone(),
                 (None, Some(failure)) if is_within(now, failure.at, failure.pause) => {
-                    return Err(Arc::clone(&failure.error).into());
+                    return Err(failure.told(now));
                 }
                 _ if state.fetched_at.is_some_and(|at| is_within(now, at, REFETCH_INTERVAL)) => {
                     return Err(TokenError::UnknownKey.into());
@@ -104,7 +112,7 @@ impl Keyring {
                 _ => self.begin(&mut state),
             }
         };
-        fetching.await?;
+        fetching.await.map_err(|failure| failure.told(self.0.clock.now()))?;
         Ok(self.0.state().keys.get(id).cloned().ok_or(TokenError::UnknownKey)?)
     }
 
@@ -117,7 +125,7 @@ impl Keyring {
             }
             self.begin(&mut state)
         };
-        if let Err(error) = fetching.await {
+        if let Err(Failure { error, .. }) = fetching.await {
             warn!(%error, "the issuer's keys cannot be fetched again; the old ones go on serving");
         }
     }
@@ -140,7 +148,7 @@ impl Keyring {
 
 impl Inner {
     /// What became of a fetch.
-    fn record(&self, begun: Timestamp, fetched: Result<KeySet, KeyFetchError>) -> Result<(), Arc<KeyFetchError>> {
+    fn record(&self, begun: Timestamp, fetched: Result<KeySet, KeyFetchError>) -> Result<(), Failure> {
         let mut state = self.state();
         state.fetching = None;
         match fetched {
@@ -149,10 +157,10 @@ impl Inner {
                 Ok(())
             }
             Err(error) => {
-                let error = Arc::new(error);
                 let pause = state.failure.as_ref().map_or(FIRST_PAUSE, |last| (last.pause * 2).min(MAX_PAUSE));
-                state.failure = Some(Failure { error: Arc::clone(&error), at: self.clock.now(), pause });
-                Err(error)
+                let failure = Failure { error: Arc::new(error), at: self.clock.now(), pause };
+                state.failure = Some(failure.clone());
+                Err(failure)
             }
         }
     }

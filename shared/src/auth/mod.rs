@@ -8,7 +8,7 @@ mod keyring;
 mod remembered;
 mod token;
 
-use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
@@ -184,13 +184,13 @@ pub enum AuthError {
     },
     /// The issuer's keys cannot be had.
     #[error("the token cannot be checked now, because the identity provider's keys cannot be fetched")]
-    KeysUnavailable(#[source] Arc<KeyFetchError>),
-}
-
-impl From<Arc<KeyFetchError>> for AuthError {
-    fn from(error: Arc<KeyFetchError>) -> Self {
-        Self::KeysUnavailable(error)
-    }
+    KeysUnavailable {
+        /// Why.
+        #[source]
+        reason: Arc<KeyFetchError>,
+        /// When they are fetched again.
+        retry_after: Duration,
+    },
 }
 
 /// What is wrong with a tenant claim. It repeats at most a character of it.

@@ -205,7 +205,7 @@ fn outcome(result: &Result<Caller, AuthError>) -> String {
         Err(AuthError::InvalidToken(reason)) => format!("invalid: {reason}"),
         Err(AuthError::NoTenant { why, .. }) => format!("no tenant: {why}"),
         Err(AuthError::MissingScope { .. }) => "missing scope".to_owned(),
-        Err(AuthError::KeysUnavailable(_)) => "keys unavailable".to_owned(),
+        Err(AuthError::KeysUnavailable { .. }) => "keys unavailable".to_owned(),
     }
 }
 

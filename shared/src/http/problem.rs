@@ -1,6 +1,6 @@
 //! Errors as callers see them: RFC 9457, a stable `type`, a `detail` that says what to do, nothing of our insides.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use lambda_http::http::StatusCode;
 use serde::Serialize;
@@ -264,19 +264,24 @@ impl From<AuthError> for Problem {
                 Self::new(ProblemType::Unauthenticated, detail)
             }
             AuthError::NoTenant { .. } | AuthError::MissingScope { .. } => Self::new(ProblemType::Forbidden, detail),
-            AuthError::KeysUnavailable(reason) => {
+            AuthError::KeysUnavailable { reason, retry_after } => {
                 warn!(%reason, "the issuer's keys cannot be fetched");
-                Self::new(ProblemType::Unavailable, detail).retry_after(1)
+                Self::new(ProblemType::Unavailable, detail).retry_after(whole_seconds(retry_after))
             }
         }
     }
+}
+
+/// At least a second, and no part of one: what Retry-After takes (RFC 9110, 10.2.3).
+fn whole_seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }
 
 impl From<OverLimit> for Problem {
     fn from(error: OverLimit) -> Self {
         let advice =
             "wait as long as Retry-After says, spread requests out, and get many keys at once by /v1/batch-get";
-        let seconds = u32::try_from(error.retry_after.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
+        let seconds = whole_seconds(error.retry_after);
         Self::new(ProblemType::Throttled, format!("{error}; {advice}")).retry_after(seconds)
     }
 }

@@ -129,7 +129,10 @@ async fn a_failed_fetch_is_followed_by_a_pause() {
         fetches += 1;
         for wait_millis in [0, pause * 1000 - 1] {
             world.wait(wait_millis);
-            assert_eq!(outcome(&world.bearer(&signed_with("rsa")).await), "keys unavailable");
+            let refused = world.bearer(&signed_with("rsa")).await;
+            let Err(AuthError::KeysUnavailable { retry_after, .. }) = refused else { panic!("{}", outcome(&refused)) };
+            let rest = if wait_millis == 0 { pause * 1000 } else { 1 };
+            assert_eq!(retry_after.as_millis(), rest.into(), "how long nobody fetches");
             assert_eq!(world.fetches(), fetches, "{pause} s");
         }
         world.wait(1);
