@@ -18,7 +18,7 @@ const STRIDE: usize = 12;
 /// More calls than a sweep makes.
 const MANY: usize = 150;
 
-const SCHEDULE: &str = include_str!("../../../events/schedule.json");
+const SCHEDULE: &str = include_str!("../../../../events/schedule.json");
 
 /// Leaves a tenant with one key for each kind of work: a value to be put, one to be removed, a change to be published, an edit of somebody
 /// else's to be taken over.

@@ -22,4 +22,4 @@ pub use stream::{Queue, StreamService};
 pub use yaml::YamlError;
 
 /// The template of this workspace, as it was when this binary was built.
-pub const TEMPLATE: &str = include_str!("../../../template.yaml");
+pub const TEMPLATE: &str = include_str!("../../../../template.yaml");

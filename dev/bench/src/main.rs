@@ -104,11 +104,11 @@ fn run(binaries: PathBuf, functions: &[&str], amounts: &Amounts, counts: bool) -
     let store = Store::start()?;
     let folder = tempfile::tempdir()?;
     let roots = folder.path().join("roots.pem");
-    fs::write(&roots, [include_str!("../../shared/src/aws/amazon-roots.pem"), &store.root].concat())?;
+    fs::write(&roots, [include_str!("../../../shared/src/aws/amazon-roots.pem"), &store.root].concat())?;
     let bench = Bench { binaries, store, roots };
 
     // As it comes, and as a caller sends it who is content with an answer that was checked within the hour.
-    let mut event: serde_json::Value = serde_json::from_str(include_str!("../../events/get-entry.json"))?;
+    let mut event: serde_json::Value = serde_json::from_str(include_str!("../../../events/get-entry.json"))?;
     let checked: Arc<[u8]> = serde_json::to_vec(&event)?.into();
     event["headers"]["cache-control"] = "max-age=3600".into();
     let remembered: Arc<[u8]> = serde_json::to_vec(&event)?.into();

@@ -8,7 +8,7 @@ use std::{
 use local::welcome::Welcome;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// All Rust sources under `folder`, with their path from the root and their text.
@@ -72,8 +72,8 @@ fn the_deployed_depend_on_nothing_local() -> io::Result<()> {
         "functions/config-refresh",
         "functions/config-claims",
         "stream",
-        "client",
-        "proto",
+        "clients/rust",
+        "clients/proto",
     ] {
         for local in ["emulator", "local", "bench"] {
             let depends = manifest(folder)?.lines().any(|line| line.starts_with(local));
@@ -81,12 +81,12 @@ fn the_deployed_depend_on_nothing_local() -> io::Result<()> {
         }
     }
     for product in ["tenantry", "config-read", "config-write", "config-refresh", "config-claims", "config-stream"] {
-        let depends = manifest("emulator")?.lines().any(|line| line.starts_with(product));
+        let depends = manifest("dev/emulator")?.lines().any(|line| line.starts_with(product));
         assert!(!depends, "the emulator depends on {product}");
     }
     // Whoever uses the client takes in nothing of the service and nothing of AWS.
     for service in ["tenantry", "aws-", "config-stream"] {
-        let depends = manifest("client")?.lines().any(|line| line.starts_with(service));
+        let depends = manifest("clients/rust")?.lines().any(|line| line.starts_with(service));
         assert!(!depends, "the client depends on {service}");
     }
     Ok(())
@@ -95,7 +95,7 @@ fn the_deployed_depend_on_nothing_local() -> io::Result<()> {
 /// Promise: handlers are thin, and no file is longer than anybody would read.
 #[test]
 fn files_stay_readable() -> io::Result<()> {
-    for folder in ["shared", "functions", "stream", "client", "proto", "emulator", "local", "bench"] {
+    for folder in ["shared", "functions", "stream", "clients", "dev"] {
         for (name, text) in sources(folder)? {
             let limit = if name.starts_with("functions/") && name.ends_with("/main.rs") { 40 } else { 600 };
             let lines = text.lines().count();

@@ -65,7 +65,7 @@ fn stack_with(more: &[(&str, &str)]) -> Result<Stack, StackError> {
 }
 
 fn source(file: &str) -> std::io::Result<String> {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file))
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file))
 }
 
 /// Promise: with a key of one's own for the table, each role that may call `DynamoDB` may use that
@@ -212,7 +212,7 @@ fn the_streaming_service_reads_as_config_read_does() -> TestResult {
 /// Promise: `cargo lambda watch` and `sam local` are given the settings of the local suite, and none that nobody reads.
 #[test]
 fn settings_for_other_local_runs() -> TestResult {
-    let functions: BTreeMap<String, String> = source("local/functions.env")?
+    let functions: BTreeMap<String, String> = source("dev/local/functions.env")?
         .lines()
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -222,7 +222,7 @@ fn settings_for_other_local_runs() -> TestResult {
     assert_eq!(settings.tokens.audience, [CLIENT_ID]);
 
     let given = stack()?.function("config-read")?.environment.clone();
-    let containers: Value = serde_json::from_str(&source("local/sam-local.json")?)?;
+    let containers: Value = serde_json::from_str(&source("dev/local/sam-local.json")?)?;
     let system_role = &containers["ConfigRefresh"]["SYSTEM_ROLE_ARN"];
     assert!(functions.get("SYSTEM_ROLE_ARN").is_some_and(|other| system_role == other));
     let containers = containers["Parameters"].as_object().ok_or("no Parameters")?;

@@ -28,7 +28,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
 
 fn run(target: &str, check: Check, input: &[u8]) -> Outcome {
     panic::catch_unwind(|| check(input)).unwrap_or_else(|_| {
-        panic!("{target} fails, as said above, on b\"{}\"; keep that in fuzz/seeds", input.escape_ascii())
+        panic!("{target} fails, as said above, on b\"{}\"; keep that in dev/fuzz/seeds", input.escape_ascii())
     })
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
 fn events() -> Result<BTreeMap<String, Value>, Box<dyn std::error::Error>> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../events");
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../events");
     let mut events = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

@@ -24,7 +24,8 @@ pub(crate) async fn remove(api: &Api, name: &str) {
 
 /// The event that tells of a parameter.
 pub(crate) fn told_of(name: &str) -> Value {
-    let mut event: Value = serde_json::from_str(include_str!("../../../events/parameter-updated.json")).expect("JSON");
+    let mut event: Value =
+        serde_json::from_str(include_str!("../../../../events/parameter-updated.json")).expect("JSON");
     event["account"] = json!(ACCOUNT);
     event["region"] = json!(REGION);
     event["detail"]["name"] = json!(name);
