@@ -387,7 +387,7 @@ fn the_alarm_sees_work_that_is_put_off() -> TestResult {
 fn timeouts_fit_the_budgets() -> TestResult {
     let stack = stack()?;
     let timeout = |function: &str| stack.function(function).map(|function| function.timeout);
-    let call = constant("shared/src/aws.rs", "CALL_TIMEOUT")?;
+    let call = constant("shared/src/aws/mod.rs", "CALL_TIMEOUT")?;
 
     let answer = constant("shared/src/function.rs", "ANSWER_BUDGET")?;
     assert!(answer > constant("shared/src/service/write.rs", "REQUEST_BUDGET")?);
