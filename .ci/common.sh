@@ -3,7 +3,8 @@
 
 say() { printf '\n== %s\n' "$*"; }
 
-# retry WHAT COMMAND…: for what fails when a network does; four times, with more and more time in between.
+# retry WHAT COMMAND…: for what fails when a network does; four times, with more and more time in
+# between.
 retry() {
     local what=$1 pause
     shift
@@ -57,7 +58,8 @@ begin() {
 
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
-# ready URL PID: waits until something answers there, a minute at most, and no longer than the process lives
+# ready URL PID: waits until something answers there, a minute at most, and no longer than the
+# process lives
 ready() {
     python3 - "$1" "$2" <<'PY' || fail "$1 does not answer"
 import os, sys, time, urllib.error, urllib.request

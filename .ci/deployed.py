@@ -169,7 +169,8 @@ def url_of(outputs):
 
 
 def smoked(stack, outputs, **environment):
-    # ministack's roles deny nothing, its API keeps no access log, and its sign-in page and its API have addresses of their own.
+    # ministack's roles deny nothing, its API keeps no access log, and its sign-in page and its API
+    # have addresses of their own.
     subprocess.run([sys.executable, SMOKE, stack, "--api-url", url_of(outputs), "--sign-in-url", ENDPOINT, "--sweep-by-hand",
                     "--skip", "wall", "--skip", "query"], check=True, env={**os.environ, **environment})
 

@@ -1,4 +1,5 @@
-//! Makes the Rust code of the interface, without `protoc`: `protox` is a compiler of the protocol buffers language in Rust.
+//! Makes the Rust code of the interface, without `protoc`: `protox` is a compiler of the protocol
+//! buffers language in Rust.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

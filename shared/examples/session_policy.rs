@@ -1,7 +1,8 @@
-//! Prints the policy of a tenant's session, as it is sent to STS: for a look at it, and for checks by other policy evaluators.
+//! Prints the policy of a tenant's session, as it is sent to STS: for a look at it, and for checks
+//! by other policy evaluators.
 //!
-//! `TABLE_NAME=… PARAMETER_ROOT=… AWS_REGION=… TENANT_ROLE_ARN=… cargo run -p tenantry --example session_policy -- acme`; what is not set
-//! is what the local suite has.
+//! `TABLE_NAME=… PARAMETER_ROOT=… AWS_REGION=… TENANT_ROLE_ARN=… cargo run -p tenantry --example
+//! session_policy -- acme`; what is not set is what the local suite has.
 
 use std::{
     env,

@@ -9,8 +9,8 @@ use std::{
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 
-/// A point in time, in milliseconds since 1970-01-01T00:00:00Z. Shown as RFC 3339, always with three digits of
-/// a second's fraction, so that times sort as text.
+/// A point in time, in milliseconds since 1970-01-01T00:00:00Z. Shown as RFC 3339, always with
+/// three digits of a second's fraction, so that times sort as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 

@@ -1,4 +1,5 @@
-//! A key's value at one version, and the counters that order everything: versions, revisions, epochs.
+//! A key's value at one version, and the counters that order everything: versions, revisions,
+//! epochs.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -14,7 +15,8 @@ pub struct Version(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Revision(u64);
 
-/// Names one life of a tenant's ledger: a restored table gets a new one, so that what was known about the old is not believed.
+/// Names one life of a tenant's ledger: a restored table gets a new one, so that what was known
+/// about the old is not believed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Epoch(Box<str>);
 
@@ -58,7 +60,8 @@ impl Revision {
     pub const ZERO: Self = Self(0);
 }
 
-/// Names one commit: 128 random bits in hexadecimal, so that a writer can tell its own commit from another's.
+/// Names one commit: 128 random bits in hexadecimal, so that a writer can tell its own commit from
+/// another's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CommitId(CommitName);
 
@@ -152,7 +155,8 @@ fn random_hex<const BYTES: usize>() -> String {
     random::<BYTES>().iter().fold(String::with_capacity(2 * BYTES), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
-/// Random bytes from the operating system: other environments, started in the same instant, must not draw the same.
+/// Random bytes from the operating system: other environments, started in the same instant, must
+/// not draw the same.
 fn random<const BYTES: usize>() -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
     if aws_lc_rs::rand::fill(&mut bytes).is_err() {
@@ -187,8 +191,9 @@ impl Author {
     }
 }
 
-/// Where a value lies in its store. For Parameter Store: the parameter's version and its last-modified time; a deleted and
-/// recreated parameter starts again at version 1, and only the time tells the two lives apart.
+/// Where a value lies in its store. For Parameter Store: the parameter's version and its
+/// last-modified time; a deleted and recreated parameter starts again at version 1, and only the
+/// time tells the two lives apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Locator {
     /// The store's own version of the value.
@@ -226,7 +231,8 @@ impl Trimmed {
 /// is taken for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ValueFormat {
-    /// JSON strings, which lie raw in the store. So are the values of keys that the API never wrote.
+    /// JSON strings, which lie raw in the store. So are the values of keys that the API never
+    /// wrote.
     #[default]
     Text,
     /// JSON strings; the last one could not lie raw in the store, so it lies there as JSON.
@@ -272,7 +278,8 @@ pub struct Entry {
     pub commit: CommitId,
     /// Value or tombstone.
     pub state: State,
-    /// Whether a later put had replaced it in its store before it was found there: it stands in the history, and never was current.
+    /// Whether a later put had replaced it in its store before it was found there: it stands in the
+    /// history, and never was current.
     pub superseded: bool,
     /// That its store refuses it; none where all is well.
     pub refusal: Option<Refusal>,
@@ -298,8 +305,10 @@ impl Entry {
     }
 }
 
-/// An entity tag (RFC 9110, 8.8.3). That of one version of one key is strong: `"<version>-<beginning of the commit id>"`. The version alone
-/// would do but for restored tables, where a version can come again with another value. That of a page is weak: see [`ETag::of_page`].
+/// An entity tag (RFC 9110, 8.8.3). That of one version of one key is strong:
+/// `"<version>-<beginning of the commit id>"`. The version alone would do but for restored tables,
+/// where a version can come again with another value. That of a page is weak: see
+/// [`ETag::of_page`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct ETag(String);
@@ -310,9 +319,11 @@ impl ETag {
         Self(format!("\"{version}-{:.12}\"", commit.to_string()))
     }
 
-    /// The tag of a page as it is at `revision`; `digest` is over all else that the page follows from.
+    /// The tag of a page as it is at `revision`; `digest` is over all else that the page follows
+    /// from.
     ///
-    /// It is weak, since it promises the same content, not the same bytes: the next release may write a page differently.
+    /// It is weak, since it promises the same content, not the same bytes: the next release may
+    /// write a page differently.
     pub fn of_page(revision: Revision, digest: &str) -> Self {
         Self(format!("W/\"{revision}-{digest}\""))
     }
@@ -344,7 +355,8 @@ impl ETag {
         Cow::Owned(Self(format!("\"{}.{}.{:x}\"", self.0.trim_matches('"'), reason.name(), since.millis())))
     }
 
-    /// The tag of the version that this is a tag of, whatever its store made of it. A page's tag stays.
+    /// The tag of the version that this is a tag of, whatever its store made of it. A page's tag
+    /// stays.
     fn of_version(&self) -> Self {
         self.0.split_once('.').map_or_else(|| self.clone(), |(version, _)| Self(format!("{version}\"")))
     }
@@ -387,7 +399,8 @@ impl TagList {
         self.matches(current, true)
     }
 
-    /// Whether only the weak comparison finds the current version in it: `W/"…"` stands where `"…"` is meant.
+    /// Whether only the weak comparison finds the current version in it: `W/"…"` stands where `"…"`
+    /// is meant.
     pub fn matches_only_weakly(&self, current: Option<&ETag>) -> bool {
         let current = current.map(ETag::of_version);
         self.of_versions().matches(current.as_ref(), true) && !self.matches_strongly(current.as_ref())
@@ -422,7 +435,8 @@ impl FromStr for TagList {
             return Ok(Self::Any);
         }
         let mut tags = Vec::new();
-        // Commas with nothing between them are passed over (RFC 9110, 5.6.1.2): clients that join lists make them.
+        // Commas with nothing between them are passed over (RFC 9110, 5.6.1.2): clients that join
+        // lists make them.
         let is_between = |c: char| c == ',' || c.is_whitespace();
         let mut rest = text.trim_start_matches(is_between);
         while !rest.is_empty() {
@@ -439,7 +453,8 @@ impl FromStr for TagList {
             }
             rest = behind.trim_start_matches(is_between);
         }
-        // A list without any tag is a mistake of who made it: as a condition it would never hold, or always.
+        // A list without any tag is a mistake of who made it: as a condition it would never hold,
+        // or always.
         if tags.is_empty() { Err(InvalidTagList) } else { Ok(Self::Tags(tags)) }
     }
 }
@@ -466,7 +481,8 @@ mod tests {
     use super::*;
     use crate::refusal::RefusalReason;
 
-    /// RFC 9110, 13.1.1 and 13.1.2: If-Match compares strongly, If-None-Match weakly, `*` means any live version.
+    /// RFC 9110, 13.1.1 and 13.1.2: If-Match compares strongly, If-None-Match weakly, `*` means any
+    /// live version.
     #[test]
     fn preconditions_follow_the_rfc() {
         let current = ETag::new(Version::new(3), &CommitId::from_stored("e"));
@@ -538,8 +554,8 @@ mod tests {
         }
     }
 
-    /// For `If-Match` a version is the same while its store refuses it. For `If-None-Match` of a read it is
-    /// not: what is shown has changed.
+    /// For `If-Match` a version is the same while its store refuses it. For `If-None-Match` of a
+    /// read it is not: what is shown has changed.
     #[test]
     fn a_refused_version_is_still_that_version() {
         let own = ETag::new(Version::new(3), &CommitId::from_stored("e"));

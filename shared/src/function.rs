@@ -1,4 +1,5 @@
-//! What the functions share: how each of them starts and ends, and the frame that those behind the API answer requests in.
+//! What the functions share: how each of them starts and ends, and the frame that those behind the
+//! API answer requests in.
 
 use std::{future::Future, process::ExitCode, time::Duration};
 
@@ -18,10 +19,12 @@ use crate::{
     telemetry::{self, Invocation, Outcome, Telemetry, TraceContext},
 };
 
-/// When a request must have been answered, counted from its begin: before the timeout of the functions that answer requests.
+/// When a request must have been answered, counted from its begin: before the timeout of the
+/// functions that answer requests.
 const ANSWER_BUDGET: Duration = Duration::from_secs(27);
 
-/// The `main` of a function: logs from the beginning, and a line that says why, where it cannot start or go on.
+/// The `main` of a function: logs from the beginning, and a line that says why, where it cannot
+/// start or go on.
 pub async fn run(main: impl Future<Output = Result<(), Error>>) -> ExitCode {
     telemetry::init();
     match main.await {
@@ -33,7 +36,8 @@ pub async fn run(main: impl Future<Output = Result<(), Error>>) -> ExitCode {
     }
 }
 
-/// Stands between API Gateway and a function's routes: knows who asks, and tells operators what was answered.
+/// Stands between API Gateway and a function's routes: knows who asks, and tells operators what was
+/// answered.
 #[derive(Debug)]
 pub struct Front {
     function: &'static str,
@@ -56,16 +60,18 @@ impl Front {
         }
     }
 
-    /// Whose request it is, if its sender may do that, and the tenant has not made too many. Who cannot act for a tenant costs it nothing.
+    /// Whose request it is, if its sender may do that, and the tenant has not made too many. Who
+    /// cannot act for a tenant costs it nothing.
     pub async fn authorize(&self, event: &Event, permission: Permission) -> Result<TenantScope, Problem> {
         let scope = event.authorize(&self.authenticator, permission).await?;
         self.limits.admit(scope.tenant())?;
         Ok(scope)
     }
 
-    /// The answer to the request for `route`, and the line about it. `context` is what the Lambda service says of the invocation;
-    /// where that names no trace, API Gateway's header does. `answering` is boxed, so that the future of every route does not lie in
-    /// the stack of the runtime.
+    /// The answer to the request for `route`, and the line about it. `context` is what the Lambda
+    /// service says of the invocation; where that names no trace, API Gateway's header does.
+    /// `answering` is boxed, so that the future of every route does not lie in the stack of the
+    /// runtime.
     pub async fn answer(
         &self,
         event: &Event,

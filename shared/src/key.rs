@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::routing::TagRoutes;
 
-/// The most segments a name may have. With `/root/tenant/tag` before them they stay within Parameter Store's 15 levels.
+/// The most segments a name may have. With `/root/tenant/tag` before them they stay within
+/// Parameter Store's 15 levels.
 pub const MAX_SEGMENTS: usize = 10;
 /// The longest segment, in bytes.
 pub const MAX_SEGMENT_BYTES: usize = 64;
@@ -13,14 +14,17 @@ pub const MAX_NAME_BYTES: usize = MAX_SEGMENTS * (MAX_SEGMENT_BYTES + 1) - 1;
 /// The longest tag, in bytes, its final `_` included.
 pub const MAX_TAG_BYTES: usize = 32;
 
-/// The prefix of a key that decides where its value lives: `[a-z][a-z0-9]*(_[a-z0-9]+)*_`, e.g. `tenant_config_`.
+/// The prefix of a key that decides where its value lives: `[a-z][a-z0-9]*(_[a-z0-9]+)*_`, e.g.
+/// `tenant_config_`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Box<str>);
 
-/// A key: a tag that has a route, and a name of 1 to 10 segments of `[A-Za-z0-9_.-]{1,64}` joined by `/`.
+/// A key: a tag that has a route, and a name of 1 to 10 segments of `[A-Za-z0-9_.-]{1,64}` joined
+/// by `/`.
 ///
-/// Keys are refused, never repaired: no decoding, case folding or path resolution happens here. The alphabet has none of the
-/// characters that Parameter Store reads as a selector (`:`) and none that delimits our own storage keys (`#`).
+/// Keys are refused, never repaired: no decoding, case folding or path resolution happens here. The
+/// alphabet has none of the characters that Parameter Store reads as a selector (`:`) and none that
+/// delimits our own storage keys (`#`).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConfigKey {
     text: Box<str>,

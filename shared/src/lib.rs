@@ -1,6 +1,8 @@
-//! Tenantry: every tenant's configuration behind one interface, each key on the store that suits it.
+//! Tenantry: every tenant's configuration behind one interface, each key on the store that suits
+//! it.
 //!
-//! A request travels [`function`] → [`http`] → [`auth`] → [`service`] → [`ledger`] and [`store`]. What is decided where is in ARCHITECTURE.md.
+//! A request travels [`function`] → [`http`] → [`auth`] → [`service`] → [`ledger`] and [`store`].
+//! What is decided where is in ARCHITECTURE.md.
 
 pub mod auth;
 pub mod aws;

@@ -1,7 +1,9 @@
-//! How many requests each tenant may make, so that one tenant's load is not everybody's: a token bucket for each.
+//! How many requests each tenant may make, so that one tenant's load is not everybody's: a token
+//! bucket for each.
 //!
-//! A warm environment counts for itself, and config-read and config-write have environments of their own: a shared count would cost each
-//! request a call, and stand in the way of all of them when its store is down.
+//! A warm environment counts for itself, and config-read and config-write have environments of
+//! their own: a shared count would cost each request a call, and stand in the way of all of them
+//! when its store is down.
 
 use std::{
     convert::Infallible,
@@ -17,7 +19,8 @@ use crate::{
     tenant::TenantId,
 };
 
-/// How many tenants' buckets are kept. One that had to make room starts full again, and those that are asked for most stay.
+/// How many tenants' buckets are kept. One that had to make room starts full again, and those that
+/// are asked for most stay.
 const MAX_TENANTS: usize = 10_000;
 /// What a request costs. Buckets count thousandths, because a clock counts thousandths of a second.
 const REQUEST: u64 = 1_000;
@@ -120,7 +123,8 @@ mod tests {
         name.parse().unwrap()
     }
 
-    /// How many requests are let through now, one after the other, and how long the next has to wait.
+    /// How many requests are let through now, one after the other, and how long the next has to
+    /// wait.
     fn let_through(limits: &TenantLimits, name: &str) -> (u32, Duration) {
         for count in 0..=1_000 {
             if let Err(over) = limits.admit(&tenant(name)) {
@@ -130,8 +134,9 @@ mod tests {
         panic!("there is no end to it");
     }
 
-    /// Promise: a tenant may make so many requests at once, and so many a second after that; one that waits as long as it is told gets
-    /// through, and a long pause saves up no more than a burst.
+    /// Promise: a tenant may make so many requests at once, and so many a second after that; one
+    /// that waits as long as it is told gets through, and a long pause saves up no more than a
+    /// burst.
     #[test]
     fn requests_come_back_with_time() {
         const MILLI: Duration = Duration::from_millis(1);
@@ -152,7 +157,8 @@ mod tests {
         }
     }
 
-    /// Promise: what one tenant does takes nothing from another, and who has been turned away pays nothing for asking.
+    /// Promise: what one tenant does takes nothing from another, and who has been turned away pays
+    /// nothing for asking.
     #[test]
     fn tenants_have_buckets_of_their_own() {
         let (limits, millis) = limits(10, 5);
@@ -166,8 +172,8 @@ mod tests {
         assert_eq!(let_through(&limits, "acme").0, 1);
     }
 
-    /// Promise: a clock that goes back, however far, gives nothing and takes nothing: requests come back with the time from there on. One
-    /// that leaps ahead gives a burst at most.
+    /// Promise: a clock that goes back, however far, gives nothing and takes nothing: requests come
+    /// back with the time from there on. One that leaps ahead gives a burst at most.
     #[test]
     fn a_clock_that_leaps_does_no_harm() {
         for there in [0, 1, 1_795_226_399_999, 1_795_226_400_000, u64::MAX - 1_000_000] {
@@ -181,7 +187,8 @@ mod tests {
         }
     }
 
-    /// Promise: however many tenants there are, memory stays bounded; one that was forgotten starts anew.
+    /// Promise: however many tenants there are, memory stays bounded; one that was forgotten starts
+    /// anew.
     #[test]
     fn memory_is_bounded() {
         let (limits, _) = limits(1, 1);

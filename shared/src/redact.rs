@@ -4,7 +4,8 @@ use std::{fmt, ops::Deref};
 
 use serde::{Deserialize, Deserializer};
 
-/// Something that may hold a secret. It is used like what it holds; only `Debug` does not show that.
+/// Something that may hold a secret. It is used like what it holds; only `Debug` does not show
+/// that.
 #[derive(Clone, Default)]
 pub(crate) struct Redacted<T>(pub(crate) T);
 

@@ -1,5 +1,5 @@
-//! What a store outside the ledger refuses for good: not because it is down or busy, but because of what lies there, or of a limit.
-//! Trying again does not help until somebody has changed that.
+//! What a store outside the ledger refuses for good: not because it is down or busy, but because of
+//! what lies there, or of a limit. Trying again does not help until somebody has changed that.
 
 use serde::{Serialize, Serializer};
 
@@ -74,7 +74,8 @@ impl RefusalReason {
         }
     }
 
-    /// The reason that was stored by this name. One that only a newer writer knows is no more than invalid here.
+    /// The reason that was stored by this name. One that only a newer writer knows is no more than
+    /// invalid here.
     pub fn from_stored(name: &str) -> Self {
         REASONS.into_iter().find(|reason| reason.name() == name).unwrap_or(Self::Invalid)
     }

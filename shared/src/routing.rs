@@ -1,4 +1,5 @@
-//! Which tag goes to which store, and with which cache strategy: the table of routes, as the settings give it.
+//! Which tag goes to which store, and with which cache strategy: the table of routes, as the
+//! settings give it.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -38,7 +39,8 @@ impl fmt::Display for Strategy {
     }
 }
 
-/// One tag's route as the settings give it. What the store's own `options` mean is the store's business.
+/// One tag's route as the settings give it. What the store's own `options` mean is the store's
+/// business.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Route {
     /// The store's registered name.
@@ -117,7 +119,8 @@ impl Default for TagRoutes {
     }
 }
 
-/// An object's members in order, doubles kept: `serde_json`'s own maps would let the last one win silently.
+/// An object's members in order, doubles kept: `serde_json`'s own maps would let the last one win
+/// silently.
 struct Members(Vec<(String, Route)>);
 
 impl<'de> Deserialize<'de> for Members {

@@ -1,4 +1,5 @@
-//! Everything that can be configured, read once at start from an injectable source (in Lambda: the environment).
+//! Everything that can be configured, read once at start from an injectable source (in Lambda: the
+//! environment).
 
 use std::net::IpAddr;
 
@@ -26,24 +27,27 @@ pub struct Settings {
     pub event_bus: String,
     /// `PARAMETER_ROOT`: the path above all tenants' parameters; `/tenantry` by default.
     pub parameter_root: String,
-    /// `PARAMETER_KMS_KEY_ID`: the KMS key for SecureString parameters; by default the account's `aws/ssm`, which every
-    /// principal of the account may use.
+    /// `PARAMETER_KMS_KEY_ID`: the KMS key for SecureString parameters; by default the account's
+    /// `aws/ssm`, which every principal of the account may use.
     pub parameter_kms_key: Option<String>,
     /// `TAG_ROUTES`: JSON, tag → route.
     pub routes: TagRoutes,
     /// Whose tokens are accepted.
     pub tokens: TokenSettings,
-    /// `TENANT_RATE_LIMIT` and `TENANT_BURST_LIMIT`: how many requests a second each tenant may make of an environment over time, 100 by
-    /// default, and how many at once, 200 by default. None if the rate is 0.
+    /// `TENANT_RATE_LIMIT` and `TENANT_BURST_LIMIT`: how many requests a second each tenant may
+    /// make of an environment over time, 100 by default, and how many at once, 200 by default. None
+    /// if the rate is 0.
     pub tenant_limit: Option<RequestLimit>,
-    /// `CACHE_MAX_BYTES`: how much memory the entries of a warm environment may take; 32 MiB by default.
+    /// `CACHE_MAX_BYTES`: how much memory the entries of a warm environment may take; 32 MiB by
+    /// default.
     pub cache_max_bytes: u64,
     /// How AWS is reached.
     pub aws: AwsSettings,
     /// Tells the time.
     pub clock: Clock,
-    /// Where it is told what becomes of invocations. By what the Lambda service sets: `AWS_LAMBDA_FUNCTION_NAME`, the name that metrics
-    /// know the function by, and `AWS_XRAY_DAEMON_ADDRESS`, the X-Ray daemon.
+    /// Where it is told what becomes of invocations. By what the Lambda service sets:
+    /// `AWS_LAMBDA_FUNCTION_NAME`, the name that metrics know the function by, and
+    /// `AWS_XRAY_DAEMON_ADDRESS`, the X-Ray daemon.
     pub telemetry: Telemetry,
 }
 
@@ -52,17 +56,18 @@ pub struct Settings {
 pub struct TokenSettings {
     /// `TOKEN_ISSUER`: must equal `iss`.
     pub issuer: String,
-    /// `TOKEN_AUDIENCE`, comma separated: one of them must be in `aud`, or equal `client_id` where there is no `aud`.
+    /// `TOKEN_AUDIENCE`, comma separated: one of them must be in `aud`, or equal `client_id` where
+    /// there is no `aud`.
     pub audience: Vec<String>,
     /// Where the issuer's keys are.
     pub keys: KeySource,
     /// `TENANT_CLAIM`: the claim that names the tenant; `custom:tenantId` by default.
     pub tenant_claim: String,
-    /// `SCOPE_CLAIMS`, comma separated: the claims that may hold scopes, the first that a token has; `scope,scp` by
-    /// default.
+    /// `SCOPE_CLAIMS`, comma separated: the claims that may hold scopes, the first that a token
+    /// has; `scope,scp` by default.
     pub scope_claims: Vec<String>,
-    /// `AUTHOR_CLAIM`: the claim that names who writes; by default, and where a token has no such claim, `sub`, else
-    /// `client_id`.
+    /// `AUTHOR_CLAIM`: the claim that names who writes; by default, and where a token has no such
+    /// claim, `sub`, else `client_id`.
     pub author_claim: Option<String>,
 }
 
@@ -71,26 +76,31 @@ pub struct TokenSettings {
 pub enum KeySource {
     /// `JWKS_URL`: here.
     At(Uri),
-    /// Where the document at this address says: the issuer's description of itself (`OpenID` Connect Discovery 1.0, 4),
-    /// which is looked for under `TOKEN_ISSUER`.
+    /// Where the document at this address says: the issuer's description of itself (`OpenID`
+    /// Connect Discovery 1.0, 4), which is looked for under `TOKEN_ISSUER`.
     Described(Uri),
 }
 
-/// How AWS is reached: the variables that the Lambda service sets, and the SDKs' standard one for another endpoint.
+/// How AWS is reached: the variables that the Lambda service sets, and the SDKs' standard one for
+/// another endpoint.
 #[derive(Clone)]
 pub struct AwsSettings {
     /// `AWS_REGION`.
     pub region: String,
     /// `AWS_ENDPOINT_URL`: another endpoint for all services, as the SDKs understand it.
     pub endpoint: Option<String>,
-    /// The process's own credentials: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, or whatever gives others in time.
+    /// The process's own credentials: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
+    /// `AWS_SESSION_TOKEN`, or whatever gives others in time.
     pub credentials: OwnCredentials,
-    /// How many tenants' sessions are kept. One takes about 20 KB for each service that was called with it.
+    /// How many tenants' sessions are kept. One takes about 20 KB for each service that was called
+    /// with it.
     pub max_sessions: usize,
-    /// `TENANT_ROLE_ARN`, `SYSTEM_ROLE_ARN`: the roles that are taken on for tenants' data and for work across tenants. None if
-    /// `TENANT_ROLE_ARN` says `none`: then all is done with the function's own rights, and nothing but our own code keeps tenants apart.
+    /// `TENANT_ROLE_ARN`, `SYSTEM_ROLE_ARN`: the roles that are taken on for tenants' data and for
+    /// work across tenants. None if `TENANT_ROLE_ARN` says `none`: then all is done with the
+    /// function's own rights, and nothing but our own code keeps tenants apart.
     pub roles: Option<Roles>,
-    /// `AWS_CA_BUNDLE`, a file: the root certificates that are trusted instead of those that [`TrustedRoots::choose`] takes.
+    /// `AWS_CA_BUNDLE`, a file: the root certificates that are trusted instead of those that
+    /// [`TrustedRoots::choose`] takes.
     pub roots: TrustedRoots,
 }
 
@@ -225,7 +235,8 @@ impl Settings {
         })
     }
 
-    /// That there is a role for work across tenants where there is one for tenants: config-refresh needs both.
+    /// That there is a role for work across tenants where there is one for tenants: config-refresh
+    /// needs both.
     pub fn require_system_role(&self) -> Result<(), InvalidSettings> {
         let lacks = self.aws.roles.as_ref().is_some_and(|roles| roles.system.is_none());
         if lacks { Err(InvalidSettings::Missing("SYSTEM_ROLE_ARN")) } else { Ok(()) }
@@ -261,7 +272,8 @@ fn description(issuer: &str) -> Result<Uri, InvalidSettings> {
     })
 }
 
-/// Whether nobody on the way can change what is fetched from here: by TLS, or because it does not leave the machine.
+/// Whether nobody on the way can change what is fetched from here: by TLS, or because it does not
+/// leave the machine.
 pub(crate) fn is_protected(address: &Uri) -> bool {
     let host = address.host().unwrap_or_default().trim_matches(['[', ']']);
     let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
@@ -273,8 +285,8 @@ pub(crate) fn is_protected(address: &Uri) -> bool {
         }
 }
 
-/// Parameter Store's rules for the beginning of a name: a path, at most two levels here (so that tenant, tag and ten segments
-/// stay within its 15), and neither `aws` nor `ssm` in front.
+/// Parameter Store's rules for the beginning of a name: a path, at most two levels here (so that
+/// tenant, tag and ten segments stay within its 15), and neither `aws` nor `ssm` in front.
 fn parameter_root(value: String) -> Result<String, InvalidSettings> {
     let segments: Vec<_> = value.strip_prefix('/').unwrap_or_default().split('/').collect();
     let fits = segments.len() <= 2
@@ -346,8 +358,9 @@ mod tests {
         }
     }
 
-    /// An issuer describes itself behind its path, whether or not that ends in a slash (Discovery 1.0, 4). Plain HTTP
-    /// is for this machine alone. Where the keys are named, nobody asks the issuer, and it may be called anything.
+    /// An issuer describes itself behind its path, whether or not that ends in a slash (Discovery
+    /// 1.0, 4). Plain HTTP is for this machine alone. Where the keys are named, nobody asks the
+    /// issuer, and it may be called anything.
     #[test]
     fn an_issuer_describes_itself() {
         for (issuer, expected) in [
@@ -373,7 +386,8 @@ mod tests {
         );
     }
 
-    /// What cannot be used is refused at start, with its name and what it must be; secrets stay out of debug output.
+    /// What cannot be used is refused at start, with its name and what it must be; secrets stay out
+    /// of debug output.
     #[test]
     fn unusable_settings_are_refused_by_name() {
         for (name, value, message) in [

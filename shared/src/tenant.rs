@@ -5,19 +5,20 @@ use std::{fmt, str::FromStr};
 /// The longest tenant id, in bytes.
 pub const MAX_TENANT_ID_BYTES: usize = 63;
 
-/// Texts that a reader who knows no types may have made of something that is no text, as API Gateway does with
-/// claims: nobody is called that.
+/// Texts that a reader who knows no types may have made of something that is no text, as API
+/// Gateway does with claims: nobody is called that.
 const NOBODY: [&str; 4] = ["true", "false", "null", "undefined"];
 
-/// A tenant's identifier: `[A-Za-z0-9][A-Za-z0-9_.-]{0,62}`, case-sensitive, never normalised, and none of `true`,
-/// `false`, `null`, `undefined`.
+/// A tenant's identifier: `[A-Za-z0-9][A-Za-z0-9_.-]{0,62}`, case-sensitive, never normalised, and
+/// none of `true`, `false`, `null`, `undefined`.
 ///
-/// The alphabet leaves out every character that our storage keys and Parameter Store paths use as a delimiter
-/// (`#`, `/`), so that no tenant's keys can reach into another's.
+/// The alphabet leaves out every character that our storage keys and Parameter Store paths use as a
+/// delimiter (`#`, `/`), so that no tenant's keys can reach into another's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TenantId(Box<str>);
 
-/// Why a text is no [`TenantId`]. It repeats at most a character of the text: that may be somebody else's, and long.
+/// Why a text is no [`TenantId`]. It repeats at most a character of the text: that may be somebody
+/// else's, and long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InvalidTenantId {
     /// Nothing.
@@ -127,7 +128,8 @@ mod tests {
         }
     }
 
-    /// Who is told that a text is no tenant id is told why, and by which rule, and not the text itself.
+    /// Who is told that a text is no tenant id is told why, and by which rule, and not the text
+    /// itself.
     #[test]
     fn a_refusal_names_the_rule() {
         for (bad, why) in

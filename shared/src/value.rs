@@ -8,18 +8,22 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// How deep arrays and objects may be nested: DynamoDB's limit, kept for every store so that a key can change its store.
+/// How deep arrays and objects may be nested: DynamoDB's limit, kept for every store so that a key
+/// can change its store.
 pub const MAX_DEPTH: usize = 32;
 
-/// What an answer says of an entry besides its value, in bytes as [`answer_bytes`] counts them: the longest key, author and comment,
-/// each character as its longest escape, and the counters. That takes 3,100.
+/// What an answer says of an entry besides its value, in bytes as [`answer_bytes`] counts them: the
+/// longest key, author and comment, each character as its longest escape, and the counters. That
+/// takes 3,100.
 const METADATA_BYTES: usize = 4096;
 
-/// A JSON value as the client wrote it, in one canonical spelling: no white space between tokens, no needless escapes in strings.
+/// A JSON value as the client wrote it, in one canonical spelling: no white space between tokens,
+/// no needless escapes in strings.
 ///
-/// Keeping the text rather than a parsed tree keeps the order of members and every digit of every number. The one spelling of
-/// strings makes the escapes that a store needs ([`crate::store`]) vanish again on the way back. `Debug` shows the size only, so
-/// that no value reaches a log by accident.
+/// Keeping the text rather than a parsed tree keeps the order of members and every digit of every
+/// number. The one spelling of strings makes the escapes that a store needs ([`crate::store`])
+/// vanish again on the way back. `Debug` shows the size only, so that no value reaches a log by
+/// accident.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConfigValue(Arc<str>);
 
@@ -79,8 +83,8 @@ impl ConfigValue {
 
 /// The most bytes that an entry with this value takes in a function's answer.
 ///
-/// There the body is a JSON string itself, in which each quote and each backslash takes two bytes. JSON text holds nothing else that
-/// needs an escape.
+/// There the body is a JSON string itself, in which each quote and each backslash takes two bytes.
+/// JSON text holds nothing else that needs an escape.
 pub fn answer_bytes(value: Option<&ConfigValue>) -> usize {
     let escaped = value.map_or(0, |value| {
         let json = value.as_json();
@@ -131,7 +135,8 @@ const MAX_DIGITS: usize = 17;
 
 /// Whether a number is one that readers with 64-bit integers and doubles tell apart from others.
 fn keeps_its_digits(number: &str) -> bool {
-    // JSON's integers have no leading zeros and no plus sign, so those that fit are spelled as Rust spells them.
+    // JSON's integers have no leading zeros and no plus sign, so those that fit are spelled as Rust
+    // spells them.
     if number.parse::<u64>().is_ok() || number.parse::<i64>().is_ok_and(|n| n != 0) {
         return true;
     }
@@ -148,14 +153,16 @@ fn significant_digits(number: &str) -> usize {
     digits.trim_matches('0').len()
 }
 
-/// Refuses JSON that parsers disagree about, wherever a second reader may come to another meaning: of values, and of tokens.
+/// Refuses JSON that parsers disagree about, wherever a second reader may come to another meaning:
+/// of values, and of tokens.
 pub(crate) fn check_unambiguous(json: &str) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     Strict { depth: 0 }.deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
-/// Reads any JSON value and refuses what parsers disagree about: a member name that stands twice, and deep nesting.
+/// Reads any JSON value and refuses what parsers disagree about: a member name that stands twice,
+/// and deep nesting.
 struct Strict {
     depth: usize,
 }
@@ -234,7 +241,8 @@ mod tests {
 
     use super::*;
 
-    /// Every JSON value comes back with its order and digits; only white space between tokens and needless escapes go.
+    /// Every JSON value comes back with its order and digits; only white space between tokens and
+    /// needless escapes go.
     #[test]
     fn values_are_kept_to_the_letter() {
         for (given, kept) in [
@@ -248,7 +256,8 @@ mod tests {
             ("-0", "-0"),
             ("0.1", "0.1"),
             ("1997662077274734.2", "1997662077274734.2"),
-            // As many programs print doubles: with 17 significant digits, whether or not fewer would do.
+            // As many programs print doubles: with 17 significant digits, whether or not fewer
+            // would do.
             ("0.10000000000000001", "0.10000000000000001"),
             ("-0.30000000000000004E+2", "-0.30000000000000004E+2"),
             ("2.2250738585072014e-308", "2.2250738585072014e-308"),
@@ -314,7 +323,8 @@ mod tests {
             prop_assert_eq!(value.to_text(), Some(text));
         }
 
-        /// Doubles as Rust writes them, and with 17 digits, are within the accepted precision, and no input makes the parser panic.
+        /// Doubles as Rust writes them, and with 17 digits, are within the accepted precision, and
+        /// no input makes the parser panic.
         #[test]
         fn doubles_are_accepted_and_noise_is_survived(number in any::<f64>().prop_filter("JSON has no others", |n| n.is_finite()), noise in ".*") {
             prop_assert!(ConfigValue::parse(&serde_json::json!(number).to_string()).is_ok());

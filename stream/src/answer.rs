@@ -1,4 +1,5 @@
-//! What goes over the wire: entries, changes and positions in the messages of the interface, errors as its status codes.
+//! What goes over the wire: entries, changes and positions in the messages of the interface, errors
+//! as its status codes.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -45,7 +46,8 @@ impl View<'_> {
         let (value, status) = match slot.value {
             _ if self.hides(slot.key) => (Bytes::new(), v1::ValueStatus::Withheld),
             SlotValue::Present(json) => (Bytes::copy_from_slice(json.as_bytes()), v1::ValueStatus::Present),
-            // Withheld from whoever loaded it, not from the caller: the stores have not been asked on the caller's behalf yet.
+            // Withheld from whoever loaded it, not from the caller: the stores have not been asked
+            // on the caller's behalf yet.
             SlotValue::Withheld | SlotValue::Unavailable => (Bytes::new(), v1::ValueStatus::Unavailable),
         };
         entry(slot.key, slot.version, slot.revision, value, status)

@@ -1,8 +1,9 @@
 //! Connections: each with all its calls in one task.
 //!
-//! tonic's own server has a task for each connection and one for each call, which wake each other for every message, mostly from
-//! different threads. Here a call's future lies in its connection's task: a message costs one wake, and a connection that ends takes
-//! its calls with it, also those that wait for a peer who does not read.
+//! tonic's own server has a task for each connection and one for each call, which wake each other
+//! for every message, mostly from different threads. Here a call's future lies in its connection's
+//! task: a message costs one wake, and a connection that ends takes its calls with it, also those
+//! that wait for a peer who does not read.
 
 use std::{
     convert::Infallible,
@@ -47,20 +48,24 @@ use crate::settings::TlsSettings;
 
 /// How many calls one connection may have open at once.
 const MAX_CALLS: u32 = 1_000;
-/// How much metadata of a call is read at all, in bytes as HTTP/2 counts them; routes.rs takes far less. A call with more is refused without
-/// a word of gRPC, and one with several times as much costs the peer its connection: what it sends has to be read, or all later calls would be
+/// How much metadata of a call is read at all, in bytes as HTTP/2 counts them; routes.rs takes far
+/// less. A call with more is refused without a word of gRPC, and one with several times as much
+/// costs the peer its connection: what it sends has to be read, or all later calls would be
 /// misunderstood.
 pub(crate) const MAX_HEADERS: u32 = 128 * 1024;
 /// How much of a call's answer waits in memory for the peer to take it, in bytes.
 const MAX_UNSENT: usize = 256 * 1024;
-/// After what silence a peer is asked whether it is still there, and how long it may take to answer.
+/// After what silence a peer is asked whether it is still there, and how long it may take to
+/// answer.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a peer has for its first call, with all that comes before: agreeing on a key, agreeing on HTTP/2.
+/// How long a peer has for its first call, with all that comes before: agreeing on a key, agreeing
+/// on HTTP/2.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a peer without a call has to go by itself, once it was told to.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long nothing is taken after the system has refused a connection, as it does without file descriptors.
+/// How long nothing is taken after the system has refused a connection, as it does without file
+/// descriptors.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often a connection and its calls are looked at in turns before others are.
@@ -69,7 +74,8 @@ const MAX_TURNS: usize = 16;
 /// Answers a request.
 pub(crate) type Answering = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
-/// Ends a call from outside, without a word. A call whose peer does not take what it has is not looked at, and cannot end by itself.
+/// Ends a call from outside, without a word. A call whose peer does not take what it has is not
+/// looked at, and cannot end by itself.
 #[derive(Clone, Debug, Default)]
 pub struct Cut(Arc<AtomicBool>);
 
@@ -120,8 +126,9 @@ pub(crate) fn acceptor(settings: &TlsSettings) -> Result<TlsAcceptor, UnusableCe
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Answers by `answer` what comes over `listener`, over `max` connections at most, until `closed` says so; then waits until all calls have
-/// ended, but not for peers that have made none. Dropping it ends them.
+/// Answers by `answer` what comes over `listener`, over `max` connections at most, until `closed`
+/// says so; then waits until all calls have ended, but not for peers that have made none. Dropping
+/// it ends them.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -160,7 +167,8 @@ pub(crate) async fn serve(
             }
         }
     }
-    // Those that the system has taken already are told to go elsewhere; closing the listener would reset them.
+    // Those that the system has taken already are told to go elsewhere; closing the listener would
+    // reset them.
     while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
         admit(&mut connections, stream, closed.clone());
     }
@@ -195,8 +203,9 @@ async fn hold(
     Ok(())
 }
 
-/// Answers the calls of a connection, and closes it in good order when `closed` says so, or when none has come until `deadline`. A peer that
-/// has made no call and does not go then is left: hyper would wait for its half of the handshake for ever.
+/// Answers the calls of a connection, and closes it in good order when `closed` says so, or when
+/// none has come until `deadline`. A peer that has made no call and does not go then is left: hyper
+/// would wait for its half of the handshake for ever.
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     answer: impl Fn(Request<Incoming>) -> (Answering, Option<Cut>),
@@ -223,7 +232,8 @@ async fn converse(
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answer));
     let mut calls = FuturesUnordered::new();
-    // Until the first call. From then on keepalive finds out who is gone, and nobody pays for a timer.
+    // Until the first call. From then on keepalive finds out who is gone, and nobody pays for a
+    // timer.
     let mut first_call_by = Some(Box::pin(sleep_until(deadline)));
     let mut is_told_to_go = false;
     let mut closing = pin!(async move { closed.wait_for(|closed| *closed).await.is_ok() }.fuse());
@@ -280,9 +290,10 @@ async fn converse(
     .await
 }
 
-/// Where a connection's task is rung for: by what its calls wait for, and by what the connection itself does. Each has a bell, so that only
-/// what has something to do is looked at. While the task is there, it sees to its bells by itself, and need not be woken: the connection and
-/// its calls mostly ring for each other, and the runtime would wake another thread for it.
+/// Where a connection's task is rung for: by what its calls wait for, and by what the connection
+/// itself does. Each has a bell, so that only what has something to do is looked at. While the task
+/// is there, it sees to its bells by itself, and need not be woken: the connection and its calls
+/// mostly ring for each other, and the runtime would wake another thread for it.
 #[derive(Default)]
 struct Desk {
     task: AtomicWaker,
@@ -335,7 +346,8 @@ impl Wake for Bell {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.ring();
-        // If the task is there, it looks before it rests. If not, it may have looked just before: one of the two sees to it.
+        // If the task is there, it looks before it rests. If not, it may have looked just before:
+        // one of the two sees to it.
         if !self.desk.is_attended.load(Ordering::SeqCst) {
             self.desk.task.wake();
         }

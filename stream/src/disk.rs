@@ -1,8 +1,10 @@
-//! What was in memory last, kept on disk for a start while the stores are down. Encrypted, and without any secret.
+//! What was in memory last, kept on disk for a start while the stores are down. Encrypted, and
+//! without any secret.
 //!
-//! The file begins with a header: eight bytes that name the format, and 16 random ones, from which the file's own key is made (HKDF,
-//! RFC 5869). Then come frames, one for each tenant and one empty one at the end: a length in four bytes and so many bytes of AES-256-GCM.
-//! Each is bound to the header and to its place, so that none can be left out, moved or taken from another file.
+//! The file begins with a header: eight bytes that name the format, and 16 random ones, from which
+//! the file's own key is made (HKDF, RFC 5869). Then come frames, one for each tenant and one empty
+//! one at the end: a length in four bytes and so many bytes of AES-256-GCM. Each is bound to the
+//! header and to its place, so that none can be left out, moved or taken from another file.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -219,7 +221,8 @@ impl Frames {
     }
 }
 
-/// A tenant: length and text of its id, revision, length and text of the commit's id, entries as pages have them.
+/// A tenant: length and text of its id, revision, length and text of the commit's id, entries as
+/// pages have them.
 fn encode(id: &TenantId, held: &Held, foundation: &Foundation) -> Vec<u8> {
     let commit = held.position.commit.as_ref().map(CommitId::to_string).unwrap_or_default();
     let mut bytes = Vec::new();

@@ -1,8 +1,10 @@
-//! Follows all tenants at once: looks at the index of changes a few times a second, and brings those after that are watched.
+//! Follows all tenants at once: looks at the index of changes a few times a second, and brings
+//! those after that are watched.
 //!
-//! The index lags behind the table, and the times in it are of many clocks. So each look begins a little before the newest change seen, now
-//! and then well before it, and what was known already is known by its revision. Nothing that the index says is believed further than the
-//! tenant's own log confirms.
+//! The index lags behind the table, and the times in it are of many clocks. So each look begins a
+//! little before the newest change seen, now and then well before it, and what was known already is
+//! known by its revision. Nothing that the index says is believed further than the tenant's own log
+//! confirms.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,7 +30,8 @@ use crate::{
     tenant::Tenant,
 };
 
-/// How far before the newest change a look begins: what the index lags behind, and how much clocks that are kept right differ.
+/// How far before the newest change a look begins: what the index lags behind, and how much clocks
+/// that are kept right differ.
 const OVERLAP: Duration = Duration::from_secs(2);
 /// How far before it some looks begin, for indexes that lag and clocks that are wrong by more.
 const WIDE_OVERLAP: Duration = Duration::from_mins(1);
@@ -89,7 +92,8 @@ impl Shard {
         look.since
     }
 
-    /// Takes note of changes up to `last`, in the order of the index, and whether those are all. When the look began, if it is complete.
+    /// Takes note of changes up to `last`, in the order of the index, and whether those are all.
+    /// When the look began, if it is complete.
     fn end(&mut self, last: Option<Timestamp>, is_all: bool) -> Option<Timestamp> {
         self.newest = last.map_or(self.newest, |last| self.newest.max(last));
         if let (false, Some(look), Some(last)) = (is_all, &mut self.look, last) {
@@ -207,7 +211,8 @@ impl Bringer {
         let is_old = tenant.look(|held, _| held.is_restored || now.since(held.validated_at) > VALIDITY);
         // Secrets that could not be read when somebody came who may.
         let is_partial = tenant.is_partial();
-        // One that has nothing in memory is being loaded by whoever watches it; else somebody may be at it.
+        // One that has nothing in memory is being loaded by whoever watches it; else somebody may
+        // be at it.
         if !(tenant.is_behind() || is_partial || is_old.unwrap_or(false)) || tenant.is_asking() {
             return;
         }
@@ -219,7 +224,8 @@ impl Bringer {
             }
         }
         let bringer = Arc::clone(self);
-        // They wait in the order in which they were found to be behind, so that none is passed over for ever.
+        // They wait in the order in which they were found to be behind, so that none is passed over
+        // for ever.
         tokio::spawn(async move {
             let outcome = match bringer.places.acquire().await {
                 Ok(_place) => bring(&bringer.memory, &id, &tenant).await,
@@ -266,7 +272,8 @@ enum LookError {
 mod tests {
     use super::*;
 
-    /// Promise: however many changes there are, a look comes to their end, and the next one follows what is new.
+    /// Promise: however many changes there are, a look comes to their end, and the next one follows
+    /// what is new.
     #[test]
     fn a_look_comes_to_an_end() {
         let at = |second: u64| Timestamp::from_millis(second * 1_000);

@@ -1,7 +1,9 @@
-//! Hints from a queue of `Config Changed` events: whose change to look for before the index of changes has it.
+//! Hints from a queue of `Config Changed` events: whose change to look for before the index of
+//! changes has it.
 //!
-//! Hints only. One that is lost costs the time until the index is looked at; one that is made up costs a look at a tenant's log. A queue gives
-//! each message to one reader, so of several instances each hears of some changes only.
+//! Hints only. One that is lost costs the time until the index is looked at; one that is made up
+//! costs a look at a tenant's log. A queue gives each message to one reader, so of several
+//! instances each hears of some changes only.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,7 +1,9 @@
-//! The streaming service of Tenantry: tenants' configuration read from memory, and watched as it changes, over gRPC.
+//! The streaming service of Tenantry: tenants' configuration read from memory, and watched as it
+//! changes, over gRPC.
 //!
-//! A call travels [`service`] → [`memory`] → [`tenant`], and where memory does not do, on to `tenantry`'s services. [`follower`] keeps memory
-//! fresh; [`watch`] tells watchers of it. The interface is described in `clients/proto/tenantry/config/v1/config.proto`.
+//! A call travels [`service`] → [`memory`] → [`tenant`], and where memory does not do, on to
+//! `tenantry`'s services. [`follower`] keeps memory fresh; [`watch`] tells watchers of it. The
+//! interface is described in `clients/proto/tenantry/config/v1/config.proto`.
 
 mod answer;
 mod connections;

@@ -33,8 +33,9 @@ use crate::{
     wake::Registration,
 };
 
-/// How long memory is believed without asking the tenant's head. The index of changes should have told of every change by then; if it has
-/// not, or the table was restored, this is how long it takes to notice.
+/// How long memory is believed without asking the tenant's head. The index of changes should have
+/// told of every change by then; if it has not, or the table was restored, this is how long it
+/// takes to notice.
 pub const VALIDITY: Duration = Duration::from_mins(1);
 /// How long one tenant may keep the stores busy before whoever waits is told so.
 pub const ASKING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,7 +45,8 @@ const PAGE: usize = 128;
 const PAGE_BYTES: usize = 4_000_000;
 /// How many tenants are read anew at once, as a whole.
 const MAX_LOADS: usize = 32;
-/// How many tenants are expected to be in memory, at most: for so many the cache remembers for a while that they were driven out.
+/// How many tenants are expected to be in memory, at most: for so many the cache remembers for a
+/// while that they were driven out.
 const MAX_ESTIMATE: usize = 1 << 20;
 
 /// Tenants in memory.
@@ -64,7 +66,8 @@ pub struct Memory {
     loads: Semaphore,
     /// When the last complete look at each shard of the index of changes began, in milliseconds.
     looked: Vec<AtomicU64>,
-    /// For how long a shard may not have been looked at before memory is not believed without asking.
+    /// For how long a shard may not have been looked at before memory is not believed without
+    /// asking.
     patience: Duration,
     /// Whether watches are to end.
     is_draining: AtomicBool,
@@ -75,7 +78,8 @@ pub struct Memory {
 /// How much may be held.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of tenants that nobody watches, and of one tenant that somebody does. As many again for all that are watched.
+    /// Bytes of tenants that nobody watches, and of one tenant that somebody does. As many again
+    /// for all that are watched.
     pub bytes: u64,
     /// Watchers in all.
     pub watchers: usize,
@@ -97,7 +101,8 @@ pub enum Full {
     Memory,
 }
 
-/// A tenant that nobody watches, and what it weighed when it was put in: the cache takes the same off when it goes.
+/// A tenant that nobody watches, and what it weighed when it was put in: the cache takes the same
+/// off when it goes.
 #[derive(Clone, Debug)]
 struct Weighed {
     tenant: Arc<Tenant>,
@@ -119,7 +124,8 @@ impl Weighter<TenantId, Weighed> for Weight {
     }
 }
 
-/// Room for so many bytes. In one piece: of several, each would have its part of the room, and a tenant larger than that would never be kept.
+/// Room for so many bytes. In one piece: of several, each would have its part of the room, and a
+/// tenant larger than that would never be kept.
 fn cache(bytes: u64) -> Cache<TenantId, Weighed, Weight> {
     let tenants = usize::try_from(bytes / 4_096).unwrap_or(usize::MAX).clamp(16, MAX_ESTIMATE);
     let options = OptionsBuilder::new().shards(1).estimated_items_capacity(tenants).weight_capacity(bytes).build();
@@ -148,7 +154,8 @@ impl Fresh {
 }
 
 impl Memory {
-    /// An empty memory. Tenants are believed for `patience` after the index of changes was last looked at.
+    /// An empty memory. Tenants are believed for `patience` after the index of changes was last
+    /// looked at.
     pub fn new(tail: TailService, limits: Limits, patience: Duration, clock: Clock, metrics: Arc<Metrics>) -> Self {
         Self {
             tail,
@@ -197,7 +204,8 @@ impl Memory {
 
     /// A tenant, if it is in memory.
     pub fn known(&self, id: &TenantId) -> Option<Arc<Tenant>> {
-        // A place is taken before a tenant is watched, and given back after; without any there is nothing to look for.
+        // A place is taken before a tenant is watched, and given back after; without any there is
+        // nothing to look for.
         let watched = if self.watchers() == 0 { None } else { self.read_watched().get(id).cloned() };
         watched.or_else(|| self.idle.get(id).map(|idle| idle.tenant))
     }
@@ -225,7 +233,8 @@ impl Memory {
         self.watched_bytes.load(Ordering::Relaxed)
     }
 
-    /// Sees to it that watches end whose tokens have expired: those whose watchers take nothing do not notice.
+    /// Sees to it that watches end whose tokens have expired: those whose watchers take nothing do
+    /// not notice.
     pub fn see_off_expired(&self) {
         let now = self.clock.now();
         self.watched().iter().for_each(|(_, tenant)| tenant.see_off(now));
@@ -237,7 +246,8 @@ impl Memory {
         }
     }
 
-    /// Takes note of what a tenant weighs whose watch begins. If that is the only one, and there is no room for it, it does not.
+    /// Takes note of what a tenant weighs whose watch begins. If that is the only one, and there is
+    /// no room for it, it does not.
     pub fn make_room(&self, tenant: &Tenant) -> Result<(), Full> {
         self.weigh_one(tenant);
         let is_too_much = self.watched_bytes.load(Ordering::Relaxed) > self.limits.bytes;
@@ -261,12 +271,14 @@ impl Memory {
         }
     }
 
-    /// When the last complete look began at that shard of the index of changes that was not looked at for longest.
+    /// When the last complete look began at that shard of the index of changes that was not looked
+    /// at for longest.
     pub fn oldest_look(&self) -> Timestamp {
         Timestamp::from_millis(self.looked.iter().map(|looked| looked.load(Ordering::Relaxed)).min().unwrap_or(0))
     }
 
-    /// Whether the index of changes was looked at so lately that a change of the tenant would be known.
+    /// Whether the index of changes was looked at so lately that a change of the tenant would be
+    /// known.
     pub fn is_followed(&self, id: &TenantId) -> bool {
         self.was_followed(id, self.clock.now())
     }
@@ -277,8 +289,8 @@ impl Memory {
         now.since(at) <= self.patience
     }
 
-    /// A tenant for an answer: from memory if that is as fresh as the index of changes, else as the stores have it. If they do not answer,
-    /// as it was last known, and marked so.
+    /// A tenant for an answer: from memory if that is as fresh as the index of changes, else as the
+    /// stores have it. If they do not answer, as it was last known, and marked so.
     pub async fn fresh(&self, scope: &TenantScope, least: Revision) -> Result<Fresh, ReadError> {
         let id = scope.tenant();
         let known = self.known(id);
@@ -286,7 +298,8 @@ impl Memory {
             return Ok(fresh);
         }
         let tenant = known.unwrap_or_else(|| self.admit(id));
-        // Boxed, because it is as large as the SDK's futures, and would be moved about also where memory answers.
+        // Boxed, because it is as large as the SDK's futures, and would be moved about also where
+        // memory answers.
         let outcome = Box::pin(self.catch_up(id, &tenant, scope)).await;
         if self.known(id).is_none_or(|known| !Arc::ptr_eq(&known, &tenant)) {
             // Others have driven it out of memory, where it may have missed something.
@@ -303,7 +316,8 @@ impl Memory {
         }
     }
 
-    /// Sees to it that a watched tenant is as fresh as an answer would be. Whether it is only what was last known.
+    /// Sees to it that a watched tenant is as fresh as an answer would be. Whether it is only what
+    /// was last known.
     pub async fn fresh_watched(&self, tenant: &Tenant, scope: &TenantScope) -> Result<bool, ReadError> {
         let id = scope.tenant();
         if self.believed(id, tenant, scope, Revision::ZERO).is_some() {
@@ -347,8 +361,8 @@ impl Memory {
         self.idle.insert(id, tenant.into());
     }
 
-    /// Brings a tenant to what the stores have now. One caller asks; those who come meanwhile wait, and ask only if that was begun too early
-    /// for them.
+    /// Brings a tenant to what the stores have now. One caller asks; those who come meanwhile wait,
+    /// and ask only if that was begun too early for them.
     pub async fn catch_up(&self, id: &TenantId, tenant: &Tenant, scope: &TenantScope) -> Result<(), ReadError> {
         let came = self.clock.now();
         let asking = async {
@@ -368,7 +382,8 @@ impl Memory {
     }
 
     async fn ask(&self, tenant: &Tenant, scope: &TenantScope) -> Result<(), ReadError> {
-        // Values that were not there are looked for again when memory is not believed any more, which is now and then.
+        // Values that were not there are looked for again when memory is not believed any more,
+        // which is now and then.
         let now = self.clock.now();
         let is_whole = |held: &Held| !held.lacks_values || now.since(held.validated_at) <= VALIDITY;
         let held = tenant.held().filter(|held| !held.is_partial(&rights(tenant, scope)) && is_whole(held));
@@ -401,7 +416,8 @@ impl Memory {
                 None if !tenant.is_behind() => return Ok(()),
                 None => {}
             }
-            // Said to be further than its log: there was a commit meanwhile, the rumour is wrong, or the log has a gap.
+            // Said to be further than its log: there was a commit meanwhile, the rumour is wrong,
+            // or the log has a gap.
             let rumour = tenant.rumour();
             let known = self.tail.head(scope).await?.revision;
             if known <= position.revision {
@@ -484,7 +500,8 @@ impl Memory {
         }
     }
 
-    /// Says that a tenant cannot be brought after; of an outage, which all tenants share, once in a while.
+    /// Says that a tenant cannot be brought after; of an outage, which all tenants share, once in a
+    /// while.
     fn report(&self, id: &TenantId, error: &ReadError) {
         self.metrics.failures.inc();
         let now = self.clock.now();
@@ -505,8 +522,8 @@ impl Memory {
     }
 }
 
-/// The rights that the stores are asked with: what is read for one is told to all who watch, so if the one who asks may not read secrets, and
-/// one of them may, it is asked with the watcher's.
+/// The rights that the stores are asked with: what is read for one is told to all who watch, so if
+/// the one who asks may not read secrets, and one of them may, it is asked with the watcher's.
 fn rights<'a>(tenant: &Tenant, scope: &'a TenantScope) -> Cow<'a, TenantScope> {
     match tenant.scope().filter(|watcher| watcher.may_read_secrets() && !scope.may_read_secrets()) {
         Some(watcher) => Cow::Owned((*watcher).clone()),

@@ -30,7 +30,8 @@ pub struct Metrics {
     pub tenants: Gauge<i64, AtomicI64>,
     /// Bytes that tenants take.
     pub bytes: Gauge<i64, AtomicI64>,
-    /// How long ago the last complete look began at that shard of the index that was not looked at for longest, in seconds.
+    /// How long ago the last complete look began at that shard of the index that was not looked at
+    /// for longest, in seconds.
     pub look_age: Gauge<f64, AtomicU64>,
     /// Looks at a shard of the index that failed.
     pub failed_looks: Counter<u64, AtomicU64>,
@@ -46,7 +47,8 @@ pub struct Metrics {
     pub hints: Counter<u64, AtomicU64>,
     /// Watchers that were told of several commits at once because they were too slow.
     pub conflated: Counter<u64, AtomicU64>,
-    /// How old commits of watched tenants were when they came to memory, by the clock of whoever committed them, in seconds.
+    /// How old commits of watched tenants were when they came to memory, by the clock of whoever
+    /// committed them, in seconds.
     pub lag: Histogram,
 }
 
@@ -76,8 +78,8 @@ impl Metrics {
         self.calls.get_or_create(&Ended { method, code: code as i64 }).inc();
     }
 
-    /// Counts commits that memory is led on by. Those are late for somebody that came while the tenant was watched; others were waited for
-    /// by nobody.
+    /// Counts commits that memory is led on by. Those are late for somebody that came while the
+    /// tenant was watched; others were waited for by nobody.
     pub fn note_commits(&self, commits: &[Commit], watched_since: Option<Timestamp>, now: Timestamp) {
         self.commits.inc_by(commits.len() as u64);
         let Some(since) = watched_since else { return };

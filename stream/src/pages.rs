@@ -1,7 +1,8 @@
 //! A tenant's entries in memory: sorted, packed, copied on write.
 //!
-//! Millions of small entries cost more in pointers and allocations than in bytes. So they lie one behind the other in pages of a few
-//! kilobytes. A change copies the page that it falls into, and whoever still reads the old one keeps it.
+//! Millions of small entries cost more in pointers and allocations than in bytes. So they lie one
+//! behind the other in pages of a few kilobytes. A change copies the page that it falls into, and
+//! whoever still reads the old one keeps it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -209,8 +210,8 @@ impl Writer {
     }
 }
 
-// An entry: the key's length and bytes, version, revision, the value's length and status in one number, the value. Numbers are in base
-// 128, the lowest first, as protocol buffers have them.
+// An entry: the key's length and bytes, version, revision, the value's length and status in one
+// number, the value. Numbers are in base 128, the lowest first, as protocol buffers have them.
 
 const WITHHELD: u64 = 1;
 const UNAVAILABLE: u64 = 2;
@@ -321,8 +322,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
 
-        /// Promise: pages are what a sorted map would be, however they came about: each entry to the letter, found by its key, in order, and
-        /// what was read before a change stays as it was.
+        /// Promise: pages are what a sorted map would be, however they came about: each entry to
+        /// the letter, found by its key, in order, and what was read before a change stays as it
+        /// was.
         #[test]
         fn pages_are_a_sorted_map(
             mut entries in entries(),

@@ -60,7 +60,8 @@ impl Counted {
 mod tests {
     use super::*;
 
-    /// Who floods the service with bad tokens does not flood its log; what was left out is told with the next line.
+    /// Who floods the service with bad tokens does not flood its log; what was left out is told
+    /// with the next line.
     #[test]
     fn a_flood_is_a_few_lines() {
         let mut counted = Counted::default();

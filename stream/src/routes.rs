@@ -1,4 +1,5 @@
-//! Where a call goes: to the interface, or to one of the standard services beside it; and how long it may take to be answered.
+//! Where a call goes: to the interface, or to one of the standard services beside it; and how long
+//! it may take to be answered.
 
 use std::{
     convert::Infallible,
@@ -29,15 +30,16 @@ use crate::{
 
 /// How large a request may be: 100 keys and 100 prefixes of the longest, with room to spare.
 const MAX_REQUEST_BYTES: usize = 256 * 1024;
-/// How large the metadata of a call may be, each pair with 32 bytes more, as HTTP/2 counts them. Who sends more is told so on that call, which the
-/// connection's own limit would not do.
+/// How large the metadata of a call may be, each pair with 32 bytes more, as HTTP/2 counts them.
+/// Who sends more is told so on that call, which the connection's own limit would not do.
 const MAX_METADATA_BYTES: usize = 16 * 1024;
 /// The methods of the interface, as they are counted.
 const METHODS: [&str; 4] = ["GetConfig", "BatchGetConfig", "ListConfig", "WatchConfig"];
 /// How the path of the one ends whose calls have no end of their own.
 const WATCH: &str = "/WatchConfig";
 
-/// The interface, the standard health service and the standard reflection service; streams of the latter two end when `closed` says so.
+/// The interface, the standard health service and the standard reflection service; streams of the
+/// latter two end when `closed` says so.
 pub(crate) async fn routes(
     service: Service,
     metrics: Arc<Metrics>,
@@ -88,7 +90,8 @@ pub(crate) async fn routes(
             });
             (answering, cut)
         } else {
-            // Both ways: a stream is open until both have ended, and reflection reads for as long as there may be something.
+            // Both ways: a stream is open until both have ended, and reflection reads for as long
+            // as there may be something.
             let asked = Ending::new(&closed, None);
             let told = Ending::new(&closed, Some(Status::unavailable("the instance is going away; connect again")));
             let answering = others.call(request.map(|body| asked.of(Body::new(body))));
@@ -116,8 +119,9 @@ fn refuse(status: Status) -> Answering {
     std::future::ready(Ok::<_, Infallible>(status.into_http())).boxed()
 }
 
-/// Answers by `answering`, or after `limit` that the deadline has passed. A watch is answered when it begins. Its stream is not ended here,
-/// as tonic's own server does not: who watches ends it when its deadline has passed, and who is gone is found out by keepalive.
+/// Answers by `answering`, or after `limit` that the deadline has passed. A watch is answered when
+/// it begins. Its stream is not ended here, as tonic's own server does not: who watches ends it
+/// when its deadline has passed, and who is gone is found out by keepalive.
 fn within(limit: Duration, answering: Answering, is_late: impl FnOnce() + Send + 'static) -> Answering {
     async move {
         let Ok(answer) = timeout(limit, answering).await else {
@@ -131,8 +135,8 @@ fn within(limit: Duration, answering: Answering, is_late: impl FnOnce() + Send +
     .boxed()
 }
 
-/// How long the caller waits, if it says so in the way of gRPC over HTTP/2: one to eight digits and a unit. Anything else counts as nothing,
-/// as with tonic's own server.
+/// How long the caller waits, if it says so in the way of gRPC over HTTP/2: one to eight digits and
+/// a unit. Anything else counts as nothing, as with tonic's own server.
 fn limit(headers: &HeaderMap) -> Option<Duration> {
     let (unit, digits) = headers.get("grpc-timeout")?.as_bytes().split_last()?;
     if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
@@ -150,8 +154,9 @@ fn limit(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// What a standard service is asked or answers. Some are streams that nobody else ends, such as those of health; they end once the instance
-/// takes no more calls, and all has been told that is ready.
+/// What a standard service is asked or answers. Some are streams that nobody else ends, such as
+/// those of health; they end once the instance takes no more calls, and all has been told that is
+/// ready.
 struct Ending {
     body: Body,
     closed: BoxFuture<'static, ()>,
@@ -209,7 +214,8 @@ mod tests {
 
     use super::*;
 
-    /// Promise: deadlines are understood in every unit that gRPC has, up to the longest; what is none is not taken for one.
+    /// Promise: deadlines are understood in every unit that gRPC has, up to the longest; what is
+    /// none is not taken for one.
     #[test]
     fn deadlines_are_read_as_grpc_says() {
         let read = |text: &'static str| {

@@ -47,7 +47,8 @@ use crate::{
 
 /// How many connections there may be beside one for each watcher.
 const SPARE_CONNECTIONS: usize = 1_000;
-/// For how many intervals, and how long at least, memory is believed although the index of changes could not be looked at.
+/// For how many intervals, and how long at least, memory is believed although the index of changes
+/// could not be looked at.
 const PATIENCE_INTERVALS: u32 = 10;
 const LEAST_PATIENCE: Duration = Duration::from_secs(3);
 /// How many hints may wait to be seen to.
@@ -80,7 +81,8 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// The running service. Dropping it stops it as well, but waits for nothing: calls that are open are cut off.
+/// The running service. Dropping it stops it as well, but waits for nothing: calls that are open
+/// are cut off.
 #[derive(Debug)]
 pub struct Stream {
     address: SocketAddr,
@@ -193,7 +195,8 @@ impl Stream {
         &self.memory
     }
 
-    /// Stops: says that it is not serving, takes no new calls, lets the open ones end, and has watches end so that they go on elsewhere.
+    /// Stops: says that it is not serving, takes no new calls, lets the open ones end, and has
+    /// watches end so that they go on elsewhere.
     pub async fn stop(self) {
         let Self { memory, health, drain, drain_delay, is_stopping, closing, stop, mut server, background, .. } = self;
         is_stopping.store(true, Ordering::Relaxed);
@@ -224,7 +227,8 @@ async fn listen(wanted: SocketAddr, setting: &'static str) -> Result<(TcpListene
     Ok((listener, address))
 }
 
-/// Serves `/metrics`, and `/healthz` for those who ask over HTTP/1.1: 503 from when the instance begins to stop.
+/// Serves `/metrics`, and `/healthz` for those who ask over HTTP/1.1: 503 from when the instance
+/// begins to stop.
 async fn show_metrics(
     listener: TcpListener,
     memory: Arc<Memory>,

@@ -28,7 +28,8 @@ use crate::{
 /// The entries of a page that asks for no number, and the most of one that does.
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
-/// About how many bytes of entries an answer has; gRPC clients take messages of 4 MB unless they are told otherwise.
+/// About how many bytes of entries an answer has; gRPC clients take messages of 4 MB unless they
+/// are told otherwise.
 const MAX_ANSWER_BYTES: usize = 3_500_000;
 /// How many keys and prefixes a watch may name, each.
 const MAX_SELECTION: usize = 100;
@@ -40,7 +41,8 @@ pub(crate) struct Service {
     tokens: TokenMemory,
     refusals: Refusals,
     limits: TenantLimits,
-    /// Watches have a limit of their own: when an instance has ended, all its watchers come at once, and must not keep out who reads.
+    /// Watches have a limit of their own: when an instance has ended, all its watchers come at
+    /// once, and must not keep out who reads.
     watch_limits: TenantLimits,
     manners: Manners,
 }
@@ -56,7 +58,8 @@ impl Service {
         Self { memory, tokens, refusals, limits, watch_limits, manners }
     }
 
-    /// Who calls, if the tenant may make another call. Who cannot act for a tenant costs it nothing.
+    /// Who calls, if the tenant may make another call. Who cannot act for a tenant costs it
+    /// nothing.
     async fn caller(&self, metadata: &MetadataMap, limits: &TenantLimits) -> Result<Arc<Bearer>, Status> {
         let known = self.tokens.recognize(&authorization(metadata)).await;
         let bearer = known.map_err(|error| {
@@ -76,7 +79,8 @@ impl Service {
         View { foundation, may_read_secrets: bearer.scope.may_read_secrets() }
     }
 
-    /// A key whose value the caller may read. Decided before anything is looked for, so that who may not does not learn whether there is one.
+    /// A key whose value the caller may read. Decided before anything is looked for, so that who
+    /// may not does not learn whether there is one.
     fn readable(&self, bearer: &Bearer, text: &str) -> Result<ConfigKey, Status> {
         let key = self.key(text)?;
         self.memory.tail().foundation().permit(&bearer.scope, &key).map_err(|error| refusal(&error))?;
@@ -221,7 +225,8 @@ impl Service {
     }
 }
 
-/// The `authorization` metadata. Several are joined as several headers are in HTTP, and so are no token.
+/// The `authorization` metadata. Several are joined as several headers are in HTTP, and so are no
+/// token.
 fn authorization(metadata: &MetadataMap) -> Cow<'_, str> {
     let all = metadata.get_all("authorization").iter().map(|value| value.to_str().unwrap_or("not text"));
     all.map(Cow::Borrowed).reduce(|before, next| Cow::Owned(format!("{before},{next}"))).unwrap_or_default()
@@ -237,7 +242,8 @@ fn check_prefix(prefix: &str) -> Result<(), Status> {
     Err(Status::invalid_argument(format!("no key begins with {shown:?}: {rule}")))
 }
 
-/// The key that a page begins behind. Memory has one tenant's entries, so a token can lead nowhere else.
+/// The key that a page begins behind. Memory has one tenant's entries, so a token can lead nowhere
+/// else.
 fn page_token(token: &str, prefix: &str) -> Result<Option<String>, Status> {
     if token.is_empty() {
         return Ok(None);

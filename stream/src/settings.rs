@@ -8,36 +8,42 @@ use tenantry::{
     settings::{InvalidSettings, Settings},
 };
 
-/// The service's settings. Each is one environment variable, named at its field; those of [`Settings`] apply as well.
+/// The service's settings. Each is one environment variable, named at its field; those of
+/// [`Settings`] apply as well.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct StreamSettings {
-    /// What is shared with the functions. `CACHE_MAX_BYTES` bounds the tenants in memory that nobody watches, any single one, and all those
-    /// that are watched, each.
+    /// What is shared with the functions. `CACHE_MAX_BYTES` bounds the tenants in memory that
+    /// nobody watches, any single one, and all those that are watched, each.
     pub shared: Settings,
     /// `GRPC_ADDRESS`: where gRPC is served; `0.0.0.0:50051` by default.
     pub address: SocketAddr,
     /// `METRICS_ADDRESS`: where `/metrics` is served over HTTP; nowhere by default.
     pub metrics_address: Option<SocketAddr>,
-    /// `FOLLOW_INTERVAL_MS`: how often the index of changes is looked at, in milliseconds; 250 by default.
+    /// `FOLLOW_INTERVAL_MS`: how often the index of changes is looked at, in milliseconds; 250 by
+    /// default.
     pub follow_interval: Duration,
     /// `MAX_WATCHERS`: how many watches there may be; 10,000 by default.
     pub max_watchers: usize,
     /// `MAX_WATCHERS_PER_TENANT`: how many of them of one tenant; 1,000 by default.
     pub max_tenant_watchers: usize,
-    /// `HEARTBEAT_SECONDS`: after what time without a message a watch gets a heartbeat; 15 by default. Less than what load balancers take for idle.
+    /// `HEARTBEAT_SECONDS`: after what time without a message a watch gets a heartbeat; 15 by
+    /// default. Less than what load balancers take for idle.
     pub heartbeat: Duration,
     /// `DRAIN_SECONDS`: how long open calls have to end when the service stops; 20 by default.
     pub drain: Duration,
-    /// `DRAIN_DELAY_SECONDS`: how long the service says that it is not serving before it turns calls away, so that load balancers notice;
-    /// 0 by default.
+    /// `DRAIN_DELAY_SECONDS`: how long the service says that it is not serving before it turns
+    /// calls away, so that load balancers notice; 0 by default.
     pub drain_delay: Duration,
-    /// `CHANGE_QUEUE_URL`: an SQS queue of `Config Changed` events, as hints where to look; none by default.
+    /// `CHANGE_QUEUE_URL`: an SQS queue of `Config Changed` events, as hints where to look; none by
+    /// default.
     pub change_queue: Option<String>,
-    /// `SNAPSHOT_FILE` and `SNAPSHOT_KEY`: a file to keep what is in memory in, and the key that it is encrypted with: 32 bytes in base64.
+    /// `SNAPSHOT_FILE` and `SNAPSHOT_KEY`: a file to keep what is in memory in, and the key that it
+    /// is encrypted with: 32 bytes in base64.
     pub snapshot: Option<SnapshotSettings>,
-    /// `TLS_CERTIFICATE_FILE`, `TLS_KEY_FILE`: the service's certificate chain and key as PEM; plain text by default, for use behind
-    /// something that ends TLS. `TLS_CLIENT_CA_FILE`: the certificates that those of clients must lead to; none is asked for by default.
+    /// `TLS_CERTIFICATE_FILE`, `TLS_KEY_FILE`: the service's certificate chain and key as PEM;
+    /// plain text by default, for use behind something that ends TLS. `TLS_CLIENT_CA_FILE`: the
+    /// certificates that those of clients must lead to; none is asked for by default.
     pub tls: Option<TlsSettings>,
 }
 

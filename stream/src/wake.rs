@@ -1,7 +1,7 @@
 //! Wakes all who watch a tenant.
 //!
-//! A watcher leaves its waker here once, and need not come again for each change: with a thousand watchers, that is most of what a change
-//! would cost besides what they are sent.
+//! A watcher leaves its waker here once, and need not come again for each change: with a thousand
+//! watchers, that is most of what a change would cost besides what they are sent.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -48,7 +48,8 @@ impl Wakers {
         self.lock().iter().for_each(|(_, watcher)| watcher.waker.wake_by_ref());
     }
 
-    /// Wakes those that are to have ended by `now`, and cuts off those that have not although they were woken.
+    /// Wakes those that are to have ended by `now`, and cuts off those that have not although they
+    /// were woken.
     pub fn see_off(&self, now: Timestamp) {
         for (_, watcher) in &mut *self.lock() {
             if let Some(end) = watcher.end.as_ref().filter(|end| end.at <= now) {

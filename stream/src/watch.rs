@@ -1,7 +1,7 @@
 //! A watch: what one watcher is told, message by message.
 //!
-//! It is a place in the tenant's log and nothing more: no task of its own, no queue. The next message is made when the connection has room
-//! for it, from whatever is the newest then.
+//! It is a place in the tenant's log and nothing more: no task of its own, no queue. The next
+//! message is made when the connection has room for it, from whatever is the newest then.
 
 use std::{
     collections::BTreeMap,
@@ -28,12 +28,15 @@ use crate::{
     tenant::{Attached, Cursor, Held, Next, Tenant},
 };
 
-/// About how many bytes a part of a snapshot has; an entry may be larger. A watcher who does not read has up to two of them waiting.
+/// About how many bytes a part of a snapshot has; an entry may be larger. A watcher who does not
+/// read has up to two of them waiting.
 const PART_BYTES: usize = 64 * 1_024;
-/// How many commits are fetched at once for a watcher who goes on from long ago, and after how many bytes of values no further ones are.
+/// How many commits are fetched at once for a watcher who goes on from long ago, and after how many
+/// bytes of values no further ones are.
 const REPLAY: usize = 16;
 const REPLAY_BYTES: usize = 256 * 1_024;
-/// Over what time watchers are told to go elsewhere when the instance ends, so that they do not come to the next one all at once.
+/// Over what time watchers are told to go elsewhere when the instance ends, so that they do not
+/// come to the next one all at once.
 const DRAIN_SPREAD: Duration = Duration::from_secs(2);
 
 const NOT_KEPT: &str = "the changes since the position are not all kept any more, or it is of another history";
@@ -86,7 +89,8 @@ pub(crate) struct Watch {
     leave_at: Option<Instant>,
     /// Wakes it for the earliest of these, or before.
     timer: Pin<Box<Sleep>>,
-    /// What the watch ends with; none while it has not begun, and is counted by who tried to begin it.
+    /// What the watch ends with; none while it has not begun, and is counted by who tried to begin
+    /// it.
     code: Option<Code>,
 }
 
@@ -107,7 +111,8 @@ enum Stage {
 #[derive(Debug)]
 struct Parts {
     held: Held,
-    /// For an update: the revision after which entries are news, and the keys that are gone. None for a snapshot.
+    /// For an update: the revision after which entries are news, and the keys that are gone. None
+    /// for a snapshot.
     since: Option<(u64, BTreeMap<String, u64>)>,
     /// The key that the next part begins behind.
     after: Option<String>,
@@ -115,7 +120,8 @@ struct Parts {
 }
 
 impl Watch {
-    /// A watch that goes on from `position`, or begins with all there is. The first message is ready when this returns.
+    /// A watch that goes on from `position`, or begins with all there is. The first message is
+    /// ready when this returns.
     pub(crate) async fn begin(
         memory: Arc<Memory>,
         watched: Watched,
@@ -200,10 +206,12 @@ impl Watch {
         (now >= leave_at).then(going_away)
     }
 
-    /// Whether it is time for something although nothing has happened. If not, the watch is woken when it is.
+    /// Whether it is time for something although nothing has happened. If not, the watch is woken
+    /// when it is.
     fn is_due(&mut self, context: &mut Context<'_>) -> bool {
         let due = |watch: &Self| watch.beat_at.min(watch.expiry).min(watch.leave_at.unwrap_or(watch.expiry));
-        // Each message puts the heartbeat off. The timer is put off when it goes off, which is seldom.
+        // Each message puts the heartbeat off. The timer is put off when it goes off, which is
+        // seldom.
         if self.timer.deadline() > due(self) {
             let due = due(self);
             self.timer.as_mut().reset(due);

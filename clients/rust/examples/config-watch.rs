@@ -7,8 +7,9 @@
 //! cargo run -p config-client --example config-watch -- watch --prefix param_config_ --position-file position
 //! ```
 //!
-//! A watch goes on until Ctrl-C. It stores where it is after each line that it has written, so that the next one goes on from there: each
-//! change is printed once, or twice if the program is killed between the two.
+//! A watch goes on until Ctrl-C. It stores where it is after each line that it has written, so that
+//! the next one goes on from there: each change is printed once, or twice if the program is killed
+//! between the two.
 
 use std::{
     env,
@@ -151,7 +152,8 @@ fn connect(arguments: &Arguments) -> Result<Client, Box<dyn Error>> {
     Ok(Client::connect(options)?)
 }
 
-/// Prints what happens. Nothing waits between a line and its position, so Ctrl-C comes before or after both.
+/// Prints what happens. Nothing waits between a line and its position, so Ctrl-C comes before or
+/// after both.
 async fn watch(client: &Client, filter: Filter, file: Option<&Path>) -> Result<(), Box<dyn Error>> {
     let start = match file.map(stored).transpose()?.flatten() {
         Some(position) => Start::After(position),

@@ -1,5 +1,6 @@
-//! Pauses between attempts: they double up to a bound, and each is drawn evenly from zero up to there ("full jitter"), so that clients
-//! that lost their server together do not come back together.
+//! Pauses between attempts: they double up to a bound, and each is drawn evenly from zero up to
+//! there ("full jitter"), so that clients that lost their server together do not come back
+//! together.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Connections to the service: a channel for each endpoint, which connects when it is used first, and which of them is in use.
+//! Connections to the service: a channel for each endpoint, which connects when it is used first,
+//! and which of them is in use.
 
 use std::{
     sync::{
@@ -30,7 +31,8 @@ struct Slot {
 
 struct Dialled {
     channel: Channel,
-    /// Counts the channels of this endpoint, so that what many calls notice of an old one does not throw away the new one.
+    /// Counts the channels of this endpoint, so that what many calls notice of an old one does not
+    /// throw away the new one.
     generation: u64,
     life: Life,
 }
@@ -54,7 +56,8 @@ pub(crate) struct ChannelId {
 }
 
 impl Channels {
-    /// Of these endpoints, of which there is at least one. Begins with any of them, so that many clients spread.
+    /// Of these endpoints, of which there is at least one. Begins with any of them, so that many
+    /// clients spread.
     pub(crate) fn new(endpoints: Vec<Endpoint>, connect_timeout: Duration, dial: Arc<Dial>) -> Self {
         let current = AtomicUsize::new(fastrand::usize(..endpoints.len().max(1)));
         let slot = |endpoint| {
@@ -90,14 +93,17 @@ impl Channels {
         }
     }
 
-    /// Notes that a call over this channel has had no answer since this time, although it waited as long as an answer may take.
+    /// Notes that a call over this channel has had no answer since this time, although it waited as
+    /// long as an answer may take.
     ///
-    /// If nothing at all came over the channel in that time, its connection counts as dead, and the next use of the endpoint connects anew,
-    /// since behind a load balancer that may lead elsewhere. If anything came, for whomever, the service is slow and the connection good. One
-    /// that has never brought anything may still be connecting, which must not begin anew for every call that finds it too slow.
+    /// If nothing at all came over the channel in that time, its connection counts as dead, and the
+    /// next use of the endpoint connects anew, since behind a load balancer that may lead
+    /// elsewhere. If anything came, for whomever, the service is slow and the connection good. One
+    /// that has never brought anything may still be connecting, which must not begin anew for every
+    /// call that finds it too slow.
     ///
-    /// Who is taken for dead wrongly, since a slow service was asked nothing else meanwhile, costs another connection, and no call: what is
-    /// open on the old one goes on there.
+    /// Who is taken for dead wrongly, since a slow service was asked nothing else meanwhile, costs
+    /// another connection, and no call: what is open on the old one goes on there.
     pub(crate) fn silent(&self, id: ChannelId, since: Instant) {
         let slot = &self.slots[id.index];
         let mut dialled = self.dialled(id.index);

@@ -1,4 +1,5 @@
-//! The client: single reads, tried again where that can help. Every call is a read, so doing one twice does no harm.
+//! The client: single reads, tried again where that can help. Every call is a read, so doing one
+//! twice does no harm.
 
 use std::{collections::HashMap, future::Future, sync::Arc};
 
@@ -25,7 +26,8 @@ use crate::{
 /// Entries of a page: the most that the interface allows.
 const PAGE_SIZE: i32 = 1_000;
 
-/// A client of one tenant's configuration; the token says which tenant. Cheap to clone: clones share connections and token.
+/// A client of one tenant's configuration; the token says which tenant. Cheap to clone: clones
+/// share connections and token.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -59,14 +61,15 @@ pub struct Batch {
 }
 
 impl Client {
-    /// A client with these options. It connects when it is used first, so this fails only if the options cannot be used. Call it inside
-    /// a Tokio runtime.
+    /// A client with these options. It connects when it is used first, so this fails only if the
+    /// options cannot be used. Call it inside a Tokio runtime.
     pub fn connect(options: Options) -> Result<Self, Error> {
         Self::connect_with(options, Endpoint::connect_lazy)
     }
 
-    /// As [`Client::connect`], over connections that this function makes: through a Unix socket, say, by
-    /// [`Endpoint::connect_with_connector_lazy`]. The endpoints come with all settings of the options.
+    /// As [`Client::connect`], over connections that this function makes: through a Unix socket,
+    /// say, by [`Endpoint::connect_with_connector_lazy`]. The endpoints come with all settings of
+    /// the options.
     pub fn connect_with(
         options: Options,
         dial: impl Fn(&Endpoint) -> Channel + Send + Sync + 'static,
@@ -77,7 +80,8 @@ impl Client {
         Ok(Self { shared: Arc::new(Shared { channels, tokens, options }), min_revision: 0 })
     }
 
-    /// The same client, whose reads see this revision at least: that of a write that must be seen. It does not concern watches.
+    /// The same client, whose reads see this revision at least: that of a write that must be seen.
+    /// It does not concern watches.
     #[must_use]
     pub fn at_least(&self, revision: u64) -> Self {
         Self { min_revision: self.min_revision.max(revision), ..self.clone() }
@@ -92,8 +96,9 @@ impl Client {
         Ok(Read { value: entry.into(), revision: answer.revision, stale: answer.stale })
     }
 
-    /// Reads the entries of 1 to 100 keys; one that is named several times is answered once. They are all of one revision, unless they are too large for one answer: then each
-    /// further answer is of the same revision or a later one.
+    /// Reads the entries of 1 to 100 keys; one that is named several times is answered once. They
+    /// are all of one revision, unless they are too large for one answer: then each further answer
+    /// is of the same revision or a later one.
     pub async fn batch_get(&self, keys: impl IntoIterator<Item = impl Into<String>>) -> Result<Read<Batch>, Error> {
         let asked: Vec<String> = keys.into_iter().map(Into::into).collect();
         let mut read = Read { value: Batch::default(), revision: u64::MAX, stale: false };
@@ -115,7 +120,8 @@ impl Client {
             if keys.len() >= count {
                 return Err(Error::Protocol("it leaves all keys unprocessed"));
             }
-            // Another instance may answer the next request, and be behind. One whose stores are down cannot be asked for more.
+            // Another instance may answer the next request, and be behind. One whose stores are
+            // down cannot be asked for more.
             if !read.stale {
                 min_revision = min_revision.max(answer.revision);
             }
@@ -128,8 +134,9 @@ impl Client {
         Ok(read)
     }
 
-    /// Reads all entries whose key begins with this, or all there are, in byte order of their keys. Each page of 1,000 is of one revision;
-    /// later pages may be of later ones. To hold a configuration as it changes, use [`Client::live`].
+    /// Reads all entries whose key begins with this, or all there are, in byte order of their keys.
+    /// Each page of 1,000 is of one revision; later pages may be of later ones. To hold a
+    /// configuration as it changes, use [`Client::live`].
     pub async fn list(&self, prefix: impl Into<String>) -> Result<Read<Vec<Entry>>, Error> {
         let mut message = ListConfigRequest {
             prefix: prefix.into(),
@@ -156,7 +163,8 @@ impl Client {
         Ok(read)
     }
 
-    /// Watches what the filter names. The watch connects when it is first asked for an event, and again by itself whenever it has to.
+    /// Watches what the filter names. The watch connects when it is first asked for an event, and
+    /// again by itself whenever it has to.
     pub fn watch(&self, filter: Filter, start: Start) -> Watch {
         Watch::new(self.clone(), filter, start)
     }
@@ -201,7 +209,8 @@ impl Client {
         let mut renewed = false;
         let mut last: Option<Box<Error>> = None;
         loop {
-            // The token source has nothing to do with the connection: it does not count for the attempt.
+            // The token source has nothing to do with the connection: it does not count for the
+            // attempt.
             let Ok(authorization) = timeout_at(deadline, tokens.authorization()).await else {
                 return Err(Error::at_deadline(last.or_else(|| Some(Box::new(Tokens::late())))));
             };
@@ -218,11 +227,13 @@ impl Client {
                     channels.heard(channel, Instant::now());
                     return Ok(answer.into_inner());
                 }
-                // Tonic counts down what the request says it has: here that is the deadline, and no failure of the connection.
+                // Tonic counts down what the request says it has: here that is the deadline, and no
+                // failure of the connection.
                 Ok(Err(status)) if is_expiry(&status) => return Err(Error::at_deadline(last)),
                 Ok(Err(status)) => Error::from(status),
-                // What came of the attempts before says more than that there was no time left for this one. Nor does it say anything of the
-                // connection: the deadline is the caller's, and may be shorter than any answer takes.
+                // What came of the attempts before says more than that there was no time left for
+                // this one. Nor does it say anything of the connection: the deadline is the
+                // caller's, and may be shorter than any answer takes.
                 Err(_) if patience == left => return Err(Error::at_deadline(last)),
                 Err(_) => Error::Silent,
             };

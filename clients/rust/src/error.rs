@@ -7,11 +7,13 @@ use tonic::{Code, Status, TimeoutExpired};
 /// Any error, as token sources have them.
 pub type BoxError = Box<dyn error::Error + Send + Sync>;
 
-/// Why a call failed or a watch ended. Where the service said so, its status is kept: see [`Error::status`].
+/// Why a call failed or a watch ended. Where the service said so, its status is kept: see
+/// [`Error::status`].
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The options make no connection possible: no endpoint, one that is no URL, or TLS settings that cannot be used.
+    /// The options make no connection possible: no endpoint, one that is no URL, or TLS settings
+    /// that cannot be used.
     #[error("these options cannot be used: {reason}")]
     InvalidOptions {
         /// What is wrong.
@@ -29,17 +31,20 @@ pub enum Error {
     /// `PERMISSION_DENIED`: the token lacks the scope that the message names.
     #[error("{}", Said(.0))]
     PermissionDenied(Box<Status>),
-    /// `UNAUTHENTICATED`: the token is not valid, and a renewed one was not either or cannot be had.
+    /// `UNAUTHENTICATED`: the token is not valid, and a renewed one was not either or cannot be
+    /// had.
     #[error("{}", Said(.0))]
     Unauthenticated(Box<Status>),
-    /// `FAILED_PRECONDITION`: the value cannot be had from its store any more, the least revision is not reached, or the tenant has more than an
-    /// instance may hold.
+    /// `FAILED_PRECONDITION`: the value cannot be had from its store any more, the least revision
+    /// is not reached, or the tenant has more than an instance may hold.
     #[error("{}", Said(.0))]
     FailedPrecondition(Box<Status>),
-    /// `RESOURCE_EXHAUSTED`: a limit of the tenant or of the instance is reached, and calls have been tried again until the deadline.
+    /// `RESOURCE_EXHAUSTED`: a limit of the tenant or of the instance is reached, and calls have
+    /// been tried again until the deadline.
     #[error("{}", Said(.0))]
     ResourceExhausted(Box<Status>),
-    /// `UNAVAILABLE`, or a connection that could not be made or broke; calls have been tried again already.
+    /// `UNAVAILABLE`, or a connection that could not be made or broke; calls have been tried again
+    /// already.
     #[error("{}", Said(.0))]
     Unavailable(Box<Status>),
     /// Any other status.
@@ -52,7 +57,8 @@ pub enum Error {
         #[source]
         last: Option<Box<Error>>,
     },
-    /// Nothing was heard for as long as three heartbeats take, or an attempt had no answer in its time.
+    /// Nothing was heard for as long as three heartbeats take, or an attempt had no answer in its
+    /// time.
     #[error("the connection is silent")]
     Silent,
     /// The answer breaks the interface.
@@ -80,8 +86,9 @@ impl Error {
         }
     }
 
-    /// What a call comes to that is not tried again for want of time, after attempts that came to this. Being over a limit, or asking for too
-    /// much, is the caller's to deal with, however long it was tried.
+    /// What a call comes to that is not tried again for want of time, after attempts that came to
+    /// this. Being over a limit, or asking for too much, is the caller's to deal with, however long
+    /// it was tried.
     pub(crate) fn at_deadline(last: Option<Box<Self>>) -> Self {
         match last {
             Some(last) if matches!(*last, Self::ResourceExhausted(_)) => *last,
@@ -109,7 +116,8 @@ impl Error {
         }
     }
 
-    /// Whether an unary call is tried again. All calls are reads, so each could be; but only what says "not now" is worth it.
+    /// Whether an unary call is tried again. All calls are reads, so each could be; but only what
+    /// says "not now" is worth it.
     pub(crate) fn is_retried(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::ResourceExhausted(_) | Self::Silent => true,
@@ -148,7 +156,8 @@ impl Error {
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        // A status with a source was made on this side, of a connection that failed: what code it got says little.
+        // A status with a source was made on this side, of a connection that failed: what code it
+        // got says little.
         if error::Error::source(&status).is_some() {
             return Self::Unavailable(Box::new(status));
         }

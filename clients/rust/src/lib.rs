@@ -1,5 +1,5 @@
-//! A client of Tenantry's streaming service: single reads, a watch that goes on across connections, and a tenant's configuration in memory,
-//! always the newest.
+//! A client of Tenantry's streaming service: single reads, a watch that goes on across connections,
+//! and a tenant's configuration in memory, always the newest.
 //!
 //! ```
 //! use config_client::{Client, Filter, Options, Start, StaticToken};

@@ -10,10 +10,12 @@ use crate::{
     watch::{Event, Operation, Position, Step, Watch},
 };
 
-/// The newest state of what a [`Filter`](crate::Filter) names. Cheap to clone; the watch behind it ends with its last clone.
+/// The newest state of what a [`Filter`](crate::Filter) names. Cheap to clone; the watch behind it
+/// ends with its last clone.
 ///
-/// Reading never waits. A commit becomes visible as a whole: [`LiveConfig::view`] never shows half of one. When the service cannot be reached,
-/// the last state stays, and [`LiveConfig::is_stale`] says so.
+/// Reading never waits. A commit becomes visible as a whole: [`LiveConfig::view`] never shows half
+/// of one. When the service cannot be reached, the last state stays, and [`LiveConfig::is_stale`]
+/// says so.
 #[derive(Clone)]
 pub struct LiveConfig {
     state: watch::Receiver<State>,
@@ -137,13 +139,14 @@ impl LiveConfig {
         Self { state, seen: 0, _follower: Arc::new(Follower(task)) }
     }
 
-    /// The newest known entry of a key; `None` if it has no value, or nothing is known yet (see [`LiveConfig::ready`]).
+    /// The newest known entry of a key; `None` if it has no value, or nothing is known yet (see
+    /// [`LiveConfig::ready`]).
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
         self.state.borrow().entries.get(key).cloned()
     }
 
-    /// Everything, at one revision; `None` if nothing is known yet. While a view is held, the next change copies the map of the entries, though
-    /// not the entries.
+    /// Everything, at one revision; `None` if nothing is known yet. While a view is held, the next
+    /// change copies the map of the entries, though not the entries.
     pub fn view(&self) -> Option<View> {
         let state = self.state.borrow();
         Some(View { revision: state.revision()?, entries: Arc::clone(&state.entries) })
@@ -154,8 +157,8 @@ impl LiveConfig {
         self.state.borrow().revision()
     }
 
-    /// Whether something newer may exist that is not known here: there is no connection, what came while there was none has not been told in
-    /// full yet, or the service's stores do not answer.
+    /// Whether something newer may exist that is not known here: there is no connection, what came
+    /// while there was none has not been told in full yet, or the service's stores do not answer.
     pub fn is_stale(&self) -> bool {
         !self.state.borrow().fresh
     }
@@ -165,14 +168,15 @@ impl LiveConfig {
         self.wait(|state| state.position.is_some()).await
     }
 
-    /// Waits until this revision or a later one is known: that of a write that must be seen. It waits as long as it takes; bound it by a timeout.
-    /// Fails if the watch ended before that.
+    /// Waits until this revision or a later one is known: that of a write that must be seen. It
+    /// waits as long as it takes; bound it by a timeout. Fails if the watch ended before that.
     pub async fn wait_for(&self, revision: u64) -> Result<(), Error> {
         self.wait(|state| state.revision().is_some_and(|known| known >= revision)).await
     }
 
-    /// Waits until something has changed that this handle did not report yet; several changes are reported as one. What is known when it is
-    /// called first counts as a change. Fails if the watch has ended.
+    /// Waits until something has changed that this handle did not report yet; several changes are
+    /// reported as one. What is known when it is called first counts as a change. Fails if the
+    /// watch has ended.
     pub async fn changed(&mut self) -> Result<(), Error> {
         let seen = self.seen;
         self.wait(|state| state.changes != seen).await?;

@@ -9,7 +9,8 @@ use crate::{backoff::Backoff, error::Error, token::TokenSource};
 /// How long an instance may be silent, in heartbeats, until its connection counts as dead.
 const HEARTBEATS: u32 = 3;
 
-/// Options of a [`Client`](crate::Client). All durations bound something; none is waited for needlessly.
+/// Options of a [`Client`](crate::Client). All durations bound something; none is waited for
+/// needlessly.
 #[derive(Clone)]
 #[must_use]
 pub struct Options {
@@ -28,7 +29,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// The service at this URL, such as `https://config.example.com` or `http://127.0.0.1:50051`, with tokens from there.
+    /// The service at this URL, such as `https://config.example.com` or `http://127.0.0.1:50051`,
+    /// with tokens from there.
     pub fn new(endpoint: impl Into<String>, token: impl TokenSource + 'static) -> Self {
         Self {
             endpoints: vec![endpoint.into()],
@@ -46,13 +48,15 @@ impl Options {
         }
     }
 
-    /// A further URL of the service. Clients begin at any of them, and go to the next when one does not answer.
+    /// A further URL of the service. Clients begin at any of them, and go to the next when one does
+    /// not answer.
     pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
         self.endpoints.push(endpoint.into());
         self
     }
 
-    /// TLS settings: whom to trust, the client's own certificate. Without them, `https` URLs trust what this machine trusts.
+    /// TLS settings: whom to trust, the client's own certificate. Without them, `https` URLs trust
+    /// what this machine trusts.
     pub fn tls(mut self, tls: ClientTlsConfig) -> Self {
         self.tls = Some(tls);
         self
@@ -70,26 +74,30 @@ impl Options {
         self
     }
 
-    /// How long an unary call may take, with all its attempts; a list has this time for each of its pages. Default: 10 s.
+    /// How long an unary call may take, with all its attempts; a list has this time for each of its
+    /// pages. Default: 10 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How long one attempt of an unary call may take. If nothing at all comes over its connection in that time, the next attempt is made over
-    /// another one; so let it be shorter than the deadline, and longer than answers take. Default: 3 s.
+    /// How long one attempt of an unary call may take. If nothing at all comes over its connection
+    /// in that time, the next attempt is made over another one; so let it be shorter than the
+    /// deadline, and longer than answers take. Default: 3 s.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = timeout;
         self
     }
 
-    /// How often the connection is tested by an HTTP/2 ping, and how long its answer may take. Default: every 10 s, 5 s.
+    /// How often the connection is tested by an HTTP/2 ping, and how long its answer may take.
+    /// Default: every 10 s, 5 s.
     pub fn keepalive(mut self, interval: Duration, timeout: Duration) -> Self {
         self.keepalive = (interval, timeout);
         self
     }
 
-    /// How often the service sends heartbeats. A watch that hears nothing for three of them connects anew. Default: 15 s.
+    /// How often the service sends heartbeats. A watch that hears nothing for three of them
+    /// connects anew. Default: 15 s.
     pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
         self.heartbeat_interval = interval;
         self
@@ -107,8 +115,9 @@ impl Options {
         self
     }
 
-    /// The longest first pause of a watch whose open connection was lost: it is drawn evenly from zero up to there, so that the watches that an
-    /// instance had do not all come to the next one at once. A watch that the service itself ends, as it does one by one when it goes away,
+    /// The longest first pause of a watch whose open connection was lost: it is drawn evenly from
+    /// zero up to there, so that the watches that an instance had do not all come to the next one
+    /// at once. A watch that the service itself ends, as it does one by one when it goes away,
     /// pauses as [`Options::backoff`] says. Default: 2 s.
     pub fn reconnect_spread(mut self, spread: Duration) -> Self {
         self.reconnect_spread = spread;
@@ -140,7 +149,8 @@ impl Options {
             .keep_alive_while_idle(true);
         if !https {
             return match self.tls {
-                // Else the token would travel in the clear, although somebody took care that it does not.
+                // Else the token would travel in the clear, although somebody took care that it
+                // does not.
                 Some(_) => Err(Error::InvalidOptions { reason: format!("{url}: TLS settings need https://") }),
                 None => Ok(endpoint),
             };

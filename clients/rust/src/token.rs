@@ -1,4 +1,5 @@
-//! Where access tokens come from. One is asked for when there is none, or when the service has refused the last one.
+//! Where access tokens come from. One is asked for when there is none, or when the service has
+//! refused the last one.
 
 use std::{
     future::Future,
@@ -12,13 +13,15 @@ use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::error::{BoxError, Error};
 
-/// Gives access tokens. Any `Fn() -> Future<Output = Result<String, E>>` is one, and so is [`StaticToken`].
+/// Gives access tokens. Any `Fn() -> Future<Output = Result<String, E>>` is one, and so is
+/// [`StaticToken`].
 pub trait TokenSource: Send + Sync {
-    /// A token that is valid now, without `Bearer`. It is used for all calls until the service refuses it; then this is called again,
-    /// by one call at a time.
+    /// A token that is valid now, without `Bearer`. It is used for all calls until the service
+    /// refuses it; then this is called again, by one call at a time.
     fn token(&self) -> BoxFuture<'_, Result<String, BoxError>>;
 
-    /// Whether another token may come when the last one is refused. If not, a refused token ends a watch.
+    /// Whether another token may come when the last one is refused. If not, a refused token ends a
+    /// watch.
     fn renews(&self) -> bool {
         true
     }

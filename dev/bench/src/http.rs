@@ -1,4 +1,5 @@
-//! As much HTTP/1.1 as the stand-ins need: requests with `Content-Length`, answers with a body, connections that stay open.
+//! As much HTTP/1.1 as the stand-ins need: requests with `Content-Length`, answers with a body,
+//! connections that stay open.
 
 use std::io::{self, BufRead, Read, Write};
 

@@ -1,5 +1,6 @@
-//! The benchmark: the release binaries as Lambda runs them, between a stand-in of its runtime API and a stand-in of DynamoDB
-//! over TLS, in turns with the least that a function on `lambda_http` can be. What counts are the ratios within one run.
+//! The benchmark: the release binaries as Lambda runs them, between a stand-in of its runtime API
+//! and a stand-in of DynamoDB over TLS, in turns with the least that a function on `lambda_http`
+//! can be. What counts are the ratios within one run.
 //!
 //! It reads `/proc`, so it runs on Linux; instructions are counted where valgrind is installed.
 
@@ -32,7 +33,8 @@ struct Arguments {
     /// Print JSON instead of tables.
     #[arg(long)]
     json: bool,
-    /// A short run with config-read alone, which fails where instructions or memory pass their limits. Times are never judged.
+    /// A short run with config-read alone, which fails where instructions or memory pass their
+    /// limits. Times are never judged.
     #[arg(long)]
     check: bool,
     /// Measure the binaries that are there instead of building them.
@@ -90,8 +92,9 @@ fn binaries() -> Result<PathBuf, Box<dyn Error>> {
     Ok(target.join("release"))
 }
 
-/// Builds the functions and the yardsticks. In one go, so that each crate is built once: what this package asks of the crates that
-/// they share adds nothing to what the functions ask for, so they get the features that they have alone.
+/// Builds the functions and the yardsticks. In one go, so that each crate is built once: what this
+/// package asks of the crates that they share adds nothing to what the functions ask for, so they
+/// get the features that they have alone.
 fn build(functions: &[&str]) -> Result<(), Box<dyn Error>> {
     let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.args(["build", "--release", "--locked", "--bins", "--package=bench"]);
@@ -107,7 +110,8 @@ fn run(binaries: PathBuf, functions: &[&str], amounts: &Amounts, counts: bool) -
     fs::write(&roots, [include_str!("../../../shared/src/aws/amazon-roots.pem"), &store.root].concat())?;
     let bench = Bench { binaries, store, roots };
 
-    // As it comes, and as a caller sends it who is content with an answer that was checked within the hour.
+    // As it comes, and as a caller sends it who is content with an answer that was checked within
+    // the hour.
     let mut event: serde_json::Value = serde_json::from_str(include_str!("../../../events/get-entry.json"))?;
     let checked: Arc<[u8]> = serde_json::to_vec(&event)?.into();
     event["headers"]["cache-control"] = "max-age=3600".into();

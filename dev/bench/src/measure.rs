@@ -24,8 +24,8 @@ pub(crate) struct Bench {
     pub(crate) binaries: PathBuf,
     /// The store's address and certificate.
     pub(crate) store: Store,
-    /// The root certificates that the functions trust: the built-in ones, so that reading them costs what it does in Lambda, and
-    /// the store's.
+    /// The root certificates that the functions trust: the built-in ones, so that reading them
+    /// costs what it does in Lambda, and the store's.
     pub(crate) roots: PathBuf,
 }
 
@@ -130,8 +130,8 @@ impl Bench {
         .into()
     }
 
-    /// Instructions per call of a warm function, counted by callgrind: the difference between a run with many calls and one with
-    /// few, so that the start counts in neither.
+    /// Instructions per call of a warm function, counted by callgrind: the difference between a run
+    /// with many calls and one with few, so that the start counts in neither.
     pub(crate) fn instructions(
         &self,
         program: Program,
@@ -186,7 +186,8 @@ impl Running {
         Ok(Usage { cpu, peak_kib })
     }
 
-    /// Ends the function, by taking its runtime API away, and returns what it wrote to standard error.
+    /// Ends the function, by taking its runtime API away, and returns what it wrote to standard
+    /// error.
     pub(crate) fn end(mut self) -> io::Result<String> {
         drop(self.api.take());
         let mut said = String::new();

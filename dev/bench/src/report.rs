@@ -6,13 +6,15 @@ use serde::Serialize;
 
 use crate::measure::Spread;
 
-// The goals themselves. Counts of one binary differ by less than a hundredth between runs, so they need no margin beside what is left.
+// The goals themselves. Counts of one binary differ by less than a hundredth between runs, so they
+// need no margin beside what is left.
 /// The most instructions of a read from memory, as a multiple of the bare function's.
 const FROM_MEMORY_LIMIT: f64 = 1.3;
-/// The most instructions of a read that checks the head, as a multiple of those of a bare function with one `GetItem`.
+/// The most instructions of a read that checks the head, as a multiple of those of a bare function
+/// with one `GetItem`.
 const HEAD_CHECKED_LIMIT: f64 = 1.2;
-/// The most memory at the first answer, in KiB: the goal of 12 MB and one for the page cache, which maps more or less around what is
-/// touched, by how the binary lies in it.
+/// The most memory at the first answer, in KiB: the goal of 12 MB and one for the page cache, which
+/// maps more or less around what is touched, by how the binary lies in it.
 const PEAK_LIMIT_KIB: u32 = 13_000_000 / 1024;
 
 /// Everything.
@@ -55,7 +57,8 @@ pub(crate) struct Size {
 }
 
 impl Report {
-    /// The limits that were passed. Memory and instructions only: they are the same wherever they are counted.
+    /// The limits that were passed. Memory and instructions only: they are the same wherever they
+    /// are counted.
     pub(crate) fn passed_limits(&self) -> Vec<String> {
         let mut passed = Vec::new();
         for (pair, limit) in self.warm.chunks(2).zip([FROM_MEMORY_LIMIT, HEAD_CHECKED_LIMIT]) {

@@ -1,4 +1,5 @@
-//! A stand-in for Lambda's runtime API: hands out events and takes the answers, and knows when each came and went.
+//! A stand-in for Lambda's runtime API: hands out events and takes the answers, and knows when each
+//! came and went.
 
 use std::{
     io::{self, BufReader},
@@ -45,7 +46,8 @@ struct Shared {
 }
 
 impl RuntimeApi {
-    /// Listens on a free port, as long as this process runs. Dropped, it has no further events, which ends its function.
+    /// Listens on a free port, as long as this process runs. Dropped, it has no further events,
+    /// which ends its function.
     pub(crate) fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;

@@ -1,4 +1,5 @@
-//! A stand-in for DynamoDB and STS: HTTPS on loopback, two items of one tenant to read, and a session for whoever asks.
+//! A stand-in for DynamoDB and STS: HTTPS on loopback, two items of one tenant to read, and a
+//! session for whoever asks.
 
 use std::{
     error::Error,
@@ -69,7 +70,8 @@ fn tls() -> Result<(String, ServerConfig), Box<dyn Error>> {
     let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let certificate = params.signed_by(&key, &root)?;
-    // In the order of s2n-tls, which AWS's endpoints use: its first suite is not the first of rustls.
+    // In the order of s2n-tls, which AWS's endpoints use: its first suite is not the first of
+    // rustls.
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384];
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))

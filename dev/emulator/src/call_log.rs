@@ -5,15 +5,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::Service;
 
-/// Counts every call by service and operation, the moment it has been told apart; calls that an injected fault fails
-/// are counted too. An operation name that no AWS service could have is counted as `Unknown`.
+/// Counts every call by service and operation, the moment it has been told apart; calls that an
+/// injected fault fails are counted too. An operation name that no AWS service could have is
+/// counted as `Unknown`.
 #[derive(Debug, Default)]
 pub struct CallLog {
     counts: Mutex<BTreeMap<(Service, String), u64>>,
 }
 
 impl CallLog {
-    /// Calls of `operation` (for example `GetItem`) since the start or the last reset, over all services.
+    /// Calls of `operation` (for example `GetItem`) since the start or the last reset, over all
+    /// services.
     pub fn count(&self, operation: &str) -> u64 {
         self.lock().iter().filter(|((_, name), _)| name == operation).map(|(_, count)| count).sum()
     }

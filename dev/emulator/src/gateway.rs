@@ -1,4 +1,5 @@
-//! The one door: tells the services apart as AWS SDKs address them, counts the call, applies injected faults.
+//! The one door: tells the services apart as AWS SDKs address them, counts the call, applies
+//! injected faults.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -49,7 +50,8 @@ pub(crate) struct Gateway {
     pub(crate) shutdown: Shutdown,
 }
 
-/// Has a call say something else than its caller wrote, by its service, operation and body; none leaves it as it is.
+/// Has a call say something else than its caller wrote, by its service, operation and body; none
+/// leaves it as it is.
 pub type Rewrite = Arc<dyn Fn(Service, &str, &str) -> Option<String> + Send + Sync>;
 
 /// What becomes of the bodies of calls.
@@ -120,7 +122,8 @@ impl Gateway {
         if call.service == Service::Sqs && call.operation == "ReceiveMessage" {
             return self.suffer(call).await;
         }
-        // A task of its own: a call once begun is carried through, event and all, even if its client hangs up.
+        // A task of its own: a call once begun is carried through, event and all, even if its
+        // client hangs up.
         let service = call.service;
         let gateway = Arc::clone(&self);
         tokio::spawn(async move { gateway.suffer(call).await }).await.unwrap_or_else(|error| {
@@ -138,7 +141,8 @@ impl Gateway {
         }
         let Call { service, operation, body, .. } = &*call;
         if let Caller::Role(session) = &caller {
-            // What cannot be read here must not be read elsewhere. The services' parsers also take lists for objects.
+            // What cannot be read here must not be read elsewhere. The services' parsers also take
+            // lists for objects.
             if *service != Service::Sts && serde_json::from_slice::<Map<String, Value>>(body).is_err() {
                 return Err(AwsError::new("SerializationException", "The body is no JSON object."));
             }
@@ -273,7 +277,8 @@ impl Gateway {
 }
 
 impl Call {
-    /// The JSON services put service and operation in `x-amz-target`, STS puts its operation in a form.
+    /// The JSON services put service and operation in `x-amz-target`, STS puts its operation in a
+    /// form.
     fn of(headers: HeaderMap, body: Bytes) -> Result<Self, AwsError> {
         let unknown = |message: String| AwsError::new("UnknownOperationException", message);
         if let Some(target) = headers.get("x-amz-target") {
@@ -335,7 +340,8 @@ fn operation_name(text: &str) -> String {
     if word { text } else { "Unknown" }.to_owned()
 }
 
-/// Reads a whole body. One that is too large is read to its end all the same, so that its sender gets to the answer.
+/// Reads a whole body. One that is too large is read to its end all the same, so that its sender
+/// gets to the answer.
 async fn read(mut body: Incoming) -> Result<Bytes, AwsError> {
     let all = async {
         let mut bytes = BytesMut::new();

@@ -1,5 +1,5 @@
-//! Accepts connections and speaks HTTP on them. Not axum: only a service of hyper's own can close a connection without
-//! an answer, which a lost reply looks like.
+//! Accepts connections and speaks HTTP on them. Not axum: only a service of hyper's own can close a
+//! connection without an answer, which a lost reply looks like.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,8 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, shutdown
                     connections.spawn(serve_connection(stream, Arc::clone(&gateway), shutdown.clone()));
                 }
                 Err(error) => {
-                    // Too many open files, most likely: it passes, and there is no use in spinning meanwhile.
+                    // Too many open files, most likely: it passes, and there is no use in spinning
+                    // meanwhile.
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }

@@ -1,4 +1,5 @@
-//! Simple Queue Service: standard queues in memory, with long polling and visibility timeouts, by Tokio's clock.
+//! Simple Queue Service: standard queues in memory, with long polling and visibility timeouts, by
+//! Tokio's clock.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,8 @@ use crate::wire::{AwsError, parse};
 
 /// Bytes of a message ("Amazon SQS message quotas": 1 MiB).
 const MAX_BODY: usize = 1024 * 1024;
-/// Seconds, messages and entries of one call (`ReceiveMessage` and `DeleteMessageBatch` in the SQS API reference).
+/// Seconds, messages and entries of one call (`ReceiveMessage` and `DeleteMessageBatch` in the SQS
+/// API reference).
 const MAX_WAIT: u64 = 20;
 const MAX_VISIBILITY: u64 = 43_200;
 const MAX_MESSAGES: usize = 10;
@@ -28,7 +30,8 @@ const MAX_MESSAGES: usize = 10;
 pub struct Queue {
     /// Its name, unique in the account.
     pub name: String,
-    /// How long a message that was received is hidden where the call does not say: `VisibilityTimeout`.
+    /// How long a message that was received is hidden where the call does not say:
+    /// `VisibilityTimeout`.
     pub visibility_timeout: Duration,
     /// How long a message is kept: `MessageRetentionPeriod`.
     pub retention: Duration,
@@ -214,7 +217,8 @@ impl Open {
         (taken, messages.iter().map(|message| message.visible).min())
     }
 
-    /// Deletes what the handle was given for, if that is still the newest receipt. To delete twice is no error.
+    /// Deletes what the handle was given for, if that is still the newest receipt. To delete twice
+    /// is no error.
     fn delete(&self, handle: &str) -> Result<(), AwsError> {
         let handle = Uuid::parse_str(handle).map_err(|_| {
             AwsError::new("ReceiptHandleIsInvalid", "The input receipt handle is invalid.")
@@ -312,8 +316,9 @@ mod tests {
         messages.map(|message| message["Body"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
-    /// Promise: a message that was received and not deleted is there again after its visibility timeout, and not before; a poll that
-    /// waits gets it at that very moment; after the queue's retention period it is gone.
+    /// Promise: a message that was received and not deleted is there again after its visibility
+    /// timeout, and not before; a poll that waits gets it at that very moment; after the queue's
+    /// retention period it is gone.
     #[tokio::test(start_paused = true)]
     async fn messages_come_again_until_they_are_too_old() {
         let (_stop, queues) = queues();

@@ -9,7 +9,8 @@ use time::format_description::well_known::Rfc3339;
 use crate::iam::{Assumption, Caller, Iam, SessionPolicy};
 use crate::wire::{AwsError, Reply, escape_xml, reply, request_id};
 
-/// How long a session lasts, in seconds (`AssumeRole` in the STS API reference; "Role chaining" in the IAM user guide).
+/// How long a session lasts, in seconds (`AssumeRole` in the STS API reference; "Role chaining" in
+/// the IAM user guide).
 const SHORTEST: i64 = 900;
 const USUAL: i64 = 3_600;
 const LONGEST: i64 = 43_200;
@@ -156,7 +157,8 @@ fn check_tags(tags: &[(String, String)]) -> Result<(), AwsError> {
     Ok(())
 }
 
-/// `[\p{L}\p{Z}\p{N}_.:/=+\-@]`, and some marks of letters that Unicode counts as alphabetic. Neither `*` nor `#`.
+/// `[\p{L}\p{Z}\p{N}_.:/=+\-@]`, and some marks of letters that Unicode counts as alphabetic.
+/// Neither `*` nor `#`.
 fn is_tag_letter(letter: char) -> bool {
     letter.is_alphanumeric() || "_.:/=+-@".contains(letter) || (letter.is_whitespace() && !letter.is_control())
 }

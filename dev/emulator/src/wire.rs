@@ -1,4 +1,5 @@
-//! Answers and errors in the shapes that AWS SDKs parse, and requests read with AWS's own complaints.
+//! Answers and errors in the shapes that AWS SDKs parse, and requests read with AWS's own
+//! complaints.
 
 use std::borrow::Cow;
 
@@ -78,7 +79,8 @@ impl AwsError {
         self
     }
 
-    /// Adds the code of the times when the service spoke XML: SDKs know the errors of SQS by that one, from a header.
+    /// Adds the code of the times when the service spoke XML: SDKs know the errors of SQS by that
+    /// one, from a header.
     pub(crate) fn with_query_code(mut self, code: &'static str) -> Self {
         self.query_code = Some(code);
         self

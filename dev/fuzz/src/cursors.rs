@@ -8,7 +8,8 @@ use tenantry::{
 
 use crate::{Outcome, assert_blames_the_request};
 
-/// The input as lines: a tenant, another tenant, what is paged through, another such, a position; the rest is a cursor.
+/// The input as lines: a tenant, another tenant, what is paged through, another such, a position;
+/// the rest is a cursor.
 pub fn check(input: &[u8]) -> Outcome {
     let text = String::from_utf8_lossy(input);
     let mut lines = text.splitn(6, '\n');
@@ -49,7 +50,8 @@ pub fn check(input: &[u8]) -> Outcome {
     outcome
 }
 
-/// A list ends at a key that it lists, a history at a version; a cursor for anything else was computed by somebody else.
+/// A list ends at a key that it lists, a history at a version; a cursor for anything else was
+/// computed by somebody else.
 fn can_end_at(kind: CursorKind<'_>, position: &str) -> bool {
     match kind {
         CursorKind::List(prefix) => position.starts_with(prefix) && is_key_prefix(position),

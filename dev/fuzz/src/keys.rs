@@ -1,4 +1,5 @@
-//! Keys, tags and tenant ids: taken exactly when the documented grammar takes them, and never changed on the way.
+//! Keys, tags and tenant ids: taken exactly when the documented grammar takes them, and never
+//! changed on the way.
 
 use std::sync::LazyLock;
 
@@ -47,7 +48,8 @@ fn is_key(text: &str, routes: &TagRoutes) -> bool {
     expected
 }
 
-/// The grammar in DESIGN's words: 1 to 10 segments of `[A-Za-z0-9_.-]{1,64}` joined by `/`; none is `.` or `..`.
+/// The grammar in DESIGN's words: 1 to 10 segments of `[A-Za-z0-9_.-]{1,64}` joined by `/`; none is
+/// `.` or `..`.
 fn is_name(name: &str) -> bool {
     let segments: Vec<_> = name.split('/').collect();
     segments.len() <= 10

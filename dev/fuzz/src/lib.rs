@@ -1,7 +1,8 @@
-//! What must hold for any bytes that a stranger sends: the bodies of the fuzz targets, which panic where it does not.
+//! What must hold for any bytes that a stranger sends: the bodies of the fuzz targets, which panic
+//! where it does not.
 //!
-//! libFuzzer runs them through `fuzz_targets/`; `tests/replay.rs` runs them on stable, over the seeds and inputs made from
-//! them by [`Mutator`].
+//! libFuzzer runs them through `fuzz_targets/`; `tests/replay.rs` runs them on stable, over the
+//! seeds and inputs made from them by [`Mutator`].
 #![forbid(unsafe_code)]
 
 pub mod cursors;

@@ -1,5 +1,5 @@
-//! Requests: an API Gateway event, and everything that the functions read from it. Whatever a client sends, the fault is the
-//! client's, never ours, and the tenant is the token's.
+//! Requests: an API Gateway event, and everything that the functions read from it. Whatever a
+//! client sends, the fault is the client's, never ours, and the tenant is the token's.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -51,8 +51,8 @@ static AUTHENTICATOR: LazyLock<Authenticator> = LazyLock::new(|| {
 /// Fetches no keys, in a task of its own.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().build().expect("a runtime"));
 
-/// The input as an event, if it is a JSON object; otherwise as the text of an HTTP request, from which API Gateway's event is
-/// made: `GET /path?query`, header lines, an empty line, the body.
+/// The input as an event, if it is a JSON object; otherwise as the text of an HTTP request, from
+/// which API Gateway's event is made: `GET /path?query`, header lines, an empty line, the body.
 pub fn check(input: &[u8]) -> Outcome {
     let event = if input.starts_with(b"{") {
         let Ok(event) = serde_json::from_slice::<Value>(input) else { return Outcome::Refused };
@@ -67,7 +67,8 @@ pub fn check(input: &[u8]) -> Outcome {
     if read_all(&parsed, &event) { Outcome::Accepted } else { Outcome::Refused }
 }
 
-/// What API Gateway makes of a request: header names in lower case, values of one name joined, a body that is no text in base64.
+/// What API Gateway makes of a request: header names in lower case, values of one name joined, a
+/// body that is no text in base64.
 fn event_of(request: &[u8]) -> Value {
     let head_end = request.windows(2).position(|pair| pair == b"\n\n");
     let (head, body) = head_end.map_or((request, None), |end| (&request[..end], Some(&request[end + 2..])));
@@ -86,8 +87,8 @@ fn event_of(request: &[u8]) -> Value {
     let key = BEFORE_KEYS.iter().find_map(|prefix| path.strip_prefix(prefix));
     let key = key.map(|key| percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned());
     let text = body.map(|body| std::str::from_utf8(body));
-    // Without a token in the request it is one that an authorizer has let through; with one the function looks at it
-    // itself.
+    // Without a token in the request it is one that an authorizer has let through; with one the
+    // function looks at it itself.
     let authorizer = if headers.contains_key("authorization") {
         Value::Null
     } else {
@@ -122,7 +123,8 @@ fn event_of(request: &[u8]) -> Value {
     })
 }
 
-/// Reads what any route reads, whatever the route; whether everything that this request's route needs was taken.
+/// Reads what any route reads, whatever the route; whether everything that this request's route
+/// needs was taken.
 fn read_all(event: &Event, source: &Value) -> bool {
     let key =
         BEFORE_KEYS.iter().find(|prefix| event.path().starts_with(**prefix)).map(|prefix| key(event, prefix, source));
@@ -139,7 +141,8 @@ fn blamed<T>(result: Result<T, Problem>) -> Option<T> {
     result.map_err(assert_blames_the_request).ok()
 }
 
-/// The key is what stands in the path, decoded once, and in API Gateway's parameter, if there is one; else there is none.
+/// The key is what stands in the path, decoded once, and in API Gateway's parameter, if there is
+/// one; else there is none.
 fn key(event: &Event, prefix: &str, source: &Value) -> bool {
     let key = blamed(event.key(prefix, &ROUTES));
     let decoded = percent_encoding::percent_decode_str(&event.path()[prefix.len()..]).decode_utf8().ok();

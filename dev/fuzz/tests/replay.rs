@@ -1,4 +1,5 @@
-//! The fuzz targets without a fuzzer: over their seeds, and over inputs made from these, the same ones on every run.
+//! The fuzz targets without a fuzzer: over their seeds, and over inputs made from these, the same
+//! ones on every run.
 
 use std::{fs, panic, path::Path};
 

@@ -1,5 +1,5 @@
-//! How a burst of `write-back` values gets into Parameter Store by the schedule alone, although few puts a second are let through: how long it
-//! takes, and how many puts are refused on the way.
+//! How a burst of `write-back` values gets into Parameter Store by the schedule alone, although few
+//! puts a second are let through: how long it takes, and how many puts are refused on the way.
 //!
 //! `cargo run -p local --example burst`; two minutes, on loopback alone.
 

@@ -1,11 +1,14 @@
-//! Measures how long after an edit in Parameter Store, past Tenantry, readers get it: with events, and without.
+//! Measures how long after an edit in Parameter Store, past Tenantry, readers get it: with events,
+//! and without.
 //!
 //! ```sh
 //! cargo run -p local --example staleness
 //! ```
 //!
-//! It takes about three minutes, and tells times to a fifth of a second. What it shows is Tenantry's own share. The emulator delivers events at once, while AWS mostly takes a
-//! second or two, and promises nothing; and there are few parameters here, so that each minute's comparison gets round to all of them.
+//! It takes about three minutes, and tells times to a fifth of a second. What it shows is
+//! Tenantry's own share. The emulator delivers events at once, while AWS mostly takes a second or
+//! two, and promises nothing; and there are few parameters here, so that each minute's comparison
+//! gets round to all of them.
 
 use std::{
     error::Error,

@@ -1,5 +1,6 @@
-//! What one tenant's storm does to another: the latency of a tenant that reads quietly, alone and beside one that sends as much as it can,
-//! with the limit for each tenant and without. Ratios within one run; the storm, its sender and the suite share this machine's processors.
+//! What one tenant's storm does to another: the latency of a tenant that reads quietly, alone and
+//! beside one that sends as much as it can, with the limit for each tenant and without. Ratios
+//! within one run; the storm, its sender and the suite share this machine's processors.
 //!
 //! `cargo run --release -p local --example storm`; about a minute, on loopback alone.
 
@@ -119,7 +120,8 @@ impl Asking {
         }
     }
 
-    /// Reads at a steady pace, and how long each took from when it was due; and how many were not answered 200.
+    /// Reads at a steady pace, and how long each took from when it was due; and how many were not
+    /// answered 200.
     async fn reads(&self, count: usize) -> Result<(Vec<Duration>, usize), Failure> {
         let begun = Instant::now();
         let (mut taken, mut errors) = (Vec::with_capacity(count), 0);

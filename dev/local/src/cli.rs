@@ -19,8 +19,8 @@ pub const GRPC_PORT: u16 = 50051;
 /// The data folder if none is asked for.
 pub const DATA: &str = ".tenantry";
 
-/// Runs the whole suite on this machine: HTTP API, token issuer and the AWS services that it uses. No AWS account is
-/// needed, and nothing is reachable from other machines.
+/// Runs the whole suite on this machine: HTTP API, token issuer and the AWS services that it uses.
+/// No AWS account is needed, and nothing is reachable from other machines.
 #[derive(Debug, Parser)]
 #[command(name = "local", version, propagate_version = true, args_conflicts_with_subcommands = true)]
 pub struct Arguments {
@@ -54,14 +54,15 @@ pub struct Run {
     /// Folder for all data; it survives restarts.
     #[arg(long, value_name = "DIR", default_value = DATA)]
     pub data: PathBuf,
-    /// File to write once everything is up: JSON with httpUrl, awsUrl, grpcUrl, issuer, jwksUrl and tokens (tenant → token).
+    /// File to write once everything is up: JSON with httpUrl, awsUrl, grpcUrl, issuer, jwksUrl and
+    /// tokens (tenant → token).
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
     /// Value for a parameter of template.yaml, such as `TagRoutes`; may be given several times.
     #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = assignment)]
     pub parameters: Vec<(String, String)>,
-    /// Loses every event of every bus, which AWS does not promise to deliver either: what they would have told is found by the
-    /// schedule, each minute.
+    /// Loses every event of every bus, which AWS does not promise to deliver either: what they
+    /// would have told is found by the schedule, each minute.
     #[arg(long)]
     pub no_events: bool,
 }
@@ -69,7 +70,8 @@ pub struct Run {
 /// What the token is to say.
 #[derive(Debug, Args)]
 pub struct Token {
-    /// The tenant that the token's holder acts for. For one that no service would take, say so with --claim.
+    /// The tenant that the token's holder acts for. For one that no service would take, say so with
+    /// --claim.
     #[arg(long, value_parser = tenant)]
     pub tenant: String,
     /// What the holder may do, separated by spaces.
@@ -81,11 +83,12 @@ pub struct Token {
     /// For how long the token is valid, in seconds; below zero for one that has expired.
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_LIFETIME, allow_negative_numbers = true)]
     pub expires_in: i64,
-    /// Port of the HTTP API of the suite that the token is for. Without it, the suite is looked for on the usual port, and
-    /// where the last one on the usual data folder listened.
+    /// Port of the HTTP API of the suite that the token is for. Without it, the suite is looked for
+    /// on the usual port, and where the last one on the usual data folder listened.
     #[arg(long, value_name = "PORT")]
     pub http_port: Option<u16>,
-    /// Data folder of the suite that the token is for. Such a token can also be had while that does not run.
+    /// Data folder of the suite that the token is for. Such a token can also be had while that does
+    /// not run.
     #[arg(long, value_name = "DIR", conflicts_with = "http_port")]
     pub data: Option<PathBuf>,
 }

@@ -1,4 +1,5 @@
-//! The data folder: who may use it, the issuer's key in it, and files that appear whole or not at all.
+//! The data folder: who may use it, the issuer's key in it, and files that appear whole or not at
+//! all.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -40,13 +41,14 @@ pub enum DataError {
 #[derive(Debug, Clone)]
 pub struct DataFolder(PathBuf);
 
-/// The right to run on a data folder, held until it is dropped or the process ends, however it ends.
+/// The right to run on a data folder, held until it is dropped or the process ends, however it
+/// ends.
 #[derive(Debug)]
 pub struct DataLock(#[expect(dead_code, reason = "open as long as the lock is held")] File);
 
 impl DataFolder {
-    /// Makes the folder if it is not there. Only its owner may look into it: secrets lie there in the clear. On Windows it has
-    /// the rights of the folder above it.
+    /// Makes the folder if it is not there. Only its owner may look into it: secrets lie there in
+    /// the clear. On Windows it has the rights of the folder above it.
     pub fn open(folder: &Path) -> Result<Self, DataError> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true);
@@ -81,8 +83,8 @@ impl DataFolder {
         }
     }
 
-    /// The issuer's private key, made at the first call. Of several processes that call at once, one makes the key and
-    /// all get that one.
+    /// The issuer's private key, made at the first call. Of several processes that call at once,
+    /// one makes the key and all get that one.
     pub fn issuer_key(&self) -> Result<String, DataError> {
         if let Some(key) = self.known_issuer_key()? {
             return Ok(key);
@@ -90,7 +92,8 @@ impl DataFolder {
         let path = self.issuer_key_file();
         let failed = |source| DataError::File { file: path.clone(), source };
         let key = generate_key()?;
-        // Temporary files are made with mode 0600, and a file that is already there is not replaced.
+        // Temporary files are made with mode 0600, and a file that is already there is not
+        // replaced.
         match whole_file(&path, key.as_bytes()).map_err(failed)?.persist_noclobber(&path) {
             Ok(_) => Ok(key),
             Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {

@@ -38,7 +38,8 @@ pub enum FunctionError {
     Start(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// A function for events: takes one, with the trace that it belongs to; nothing but success or failure comes back.
+/// A function for events: takes one, with the trace that it belongs to; nothing but success or
+/// failure comes back.
 pub(crate) type EventFunction =
     Arc<dyn Fn(Value, Option<String>) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
@@ -55,8 +56,9 @@ impl std::fmt::Debug for Functions {
 }
 
 impl Functions {
-    /// Starts all functions with the settings of the template. `lambda` are the environment variables that the Lambda
-    /// service would add, but for the credentials of the function's role, which come from `credentials`.
+    /// Starts all functions with the settings of the template. `lambda` are the environment
+    /// variables that the Lambda service would add, but for the credentials of the function's role,
+    /// which come from `credentials`.
     pub(crate) fn start(
         stack: &Stack,
         lambda: &BTreeMap<String, String>,

@@ -1,5 +1,5 @@
-//! The token issuer: stands in for the identity provider (a Cognito user pool, say). It signs access tokens with a key of
-//! its own and publishes that key the way `OpenID` Connect says.
+//! The token issuer: stands in for the identity provider (a Cognito user pool, say). It signs
+//! access tokens with a key of its own and publishes that key the way `OpenID` Connect says.
 
 use aws_lc_rs::{
     encoding::{AsDer, Pkcs8V1Der},
@@ -14,8 +14,8 @@ use time::OffsetDateTime;
 
 /// Where the issuer lies on the HTTP port. No route of the API begins with `/_local`.
 pub const PATH: &str = "/_local/issuer";
-/// Where its keys lie, below its address: not where many issuers have them, so that whoever guesses instead of reading
-/// the description finds nothing.
+/// Where its keys lie, below its address: not where many issuers have them, so that whoever guesses
+/// instead of reading the description finds nothing.
 pub const JWKS_PATH: &str = "/discovery/keys";
 /// Where its description lies, below its address.
 pub const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
@@ -80,7 +80,8 @@ pub struct TokenRequest<'a> {
 }
 
 impl Issuer {
-    /// An issuer that calls itself `url` and signs with the private key `key` (see [`generate_key`]).
+    /// An issuer that calls itself `url` and signs with the private key `key` (see
+    /// [`generate_key`]).
     pub fn new(url: String, key: &str) -> Result<Self, IssuerError> {
         let key = EncodingKey::from_rsa_pem(key.as_bytes()).map_err(IssuerError::Key)?;
         let mut jwk = Jwk::from_encoding_key(&key, Algorithm::RS256).map_err(IssuerError::Key)?;

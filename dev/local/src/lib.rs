@@ -1,8 +1,8 @@
-//! The whole suite in one process, no account needed: the functions behind a stand-in of API Gateway, a token issuer, and
-//! the emulator of the AWS services that they call.
+//! The whole suite in one process, no account needed: the functions behind a stand-in of API
+//! Gateway, a token issuer, and the emulator of the AWS services that they call.
 //!
-//! What is started, and how it hangs together, comes from `template.yaml` alone. Tests start the same [`Suite`] on free
-//! ports with its data in memory.
+//! What is started, and how it hangs together, comes from `template.yaml` alone. Tests start the
+//! same [`Suite`] on free ports with its data in memory.
 
 pub mod cli;
 pub mod data;

@@ -19,8 +19,8 @@ use local::{
 use tenantry::telemetry::{self, Telemetry};
 use tracing::Level;
 
-/// What is logged unless `RUST_LOG` says otherwise. The embedded `DynamoDB` warns of every error it answers with, failed
-/// conditions included, which are everyday matters here.
+/// What is logged unless `RUST_LOG` says otherwise. The embedded `DynamoDB` warns of every error it
+/// answers with, failed conditions included, which are everyday matters here.
 const QUIET: &str = "warn,dynoxide=error";
 /// The status of a process that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;

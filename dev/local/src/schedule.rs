@@ -21,13 +21,15 @@ impl std::fmt::Debug for Schedules {
 }
 
 impl Schedules {
-    /// Adds one, and starts its timer if it `runs`. The first call comes after one period, as on AWS.
+    /// Adds one, and starts its timer if it `runs`. The first call comes after one period, as on
+    /// AWS.
     pub(crate) fn add(&mut self, schedule: Schedule, function: EventFunction, runs: bool) {
         if runs {
             let (timer, function) = (schedule.clone(), function.clone());
             self.timers.push(tokio::spawn(async move {
                 let mut ticks = interval_at(tokio::time::Instant::now() + timer.every, timer.every);
-                // A call that takes longer than the period delays the next one; it is not made up for.
+                // A call that takes longer than the period delays the next one; it is not made up
+                // for.
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 loop {
                     ticks.tick().await;

@@ -45,8 +45,9 @@ pub const ACCOUNT: &str = "000000000000";
 /// Access key id and secret; the emulator takes any.
 pub const CREDENTIALS: &str = "local";
 
-/// How long the suite takes to stop at most: 20 seconds for open gRPC calls (`DRAIN_SECONDS`), then 5 for open requests, then
-/// 5 for their calls to the emulator. Nothing that was answered is lost by being cut off.
+/// How long the suite takes to stop at most: 20 seconds for open gRPC calls (`DRAIN_SECONDS`), then
+/// 5 for open requests, then 5 for their calls to the emulator. Nothing that was answered is lost
+/// by being cut off.
 pub const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// How to start.
@@ -62,16 +63,18 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// Values for parameters of the template, by name.
     pub parameters: BTreeMap<String, String>,
-    /// Whether the schedules of the template run by themselves. Without it they run at [`Suite::run_schedules`] only.
+    /// Whether the schedules of the template run by themselves. Without it they run at
+    /// [`Suite::run_schedules`] only.
     pub run_schedules: bool,
-    /// File to write once everything answers (see [`Ready`]). One of an earlier run is removed first, and it is removed
-    /// again when the suite stops.
+    /// File to write once everything answers (see [`Ready`]). One of an earlier run is removed
+    /// first, and it is removed again when the suite stops.
     pub ready_file: Option<PathBuf>,
     /// Whether every event of every bus is lost. Schedules are none of them.
     pub lose_events: bool,
     /// Whether listings of Parameter Store send empty pages in between, as those of AWS may.
     pub empty_pages: bool,
-    /// What the functions take for the time; the emulator, the issuer and the gateway go by the machine's clock.
+    /// What the functions take for the time; the emulator, the issuer and the gateway go by the
+    /// machine's clock.
     pub clock: Clock,
     /// Where the functions tell what becomes of their invocations.
     pub telemetry: Telemetry,
@@ -190,7 +193,8 @@ impl Suite {
             table::ensure(&dynamodb, table).await?;
         }
 
-        // Enforced as AWS would; who signs in nobody's name, such as the AWS CLI, may do everything.
+        // Enforced as AWS would; who signs in nobody's name, such as the AWS CLI, may do
+        // everything.
         for role in &stack.roles {
             let (name, trust, policies) = (role.name.clone(), role.trust.clone(), role.policies.clone());
             let added = emulator.add_role(emulator::Role { name, trust, policies });
@@ -300,8 +304,8 @@ impl Suite {
         &self.emulator
     }
 
-    /// What ECS would start the streaming service with: the settings of its task, where AWS is, and credentials of the task's role. None if
-    /// the template is to have no such service.
+    /// What ECS would start the streaming service with: the settings of its task, where AWS is, and
+    /// credentials of the task's role. None if the template is to have no such service.
     pub fn stream_environment(&self) -> Option<BTreeMap<String, String>> {
         let StreamService { environment, role, .. } = self.stream.as_ref()?;
         let own = self.emulator.credentials_of(role)?;
@@ -316,7 +320,8 @@ impl Suite {
         Some(environment)
     }
 
-    /// The settings of the streaming service, as the template has them but for these: on a free port of this machine alone.
+    /// The settings of the streaming service, as the template has them but for these: on a free
+    /// port of this machine alone.
     pub fn stream_settings(&self, changes: &[(&str, &str)]) -> Result<StreamSettings, UnusableSettings> {
         let environment = self.stream_environment().unwrap_or_default();
         let setting = |name: &str| match changes.iter().find(|(changed, _)| *changed == name) {
@@ -350,13 +355,14 @@ impl Suite {
         SAMPLE_TENANTS.into_iter().map(|tenant| Ok((tenant.to_owned(), self.token(tenant, DEFAULT_SCOPE)?))).collect()
     }
 
-    /// Calls the function `name` with an event, past the gateway and the event buses, as `cargo lambda invoke` would.
-    /// Functions for events answer null; the error is that of the function.
+    /// Calls the function `name` with an event, past the gateway and the event buses, as `cargo
+    /// lambda invoke` would. Functions for events answer null; the error is that of the function.
     pub async fn invoke(&self, name: &str, event: Value) -> Result<Value, String> {
         self.functions.invoke(name, event).await
     }
 
-    /// Runs each schedule of the template once, now, and waits for it. The error is that of the function.
+    /// Runs each schedule of the template once, now, and waits for it. The error is that of the
+    /// function.
     pub async fn run_schedules(&self) -> Result<(), String> {
         self.schedules.run_once().await
     }
@@ -385,7 +391,8 @@ impl Suite {
     }
 }
 
-/// The issuer's key where nothing is kept: one for the whole process, because making one takes longer than the rest of a start.
+/// The issuer's key where nothing is kept: one for the whole process, because making one takes
+/// longer than the rest of a start.
 fn passing_key() -> Result<String, IssuerError> {
     static KEY: OnceLock<String> = OnceLock::new();
     if let Some(key) = KEY.get() {
@@ -431,8 +438,9 @@ fn authorizers(stack: &Stack, issuer: &Issuer) -> Result<BTreeMap<String, JwtAut
     let mut authorizers = BTreeMap::new();
     for (name, authorizer) in &stack.api.authorizers {
         let expected = authorizer.issuer.clone();
-        // The issuer's address changes with the port, its key does not. So tokens of an earlier run on another port, or
-        // signed before the first run, remain good, as they would with an identity provider that stays where it is.
+        // The issuer's address changes with the port, its key does not. So tokens of an earlier run
+        // on another port, or signed before the first run, remain good, as they would with an
+        // identity provider that stays where it is.
         let accepts = move |issuer: &str| issuer == expected || Issuer::is_local(issuer);
         let authorizer =
             JwtAuthorizer::new(accepts, authorizer.audience.clone(), issuer.jwk()).map_err(StartError::Key)?;

@@ -41,8 +41,8 @@ pub enum TableError {
     },
 }
 
-/// The properties that have an effect locally. Capacity, encryption and recovery have none; streams and local indexes
-/// would have one, so that a template that asks for them is refused.
+/// The properties that have an effect locally. Capacity, encryption and recovery have none; streams
+/// and local indexes would have one, so that a template that asks for them is refused.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Definition {

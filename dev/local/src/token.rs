@@ -1,7 +1,8 @@
-//! `local token`: signs a token that the running suite takes. It makes nothing, neither a folder nor a key.
+//! `local token`: signs a token that the running suite takes. It makes nothing, neither a folder
+//! nor a key.
 //!
-//! A suite is found by its port, where it answers who it is: so what is found does run, whichever data folder it has, and
-//! nothing that a killed one left behind is believed.
+//! A suite is found by its port, where it answers who it is: so what is found does run, whichever
+//! data folder it has, and nothing that a killed one left behind is believed.
 
 use std::{
     io::{self, Read, Write},
@@ -24,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Its answer is shorter.
 const MAX_ANSWER_BYTES: u64 = 65_536;
 
-/// Who a running suite is, for those who sign tokens beside it. The key itself stays in the data folder, for its owner.
+/// Who a running suite is, for those who sign tokens beside it. The key itself stays in the data
+/// folder, for its owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
@@ -120,7 +122,8 @@ fn ports(ports: &[u16]) -> String {
     ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(" and ")
 }
 
-/// Signs a token as the issuer of the suite at `place`, which also says which claim names the tenant.
+/// Signs a token as the issuer of the suite at `place`, which also says which claim names the
+/// tenant.
 pub fn sign(place: &Place, request: &TokenRequest<'_>) -> Result<Signed, TokenError> {
     match place {
         Place::Anywhere { port, data } => {

@@ -31,16 +31,17 @@ pub struct Welcome<'a> {
     pub has_events: bool,
 }
 
-/// What is different without events, and how late things are: the sweep takes up what has been owed for a minute, and compares 1,000
-/// parameters, and the keys of 1,000 tenants, each minute.
+/// What is different without events, and how late things are: the sweep takes up what has been owed
+/// for a minute, and compares 1,000 parameters, and the keys of 1,000 tenants, each minute.
 const WITHOUT_EVENTS: &str = "\
 Events are lost (--no-events); each minute, the schedule finds what they would have told. An edit in Parameter Store shows
 within about a minute, while there are no more than 1,000 parameters; write-back values are in Parameter Store one to two
 minutes after their write. Readers of the API get every write at once, as ever.
 ";
 
-/// The tour: what a line shows, and the line. Each line stands for itself except that it needs those before it. What it shows is
-/// said by a command, since zsh takes no comments at its prompt; so it holds no apostrophe.
+/// The tour: what a line shows, and the line. Each line stands for itself except that it needs
+/// those before it. What it shows is said by a command, since zsh takes no comments at its prompt;
+/// so it holds no apostrophe.
 const TOUR: &[(&str, &str)] = &[
     (
         "DynamoDB: write a value, read it back",
@@ -107,7 +108,8 @@ impl Welcome<'_> {
     fn write_tour(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "export API={}", self.http_url)?;
         writeln!(out, "export AWS={}", self.aws_url)?;
-        // The version 2 of the AWS CLI shows what is long in a pager, which would read the lines that follow.
+        // The version 2 of the AWS CLI shows what is long in a pager, which would read the lines
+        // that follow.
         writeln!(
             out,
             "export AWS_ACCESS_KEY_ID={CREDENTIALS} AWS_SECRET_ACCESS_KEY={CREDENTIALS} AWS_DEFAULT_REGION={REGION} AWS_PAGER="
@@ -134,7 +136,8 @@ impl Welcome<'_> {
 mod tests {
     use super::*;
 
-    /// Promise: who has switched events off is told so, and how late things are then; nobody else is.
+    /// Promise: who has switched events off is told so, and how late things are then; nobody else
+    /// is.
     #[test]
     fn lost_events_are_told() {
         for has_events in [true, false] {

@@ -18,7 +18,8 @@ fn local(arguments: &[&str]) -> std::io::Result<(Option<i32>, String, String)> {
     Ok((output.status.code(), text(output.stdout), text(output.stderr)))
 }
 
-/// Promise: `local token` prints one token and nothing else, with the claims that were asked for, also one that no tenant has.
+/// Promise: `local token` prints one token and nothing else, with the claims that were asked for,
+/// also one that no tenant has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn token_prints_a_token() -> TestResult {
     let folder = tempfile::tempdir()?;
@@ -57,7 +58,8 @@ async fn token_prints_a_token() -> TestResult {
     assert_eq!(claims["exp"].as_i64().zip(claims["iat"].as_i64()).map(|(end, start)| end - start), Some(90));
     suite.stop().await;
 
-    // What the suite leaves behind signs for the next one on that folder, and says that it is for that.
+    // What the suite leaves behind signs for the next one on that folder, and says that it is for
+    // that.
     let data = folder.path().to_str().ok_or("not UTF-8")?;
     let (code, out, errors) = local(&["token", "--tenant", "acme", "--data", data])?;
     assert_eq!((code, out.lines().count()), (Some(0), 1));
@@ -165,8 +167,8 @@ impl Drop for Process {
     }
 }
 
-/// Promise: Ctrl-C says that the suite stops, and how long that may take; what is open is answered. Its log is lines of JSON, and
-/// nothing else.
+/// Promise: Ctrl-C says that the suite stops, and how long that may take; what is open is answered.
+/// Its log is lines of JSON, and nothing else.
 #[cfg(unix)]
 #[test]
 fn it_stops_when_asked_to() -> TestResult {

@@ -97,8 +97,8 @@ fn roles_that_reach_the_table_may_use_its_key() -> TestResult {
     Ok(())
 }
 
-/// Promise: the functions are given each setting that they read, all the same ones but for that of config-refresh alone, and none that nobody
-/// reads.
+/// Promise: the functions are given each setting that they read, all the same ones but for that of
+/// config-refresh alone, and none that nobody reads.
 #[test]
 fn settings_are_given_and_read() -> TestResult {
     let read = RefCell::new(BTreeSet::new());
@@ -146,7 +146,8 @@ const NOT_OF_CONFIG_READ: [&str; 2] = ["AWS_REGION", "SYSTEM_ROLE_ARN"];
 /// What means something in a function only: where AWS is elsewhere, its roots are, too.
 const OF_FUNCTIONS_ALONE: [&str; 2] = ["AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"];
 
-/// Promise: the streaming service is told what config-read is told, so that both answer alike, and beside that only what it knows.
+/// Promise: the streaming service is told what config-read is told, so that both answer alike, and
+/// beside that only what it knows.
 #[test]
 fn settings_of_the_streaming_service_are_known() -> TestResult {
     let stack = stack()?;
@@ -196,7 +197,8 @@ fn settings_of_the_streaming_service_are_known() -> TestResult {
     Ok(())
 }
 
-/// Promise: the streaming service does for a tenant what config-read does, by the same statements, but for the history of parameters.
+/// Promise: the streaming service does for a tenant what config-read does, by the same statements,
+/// but for the history of parameters.
 #[test]
 fn the_streaming_service_reads_as_config_read_does() -> TestResult {
     let stack = stack()?;
@@ -209,7 +211,8 @@ fn the_streaming_service_reads_as_config_read_does() -> TestResult {
     Ok(())
 }
 
-/// Promise: `cargo lambda watch` and `sam local` are given the settings of the local suite, and none that nobody reads.
+/// Promise: `cargo lambda watch` and `sam local` are given the settings of the local suite, and
+/// none that nobody reads.
 #[test]
 fn settings_for_other_local_runs() -> TestResult {
     let functions: BTreeMap<String, String> = source("dev/local/functions.env")?
@@ -267,7 +270,8 @@ async fn status(function: &str, method: &str, path: &str) -> Result<i64, Error> 
     Ok(answer.status_code)
 }
 
-/// Promise: each route has a handler that asks for a token, and no function answers what is not routed to it.
+/// Promise: each route has a handler that asks for a token, and no function answers what is not
+/// routed to it.
 #[tokio::test]
 async fn routes_have_handlers_and_handlers_routes() -> TestResult {
     let routes = stack()?.api.routes;
@@ -308,8 +312,9 @@ fn functions_know_their_routes() -> TestResult {
     Ok(())
 }
 
-/// Promise: whoever builds the image has each member of the workspace, without which cargo builds none; what is not named stays at home. The image
-/// has what the template makes of it: user, ports, the folder of the snapshot.
+/// Promise: whoever builds the image has each member of the workspace, without which cargo builds
+/// none; what is not named stays at home. The image has what the template makes of it: user, ports,
+/// the folder of the snapshot.
 #[test]
 fn the_image_is_built_of_the_workspace_and_fits_the_template() -> TestResult {
     let (manifest, ignored) = (source("Cargo.toml")?, source(".dockerignore")?);
@@ -370,8 +375,8 @@ fn constant(file: &str, name: &str) -> Result<Duration, Error> {
     Ok(Duration::from_secs(unit * number.parse::<u64>()?))
 }
 
-/// Promise: what keeps failing sounds the alarm. It is put off each time, and sweeps do not see it until it is due again; each period
-/// of the alarm has a sweep that does.
+/// Promise: what keeps failing sounds the alarm. It is put off each time, and sweeps do not see it
+/// until it is due again; each period of the alarm has a sweep that does.
 #[test]
 fn the_alarm_sees_work_that_is_put_off() -> TestResult {
     let (_, alarm) = TEMPLATE.split_once("MetricName: OwedWorkAge").ok_or("no alarm")?;
@@ -382,7 +387,8 @@ fn the_alarm_sees_work_that_is_put_off() -> TestResult {
     Ok(())
 }
 
-/// Promise: a function gives up by itself, and says so, before Lambda ends it; and before API Gateway stops waiting.
+/// Promise: a function gives up by itself, and says so, before Lambda ends it; and before API
+/// Gateway stops waiting.
 #[test]
 fn timeouts_fit_the_budgets() -> TestResult {
     let stack = stack()?;
@@ -412,7 +418,8 @@ fn timeouts_fit_the_budgets() -> TestResult {
     Ok(())
 }
 
-/// Promise: the alarm that misses the streaming service's tasks is there with tasks only, and ECS leaves one that ends the time to drain.
+/// Promise: the alarm that misses the streaming service's tasks is there with tasks only, and ECS
+/// leaves one that ends the time to drain.
 #[test]
 fn the_streaming_service_has_tasks_and_they_have_time() -> TestResult {
     let number = |after: &str, name: &str| -> Result<u64, Error> {

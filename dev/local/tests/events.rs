@@ -1,4 +1,5 @@
-//! The payloads in `events/`: each is what it claims to be, and the function it is meant for takes it.
+//! The payloads in `events/`: each is what it claims to be, and the function it is meant for takes
+//! it.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -32,7 +33,8 @@ fn stack() -> Result<Stack, local::template::StackError> {
     Stack::read(TEMPLATE, &surroundings)
 }
 
-/// Promise: every route of the template has a payload, and every payload of the API is for a route. Those of GET do for HEAD.
+/// Promise: every route of the template has a payload, and every payload of the API is for a route.
+/// Those of GET do for HEAD.
 #[test]
 fn payloads_and_routes_belong_together() -> TestResult {
     let keys: std::collections::BTreeSet<_> = stack()?

@@ -42,8 +42,8 @@ fn the_sdk_stays_in_its_corner() -> io::Result<()> {
     Ok(())
 }
 
-/// Promise: nobody but `auth` makes the proof that a caller may act for a tenant, and nobody but config-refresh's service takes
-/// the authority to act for any.
+/// Promise: nobody but `auth` makes the proof that a caller may act for a tenant, and nobody but
+/// config-refresh's service takes the authority to act for any.
 #[test]
 fn scopes_come_from_auth_alone() -> io::Result<()> {
     for (name, text) in [sources("shared/src")?, sources("functions")?, sources("stream/src")?].concat() {
@@ -60,7 +60,8 @@ fn scopes_come_from_auth_alone() -> io::Result<()> {
     Ok(())
 }
 
-/// Promise: what is deployed depends on nothing made for local runs or tests, and the emulator knows nothing of what it serves.
+/// Promise: what is deployed depends on nothing made for local runs or tests, and the emulator
+/// knows nothing of what it serves.
 #[test]
 fn the_deployed_depend_on_nothing_local() -> io::Result<()> {
     let manifest = |folder: &str| fs::read_to_string(root().join(folder).join("Cargo.toml"));
@@ -110,7 +111,8 @@ fn shell_blocks(text: &str) -> Vec<String> {
     blocks.map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
 }
 
-/// The lines of a block that zsh, the default shell of macOS, takes for something else than bash does, with the reason.
+/// The lines of a block that zsh, the default shell of macOS, takes for something else than bash
+/// does, with the reason.
 fn lines_that_zsh_misreads(block: &str) -> Vec<String> {
     let (mut quote, mut before, mut found) = (None, '\n', Vec::new());
     let (mut characters, mut line) = (block.chars(), 0);
@@ -163,8 +165,8 @@ fn documents() -> io::Result<Vec<(String, String)>> {
     Ok(found)
 }
 
-/// Promise: what is to be pasted into a shell works in zsh as in bash, line by line, in the documents and in what is printed at
-/// the start.
+/// Promise: what is to be pasted into a shell works in zsh as in bash, line by line, in the
+/// documents and in what is printed at the start.
 #[test]
 fn commands_are_pasted_into_any_shell() -> io::Result<()> {
     for wrong in ["a # b", "# b", "a \\\n# b", "curl $API/a?b=c", "ls *", "a \"b\" [c]", "a 'b\nc' # d", "a <b>"] {

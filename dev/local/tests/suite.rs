@@ -48,7 +48,8 @@ fn on(data: &Path) -> Options {
     Options { data: Some(data.to_owned()), ..Options::default() }
 }
 
-/// Promise: once started, the issuer, the API and the AWS services answer, and unrouted paths do not.
+/// Promise: once started, the issuer, the API and the AWS services answer, and unrouted paths do
+/// not.
 #[tokio::test]
 async fn everything_answers_once_it_has_started() -> TestResult {
     let suite = Suite::start(Options::default()).await?;
@@ -138,7 +139,8 @@ async fn data_and_tokens_outlive_the_suite() -> TestResult {
     Ok(())
 }
 
-/// What `local token` signs for the suite at `place`, valid for so many seconds. It blocks as a process of its own would.
+/// What `local token` signs for the suite at `place`, valid for so many seconds. It blocks as a
+/// process of its own would.
 async fn sign(place: Place, expires_in: i64) -> Result<token::Signed, Box<dyn std::error::Error>> {
     let signed = tokio::task::spawn_blocking(move || {
         let (tenant_claim, scope) = ("custom:tenantId", DEFAULT_SCOPE);
@@ -156,8 +158,8 @@ fn closed_port() -> std::io::Result<u16> {
     Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// Promise: a token that is signed beside the suite is one that it takes, however the suite was found, whatever its data folder,
-/// and whichever claim names the tenant.
+/// Promise: a token that is signed beside the suite is one that it takes, however the suite was
+/// found, whatever its data folder, and whichever claim names the tenant.
 #[tokio::test]
 async fn tokens_signed_beside_the_suite_are_good() -> TestResult {
     let (folder, elsewhere) = (tempfile::tempdir()?, tempfile::tempdir()?);
@@ -184,8 +186,8 @@ async fn tokens_signed_beside_the_suite_are_good() -> TestResult {
     Ok(())
 }
 
-/// Promise: where no suite runs that a token could be for, that is said, and nothing is made; nothing that an earlier one left
-/// behind, and no other program, is taken for one.
+/// Promise: where no suite runs that a token could be for, that is said, and nothing is made;
+/// nothing that an earlier one left behind, and no other program, is taken for one.
 #[tokio::test]
 async fn without_a_suite_there_is_no_token() -> TestResult {
     let folder = tempfile::tempdir()?;
@@ -209,7 +211,8 @@ async fn without_a_suite_there_is_no_token() -> TestResult {
     Ok(())
 }
 
-/// Promise: of two suites the caller says which one is meant, and a key that is not the suite's signs nothing for it.
+/// Promise: of two suites the caller says which one is meant, and a key that is not the suite's
+/// signs nothing for it.
 #[tokio::test]
 async fn a_token_is_never_for_another_suite() -> TestResult {
     let (one, two) = (tempfile::tempdir()?, tempfile::tempdir()?);

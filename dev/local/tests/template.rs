@@ -17,7 +17,8 @@ fn surroundings() -> Surroundings {
     }
 }
 
-/// Promise: every route of the API exists, with its scope, on the function that may carry it out; health alone is open.
+/// Promise: every route of the API exists, with its scope, on the function that may carry it out;
+/// health alone is open.
 #[test]
 fn routes_and_scopes() {
     let stack = Stack::read(TEMPLATE, &surroundings()).unwrap();
@@ -55,8 +56,8 @@ fn routes_and_scopes() {
     assert_eq!(stack.api.authorizers, BTreeMap::from([("Tokens".to_owned(), tokens)]));
 }
 
-/// Promise: where scopes lie in claims that API Gateway does not look into, it demands none; the functions do. The
-/// authorizer stays.
+/// Promise: where scopes lie in claims that API Gateway does not look into, it demands none; the
+/// functions do. The authorizer stays.
 #[test]
 fn scopes_elsewhere_are_not_demanded_by_the_authorizer() {
     let mut surroundings = surroundings();
@@ -69,7 +70,8 @@ fn scopes_elsewhere_are_not_demanded_by_the_authorizer() {
     assert_eq!(stack.functions["config-write"].environment["SCOPE_CLAIMS"], "permissions");
 }
 
-/// Promise: each function is told the same but for its roles, in texts, with nothing left unresolved.
+/// Promise: each function is told the same but for its roles, in texts, with nothing left
+/// unresolved.
 #[test]
 fn environments() {
     let stack = Stack::read(TEMPLATE, &surroundings()).unwrap();
@@ -102,7 +104,8 @@ fn environments() {
     }
 }
 
-/// Promise: a setting that is empty in the template is absent in the environment, and present once it is given.
+/// Promise: a setting that is empty in the template is absent in the environment, and present once
+/// it is given.
 #[test]
 fn optional_settings_follow_their_parameters() {
     let mut surroundings = surroundings();
@@ -163,7 +166,8 @@ fn table_rules_and_schedule() {
     assert_eq!(stack.schedules, [schedule]);
 }
 
-/// Promise: a resource is there if its condition holds, and a function takes of the globals what it does not ignore.
+/// Promise: a resource is there if its condition holds, and a function takes of the globals what it
+/// does not ignore.
 #[test]
 fn conditions_and_globals() {
     let template = "
@@ -211,8 +215,9 @@ fn with_stream(more: &[(&str, &str)]) -> Surroundings {
     surroundings
 }
 
-/// Promise: the streaming service is there with its image only, and then with the functions' settings, roles of its own, and a
-/// queue that is fed with the changes and is the one that the service is told of.
+/// Promise: the streaming service is there with its image only, and then with the functions'
+/// settings, roles of its own, and a queue that is fed with the changes and is the one that the
+/// service is told of.
 #[test]
 fn the_streaming_service() {
     let without = Stack::read(TEMPLATE, &surroundings()).unwrap();
@@ -260,7 +265,8 @@ fn the_streaming_service() {
     assert_eq!(with_key.environment["SNAPSHOT_FILE"], "/snapshot/config-stream");
 }
 
-/// Promise: tenants that are watched and those that are not take a quarter of the task's memory each, so that there is room for the rest.
+/// Promise: tenants that are watched and those that are not take a quarter of the task's memory
+/// each, so that there is room for the rest.
 #[test]
 fn tenants_take_half_of_the_memory() {
     for memory in [1024_u64, 2048, 4096, 8192, 16384] {
@@ -302,8 +308,9 @@ fn the_user_pool_is_not_run_locally() {
     assert_eq!(error, "UserPool: AWS::Cognito::UserPool is not run locally");
 }
 
-/// Promise: what is asked for and has no effect locally is named at start: a property of the API that is not carried out, and a parameter that
-/// nothing here reads. Those that have an effect are not.
+/// Promise: what is asked for and has no effect locally is named at start: a property of the API
+/// that is not carried out, and a parameter that nothing here reads. Those that have an effect are
+/// not.
 #[test]
 fn what_has_no_effect_is_named() {
     let named = |template: &str, given: &[(&str, &str)]| {
@@ -333,7 +340,8 @@ fn what_has_no_effect_is_named() {
     assert_eq!(named(&domain, &[]), ["Api.Domain of template.yaml is not honoured here"]);
 }
 
-/// Promise: the API's rules for pages of other origins are the template's, and there are none without origins.
+/// Promise: the API's rules for pages of other origins are the template's, and there are none
+/// without origins.
 #[test]
 fn rules_for_other_origins() {
     let cors = |template: &str, origins: &str| {

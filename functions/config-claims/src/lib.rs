@@ -1,5 +1,5 @@
-//! Puts the tenant of a user of the Cognito user pool into the access token: the pre token generation trigger, event
-//! version 2. A user without a tenant gets no token.
+//! Puts the tenant of a user of the Cognito user pool into the access token: the pre token
+//! generation trigger, event version 2. A user without a tenant gets no token.
 
 use std::fmt;
 
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 /// The user's attribute that names the tenant, and the claim that it becomes.
 pub const TENANT_ATTRIBUTE: &str = "custom:tenantId";
 
-/// Why a user gets no token. Cognito shows it to who signs in, so it says nothing about the user pool.
+/// Why a user gets no token. Cognito shows it to who signs in, so it says nothing about the user
+/// pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -34,7 +35,8 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl Refusal {
-    /// The line for the log, as the other functions write theirs: `aws cognito-idp list-users --filter 'sub = "…"'` finds the user.
+    /// The line for the log, as the other functions write theirs: `aws cognito-idp list-users
+    /// --filter 'sub = "…"'` finds the user.
     pub fn line(&self, invocation_id: &str) -> Value {
         let mut line = json!({
             "level": "WARN", "message": "no token was given out", "error": self.to_string(), "faas.invocation_id": invocation_id,
@@ -67,7 +69,8 @@ struct UserAttributes {
     tenant: String,
 }
 
-/// Answers one event: the event itself with the claim in its response. What the pool puts into tokens by itself stays.
+/// Answers one event: the event itself with the claim in its response. What the pool puts into
+/// tokens by itself stays.
 pub fn handle(mut event: Value) -> Result<Value, Refusal> {
     let TokenEvent { version, request } = TokenEvent::deserialize(&event).map_err(|_| Refusal::NotVersion2)?;
     if version != "2" {
@@ -106,7 +109,8 @@ mod tests {
         assert_eq!(unanswered(answer), unanswered(sample()), "Cognito gets its event back");
     }
 
-    /// Promise: who has no tenant gets no token, and operators learn who it was; the user does not learn more than that.
+    /// Promise: who has no tenant gets no token, and operators learn who it was; the user does not
+    /// learn more than that.
     #[test]
     fn users_without_a_tenant_are_refused() {
         let mut without = sample();
@@ -133,7 +137,8 @@ mod tests {
         assert_eq!(claims, json!({"custom:tenantId": "acme"}));
     }
 
-    /// Promise: a trigger of a version that cannot change access tokens fails, rather than let tokens without tenant pass.
+    /// Promise: a trigger of a version that cannot change access tokens fails, rather than let
+    /// tokens without tenant pass.
     #[test]
     fn other_versions_are_refused() {
         let mut first = sample();

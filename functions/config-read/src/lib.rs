@@ -1,4 +1,5 @@
-//! Answers everything that reads: entries, lists, batches, history, changes, and whether the service is there.
+//! Answers everything that reads: entries, lists, batches, history, changes, and whether the
+//! service is there.
 
 use lambda_http::http::StatusCode;
 use serde::Serialize;
@@ -216,8 +217,8 @@ impl App {
     }
 }
 
-/// What was read, as far as the caller does not know it already, if it is what the caller means (RFC 9110, 13.2.2). What has no tag is
-/// shown whatever the conditions say.
+/// What was read, as far as the caller does not know it already, if it is what the caller means
+/// (RFC 9110, 13.2.2). What has no tag is shown whatever the conditions say.
 fn shown<T>(
     at: &At<T>,
     etag: Option<&ETag>,
@@ -235,10 +236,12 @@ fn shown<T>(
     Ok(if is_known { respond.empty() } else { respond.json(view) })
 }
 
-/// That the caller has the page already, if so: it names the very tag that the page has at `head`, and got it with the page.
+/// That the caller has the page already, if so: it names the very tag that the page has at `head`,
+/// and got it with the page.
 ///
-/// That page was read after a look at this same head. Since there was no commit in between, it shows what there is at this revision. `*`
-/// says nothing of that kind, and `If-Match` is for pages that there are: both are decided once the page is read.
+/// That page was read after a look at this same head. Since there was no commit in between, it
+/// shows what there is at this revision. `*` says nothing of that kind, and `If-Match` is for pages
+/// that there are: both are decided once the page is read.
 fn known_page(tag: &ETag, head: &Head, asked: &Precondition, may_be_secret: bool) -> Option<Answer> {
     let names_it = matches!(&asked.if_none_match, Some(tags @ TagList::Tags(_)) if tags.matches_weakly(Some(tag)));
     let at = At { revision: head.revision, age: None, stale: false, found: () };

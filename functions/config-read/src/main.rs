@@ -10,7 +10,8 @@ use tenantry::{function, http::Event, settings::Settings};
 async fn main() -> ExitCode {
     function::run(async {
         let app = Arc::new(App::start(&Settings::from_environment()?)?);
-        // Before the first invocation is asked for: what has not been done by then would be part of it.
+        // Before the first invocation is asked for: what has not been done by then would be part of
+        // it.
         app.warm_up().await;
         lambda_runtime::run(service_fn(move |event: LambdaEvent<Event>| {
             let app = Arc::clone(&app);

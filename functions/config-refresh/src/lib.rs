@@ -1,4 +1,5 @@
-//! Works off what commits still owe: on a schedule everything that is due, and on `Config Changed` the keys that the event names.
+//! Works off what commits still owe: on a schedule everything that is due, and on `Config Changed`
+//! the keys that the event names.
 //!
 //! Events are hints. Nothing in them is believed; they only say where in the ledger to look.
 
@@ -81,8 +82,8 @@ struct ConfigChangedKey {
     key: String,
 }
 
-/// What a `Parameter Store Change` event says, as far as it is looked at: not its operation, because whatever was done, the same look
-/// finds it.
+/// What a `Parameter Store Change` event says, as far as it is looked at: not its operation,
+/// because whatever was done, the same look finds it.
 #[derive(Deserialize)]
 struct ParameterStoreChange {
     name: String,
@@ -174,7 +175,8 @@ impl App {
     }
 }
 
-/// What became of an event that could be read. An error is worth another try; what the ledger or the routes know nothing of is dropped.
+/// What became of an event that could be read. An error is worth another try; what the ledger or
+/// the routes know nothing of is dropped.
 fn worked(looked: Result<impl Serialize, RefreshError>) -> Result<Done, lambda_runtime::Error> {
     match looked {
         Ok(report) => Ok(Done::Worked(serde_json::to_value(report)?)),
@@ -183,8 +185,9 @@ fn worked(looked: Result<impl Serialize, RefreshError>) -> Result<Done, lambda_r
     }
 }
 
-/// The partition, region and account of a function's ARN, `arn:<partition>:lambda:<region>:<account>:function:<name>`, if the event is
-/// about the same region and account.
+/// The partition, region and account of a function's ARN,
+/// `arn:<partition>:lambda:<region>:<account>:function:<name>`, if the event is about the same
+/// region and account.
 fn origin<'a>(envelope: &Envelope, own_arn: &'a str) -> Result<[&'a str; 3], &'static str> {
     let own: Vec<_> = own_arn.split(':').collect();
     let [_, partition, _, region, account, ..] = own[..] else {
@@ -209,8 +212,8 @@ fn config_changed(envelope: &Envelope, own_arn: &str) -> Result<(TenantId, Vec<S
     Ok((tenant, keys))
 }
 
-/// The name of the parameter that a `Parameter Store Change` event is about, if the event is about this account and region, and agrees
-/// with itself.
+/// The name of the parameter that a `Parameter Store Change` event is about, if the event is about
+/// this account and region, and agrees with itself.
 fn changed_parameter(envelope: &Envelope, own_arn: &str) -> Result<String, &'static str> {
     let [partition, region, account] = origin(envelope, own_arn)?;
     let change = ParameterStoreChange::deserialize(&envelope.detail).map_err(|_| "it names no parameter")?;

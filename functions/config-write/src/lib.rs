@@ -81,7 +81,8 @@ impl App {
 
     async fn delete(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
         let key = event.key(CONFIG, &self.foundation.routes)?;
-        // Not in a body: that of a DELETE has no meaning (RFC 9110, 9.3.5), and many on the way drop it.
+        // Not in a body: that of a DELETE has no meaning (RFC 9110, 9.3.5), and many on the way
+        // drop it.
         let query = event.query(&["comment"])?;
         if !event.body()?.is_empty() {
             let rule = "a DELETE takes no body; a comment stands in its query, as ?comment=";

@@ -1,5 +1,5 @@
-//! How an issuer's public keys are fetched: from an address that the settings name, or from the one that the issuer
-//! names in its description of itself (`OpenID` Connect Discovery 1.0).
+//! How an issuer's public keys are fetched: from an address that the settings name, or from the one
+//! that the issuer names in its description of itself (`OpenID` Connect Discovery 1.0).
 
 use std::{
     fmt,
@@ -24,12 +24,14 @@ use crate::{
     value::check_unambiguous,
 };
 
-/// The largest document that is read, in bytes: what API Gateway's JWT authorizer accepts of keys, too.
+/// The largest document that is read, in bytes: what API Gateway's JWT authorizer accepts of keys,
+/// too.
 const MAX_DOCUMENT_BYTES: usize = 150_000;
 /// How long a fetch may take, both documents together. API Gateway waits 1.5 s for the keys alone.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the issuer is not asked again where its keys are, unless they cannot be had there: as long as its keys
-/// serve, so that keys which it has moved are found as soon as those that it has replaced.
+/// How long the issuer is not asked again where its keys are, unless they cannot be had there: as
+/// long as its keys serve, so that keys which it has moved are found as soon as those that it has
+/// replaced.
 const MAX_ADDRESS_AGE: Duration = Duration::from_hours(1);
 
 /// What is fetched.
@@ -105,11 +107,12 @@ impl HttpKeys {
     }
 
     async fn fetch_slowly(&self) -> Result<KeySet, KeyFetchError> {
-        // A client for each fetch: they are rare, and reading the system's root certificates is no work for a cold start, which
-        // mostly finds claims that API Gateway has checked.
+        // A client for each fetch: they are rare, and reading the system's root certificates is no
+        // work for a cold start, which mostly finds claims that API Gateway has checked.
         let roots = HttpsConnectorBuilder::new().with_native_roots();
         let roots = roots.map_err(|error| KeyFetchError::Transport(Document::Keys, error.into()))?;
-        // No connection is kept for the second document: the issuer may be closing it, and then that fetch would fail.
+        // No connection is kept for the second document: the issuer may be closing it, and then
+        // that fetch would fail.
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(0)
             .build(roots.https_or_http().enable_http1().build());
@@ -117,7 +120,8 @@ impl HttpKeys {
             KeySource::At(address) => return keys(&client, address).await,
             KeySource::Described(address) => address,
         };
-        // Taken out: where there are no keys there, or not in time, the issuer is asked where they are now.
+        // Taken out: where there are no keys there, or not in time, the issuer is asked where they
+        // are now.
         let found = self.found().take().filter(|found| found.at.elapsed() < MAX_ADDRESS_AGE);
         if let Some(found) = found
             && let Ok(keys) = keys(&client, &found.address).await

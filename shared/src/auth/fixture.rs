@@ -30,8 +30,8 @@ pub(crate) fn settings(variables: &[(&str, &str)]) -> Result<Settings, InvalidSe
     Settings::load(&source)
 }
 
-/// A header whose token has these claims and a signature that nobody has made, and what API Gateway's authorizer would
-/// tell of it: every claim as text.
+/// A header whose token has these claims and a signature that nobody has made, and what API
+/// Gateway's authorizer would tell of it: every claim as text.
 pub(crate) fn checked(claims: &Value) -> (String, HashMap<String, String>) {
     let mut claims = claims.clone();
     if claims.get("exp").is_none() {

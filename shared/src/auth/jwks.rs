@@ -16,7 +16,8 @@ use crate::value::check_unambiguous;
 
 /// The shortest RSA modulus that counts, in bits (RFC 7518, 3.3).
 const MIN_RSA_BITS: usize = 2048;
-/// What a private key has that a public one has not, and a shared secret (RFC 7518, 6.2.2, 6.3.2, 6.4.1).
+/// What a private key has that a public one has not, and a shared secret (RFC 7518, 6.2.2, 6.3.2,
+/// 6.4.1).
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// Brings the issuer's current keys.
@@ -38,7 +39,8 @@ pub(super) struct VerificationKey {
 }
 
 impl KeySet {
-    /// Reads a JWK set (RFC 7517, 5). Keys that are not for us, or that nobody should trust, are left out; the others serve.
+    /// Reads a JWK set (RFC 7517, 5). Keys that are not for us, or that nobody should trust, are
+    /// left out; the others serve.
     pub fn parse(json: &[u8]) -> Result<Self, KeyFetchError> {
         let published = Published::parse(json).map_err(|error| KeyFetchError::Form(Document::Keys, error))?;
         let mut keys: HashMap<String, Option<(AlgorithmParameters, VerificationKey)>> = HashMap::new();
@@ -46,7 +48,8 @@ impl KeySet {
             match keys.entry(id) {
                 Entry::Vacant(vacant) => _ = vacant.insert(Some((parameters, key))),
                 Entry::Occupied(mut same_id) => {
-                    // Which of two keys an id means is not for us to guess. The same one twice is one.
+                    // Which of two keys an id means is not for us to guess. The same one twice is
+                    // one.
                     if same_id.get().as_ref().is_some_and(|(other, _)| *other != parameters) {
                         warn!("the issuer publishes two keys under one id; neither is used");
                         same_id.insert(None);
@@ -76,7 +79,8 @@ impl Published {
     }
 }
 
-/// A published key's id and what to verify with it, if it is for RS256 or ES256 signatures. The key's type decides the algorithm.
+/// A published key's id and what to verify with it, if it is for RS256 or ES256 signatures. The
+/// key's type decides the algorithm.
 fn usable(published: Value) -> Option<(String, AlgorithmParameters, VerificationKey)> {
     if PRIVATE_MEMBERS.iter().any(|member| published.get(member).is_some()) {
         warn!("the issuer publishes a key that is not public; it is not used");

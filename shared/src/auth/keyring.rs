@@ -16,14 +16,16 @@ use super::{
 };
 use crate::clock::{Clock, Timestamp};
 
-/// An unknown key id makes the keys be fetched again at most this often, so that made-up ids cost the issuer nothing.
+/// An unknown key id makes the keys be fetched again at most this often, so that made-up ids cost
+/// the issuer nothing.
 const REFETCH_INTERVAL: Duration = Duration::from_secs(30);
-/// Keys that came longer ago are fetched again, so that one which the issuer took back does not serve for ever.
+/// Keys that came longer ago are fetched again, so that one which the issuer took back does not
+/// serve for ever.
 const MAX_KEY_AGE: Duration = Duration::from_hours(1);
 /// If that fails the old keys go on serving, and it is tried again after this time.
 const RENEWAL_PAUSE: Duration = Duration::from_mins(1);
-/// After a fetch that failed nobody fetches for this time, twice as long after each that fails as well, up to
-/// [`MAX_PAUSE`]. Who needs a key meanwhile is told of the failure.
+/// After a fetch that failed nobody fetches for this time, twice as long after each that fails as
+/// well, up to [`MAX_PAUSE`]. Who needs a key meanwhile is told of the failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -47,8 +49,8 @@ struct State {
     fetching: Option<Fetching>,
 }
 
-/// A fetch, for all who wait for it. It runs in a task of its own, so that it comes to its end for the others, and for
-/// those who come later, although the one who began it gives up.
+/// A fetch, for all who wait for it. It runs in a task of its own, so that it comes to its end for
+/// the others, and for those who come later, although the one who began it gives up.
 type Fetching = Shared<BoxFuture<'static, Result<(), Failure>>>;
 
 #[derive(Clone)]
@@ -74,7 +76,8 @@ fn is_within(now: Timestamp, at: Timestamp, pause: Duration) -> bool {
 }
 
 impl State {
-    /// Whether the keys came, or the last try to get newer ones failed, so long ago that it is time for the next try.
+    /// Whether the keys came, or the last try to get newer ones failed, so long ago that it is time
+    /// for the next try.
     fn is_old(&self, now: Timestamp) -> bool {
         self.fetched_at.is_some_and(|at| now.since(at) >= MAX_KEY_AGE)
             && self.failure.as_ref().is_none_or(|failure| !is_within(now, failure.at, RENEWAL_PAUSE))
@@ -116,7 +119,8 @@ impl Keyring {
         Ok(self.0.state().keys.get(id).cloned().ok_or(TokenError::UnknownKey)?)
     }
 
-    /// Fetches the keys again if they are old. One caller waits for that, and the others go on with what is known.
+    /// Fetches the keys again if they are old. One caller waits for that, and the others go on with
+    /// what is known.
     async fn renew(&self) {
         let fetching = {
             let mut state = self.0.state();

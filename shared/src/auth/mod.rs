@@ -32,7 +32,8 @@ pub enum Permission {
     Read,
     /// `config/write`.
     Write,
-    /// `config/secrets`: to read the values of tags that hold secrets, besides `config/read`. Nobody needs it to write them.
+    /// `config/secrets`: to read the values of tags that hold secrets, besides `config/read`.
+    /// Nobody needs it to write them.
     ReadSecrets,
 }
 
@@ -47,10 +48,11 @@ impl Permission {
     }
 }
 
-/// The proof that a caller may act for a tenant. Every store and ledger call takes one and derives its keys from it.
+/// The proof that a caller may act for a tenant. Every store and ledger call takes one and derives
+/// its keys from it.
 ///
-/// Its fields are private and only this module makes one: from a verified token that carries the needed scope, or, for the
-/// work that a commit left behind, through [`SystemAuthority`].
+/// Its fields are private and only this module makes one: from a verified token that carries the
+/// needed scope, or, for the work that a commit left behind, through [`SystemAuthority`].
 #[derive(Clone, Debug)]
 pub struct TenantScope {
     tenant: TenantId,
@@ -80,13 +82,15 @@ impl TenantScope {
 pub struct IndexAuthority(());
 
 impl IndexAuthority {
-    /// Taken once, by the service that looks for what has changed. It acts for no tenant: for that it has its callers' scopes.
+    /// Taken once, by the service that looks for what has changed. It acts for no tenant: for that
+    /// it has its callers' scopes.
     pub fn for_recent_changes() -> Self {
         Self(())
     }
 }
 
-/// The right to do what commits still owe, for whichever tenant the ledger names. config-refresh alone has one.
+/// The right to do what commits still owe, for whichever tenant the ledger names. config-refresh
+/// alone has one.
 #[derive(Debug)]
 pub struct SystemAuthority(());
 
@@ -96,7 +100,8 @@ impl SystemAuthority {
         Self(())
     }
 
-    /// The scope of a tenant that the ledger's own keys named, or an event of ours. What is done with it is decided by the ledger alone.
+    /// The scope of a tenant that the ledger's own keys named, or an event of ours. What is done
+    /// with it is decided by the ledger alone.
     pub fn act_for(&self, tenant: TenantId) -> TenantScope {
         TenantScope { tenant, author: Author::new("tenantry"), may_read_secrets: false }
     }
@@ -105,14 +110,16 @@ impl SystemAuthority {
 /// What a request brings to say who is calling. `Debug` shows neither claims nor token.
 #[derive(Clone, Copy)]
 pub enum Presented<'a> {
-    /// What API Gateway's JWT authorizer put into the request context, after checking the token, and that token.
+    /// What API Gateway's JWT authorizer put into the request context, after checking the token,
+    /// and that token.
     Checked {
         /// The claims, each as text.
         claims: &'a HashMap<String, String>,
         /// The `Authorization` header's value.
         authorization: &'a str,
     },
-    /// The `Authorization` header's value, where no authorizer stood in front (`sam local`, a direct call).
+    /// The `Authorization` header's value, where no authorizer stood in front (`sam local`, a
+    /// direct call).
     Authorization(&'a str),
     /// Neither.
     Nothing,
@@ -234,7 +241,8 @@ impl Authenticator {
     /// The caller behind what a request presents.
     pub async fn authenticate(&self, presented: Presented<'_>) -> Result<Caller, AuthError> {
         match presented {
-            // Who is told of claims does not see what they were before they became text, nor what the token is for.
+            // Who is told of claims does not see what they were before they became text, nor what
+            // the token is for.
             Presented::Checked { claims, authorization } => {
                 let claims = self.verifier.read_checked(bearer(authorization)?, claims)?;
                 self.caller(&claims)
@@ -265,7 +273,8 @@ impl Authenticator {
     }
 }
 
-/// What a claim names: a text as it is, a whole number in its digits. Nothing else has one spelling for all who read it.
+/// What a claim names: a text as it is, a whole number in its digits. Nothing else has one spelling
+/// for all who read it.
 fn name(claim: &Value) -> Option<Cow<'_, str>> {
     match claim {
         Value::String(text) => Some(Cow::Borrowed(text)),
@@ -280,7 +289,8 @@ impl fmt::Debug for Authenticator {
     }
 }
 
-/// The token of an `Authorization: Bearer …` header; the scheme's case does not matter (RFC 9110, 11.1).
+/// The token of an `Authorization: Bearer …` header; the scheme's case does not matter (RFC 9110,
+/// 11.1).
 fn bearer(header: &str) -> Result<&str, AuthError> {
     let header = header.trim();
     if header.is_empty() {

@@ -1,4 +1,5 @@
-//! Tokens that have been verified, remembered by those who are asked with the same one again and again.
+//! Tokens that have been verified, remembered by those who are asked with the same one again and
+//! again.
 
 use std::sync::Arc;
 
@@ -11,9 +12,11 @@ use crate::clock::{Clock, Timestamp};
 /// How many tokens are remembered; those that were not used lately go first.
 const MAX_TOKENS: usize = 10_000;
 
-/// An authenticator that verifies a token once: until it expires, or the issuer's keys are fetched again.
+/// An authenticator that verifies a token once: until it expires, or the issuer's keys are fetched
+/// again.
 ///
-/// Nothing is remembered of tokens that are refused, so that made-up ones do not drive out good ones.
+/// Nothing is remembered of tokens that are refused, so that made-up ones do not drive out good
+/// ones.
 #[derive(Debug)]
 pub struct TokenMemory {
     authenticator: Authenticator,
@@ -55,7 +58,8 @@ impl TokenMemory {
         }
         let passed = verifier.verify(token).await?;
         let scope = self.authenticator.caller(&passed.claims)?.authorize(self.permission)?;
-        // The token may have passed with keys that came meanwhile. Remembered with older ones, it is looked at once more.
+        // The token may have passed with keys that came meanwhile. Remembered with older ones, it
+        // is looked at once more.
         let bearer = Arc::new(Bearer { scope, expires_at: passed.expires_at, keys });
         self.kept.insert(id, Arc::clone(&bearer));
         Ok(bearer)

@@ -1,4 +1,5 @@
-//! Verifies a bearer token (RFC 7519) by the rules of RFC 8725: the key decides the algorithm, never the token.
+//! Verifies a bearer token (RFC 7519) by the rules of RFC 8725: the key decides the algorithm,
+//! never the token.
 
 use std::{
     borrow::Cow,
@@ -24,22 +25,26 @@ use crate::{
     value::check_unambiguous,
 };
 
-/// The longest token that is looked at, in bytes; API Gateway stops at 10,240 bytes of headers in all.
+/// The longest token that is looked at, in bytes; API Gateway stops at 10,240 bytes of headers in
+/// all.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
-/// The longest header that is looked at, in bytes as it is sent: room for a chain of certificates, which is not looked at.
+/// The longest header that is looked at, in bytes as it is sent: room for a chain of certificates,
+/// which is not looked at.
 const MAX_HEADER_BYTES: usize = 4 * 1024;
-/// What a header may call the token (RFC 7519, 5.1; RFC 9068, 2.1); `application/` may stand in front (RFC 7515, 4.1.9).
+/// What a header may call the token (RFC 7519, 5.1; RFC 9068, 2.1); `application/` may stand in
+/// front (RFC 7515, 4.1.9).
 const TYPES: [&str; 2] = ["jwt", "at+jwt"];
-/// The claim in which Cognito says what a token is for, and what it says in access tokens. Its id tokens have our client in `aud`, and
-/// would pass otherwise.
+/// The claim in which Cognito says what a token is for, and what it says in access tokens. Its id
+/// tokens have our client in `aud`, and would pass otherwise.
 const TOKEN_USE: &str = "token_use";
 const ACCESS: &str = "access";
 /// The claims that are looked at whatever the settings say.
 const READ_ALWAYS: [&str; 8] = ["iss", "sub", "aud", "client_id", "exp", "nbf", "iat", TOKEN_USE];
 /// More members than most tokens have, so that their list does not have to grow.
 const USUAL_MEMBERS: usize = 24;
-/// How far the issuer's clock and ours may differ. Both are kept right by NTP to well under a second, and every second here is one
-/// that a token outlives its end; the libraries' usual minute is for clocks that nobody keeps.
+/// How far the issuer's clock and ours may differ. Both are kept right by NTP to well under a
+/// second, and every second here is one that a token outlives its end; the libraries' usual minute
+/// is for clocks that nobody keeps.
 const LEEWAY: Duration = Duration::from_secs(10);
 
 /// Which check a token failed. For the log, so it repeats nothing of the token.
@@ -101,8 +106,8 @@ pub(super) struct TokenVerifier {
     issuer: String,
     pub(super) keys: Keyring,
     clock: Clock,
-    /// The token that was read last behind the authorizer, and its claims: mostly the next one is the same, and the
-    /// same text says the same.
+    /// The token that was read last behind the authorizer, and its claims: mostly the next one is
+    /// the same, and the same text says the same.
     last_read: Mutex<Option<(Box<str>, Arc<Claims>)>>,
 }
 
@@ -130,8 +135,8 @@ impl TokenVerifier {
         if key.algorithm != algorithm {
             return Err(TokenError::Algorithm.into());
         }
-        // The library checks the signature alone: it would parse leniently, read the machine's clock instead of ours, and knows nothing of
-        // a client_id that stands in for the audience.
+        // The library checks the signature alone: it would parse leniently, read the machine's
+        // clock instead of ours, and knows nothing of a client_id that stands in for the audience.
         let signed = crypto::verify(parts.signature, parts.message.as_bytes(), &key.key, key.algorithm);
         if !signed.unwrap_or(false) {
             return Err(TokenError::Signature.into());
@@ -172,8 +177,9 @@ impl TokenVerifier {
         }
     }
 
-    /// What a token says whose signature, issuer, audience and times API Gateway's authorizer has checked, and told as
-    /// `told`: read as strictly as any other, and refused where something that is relied on is not what was told.
+    /// What a token says whose signature, issuer, audience and times API Gateway's authorizer has
+    /// checked, and told as `told`: read as strictly as any other, and refused where something that
+    /// is relied on is not what was told.
     pub(super) fn read_checked(&self, token: &str, told: &HashMap<String, String>) -> Result<Arc<Claims>, TokenError> {
         let claims = self.read(token)?;
         let relied_on = ["iss", "sub", "client_id", "exp", TOKEN_USE].into_iter();
@@ -213,8 +219,9 @@ impl TokenVerifier {
     }
 }
 
-/// Whether API Gateway may have made `told`, which is always text, of a claim. It does not say how it renders what is no
-/// text: numbers are seen in any spelling, lists as "[a b]", and of what means nothing here no form is asked for.
+/// Whether API Gateway may have made `told`, which is always text, of a claim. It does not say how
+/// it renders what is no text: numbers are seen in any spelling, lists as "[a b]", and of what
+/// means nothing here no form is asked for.
 fn is_told(claim: Option<&Value>, told: Option<&str>) -> bool {
     let words = |text: &'_ str| {
         let words = text.split([' ', ',', '[', ']', '"']).filter(|word| !word.is_empty());
@@ -260,8 +267,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The algorithm and the key's id that a header names. What else it offers to find a key by (`jku`, `jwk`, `x5u`, `x5c`) comes from
-/// whoever made the token, and is not looked at.
+/// The algorithm and the key's id that a header names. What else it offers to find a key by (`jku`,
+/// `jwk`, `x5u`, `x5c`) comes from whoever made the token, and is not looked at.
 fn read_header(encoded: &str) -> Result<(Algorithm, String), TokenError> {
     let is_read = |name: &str| ["alg", "kid", "typ", "cty", "crit", "b64"].contains(&name);
     let header = object(encoded, is_read).ok_or(TokenError::Malformed("header"))?;
@@ -285,8 +292,9 @@ fn is_type_of_ours(typ: &Value) -> bool {
     TYPES.contains(&name.strip_prefix("application/").unwrap_or(&name))
 }
 
-/// The members of a JSON object in base64url that are wanted. All of it is read, and refused where a name stands
-/// twice, anywhere in it (RFC 7519, 4 and 10.1). Only what is wanted becomes a value: each request pays for this.
+/// The members of a JSON object in base64url that are wanted. All of it is read, and refused where
+/// a name stands twice, anywhere in it (RFC 7519, 4 and 10.1). Only what is wanted becomes a value:
+/// each request pays for this.
 fn object(encoded: &str, is_wanted: impl Fn(&str) -> bool) -> Option<Claims> {
     let json = BASE64_URL_SAFE_NO_PAD.decode(encoded).ok()?;
     let Members(members) = serde_json::from_str(std::str::from_utf8(&json).ok()?).ok()?;
@@ -319,7 +327,8 @@ impl<'de: 'a, 'a> Visitor<'de> for MembersVisitor<'a> {
         let mut members = Vec::with_capacity(USUAL_MEMBERS);
         while let Some(Name(name)) = map.next_key()? {
             let value: &RawValue = map.next_value()?;
-            // A text without escapes is what it looks like. What else there is may hold something ambiguous.
+            // A text without escapes is what it looks like. What else there is may hold something
+            // ambiguous.
             let json = value.get();
             if !json.starts_with('"') || json.contains('\\') {
                 check_unambiguous(json).map_err(A::Error::custom)?;
@@ -334,7 +343,8 @@ impl<'de: 'a, 'a> Visitor<'de> for MembersVisitor<'a> {
     }
 }
 
-/// A time, as RFC 7519 (2, `NumericDate`) has it: a number of seconds since the epoch, perhaps with a fraction.
+/// A time, as RFC 7519 (2, `NumericDate`) has it: a number of seconds since the epoch, perhaps with
+/// a fraction.
 fn time(claims: &Claims, name: &'static str) -> Result<Option<Duration>, TokenError> {
     let seconds = |value: &Value| value.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     claims.get(name).map(|value| seconds(value).ok_or(TokenError::Time(name))).transpose()

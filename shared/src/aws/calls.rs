@@ -1,4 +1,5 @@
-//! Tells telemetry of every call to AWS. Each attempt counts: that is what AWS charges, and what takes time.
+//! Tells telemetry of every call to AWS. Each attempt counts: that is what AWS charges, and what
+//! takes time.
 
 use std::{
     borrow::Cow,
@@ -27,11 +28,13 @@ struct ErrorBody<'a> {
     code: Cow<'a, str>,
 }
 
-/// Whether an answer refuses for the moment. Its status does not tell: the JSON protocols say 400 to that as well.
+/// Whether an answer refuses for the moment. Its status does not tell: the JSON protocols say 400
+/// to that as well.
 fn is_throttled(answer: &HttpResponse) -> bool {
     let body = answer.body().bytes().filter(|_| !answer.status().is_success());
     let error = body.and_then(|body| serde_json::from_slice::<ErrorBody<'_>>(body).ok());
-    // Behind the namespace, if there is one: `com.amazonaws.dynamodb.v20120810#ThrottlingException`.
+    // Behind the namespace, if there is one:
+    // `com.amazonaws.dynamodb.v20120810#ThrottlingException`.
     let code = error.as_ref().and_then(|error| error.code.rsplit('#').next());
     code.is_some_and(|code| kind_of(code, answer.status().is_server_error()) == FailureKind::Throttled)
 }
@@ -72,7 +75,8 @@ impl Intercept for CallObserver {
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        // The JSON protocols name the operation behind the service's name: `DynamoDB_20120810.GetItem`.
+        // The JSON protocols name the operation behind the service's name:
+        // `DynamoDB_20120810.GetItem`.
         let target = context.request().headers().get("x-amz-target").unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
         telemetry::note_call(self.service.trace_name());

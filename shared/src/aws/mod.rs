@@ -47,12 +47,13 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often a call is tried.
 const MAX_ATTEMPTS: u32 = 3;
-/// The longest wait before a call is tried again; doubles, up to the second number. The SDK takes a random part of it ("full jitter"), but
-/// where it adapts to throttles, which then decide.
+/// The longest wait before a call is tried again; doubles, up to the second number. The SDK takes a
+/// random part of it ("full jitter"), but where it adapts to throttles, which then decide.
 const FIRST_RETRY_WAIT: Duration = Duration::from_millis(200);
 const MAX_RETRY_WAIT: Duration = Duration::from_secs(2);
-/// How many retries a client may make on credit, and what part of one each success earns. So a client makes at most half as many retries
-/// as it has successes, and these: a service that is down or slow gets little more than it would without retries.
+/// How many retries a client may make on credit, and what part of one each success earns. So a
+/// client makes at most half as many retries as it has successes, and these: a service that is down
+/// or slow gets little more than it would without retries.
 const RETRY_CREDIT: usize = 10;
 const RETRIES_PER_SUCCESS: f32 = 0.5;
 
@@ -93,9 +94,11 @@ impl AwsSettings {
     }
 }
 
-/// All AWS clients, obtainable only by those who hold the right to use them, and with the rights of those alone whose data they are for.
+/// All AWS clients, obtainable only by those who hold the right to use them, and with the rights of
+/// those alone whose data they are for.
 ///
-/// Each is made when it is first asked for: what a function never calls costs its start nothing, and is not linked into it.
+/// Each is made when it is first asked for: what a function never calls costs its start nothing,
+/// and is not linked into it.
 #[derive(Clone, Debug)]
 pub struct AwsClients(Arc<Clients>);
 
@@ -146,10 +149,12 @@ macro_rules! client {
 /// How a client's calls are tried again.
 fn retries(service: Service) -> RetryConfig {
     let config = match service {
-        // Its limits hold for all of an account and region, are low, and those of puts are not published. Nobody counts for everybody; each
-        // environment that is throttled calls less often from then on, and by and by as often as it is let.
+        // Its limits hold for all of an account and region, are low, and those of puts are not
+        // published. Nobody counts for everybody; each environment that is throttled calls less
+        // often from then on, and by and by as often as it is let.
         Service::ParameterStore => RetryConfig::adaptive(),
-        // A throttled table mostly means one tenant's partition, which must not slow the others down.
+        // A throttled table mostly means one tenant's partition, which must not slow the others
+        // down.
         Service::DynamoDb | Service::EventBridge | Service::Sts => RetryConfig::standard(),
     };
     config.with_max_attempts(MAX_ATTEMPTS).with_initial_backoff(FIRST_RETRY_WAIT).with_max_backoff(MAX_RETRY_WAIT)
@@ -187,8 +192,9 @@ impl AwsClients {
         }))
     }
 
-    /// Opens the connections that the first call will use: to DynamoDB by asking for an item that is not there, and to STS by asking
-    /// who this is. Any answer does, a refusal, too. If there is none in time, the first call has to try for itself.
+    /// Opens the connections that the first call will use: to DynamoDB by asking for an item that
+    /// is not there, and to STS by asking who this is. Any answer does, a refusal, too. If there is
+    /// none in time, the first call has to try for itself.
     pub async fn warm_up(&self, table: &str) {
         let key = |name: &str| aws_sdk_dynamodb::types::AttributeValue::S(name.to_owned());
         let get =
@@ -237,8 +243,8 @@ impl AwsClients {
         self.parameter_store_as(&Principal::System).await
     }
 
-    /// EventBridge, to say what the scope's tenant changed: which keys, never a value. With the function's own rights, since a bus knows
-    /// no tenants.
+    /// EventBridge, to say what the scope's tenant changed: which keys, never a value. With the
+    /// function's own rights, since a bus knows no tenants.
     pub fn eventbridge(&self, _scope: &TenantScope) -> &aws_sdk_eventbridge::Client {
         self.0.eventbridge.get_or_init(|| client!(&self.0, aws_sdk_eventbridge, Service::EventBridge))
     }
@@ -427,8 +433,9 @@ impl AwsFailure {
     }
 }
 
-/// What an answer with an error means: by the codes that AWS's services share, DynamoDB's and Parameter Store's own for the same
-/// thing, and where those say nothing by whose fault the status says it is.
+/// What an answer with an error means: by the codes that AWS's services share, DynamoDB's and
+/// Parameter Store's own for the same thing, and where those say nothing by whose fault the status
+/// says it is.
 fn kind_of(code: &str, is_server_error: bool) -> FailureKind {
     match code {
         "ThrottlingException"
@@ -445,7 +452,8 @@ fn kind_of(code: &str, is_server_error: bool) -> FailureKind {
     }
 }
 
-/// What an error and its causes say. Not what they show for debugging: that may be the body of an answer, and so a value.
+/// What an error and its causes say. Not what they show for debugging: that may be the body of an
+/// answer, and so a value.
 pub fn said(error: &dyn std::error::Error) -> String {
     causes(error).fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
 }
@@ -516,7 +524,8 @@ mod tests {
         assert!(began.elapsed() < WARM_UP_TIMEOUT + Duration::from_millis(50));
     }
 
-    /// A refusal warms as well: the next call goes over the same connection, the only one that is taken here.
+    /// A refusal warms as well: the next call goes over the same connection, the only one that is
+    /// taken here.
     #[tokio::test]
     async fn the_first_call_finds_the_connection_open() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -6,7 +6,8 @@ use aws_smithy_http_client::tls::TrustStore;
 use pem::{EncodeConfig, LineEnding, Pem, PemError};
 use rustls::{RootCertStore, pki_types::CertificateDer};
 
-/// Those of Amazon Trust Services. Reading five takes a twentieth of the time that a system's hundred and fifty take, in every cold start.
+/// Those of Amazon Trust Services. Reading five takes a twentieth of the time that a system's
+/// hundred and fifty take, in every cold start.
 const AMAZON: &[u8] = include_bytes!("amazon-roots.pem");
 
 /// What the parts of a bundle are called that count.
@@ -42,8 +43,8 @@ pub enum UnusableBundle {
 }
 
 impl TrustedRoots {
-    /// The certificates of the file `bundle`, if it is given. Otherwise Amazon's for the endpoints of the partitions that are known to
-    /// use them, and the system's for all others.
+    /// The certificates of the file `bundle`, if it is given. Otherwise Amazon's for the endpoints
+    /// of the partitions that are known to use them, and the system's for all others.
     pub fn choose(bundle: Option<&str>, endpoint: Option<&str>, region: &str) -> Result<Self, UnusableBundle> {
         if let Some(path) = bundle {
             return Self::read(&fs::read(path)?);
@@ -53,8 +54,9 @@ impl TrustedRoots {
         Ok(if elsewhere || other_partition { Self::System } else { Self::Amazon })
     }
 
-    /// The certificates of a bundle, and nothing else that stands in it. The HTTP client panics on what it cannot use, so it gets what
-    /// was found to be usable here, in a form that leaves nothing to interpretation.
+    /// The certificates of a bundle, and nothing else that stands in it. The HTTP client panics on
+    /// what it cannot use, so it gets what was found to be usable here, in a form that leaves
+    /// nothing to interpretation.
     fn read(bundle: &[u8]) -> Result<Self, UnusableBundle> {
         let mut usable = RootCertStore::empty();
         let mut certificates = Vec::new();
@@ -116,7 +118,8 @@ mod tests {
         store.len()
     }
 
-    /// The built-in roots are five that the TLS library takes; a file replaces them, wherever calls go, and a wrong one is refused.
+    /// The built-in roots are five that the TLS library takes; a file replaces them, wherever calls
+    /// go, and a wrong one is refused.
     #[test]
     fn a_bundle_replaces_them() {
         assert_eq!(in_use(&TrustedRoots::Amazon), 5);

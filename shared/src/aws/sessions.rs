@@ -1,7 +1,9 @@
-//! Credentials of one tenant each: sessions of a role that AWS limits to the tenant that they are tagged with.
+//! Credentials of one tenant each: sessions of a role that AWS limits to the tenant that they are
+//! tagged with.
 //!
-//! What our own code asks for by mistake under another tenant's name is then refused where the data lie. There is no way back to the
-//! function's own rights: where no session can be had, there is no client.
+//! What our own code asks for by mistake under another tenant's name is then refused where the data
+//! lie. There is no way back to the function's own rights: where no session can be had, there is no
+//! client.
 
 use std::{
     sync::{
@@ -24,21 +26,25 @@ use crate::{
     tenant::TenantId,
 };
 
-/// How long a session lasts: as long as that of a role that was taken on from another role may (STS, role chaining).
+/// How long a session lasts: as long as that of a role that was taken on from another role may
+/// (STS, role chaining).
 const LIFETIME: Duration = Duration::from_hours(1);
-/// How long before its end a session is used no more: a call that has begun is to end with it, and clocks differ.
+/// How long before its end a session is used no more: a call that has begun is to end with it, and
+/// clocks differ.
 const MARGIN: Duration = Duration::from_mins(1);
-/// How long before its end a session is renewed, by one of those who use it. Up to twice that, at random, so that what began together is not
-/// renewed together.
+/// How long before its end a session is renewed, by one of those who use it. Up to twice that, at
+/// random, so that what began together is not renewed together.
 const AHEAD: Duration = Duration::from_mins(5);
-/// How long a renewal may take, since there is a session that serves; the first session has as long as any call to AWS.
+/// How long a renewal may take, since there is a session that serves; the first session has as long
+/// as any call to AWS.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long after a renewal that failed the next one is tried.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
-/// How long a session that could not be had is not asked for again: those who waited for it would else ask one after the other.
+/// How long a session that could not be had is not asked for again: those who waited for it would
+/// else ask one after the other.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
-/// How many sessions an environment keeps, those that were not used lately go first. One takes about 20 KB for each service that was
-/// called with it, most of it the SDK's client.
+/// How many sessions an environment keeps, those that were not used lately go first. One takes
+/// about 20 KB for each service that was called with it, most of it the SDK's client.
 pub(crate) const MAX_SESSIONS: usize = 500;
 /// The session tag that names the tenant. The roles' policies in template.yaml go by it.
 const TENANT_TAG: &str = "TenantId";
@@ -116,7 +122,8 @@ impl Sessions {
         Self { roles, clock, kept: Cache::new(max), failed: Cache::new(max) }
     }
 
-    /// The session of `principal`: one that is kept, or a new one, which whoever asks for it meanwhile gets as well.
+    /// The session of `principal`: one that is kept, or a new one, which whoever asks for it
+    /// meanwhile gets as well.
     pub(super) async fn of(
         &self,
         sts: &aws_sdk_sts::Client,
@@ -152,8 +159,8 @@ impl Sessions {
         begun
     }
 
-    /// A new session instead of one that will end soon. One caller sees to it; the others go on with the one they have, and so does
-    /// everybody if there is no new one.
+    /// A new session instead of one that will end soon. One caller sees to it; the others go on
+    /// with the one they have, and so does everybody if there is no new one.
     async fn renewed(&self, sts: &aws_sdk_sts::Client, principal: &Principal, session: Arc<Session>) -> Arc<Session> {
         let Ok(_renewing) = session.renewing.try_lock() else { return session.clone() };
         let error = match tokio::time::timeout(RENEWAL_TIMEOUT, self.begin(sts, principal)).await {
@@ -179,7 +186,8 @@ impl Sessions {
                 let tag = Tag::builder().key(TENANT_TAG).value(tenant.as_str()).build();
                 request
                     .role_arn(&self.roles.tenant.arn)
-                    // Names have two characters at least, and 64 at most: one more than the longest tenant.
+                    // Names have two characters at least, and 64 at most: one more than the longest
+                    // tenant.
                     .role_session_name(format!("@{tenant}"))
                     .tags(tag.map_err(|error| unusable(&error.to_string()))?)
                     .policy(self.roles.session_policy(tenant))
@@ -190,7 +198,8 @@ impl Sessions {
                 request.role_arn(&role.arn).role_session_name("system")
             }
         };
-        // Boxed, because the future is as large as the SDK's, and every call of a tenant's is around it.
+        // Boxed, because the future is as large as the SDK's, and every call of a tenant's is
+        // around it.
         let answer = Box::pin(request.send()).await.map_err(|error| AwsFailure::of(Service::Sts, OPERATION, &error))?;
         let given = answer.credentials.ok_or_else(|| unusable("an answer without credentials"))?;
         let ahead = AHEAD.mul_f64(1.0 + fastrand::f64());
@@ -202,7 +211,8 @@ impl Sessions {
             ),
             dynamodb: OnceLock::new(),
             ssm: OnceLock::new(),
-            // By the time that was asked for, and our clock alone: the answer names the end by another one.
+            // By the time that was asked for, and our clock alone: the answer names the end by
+            // another one.
             ends: begun.plus(LIFETIME).minus(MARGIN),
             renew_from: AtomicU64::new(begun.plus(LIFETIME).minus(MARGIN + ahead).millis()),
             renewing: Mutex::new(()),
@@ -211,8 +221,9 @@ impl Sessions {
 }
 
 impl Roles {
-    /// What a tenant's session may do at most, by literal names: a second lock beside the role's policies, which find the tenant's name in
-    /// the session's tag. What of this a function may do is for its role to say.
+    /// What a tenant's session may do at most, by literal names: a second lock beside the role's
+    /// policies, which find the tenant's name in the session's tag. What of this a function may do
+    /// is for its role to say.
     pub fn session_policy(&self, tenant: &TenantId) -> String {
         let RoleArn { partition, account, .. } = &self.tenant;
         let Self { table, parameter_root, region, .. } = self;
@@ -264,7 +275,8 @@ mod tests {
         }
     }
 
-    /// Promise: a session policy names its tenant and no other, by no pattern that could be one, in each resource of a tenant's.
+    /// Promise: a session policy names its tenant and no other, by no pattern that could be one, in
+    /// each resource of a tenant's.
     #[test]
     fn a_session_policy_names_one_tenant() {
         let policy = roles("config", "/tenantry").session_policy(&"acme.eu-1_x".parse().unwrap());
@@ -279,7 +291,8 @@ mod tests {
         assert_eq!(parameter_keys["Condition"]["StringLike"]["kms:EncryptionContext:PARAMETER_ARN"], path);
     }
 
-    /// Promise: the longest names there are make no policy that STS refuses for its length, 2,048 characters.
+    /// Promise: the longest names there are make no policy that STS refuses for its length, 2,048
+    /// characters.
     #[test]
     fn a_session_policy_fits() {
         let root = format!("/{0}/{0}", "r".repeat(64));

@@ -11,7 +11,8 @@ use serde_json::value::RawValue;
 use super::{Problem, ProblemType};
 use crate::{comment::Comment, entry::Version, redact::Redacted, value::ConfigValue};
 
-/// How much of what the JSON parser says is passed on, in characters: it repeats names and texts of the body, however long they are.
+/// How much of what the JSON parser says is passed on, in characters: it repeats names and texts of
+/// the body, however long they are.
 const MAX_SHOWN: usize = 200;
 /// How many items of a list are kept to be looked at; no request may have more.
 const MAX_ITEMS: usize = 100;
@@ -137,7 +138,8 @@ impl TransactionBody {
         self.operations.kept.iter().enumerate().map(|(index, raw)| match serde_json::from_str(raw.get()) {
             Ok(Object(operation)) => Ok(operation),
             Err(error) => {
-                // What is wrong may stand beside a key that tells the caller more than the position does.
+                // What is wrong may stand beside a key that tells the caller more than the position
+                // does.
                 let named: Option<Object<Named>> = serde_json::from_str(raw.get()).ok();
                 let key = named.as_ref().map(|Object(named)| named.key.as_str());
                 Err(malformed("operations", index, &error).of_item(index, key))
@@ -227,7 +229,8 @@ struct Named {
     key: String,
 }
 
-/// A JSON object. Code that serde derives takes an array of the members' values for one too, which nobody means to send.
+/// A JSON object. Code that serde derives takes an array of the members' values for one too, which
+/// nobody means to send.
 struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {

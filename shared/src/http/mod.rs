@@ -1,7 +1,9 @@
-//! HTTP as API Gateway passes it to a function (HTTP API, payload format 2.0), and as it takes the answer back.
+//! HTTP as API Gateway passes it to a function (HTTP API, payload format 2.0), and as it takes the
+//! answer back.
 //!
-//! The event is read here rather than by `lambda_http`: that crate's conversion panics on query strings and `Host` headers that
-//! are no part of a valid URI, and a client could end a function's environment with one.
+//! The event is read here rather than by `lambda_http`: that crate's conversion panics on query
+//! strings and `Host` headers that are no part of a valid URI, and a client could end a function's
+//! environment with one.
 
 mod body;
 mod cursor;
@@ -45,13 +47,15 @@ const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// What some programs put before a text in UTF-8.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// More headers, or claims, than most requests have, so that their map does not have to grow. Every call pays for this parsing.
+/// More headers, or claims, than most requests have, so that their map does not have to grow. Every
+/// call pays for this parsing.
 const USUAL_FIELDS: usize = 24;
 
 /// The largest version or revision that is looked for; none will ever be reached.
 const MAX_COUNTER: u64 = 1_000_000_000_000_000_000;
 
-/// An API Gateway HTTP API event, payload format 2.0: the parts that are used. `Debug` shows the request line without its query.
+/// An API Gateway HTTP API event, payload format 2.0: the parts that are used. `Debug` shows the
+/// request line without its query.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
@@ -111,9 +115,10 @@ impl Event {
         self.request_context.request_id.as_deref().unwrap_or_default()
     }
 
-    /// The one of `routes` that the request is for. Routes are written as the template's route keys are, such as
-    /// `GET /v1/config/{key+}`. HEAD is answered as GET is, body included: who speaks HTTP with the client leaves that out, and knows by
-    /// it which Content-Length to send (RFC 9110, 9.3.2).
+    /// The one of `routes` that the request is for. Routes are written as the template's route keys
+    /// are, such as `GET /v1/config/{key+}`. HEAD is answered as GET is, body included: who speaks
+    /// HTTP with the client leaves that out, and knows by it which Content-Length to send (RFC
+    /// 9110, 9.3.2).
     pub fn route(&self, routes: &[&'static str]) -> Option<&'static str> {
         let asked = if self.method() == "HEAD" { "GET" } else { self.method() };
         let is_for = |route: &&&'static str| {
@@ -138,8 +143,9 @@ impl Event {
 
     /// The key behind `prefix` in the path.
     ///
-    /// API Gateway's documents disagree on whether it decodes the path and its parameter, so both are looked at after exactly one
-    /// decoding, and must agree. No character of a key needs encoding, so nobody who sends keys plainly is hurt.
+    /// API Gateway's documents disagree on whether it decodes the path and its parameter, so both
+    /// are looked at after exactly one decoding, and must agree. No character of a key needs
+    /// encoding, so nobody who sends keys plainly is hurt.
     pub fn key(&self, prefix: &str, routes: &TagRoutes) -> Result<ConfigKey, Problem> {
         let raw = self.path().strip_prefix(prefix).unwrap_or_default();
         let decoded = percent_decode_str(raw).decode_utf8().ok();
@@ -158,7 +164,8 @@ impl Event {
         }
     }
 
-    /// The value of a header, whose name is given in lower case; several of one name arrive joined by commas.
+    /// The value of a header, whose name is given in lower case; several of one name arrive joined
+    /// by commas.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
@@ -193,7 +200,8 @@ impl Event {
         Ok(Query(Redacted(values)))
     }
 
-    /// The body as text, without a byte order mark: a parser of JSON may ignore one (RFC 8259, 8.1), and some clients send it.
+    /// The body as text, without a byte order mark: a parser of JSON may ignore one (RFC 8259,
+    /// 8.1), and some clients send it.
     pub fn body(&self) -> Result<String, Problem> {
         let refused = |detail: &str| Problem::new(ProblemType::InvalidBody, detail);
         let body = self.body.as_deref().unwrap_or_default();
@@ -213,7 +221,8 @@ impl Event {
         Ok(text)
     }
 
-    /// That the body comes as it is. Its limits count what is sent, and nothing here links what would unpack it.
+    /// That the body comes as it is. Its limits count what is sent, and nothing here links what
+    /// would unpack it.
     fn is_not_encoded(&self) -> Result<(), Problem> {
         let codings = self.header("content-encoding").unwrap_or_default().split(',').map(str::trim);
         match codings.filter(|coding| !coding.is_empty()).find(|coding| !coding.eq_ignore_ascii_case("identity")) {
@@ -242,8 +251,8 @@ impl Event {
         self.header(name).map(parse).transpose()
     }
 
-    /// How fresh the answer must be, by `Cache-Control` (RFC 9111, 5.2.1; RFC 5861, 4). Of a directive that stands twice, the
-    /// stricter one counts.
+    /// How fresh the answer must be, by `Cache-Control` (RFC 9111, 5.2.1; RFC 5861, 4). Of a
+    /// directive that stands twice, the stricter one counts.
     pub fn freshness(&self, min_revision: Option<Revision>) -> Freshness {
         let header = self.header("cache-control").unwrap_or_default();
         let shortest = |wanted: &str| {
@@ -258,11 +267,11 @@ impl Event {
         }
     }
 
-    /// The request's idempotency claim, if it carries an `Idempotency-Key`. `body` is what it asks for besides method, path and
-    /// conditions, which for a DELETE is the comment of its query.
+    /// The request's idempotency claim, if it carries an `Idempotency-Key`. `body` is what it asks
+    /// for besides method, path and conditions, which for a DELETE is the comment of its query.
     ///
-    /// Only hashes are kept. The request's is salted with the key, which is not kept, so that nobody who reads the table can
-    /// guess a short secret value from it.
+    /// Only hashes are kept. The request's is salted with the key, which is not kept, so that
+    /// nobody who reads the table can guess a short secret value from it.
     pub fn idempotency(&self, body: &str) -> Result<Option<IdempotencyClaim>, Problem> {
         let Some(key) = self.header("idempotency-key") else { return Ok(None) };
         let key = key.trim().trim_matches('"');
@@ -291,7 +300,8 @@ impl Event {
         let presented = match (claims, self.header("authorization")) {
             (Some(jwt), Some(authorization)) => Presented::Checked { claims: &jwt.claims, authorization },
             (None, Some(header)) => Presented::Authorization(header),
-            // Claims that come without the token are none of API Gateway's, which passes on what it checks.
+            // Claims that come without the token are none of API Gateway's, which passes on what it
+            // checks.
             (_, None) => Presented::Nothing,
         };
         let scope = authenticator.authenticate(presented).await?.authorize(permission)?;
@@ -370,7 +380,8 @@ fn directives(header: &str) -> impl Iterator<Item = (&str, Duration)> {
 /// The entity tag of one tenant's pages of one kind.
 #[derive(Debug)]
 pub struct PageTag<'a> {
-    /// The tag routes, as [`digest`] has them: they decide which keys are shown, and what is a secret.
+    /// The tag routes, as [`digest`] has them: they decide which keys are shown, and what is a
+    /// secret.
     pub routes: &'a str,
     /// Who asks: not everybody sees the values of secrets.
     pub scope: &'a TenantScope,
@@ -384,7 +395,8 @@ impl PageTag<'_> {
     /// How many hexadecimal digits of the digest are kept.
     const DIGITS: usize = 16;
 
-    /// The page's tag at `head`. The commit's id is in it besides the revision, so that none of a restored table's is taken for another.
+    /// The page's tag at `head`. The commit's id is in it besides the revision, so that none of a
+    /// restored table's is taken for another.
     pub fn at(&self, head: &Head) -> ETag {
         let rights = if self.scope.may_read_secrets() { "secrets" } else { "" };
         let (commit, tenant) = (head.commit.to_string(), self.scope.tenant().as_str());
@@ -414,7 +426,8 @@ fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deser
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// API Gateway sends the names of headers in lower case; `sam local` leaves them as the client spelt them.
+/// API Gateway sends the names of headers in lower case; `sam local` leaves them as the client
+/// spelt them.
 fn names_in_lower_case<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Redacted<HashMap<String, String>>, D::Error> {
@@ -447,8 +460,8 @@ fn names_in_lower_case<'de, D: Deserializer<'de>>(
     deserializer.deserialize_any(Headers).map(Redacted)
 }
 
-/// Claims arrive as text; what is not is no claim that anything here goes by. One that stands twice has two meanings, and no event of API
-/// Gateway's.
+/// Claims arrive as text; what is not is no claim that anything here goes by. One that stands twice
+/// has two meanings, and no event of API Gateway's.
 fn texts_only<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Redacted<HashMap<String, String>>, D::Error> {
     struct Claims;
 

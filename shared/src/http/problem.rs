@@ -1,4 +1,5 @@
-//! Errors as callers see them: RFC 9457, a stable `type`, a `detail` that says what to do, nothing of our insides.
+//! Errors as callers see them: RFC 9457, a stable `type`, a `detail` that says what to do, nothing
+//! of our insides.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -121,7 +122,8 @@ impl Problem {
         Self::new(ProblemType::NotFound, format!("{key} has no value")).at(revision)
     }
 
-    /// That the version, or the page, that is current at a revision is not what `If-Match` asks for.
+    /// That the version, or the page, that is current at a revision is not what `If-Match` asks
+    /// for.
     pub fn not_matched(asked: &TagList, current: &ETag, revision: Revision) -> Self {
         let advice = match asked.matches_only_weakly(Some(current)) {
             true if current.is_weak() => "; pages have weak tags, which never match in If-Match: use If-None-Match",
@@ -172,7 +174,8 @@ impl Problem {
         self
     }
 
-    /// Which item of a list in the request has the problem: its position, counted from 0, and its key where it names one.
+    /// Which item of a list in the request has the problem: its position, counted from 0, and its
+    /// key where it names one.
     #[must_use]
     pub fn of_item(self, index: usize, key: Option<&str>) -> Self {
         let problem = self.with("index", index);
@@ -291,7 +294,8 @@ impl From<AwsFailure> for Problem {
         let service = failure.service;
         error!(%failure, kind = ?failure.kind, "an AWS call failed");
         match failure.kind {
-            // Not this caller's requests are too many, but the tenants whose credentials are asked for.
+            // Not this caller's requests are too many, but the tenants whose credentials are asked
+            // for.
             FailureKind::Throttled if service == Service::Sts => {
                 Self::new(ProblemType::Unavailable, format!("{service} does not answer now; try again later"))
                     .retry_after(1)
@@ -309,7 +313,8 @@ impl From<AwsFailure> for Problem {
                 Self::new(ProblemType::Unavailable, format!("{service} does not answer now; try again later"))
                     .retry_after(seconds)
             }
-            // Refused for good, so that trying again the same way does not help: a limit of the account, a lacking permission.
+            // Refused for good, so that trying again the same way does not help: a limit of the
+            // account, a lacking permission.
             FailureKind::Refused => Self::new(
                 ProblemType::Unavailable,
                 format!("{service} refuses the request; the operators of this service find the reason in its log"),

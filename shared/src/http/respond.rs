@@ -245,7 +245,8 @@ pub struct WrittenView<'a> {
     etag: &'a str,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     deleted: bool,
-    /// The delete takes the values of the key's earlier versions along: they lay in their store alone.
+    /// The delete takes the values of the key's earlier versions along: they lay in their store
+    /// alone.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     removes_older_values: bool,
     /// The value is committed and what every reader gets; its store is still to be brought after.

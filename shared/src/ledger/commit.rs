@@ -1,4 +1,5 @@
-//! A commit: one `TransactWriteItems` that moves the head by one and writes entries, versions, the change and the request's result.
+//! A commit: one `TransactWriteItems` that moves the head by one and writes entries, versions, the
+//! change and the request's result.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -93,7 +94,8 @@ pub enum StoreWork {
     Verdict {
         /// The refusal, if it is one.
         refusal: Option<Refusal>,
-        /// The calls that have to be announced still where the version was known to be in the store.
+        /// The calls that have to be announced still where the version was known to be in the
+        /// store.
         made_up: Vec<PutId>,
     },
 }
@@ -111,8 +113,8 @@ pub struct Found {
     pub superseded: bool,
     /// Whether the puts of the tag's route fit on it, as they do not on another type.
     pub fits: bool,
-    /// Whether it is of another life of the name than what the ledger knows of the store, and nothing
-    /// of ours lies on it.
+    /// Whether it is of another life of the name than what the ledger knows of the store, and
+    /// nothing of ours lies on it.
     pub is_anew: bool,
     /// What the ledger knew of the store when it was found.
     pub known: FollowState,
@@ -275,9 +277,9 @@ impl Plan {
 impl Ledger {
     /// Attempts a commit.
     ///
-    /// Where the outcome of a send is open, the same transaction is sent again at the same head: whichever of the sends arrives
-    /// first moves the head, so no other can take effect. Once the head has moved, the change at the next revision tells by its
-    /// commit id whose commit it was.
+    /// Where the outcome of a send is open, the same transaction is sent again at the same head:
+    /// whichever of the sends arrives first moves the head, so no other can take effect. Once the
+    /// head has moved, the change at the next revision tells by its commit id whose commit it was.
     pub async fn commit(&self, scope: &TenantScope, plan: &Plan) -> Result<CommitOutcome, LedgerError> {
         let receipt = plan.receipt(scope);
         let items = self.transaction(scope, plan, &receipt)?;
@@ -358,7 +360,8 @@ impl Ledger {
             let mut version = primary_key(scope, item::version_key(&write.key, entry.version));
             version.extend(item::entry_attributes(&entry).into_iter().map(|(name, value)| (name.to_owned(), value)));
             if let StoreWork::Announced(id) | StoreWork::Done(PutBefore { id, .. }) = &write.store {
-                // The ids that were given out for a version stay with it: that is how its puts are known as ours later.
+                // The ids that were given out for a version stay with it: that is how its puts are
+                // known as ours later.
                 version.insert("putIds".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
             }
             items.push(put(version, "attribute_not_exists(pk)", None)?);
@@ -399,7 +402,8 @@ fn judge(error: &SdkError<TransactWriteItemsError, HttpResponse>, failure: &AwsF
             FailureKind::Refused | FailureKind::CircuitOpen { .. } => Judgement::Refused,
         };
     };
-    // The reasons come in the order of the items; the head is the first. Where nothing was wrong with an item, the code is "None".
+    // The reasons come in the order of the items; the head is the first. Where nothing was wrong
+    // with an item, the code is "None".
     let codes = || cancelled.cancellation_reasons().iter().map(|reason| reason.code().unwrap_or("None"));
     if codes().next() == Some("ConditionalCheckFailed") {
         return Judgement::HeadMoved;
@@ -415,8 +419,8 @@ fn judge(error: &SdkError<TransactWriteItemsError, HttpResponse>, failure: &AwsF
     worst
 }
 
-/// Of what was found in the store: how far it has been looked through, and what lies there. Refused where the ledger knows more
-/// of the store by now.
+/// Of what was found in the store: how far it has been looked through, and what lies there. Refused
+/// where the ledger knows more of the store by now.
 fn note_found(expression: &mut Expression, found: &Found, version: Version) {
     let known = &found.known;
     let unchanged = |name: &str, known: bool| {
@@ -429,7 +433,8 @@ fn note_found(expression: &mut Expression, found: &Found, version: Version) {
         unchanged("storeVersion", known.store_version.is_some()),
     ];
     if !found.superseded {
-        // None was under way then. One that has begun since may have removed what was found, even if its time is over.
+        // None was under way then. One that has begun since may have removed what was found, even
+        // if its time is over.
         conditions.push(unchanged("removingUntil", known.removing_until.is_some()));
         if let Some(until) = known.removing_until {
             expression.values.insert(":known_removingUntil".to_owned(), n(until.millis()));
@@ -547,8 +552,8 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
             }
             expression.set("followedVersion", n(entry.version.get()));
             expression.set("storeVersion", n(*placed));
-            // Where somebody else has taken the put for abandoned, or is known to have put another value after it, what it put is not what
-            // the store shows.
+            // Where somebody else has taken the put for abandoned, or is known to have put another
+            // value after it, what it put is not what the store shows.
             expression.condition.push_str(" AND contains(announced, :id) AND ");
             expression.condition.push_str(STORE_IS_NOT_FURTHER);
             expression.values.insert(":id".to_owned(), s(id.as_str()));

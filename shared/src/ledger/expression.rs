@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-/// The parts of an update expression. Every attribute is aliased, so that none can be a reserved word.
+/// The parts of an update expression. Every attribute is aliased, so that none can be a reserved
+/// word.
 pub(super) struct Expression {
     set: Vec<String>,
     remove: Vec<String>,
@@ -52,7 +53,8 @@ impl Expression {
     }
 }
 
-/// Names or values as a request has them: none where there are none, because `DynamoDB` refuses an empty map.
+/// Names or values as a request has them: none where there are none, because `DynamoDB` refuses an
+/// empty map.
 pub(super) fn unless_empty<T>(map: HashMap<String, T>) -> Option<HashMap<String, T>> {
     (!map.is_empty()).then_some(map)
 }

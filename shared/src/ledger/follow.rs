@@ -1,5 +1,5 @@
-//! What commits still owe: events to publish, stores to bring after. Kept as marks on the items themselves, found through the sparse
-//! index `work`, and taken off only by who has done the work.
+//! What commits still owe: events to publish, stores to bring after. Kept as marks on the items
+//! themselves, found through the sparse index `work`, and taken off only by who has done the work.
 
 use std::{ops::Range, time::Duration};
 
@@ -20,26 +20,29 @@ use crate::{
     tenant::TenantId,
 };
 
-/// How long the one who committed has the work to itself, and how old an announced call must be to count as abandoned: longer
-/// than any function of the suite may run.
+/// How long the one who committed has the work to itself, and how old an announced call must be to
+/// count as abandoned: longer than any function of the suite may run.
 pub const GRACE: Duration = Duration::from_mins(1);
 
-/// How long what a store refuses waits before it is tried again: as long as it has been refused, but no less and no more than this.
+/// How long what a store refuses waits before it is tried again: as long as it has been refused,
+/// but no less and no more than this.
 pub const MIN_REFUSED_WAIT: Duration = Duration::from_mins(10);
 /// See [`MIN_REFUSED_WAIT`].
 pub const MAX_REFUSED_WAIT: Duration = Duration::from_hours(6);
 
 /// How many pieces of owed work one query looks up.
 const OWED_PAGE: i32 = 100;
-/// How often an update that meets a commit under way is tried, and the longest wait between two tries.
+/// How often an update that meets a commit under way is tried, and the longest wait between two
+/// tries.
 const MAX_CONFLICTS: usize = 6;
 const MAX_CONFLICT_WAIT: Duration = Duration::from_millis(150);
 
 /// That nobody is removing the value from its store at `:now`.
 const NO_REMOVAL: &str = "(attribute_not_exists(removingUntil) OR removingUntil < :now)";
 
-/// That the store is not known to hold something newer than what was put as `:storeVersion`, when `:seen` was noted of it. A version
-/// that nobody has noted since is older than the put, even where its number is higher: then the store has begun to count anew.
+/// That the store is not known to hold something newer than what was put as `:storeVersion`, when
+/// `:seen` was noted of it. A version that nobody has noted since is older than the put, even where
+/// its number is higher: then the store has begun to count anew.
 pub(super) const STORE_IS_NOT_FURTHER: &str =
     "(attribute_not_exists(storeVersion) OR storeVersion < :storeVersion OR storeVersion = :seen)";
 
@@ -78,8 +81,9 @@ pub enum OwedItem {
 }
 
 impl Ledger {
-    /// Announces a call to a key's store before it is made, in the place of those in `replaced`. Refused (`false`) where other calls
-    /// than `seen` are announced by now, or while the key's value is being removed there.
+    /// Announces a call to a key's store before it is made, in the place of those in `replaced`.
+    /// Refused (`false`) where other calls than `seen` are announced by now, or while the key's
+    /// value is being removed there.
     pub async fn announce(
         &self,
         scope: &TenantScope,
@@ -121,7 +125,8 @@ impl Ledger {
         .await
     }
 
-    /// Notes that announced calls are over, and takes the key off the index of owed work if nothing else is owed.
+    /// Notes that announced calls are over, and takes the key off the index of owed work if nothing
+    /// else is owed.
     pub async fn end_calls(&self, scope: &TenantScope, key: &ConfigKey, ended: &[PutId]) -> Result<(), LedgerError> {
         if !ended.is_empty() {
             let ids = [(":ended", id_set(ended))];
@@ -131,8 +136,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Leaves a key that is behind to whoever comes next: the calls in `ended` are over, and no others are announced. What they may have
-    /// put wrong is put right by the call that the key is owed anyway. Does nothing where that is not so.
+    /// Leaves a key that is behind to whoever comes next: the calls in `ended` are over, and no
+    /// others are announced. What they may have put wrong is put right by the call that the key is
+    /// owed anyway. Does nothing where that is not so.
     pub async fn leave_calls(&self, scope: &TenantScope, key: &ConfigKey, ended: &[PutId]) -> Result<(), LedgerError> {
         let behind =
             "attribute_exists(version) AND (attribute_not_exists(followedVersion) OR followedVersion <> version)";
@@ -141,9 +147,10 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes the sole right to remove the value of a deleted key, or of one that never got a version, from its store, until
-    /// `until`. Refused (`false`) where the key is alive again, where somebody else has that right, or where a call other than
-    /// `known` is announced: it may be a put that is yet to be committed.
+    /// Takes the sole right to remove the value of a deleted key, or of one that never got a
+    /// version, from its store, until `until`. Refused (`false`) where the key is alive again,
+    /// where somebody else has that right, or where a call other than `known` is announced: it may
+    /// be a put that is yet to be committed.
     pub async fn begin_removal(
         &self,
         scope: &TenantScope,
@@ -170,7 +177,8 @@ impl Ledger {
                 "storeVersion = :storeVersion"
             }
         };
-        // The same `until` is there already if the SDK repeats a call whose answer was lost: no other removal knows the same calls.
+        // The same `until` is there already if the SDK repeats a call whose answer was lost: no
+        // other removal knows the same calls.
         let condition =
             format!("{condition} AND {same_store} AND announced = :known AND (removingUntil = :until OR {NO_REMOVAL})");
         self.update_entry(scope, key, "SET removingUntil = :until", &condition, values).await
@@ -229,9 +237,10 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes that the store has got `version`, and that the calls in `ended` are over; takes the key off the index of owed work unless
-    /// other calls are open. What those of them in `made_up_for` put, should they come after all, is still ours. Refused (`false`) where
-    /// the key has moved on, or the store is known to be further.
+    /// Notes that the store has got `version`, and that the calls in `ended` are over; takes the
+    /// key off the index of owed work unless other calls are open. What those of them in
+    /// `made_up_for` put, should they come after all, is still ours. Refused (`false`) where the
+    /// key has moved on, or the store is known to be further.
     pub async fn mark_followed(
         &self,
         scope: &TenantScope,
@@ -290,9 +299,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes that nothing of ours is left in the store of a key that was deleted at `version`, or that never got one, or nothing that
-    /// may be removed (`is_left`), and that the calls in `ended`, which are all there are, are over. Refused (`false`) where the key
-    /// has moved on.
+    /// Notes that nothing of ours is left in the store of a key that was deleted at `version`, or
+    /// that never got one, or nothing that may be removed (`is_left`), and that the calls in
+    /// `ended`, which are all there are, are over. Refused (`false`) where the key has moved on.
     pub async fn mark_removed(
         &self,
         scope: &TenantScope,
@@ -317,7 +326,8 @@ impl Ledger {
         self.update_entry(scope, key, &update, &format!("{condition} AND announced = :ended"), values).await
     }
 
-    /// Takes a key off the index of owed work if nothing is owed: its store has followed, and no announced call is open.
+    /// Takes a key off the index of owed work if nothing is owed: its store has followed, and no
+    /// announced call is open.
     pub async fn settle(&self, scope: &TenantScope, key: &ConfigKey) -> Result<bool, LedgerError> {
         self.update_entry(
             scope,
@@ -329,8 +339,9 @@ impl Ledger {
         .await
     }
 
-    /// Notes how far the store's own versions have been looked through, and the id that the last of them bears; and forgets the ids in
-    /// `done`, which need not be known any more. Refused (`false`) where somebody else has noted something since.
+    /// Notes how far the store's own versions have been looked through, and the id that the last of
+    /// them bears; and forgets the ids in `done`, which need not be known any more. Refused
+    /// (`false`) where somebody else has noted something since.
     pub async fn note_absorbed(
         &self,
         scope: &TenantScope,
@@ -360,9 +371,9 @@ impl Ledger {
         self.update_entry(scope, key, &update, condition, values).await
     }
 
-    /// Owes a key's store that it be brought after again, because it does not show what is committed as `version`, or shows something
-    /// although nothing ever was, whatever was noted. Refused (`false`) where the key has moved on or calls are open, which look for
-    /// themselves.
+    /// Owes a key's store that it be brought after again, because it does not show what is
+    /// committed as `version`, or shows something although nothing ever was, whatever was noted.
+    /// Refused (`false`) where the key has moved on or calls are open, which look for themselves.
     pub async fn owe_again(
         &self,
         scope: &TenantScope,
@@ -386,7 +397,8 @@ impl Ledger {
         self.update_entry(scope, key, update, &condition, values).await
     }
 
-    /// Notes that nothing is owed to a store any more, because the key's tag has none outside the ledger now.
+    /// Notes that nothing is owed to a store any more, because the key's tag has none outside the
+    /// ledger now.
     pub async fn forget_store(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), LedgerError> {
         let all = "REMOVE removingUntil, announced, workShard, workKey";
         self.update_entry(scope, key, all, "attribute_exists(pk)", []).await?;
@@ -410,8 +422,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Puts off the work of a version that its store goes on refusing, by as long as it has been refused. It counts as owed from then on,
-    /// since nobody waits for it who could be helped.
+    /// Puts off the work of a version that its store goes on refusing, by as long as it has been
+    /// refused. It counts as owed from then on, since nobody waits for it who could be helped.
     pub async fn put_off_refused(
         &self,
         scope: &TenantScope,
@@ -437,7 +449,8 @@ impl Ledger {
         item::shard(tenant)
     }
 
-    /// The changes of a shard's tenants that are due to be published, the longest due first, at most about `limit`.
+    /// The changes of a shard's tenants that are due to be published, the longest due first, at
+    /// most about `limit`.
     ///
     /// The index lags behind the table, so work may be listed although it has been done.
     pub async fn owed_events(
@@ -449,8 +462,8 @@ impl Ledger {
         self.owed(authority, item::publish_shard(shard), limit).await
     }
 
-    /// The keys of a shard's tenants whose stores are due to be brought after, the longest due first, at most about `limit`. May list
-    /// what has been done, too.
+    /// The keys of a shard's tenants whose stores are due to be brought after, the longest due
+    /// first, at most about `limit`. May list what has been done, too.
     pub async fn owed_puts(
         &self,
         authority: &SystemAuthority,
@@ -532,7 +545,8 @@ impl Ledger {
             conflicts += 1;
             match failure.code.as_deref() {
                 Some("ConditionalCheckFailedException") => return Ok(false),
-                // A commit is under way on the same item. The SDK does not count this among what it tries again.
+                // A commit is under way on the same item. The SDK does not count this among what it
+                // tries again.
                 Some("TransactionConflictException") if conflicts < MAX_CONFLICTS => {}
                 _ => return Err(failure.into()),
             }

@@ -1,6 +1,8 @@
-//! How the ledger's records lie in the table: item keys and attributes, and nothing of when they are written.
+//! How the ledger's records lie in the table: item keys and attributes, and nothing of when they
+//! are written.
 //!
-//! Each item carries `format`, today 1. A reader takes any item whose attributes it finds, so that a newer writer may add some.
+//! Each item carries `format`, today 1. A reader takes any item whose attributes it finds, so that
+//! a newer writer may add some.
 
 use std::collections::HashMap;
 
@@ -23,7 +25,8 @@ pub(super) type Item = HashMap<String, AttributeValue>;
 
 /// The format that this code writes.
 pub(super) const FORMAT: u64 = 1;
-/// The shards of the indexes across tenants. A tenant's shard is fixed by its id, so this number is for ever.
+/// The shards of the indexes across tenants. A tenant's shard is fixed by its id, so this number is
+/// for ever.
 pub(super) const SHARDS: u32 = 4;
 
 pub(super) const HEAD: &str = "HEAD";
@@ -86,15 +89,16 @@ pub(super) fn owed_key(sort_key: &str) -> Option<OwedKey<'_>> {
     sort_key.strip_prefix(ENTRY).map(OwedKey::Entry)
 }
 
-/// A tenant's shard in the indexes across tenants: FNV-1a, because it must never change with a compiler or library.
+/// A tenant's shard in the indexes across tenants: FNV-1a, because it must never change with a
+/// compiler or library.
 pub(super) fn shard(tenant: &TenantId) -> u32 {
     let hash =
         tenant.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     hash % SHARDS
 }
 
-/// The shard that a tenant's unpublished changes stand in. Apart from what stores are owed, so that a slow store keeps no reader
-/// from hearing of changes.
+/// The shard that a tenant's unpublished changes stand in. Apart from what stores are owed, so that
+/// a slow store keeps no reader from hearing of changes.
 pub(super) fn publish_shard(shard: u32) -> String {
     format!("PUBLISH#{shard}")
 }
@@ -122,13 +126,14 @@ pub(super) fn directory(shard: u32) -> String {
     format!("TENANTS#{shard}")
 }
 
-/// Where an item stands in the order of owed work: by the time from which it may be done. Behind that, the time since which it has
-/// been owed.
+/// Where an item stands in the order of owed work: by the time from which it may be done. Behind
+/// that, the time since which it has been owed.
 pub(super) fn work_key(due: Timestamp, since: Timestamp, tenant: &TenantId) -> String {
     format!("{:015}#{:015}#{tenant}", due.millis(), since.millis())
 }
 
-/// From when the work may be done that stands at this place in the order, and since when it has been owed.
+/// From when the work may be done that stands at this place in the order, and since when it has
+/// been owed.
 pub(super) fn work_times(work_key: &str) -> Option<(Timestamp, Timestamp)> {
     let mut times = work_key.split('#').map(|time| time.parse().ok().map(Timestamp::from_millis));
     Some((times.next()??, times.next()??))
@@ -209,12 +214,14 @@ pub struct Current {
     pub follow: FollowState,
     /// What the key's values are.
     pub format: ValueFormat,
-    /// The newest version that is a deletion, if there is one: what lay in the store alone before it
-    /// is not kept.
+    /// The newest version that is a deletion, if there is one: what lay in the store alone before
+    /// it is not kept.
     pub deleted: Option<Version>,
-    /// Whether the newest version that others put there is of another type than the puts of the tag's route.
+    /// Whether the newest version that others put there is of another type than the puts of the
+    /// tag's route.
     pub has_other_type: bool,
-    /// The highest version of the key, if that is not the current one but one that was superseded when it was found.
+    /// The highest version of the key, if that is not the current one but one that was superseded
+    /// when it was found.
     latest: Option<Version>,
 }
 
@@ -227,13 +234,15 @@ pub struct FollowState {
     pub store_version: Option<u64>,
     /// Calls to the store that were announced and not yet seen to have ended.
     pub announced: Vec<PutId>,
-    /// Until when somebody may be removing the value from the store. No further call is announced before that.
+    /// Until when somebody may be removing the value from the store. No further call is announced
+    /// before that.
     pub removing_until: Option<Timestamp>,
     /// The ids of calls that are over and of which nobody knows what they did.
     pub retired: Vec<PutId>,
     /// How far the store's own versions have been looked through for what others put there.
     pub absorbed: Option<Locator>,
-    /// The id that the newest of those versions bears that bears one. Whatever else bears it is a copy, in another life of the name, too.
+    /// The id that the newest of those versions bears that bears one. Whatever else bears it is a
+    /// copy, in another life of the name, too.
     pub absorbed_id: Option<PutId>,
     /// Whether something is owed.
     pub owed: bool,
@@ -268,8 +277,9 @@ impl Current {
         })
     }
 
-    /// What the item says once `entry` has been committed, which was found in the store as far as `place`, where it bears the id `mark`,
-    /// where the puts of the tag's route fit on it or not, and where what we had put may be gone.
+    /// What the item says once `entry` has been committed, which was found in the store as far as
+    /// `place`, where it bears the id `mark`, where the puts of the tag's route fit on it or not,
+    /// and where what we had put may be gone.
     pub(crate) fn with_found(
         mut self,
         entry: Entry,

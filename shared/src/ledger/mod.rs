@@ -1,6 +1,7 @@
 //! The ledger: each tenant's record in DynamoDB, and the commit point of every tag.
 //!
-//! This file reads; [`commit`] writes; [`follow`] keeps what a commit still owes; [`item`] knows how records lie in the table.
+//! This file reads; [`commit`] writes; [`follow`] keeps what a commit still owes; [`item`] knows
+//! how records lie in the table.
 
 mod commit;
 mod expression;
@@ -35,13 +36,17 @@ use item::{Item, s};
 
 /// The most keys of one `BatchGetItem` (DynamoDB's limit).
 pub const MAX_BATCH_KEYS: usize = 100;
-/// The fewest items that are fetched at once, so that deleted keys do not cost a query each where a short page is asked for.
+/// The fewest items that are fetched at once, so that deleted keys do not cost a query each where a
+/// short page is asked for.
 const MIN_QUERY_ITEMS: usize = 25;
-/// How many queries one walk makes. It may then have found nothing, where thousands of keys are deleted, and is gone on with later.
+/// How many queries one walk makes. It may then have found nothing, where thousands of keys are
+/// deleted, and is gone on with later.
 const MAX_QUERIES: usize = 20;
-/// How often keys are asked for that stay among the `UnprocessedKeys`, before the table counts as throttled.
+/// How often keys are asked for that stay among the `UnprocessedKeys`, before the table counts as
+/// throttled.
 const MAX_UNPROCESSED_ROUNDS: usize = 5;
-/// The longest wait before they are asked for the second time; it doubles from then on, as AWS asks for.
+/// The longest wait before they are asked for the second time; it doubles from then on, as AWS asks
+/// for.
 const FIRST_UNPROCESSED_WAIT: Duration = Duration::from_millis(20);
 
 /// Why the ledger could not do something.
@@ -68,7 +73,8 @@ pub struct Ledger {
     clock: Clock,
 }
 
-/// What a commit is planned upon: head, current versions and an earlier result of the same request, each read strongly.
+/// What a commit is planned upon: head, current versions and an earlier result of the same request,
+/// each read strongly.
 ///
 /// It is no snapshot. It need not be one, because the commit is conditional on every part of it.
 #[derive(Debug)]
@@ -96,7 +102,8 @@ impl Ledger {
         Self { clients, table, routes, clock }
     }
 
-    /// Opens the connection to the table, so that the first invocation finds it open. Nothing depends on its success.
+    /// Opens the connection to the table, so that the first invocation finds it open. Nothing
+    /// depends on its success.
     pub async fn warm_up(&self) {
         self.clients.warm_up(&self.table).await;
     }
@@ -115,8 +122,8 @@ impl Ledger {
         Ok(found.map(|found| Current::read(&found, key.clone())).transpose()?)
     }
 
-    /// Current entries, read strongly; those of keys that never existed are missing. Stops, and names the rest, once the entries
-    /// have passed `max_bytes` of an answer.
+    /// Current entries, read strongly; those of keys that never existed are missing. Stops, and
+    /// names the rest, once the entries have passed `max_bytes` of an answer.
     pub async fn entries(
         &self,
         scope: &TenantScope,
@@ -125,7 +132,8 @@ impl Ledger {
     ) -> Result<(HashMap<ConfigKey, Entry>, Vec<ConfigKey>), LedgerError> {
         let mut found = HashMap::with_capacity(keys.len());
         let mut bytes = 0;
-        // A chunk is at most 10 × 256 KiB, so that what is read beyond the limit is thrown away in small amounts only.
+        // A chunk is at most 10 × 256 KiB, so that what is read beyond the limit is thrown away in
+        // small amounts only.
         let mut chunks = keys.chunks(10);
         while bytes <= max_bytes {
             let Some(chunk) = chunks.next() else { return Ok((found, Vec::new())) };
@@ -191,7 +199,8 @@ impl Ledger {
         wanted: &[(ConfigKey, Version)],
     ) -> Result<Vec<Entry>, LedgerError> {
         let mut found = Vec::with_capacity(wanted.len());
-        // As with current entries: what is unprocessed because it is too much is asked for again, so little at a time.
+        // As with current entries: what is unprocessed because it is too much is asked for again,
+        // so little at a time.
         for chunk in wanted.chunks(25) {
             let items =
                 self.get_many(scope, chunk.iter().map(|(key, version)| item::version_key(key, *version)).collect());
@@ -205,8 +214,8 @@ impl Ledger {
         Ok(found)
     }
 
-    /// A key's versions below `before`, newest first, and whether there are more. Stops early once they have passed `max_bytes`
-    /// of an answer.
+    /// A key's versions below `before`, newest first, and whether there are more. Stops early once
+    /// they have passed `max_bytes` of an answer.
     pub async fn history(
         &self,
         scope: &TenantScope,
@@ -231,8 +240,9 @@ impl Ledger {
         Ok((versions, more.is_some()))
     }
 
-    /// Live entries whose key begins with `prefix`, behind the key `after`, in byte order of the keys. Stops early once they have
-    /// passed `max_bytes` of an answer, or after many deleted ones, and may then have found none and still not be at the end.
+    /// Live entries whose key begins with `prefix`, behind the key `after`, in byte order of the
+    /// keys. Stops early once they have passed `max_bytes` of an answer, or after many deleted
+    /// ones, and may then have found none and still not be at the end.
     pub async fn list(
         &self,
         scope: &TenantScope,
@@ -263,7 +273,8 @@ impl Ledger {
         Ok(EntryPage { entries, last: last.map(|sort_key| key_of_entry(&sort_key).to_owned()) })
     }
 
-    /// The changes after `since`, in order, at most `limit`; fewer, or none, where the log has a gap.
+    /// The changes after `since`, in order, at most `limit`; fewer, or none, where the log has a
+    /// gap.
     pub async fn changes(
         &self,
         scope: &TenantScope,
@@ -277,7 +288,8 @@ impl Ledger {
         let mut expected = since.next();
         self.scan_range(scope, range, |found| {
             let change = Change::read(found)?;
-            // DynamoDB deletes what has expired when it gets to it; until then it is expired all the same.
+            // DynamoDB deletes what has expired when it gets to it; until then it is expired all
+            // the same.
             if change.revision != expected || change.expires_at < now {
                 return Ok(false);
             }
@@ -321,7 +333,8 @@ impl Ledger {
         let mut longest_wait = FIRST_UNPROCESSED_WAIT;
         for round in 0..MAX_UNPROCESSED_ROUNDS {
             if round > 0 {
-                // At least half of it, because the table must get its time; the rest at random, so that readers spread out.
+                // At least half of it, because the table must get its time; the rest at random, so
+                // that readers spread out.
                 tokio::time::sleep(longest_wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                 longest_wait *= 2;
             }
@@ -350,15 +363,16 @@ impl Ledger {
         Err(AwsFailure::throttled(Service::DynamoDb, "BatchGetItem", "keys stayed unprocessed").into())
     }
 
-    /// Walks the tenant's items of a range, read strongly, until `visit` says that it has enough, for [`MAX_QUERIES`] at most. The
-    /// sort key of the last item visited, if more may follow it.
+    /// Walks the tenant's items of a range, read strongly, until `visit` says that it has enough,
+    /// for [`MAX_QUERIES`] at most. The sort key of the last item visited, if more may follow it.
     async fn scan_range(
         &self,
         scope: &TenantScope,
         range: Range<'_>,
         mut visit: impl FnMut(&Item) -> Result<bool, LedgerError> + Send,
     ) -> Result<Option<String>, LedgerError> {
-        // An exclusive start key may name an item that does not exist, which makes it a plain bound of the range.
+        // An exclusive start key may name an item that does not exist, which makes it a plain bound
+        // of the range.
         let mut start = range.after.map(|after| primary_key(scope, after.to_owned()));
         let page = range.page.max(MIN_QUERY_ITEMS);
         for queries in 1.. {

@@ -24,9 +24,11 @@ pub struct ListedChange {
 }
 
 impl Ledger {
-    /// The changes of a shard's tenants from `since` on, in the order of the clocks of those who committed them, at most about `limit`.
+    /// The changes of a shard's tenants from `since` on, in the order of the clocks of those who
+    /// committed them, at most about `limit`.
     ///
-    /// The index lags behind the table, and those clocks differ: what is listed later may be of an earlier time.
+    /// The index lags behind the table, and those clocks differ: what is listed later may be of an
+    /// earlier time.
     pub async fn recent_changes(
         &self,
         authority: &IndexAuthority,
@@ -60,7 +62,8 @@ impl Ledger {
     }
 }
 
-/// Whose change it is, is said by the partition that it lies in: nobody who may write one tenant's items can name another.
+/// Whose change it is, is said by the partition that it lies in: nobody who may write one tenant's
+/// items can name another.
 fn listed_change(found: &Item) -> Option<ListedChange> {
     let read = Reader(found);
     let tenant = item::tenant_of_partition(read.optional_text("pk")?)?;

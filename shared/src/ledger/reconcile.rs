@@ -1,4 +1,5 @@
-//! What the comparison of the stores with the ledgers needs: who there is, which keys they have, and how far it has come.
+//! What the comparison of the stores with the ledgers needs: who there is, which keys they have,
+//! and how far it has come.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,8 @@ pub enum Cursor {
 }
 
 impl Ledger {
-    /// How far the comparison has come, and what this round of it has counted; at the beginning where that is not known.
+    /// How far the comparison has come, and what this round of it has counted; at the beginning
+    /// where that is not known.
     pub async fn reconciled(&self, authority: &SystemAuthority) -> Result<(Cursor, Round), LedgerError> {
         let answer = self
             .clients
@@ -113,8 +115,8 @@ impl Ledger {
         Ok(answer.items().iter().filter_map(tenant).collect())
     }
 
-    /// A tenant's next entries behind the key `after`, at most about `limit`, deleted ones among them; and the last key that was looked
-    /// at, if there are more.
+    /// A tenant's next entries behind the key `after`, at most about `limit`, deleted ones among
+    /// them; and the last key that was looked at, if there are more.
     pub async fn entries_after(
         &self,
         scope: &TenantScope,

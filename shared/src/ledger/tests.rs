@@ -41,7 +41,8 @@ fn table(requests: usize, answer: &'static str) -> (String, std::thread::JoinHan
     (endpoint, serving)
 }
 
-/// A table that leaves keys unprocessed is given time, more from one round to the next, before it counts as throttled.
+/// A table that leaves keys unprocessed is given time, more from one round to the next, before it
+/// counts as throttled.
 #[tokio::test]
 async fn unprocessed_keys_are_asked_for_ever_later() {
     let nothing = r#"{"Responses": {}, "UnprocessedKeys":

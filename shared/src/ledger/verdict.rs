@@ -1,6 +1,8 @@
-//! What a commit writes that notes what a store made of the current version: that it refuses it, or has taken it after all.
+//! What a commit writes that notes what a store made of the current version: that it refuses it, or
+//! has taken it after all.
 //!
-//! It is a commit like any other, because readers answer from memory at a revision: what moves no revision would not be seen.
+//! It is a commit like any other, because readers answer from memory at a revision: what moves no
+//! revision would not be seen.
 
 use super::{
     commit::{PlannedWrite, StoreWork},
@@ -28,8 +30,8 @@ pub(super) fn on_item(verdict: Option<&Refusal>, condition: &str) -> Expression 
     expression
 }
 
-/// The same of a current version. A key is never both refused and followed: who notes the one looks that the other is not there, or
-/// takes it back.
+/// The same of a current version. A key is never both refused and followed: who notes the one looks
+/// that the other is not there, or takes it back.
 pub(super) fn on_entry(write: &PlannedWrite, verdict: Option<&Refusal>, tenant: &TenantId) -> Expression {
     let mut expression = on_item(verdict, "version = :expected");
     expression.values.insert(":expected".to_owned(), n(write.version.get()));

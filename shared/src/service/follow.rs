@@ -1,6 +1,7 @@
-//! Brings a tag's store after the ledger. No locks: whoever follows puts what is committed, then looks again, until what it put
-//! last is what is committed. Every call is announced in the ledger before it is made, so one that arrives late, after its process
-//! died, is known to be possible and put right.
+//! Brings a tag's store after the ledger. No locks: whoever follows puts what is committed, then
+//! looks again, until what it put last is what is committed. Every call is announced in the ledger
+//! before it is made, so one that arrives late, after its process died, is known to be possible and
+//! put right.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -24,7 +25,8 @@ use crate::{
 const MAX_ROUNDS: usize = 6;
 /// How long a removal has the field to itself: longer than any piece of work of which it is a part.
 const REMOVAL: Duration = Duration::from_secs(30);
-/// How often a follower looks whether somebody's removal has ended, and the longest wait between two looks.
+/// How often a follower looks whether somebody's removal has ended, and the longest wait between
+/// two looks.
 const MAX_LOOKS: usize = 16;
 const MAX_LOOK_WAIT: Duration = Duration::from_millis(120);
 
@@ -65,7 +67,8 @@ pub(crate) enum FollowError {
 pub(crate) enum Occasion {
     /// The commit of this version, which gave out this id for the first call.
     Commit(PutId, Version),
-    /// A change that was told. What the store refuses waits until it is due: that itself is such a change.
+    /// A change that was told. What the store refuses waits until it is due: that itself is such a
+    /// change.
     Told,
     /// It is due, or something has happened in the store.
     Due,
@@ -120,13 +123,15 @@ struct Follower<'a> {
 /// The calls to a key's store that a follower answers for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Calls {
-    /// An announced id that no call has been made under yet, with the version that it was given out for.
+    /// An announced id that no call has been made under yet, with the version that it was given out
+    /// for.
     pub(super) unused: Option<(PutId, Option<Version>)>,
     /// The announced ids of calls that have been made.
     pub(super) own: Vec<PutId>,
     /// The version that the last call was made for.
     pub(super) last_done: Option<Version>,
-    /// Whether the ids here have taken the place of others, so that they stand for what those calls may have done.
+    /// Whether the ids here have taken the place of others, so that they stand for what those calls
+    /// may have done.
     pub(super) makes_up: bool,
 }
 
@@ -157,7 +162,8 @@ pub(super) enum Due<'a> {
     Left,
     /// The value of the committed version is to be put, which makes up for these abandoned calls.
     Put(Version, &'a Held, Vec<PutId>),
-    /// The value is to be removed: of a key that was deleted at this version, or that never got one.
+    /// The value is to be removed: of a key that was deleted at this version, or that never got
+    /// one.
     Remove(Option<Version>),
 }
 
@@ -168,13 +174,15 @@ impl Calls {
         let others = current.follow.announced.iter().filter(|id| !self.own.contains(id) && unused != Some(id)).cloned();
         let (abandoned, open): (Vec<_>, Vec<_>) = others.partition(|id| is_abandoned(id, now));
         if unused.is_none() && self.own.is_empty() && !open.is_empty() {
-            // Who announced a call looks again after it. Should they die, their call counts as abandoned soon.
+            // Who announced a call looks again after it. Should they die, their call counts as
+            // abandoned soon.
             return Due::Left;
         }
         let version = current.entry.as_ref().map(|entry| entry.version);
         let behind = match version {
             Some(_) => current.follow.followed != version,
-            // What a first write that never was committed has put late is found, and owed, when its call is long over.
+            // What a first write that never was committed has put late is found, and owed, when its
+            // call is long over.
             None => current.follow.owed && current.follow.announced.is_empty(),
         };
         let undone = self.last_done.is_some() && self.last_done != version;
@@ -183,14 +191,17 @@ impl Calls {
         }
         match &current.entry {
             Some(Entry { state: State::Live(held), version, .. }) => Due::Put(*version, held, abandoned),
-            // While a call of somebody else is open nothing is removed: it may be a put that is yet to be committed.
+            // While a call of somebody else is open nothing is removed: it may be a put that is yet
+            // to be committed.
             _ if !open.is_empty() => Due::Left,
-            // Where there is no version, the key's first write has put its value and was never committed.
+            // Where there is no version, the key's first write has put its value and was never
+            // committed.
             _ => Due::Remove(version),
         }
     }
 
-    /// Those of the announced calls that are over once the next one is: the follower's own, and abandoned ones.
+    /// Those of the announced calls that are over once the next one is: the follower's own, and
+    /// abandoned ones.
     pub(super) fn ended(&self, announced: &[PutId], now: Timestamp) -> Vec<PutId> {
         announced.iter().filter(|id| self.own.contains(id) || is_abandoned(id, now)).cloned().collect()
     }
@@ -264,12 +275,14 @@ impl Follower<'_> {
         };
         let mut stored = Stored { placed: placed.version, seen: current.follow.store_version, locator: None };
         if matches!(held, Held::Elsewhere(..)) {
-            // The version that was committed will be dropped by the store some day; this one is newer.
+            // The version that was committed will be dropped by the store some day; this one is
+            // newer.
             let locator = self.external.locate(scope, key, &call.id, placed.version).await?;
             stored.locator = Some((locator, placed.kind));
         }
         if current.entry.as_ref().is_some_and(|entry| entry.refusal.is_some()) {
-            // Before the work counts as done: whoever dies in between leaves it owed, and it is put again.
+            // Before the work counts as done: whoever dies in between leaves it owed, and it is put
+            // again.
             if self.note(version, None, &[]).await? == Noted::Busy {
                 self.after(call, Some(version), false);
                 return Ok(Step::Leave);
@@ -323,7 +336,8 @@ impl Follower<'_> {
         Ok(self.after(call, version, marked))
     }
 
-    /// Removes the value if every version of it was put by us: under one of `known`, or an id that the ledger keeps with the version.
+    /// Removes the value if every version of it was put by us: under one of `known`, or an id that
+    /// the ledger keeps with the version.
     async fn remove_if_ours(&self, known: &[PutId]) -> Result<bool, FollowError> {
         let versions = self.external.versions(self.scope, self.key, false).await?;
         let mut ids = HashSet::new();
@@ -342,8 +356,9 @@ impl Follower<'_> {
         Ok(true)
     }
 
-    /// Announces the next call: under the id that the commit gave out, or under a new one, in the place of `replaced`, which the call
-    /// makes up for. None where others announced calls meanwhile.
+    /// Announces the next call: under the id that the commit gave out, or under a new one, in the
+    /// place of `replaced`, which the call makes up for. None where others announced calls
+    /// meanwhile.
     async fn announce(&mut self, current: &Current, replaced: &[PutId]) -> Result<Option<Call>, FollowError> {
         let seen = &current.follow.announced;
         // All others that are announced are over once this call is, but for those that are open.

@@ -1,4 +1,5 @@
-//! Reading: from memory where it is valid, from the ledger where it is not, and never from the past.
+//! Reading: from memory where it is valid, from the ledger where it is not, and never from the
+//! past.
 
 use std::{cmp::Ordering, collections::HashMap, sync::Arc, time::Duration};
 
@@ -22,7 +23,8 @@ use crate::{
 
 /// How many changes a warm environment catches up on; behind more than that, it forgets the tenant.
 const MAX_DELTA: u64 = 200;
-/// How long a read of entries may take with all its calls, before the last known ones are as good as it gets.
+/// How long a read of entries may take with all its calls, before the last known ones are as good
+/// as it gets.
 const READ_BUDGET: Duration = Duration::from_secs(10);
 /// How often a read that was overtaken by writes begins anew.
 const MAX_ROUNDS: usize = 8;
@@ -42,7 +44,8 @@ pub struct Freshness {
 pub struct At<T> {
     /// A revision that the answer is valid at.
     pub revision: Revision,
-    /// How long ago it was known to be valid, where that may be longer than now: from memory within `max-age`, or stale.
+    /// How long ago it was known to be valid, where that may be longer than now: from memory within
+    /// `max-age`, or stale.
     pub age: Option<Duration>,
     /// Whether it is the last known one, because the store is down.
     pub stale: bool,
@@ -85,7 +88,8 @@ pub struct ListPage {
 pub struct Fetched {
     /// The version.
     pub entry: Entry,
-    /// Its value; none for a tombstone, for a version that the store does not keep any more, and if it is withheld.
+    /// Its value; none for a tombstone, for a version that the store does not keep any more, and if
+    /// it is withheld.
     pub value: Option<ConfigValue>,
     /// Whether it has a value that the asker may not read.
     pub withheld: bool,
@@ -190,8 +194,8 @@ impl ReadService {
         Self { foundation, cache: Cache::new(settings.cache_max_bytes), clock: settings.clock.clone() }
     }
 
-    /// That the scope permits to read the value of `key`. Decided before anything is looked for, in memory or in a store, so that who may
-    /// not read a secret does not learn whether there is one.
+    /// That the scope permits to read the value of `key`. Decided before anything is looked for, in
+    /// memory or in a store, so that who may not read a secret does not learn whether there is one.
     pub fn permit(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), ReadError> {
         self.foundation.permit(scope, key)
     }
@@ -210,7 +214,8 @@ impl ReadService {
             telemetry::note_cache(CacheResult::Hit);
             return Ok(At { revision: valid.head.revision, age: Some(age), stale: false, found });
         }
-        // Boxed, because it is as large as the SDK's futures, and would be moved about also where memory answers.
+        // Boxed, because it is as large as the SDK's futures, and would be moved about also where
+        // memory answers.
         match Box::pin(in_time(self.get_fresh(scope, key, freshness))).await {
             Err(error) if error.is_outage() => {
                 let last_known = self.last_known(scope, &[key], freshness).ok_or(error)?;
@@ -297,7 +302,8 @@ impl ReadService {
             telemetry::note_cache(if wanted.is_empty() { from_memory(age) } else { CacheResult::Miss });
             let (mut loaded, unread) = self.foundation.ledger.entries(scope, &wanted, MAX_ANSWER_BYTES).await?;
             if loaded.values().any(|entry| entry.revision > valid.head.revision) {
-                // Some are from after the head that the others are valid at: together they might show half a transaction.
+                // Some are from after the head that the others are valid at: together they might
+                // show half a transaction.
                 continue;
             }
             let live: Vec<_> = wanted.iter().filter_map(|key| loaded.remove(key)).filter(Entry::is_live).collect();
@@ -331,8 +337,9 @@ impl ReadService {
         Ok(self.foundation.ledger.head(scope).await?)
     }
 
-    /// Live entries whose key begins with `prefix`, behind the key `after`, read at `head`, or at a newer one. Each is at least as new as the answer's revision. Values that the
-    /// scope may not read are neither shown nor fetched.
+    /// Live entries whose key begins with `prefix`, behind the key `after`, read at `head`, or at a
+    /// newer one. Each is at least as new as the answer's revision. Values that the scope may not
+    /// read are neither shown nor fetched.
     pub async fn list(
         &self,
         scope: &TenantScope,
@@ -438,7 +445,8 @@ impl ReadService {
         Ok(At { revision: head.revision, age: None, stale: false, found: changes })
     }
 
-    /// At which revision the tenant's cached entries were valid, and how long ago, if that is as fresh as `freshness` wants it.
+    /// At which revision the tenant's cached entries were valid, and how long ago, if that is as
+    /// fresh as `freshness` wants it.
     fn recent(&self, scope: &TenantScope, freshness: Freshness) -> Option<(Validity, Duration)> {
         let valid = self.cache.validity(scope.tenant()).filter(|_| !freshness.max_age.is_zero())?;
         let age = valid.age(self.clock.now());
@@ -446,7 +454,8 @@ impl ReadService {
         (age <= freshness.max_age && reached).then_some((valid, age))
     }
 
-    /// Makes sure at which revision the tenant's cached entries are valid, within what `freshness` allows.
+    /// Makes sure at which revision the tenant's cached entries are valid, within what `freshness`
+    /// allows.
     async fn validate(
         &self,
         scope: &TenantScope,
@@ -461,7 +470,8 @@ impl ReadService {
         let valid = match self.cache.observe(tenant, asked, &head) {
             Observed::Valid(valid) => valid,
             Observed::Behind(from) => {
-                // From its own revision on, so that the change there shows whether it is still the same history.
+                // From its own revision on, so that the change there shows whether it is still the
+                // same history.
                 let since = Revision::new(from.head.revision.get().saturating_sub(1));
                 let wanted = head.revision.get() - since.get();
                 let changes = if wanted > MAX_DELTA {
@@ -480,7 +490,8 @@ impl ReadService {
         }
     }
 
-    /// What was last known of all these keys, at one revision, if that is recent enough to stand in while a store is down.
+    /// What was last known of all these keys, at one revision, if that is recent enough to stand in
+    /// while a store is down.
     fn last_known<'a>(
         &self,
         scope: &TenantScope,

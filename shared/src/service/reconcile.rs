@@ -1,9 +1,12 @@
-//! Compares the stores with the ledgers, a page at a time, so that what no event told is found all the same.
+//! Compares the stores with the ledgers, a page at a time, so that what no event told is found all
+//! the same.
 //!
-//! First all parameters, by names, versions and times: one that the ledger has not seen so far is looked through. Then all entries: one
-//! whose parameter is gone, or has not been seen so far, is looked through as well. Then from the beginning. The first half goes on by a token
-//! of Parameter Store's, of which nobody promises how long it is good; should it be refused, that half ends there. Keys that the ledger knows do
-//! not depend on it, because the second half asks for them by name; parameters that are to be adopted do.
+//! First all parameters, by names, versions and times: one that the ledger has not seen so far is
+//! looked through. Then all entries: one whose parameter is gone, or has not been seen so far, is
+//! looked through as well. Then from the beginning. The first half goes on by a token of Parameter
+//! Store's, of which nobody promises how long it is good; should it be refused, that half ends
+//! there. Keys that the ledger knows do not depend on it, because the second half asks for them by
+//! name; parameters that are to be adopted do.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -30,9 +33,10 @@ use crate::{
     tenant::TenantId,
 };
 
-/// How many pages one run compares: of at most [`MAX_DESCRIBED`] parameters, or of as many entries, out of at most [`MAX_TENANTS`]
-/// tenants. With a run every minute that is 1,000 of them a minute, at one request to Parameter Store every three seconds on average, and
-/// two for each key that differs: the limit of 40 a second, which all of an account and region share, is left to readers.
+/// How many pages one run compares: of at most [`MAX_DESCRIBED`] parameters, or of as many entries,
+/// out of at most [`MAX_TENANTS`] tenants. With a run every minute that is 1,000 of them a minute,
+/// at one request to Parameter Store every three seconds on average, and two for each key that
+/// differs: the limit of 40 a second, which all of an account and region share, is left to readers.
 const PAGES: usize = 20;
 /// How many tenants are looked at for a page of entries.
 const MAX_TENANTS: usize = 50;
@@ -63,7 +67,8 @@ struct Page {
 }
 
 impl Reconciler<'_> {
-    /// Goes on from where the last run stopped. What could not be looked through is compared again the next time round.
+    /// Goes on from where the last run stopped. What could not be looked through is compared again
+    /// the next time round.
     pub(crate) async fn run(&self) -> Result<SweepReport, ReconcileError> {
         let ledger = &self.foundation.ledger;
         let (mut cursor, mut round) = ledger.reconciled(self.authority).await?;
@@ -82,7 +87,8 @@ impl Reconciler<'_> {
             };
             all.compared += page.compared;
             if !self.look(page.differ, &mut all).await {
-                // The page is compared again: what was looked through by now does not differ any more.
+                // The page is compared again: what was looked through by now does not differ any
+                // more.
                 break;
             }
             cursor = page.next;
@@ -183,7 +189,8 @@ impl Reconciler<'_> {
         has_store && current.follow.store_version.is_some() && current.entry.as_ref().is_some_and(Entry::is_live)
     }
 
-    /// Looks keys through, some at a time; what fails holds up no other. Whether there was time for all.
+    /// Looks keys through, some at a time; what fails holds up no other. Whether there was time for
+    /// all.
     async fn look(&self, mut differ: Vec<(TenantId, ConfigKey)>, all: &mut SweepReport) -> bool {
         // So that a page whose first keys take all the time gets done by and by.
         fastrand::shuffle(&mut differ);
@@ -225,8 +232,9 @@ impl Reconciler<'_> {
         None
     }
 
-    /// Whether it can be seen that the store would take a value now that it has refused. Where that cannot be seen, it is not asked with
-    /// each round: the key is due now and then, and an event has it tried at once.
+    /// Whether it can be seen that the store would take a value now that it has refused. Where that
+    /// cannot be seen, it is not asked with each round: the key is due now and then, and an event
+    /// has it tried at once.
     async fn is_out_of_the_way(&self, scope: &TenantScope, key: &ConfigKey, reason: RefusalReason) -> bool {
         let Some((external, _)) = self.foundation.stores.of(key).external().filter(|_| reason.can_be_seen()) else {
             return false;

@@ -1,4 +1,5 @@
-//! Working off what commits still owe: events that were not published, stores that were not brought after.
+//! Working off what commits still owe: events that were not published, stores that were not brought
+//! after.
 
 use std::time::Duration;
 
@@ -31,17 +32,18 @@ use crate::{
 
 /// How many pieces of work of a kind a run takes from a shard.
 const MAX_OWED: usize = 1000;
-/// How many pieces of work are done at once: about as many as Parameter Store takes puts a second, so that none waits long for its turn
-/// where the client has to slow down.
+/// How many pieces of work are done at once: about as many as Parameter Store takes puts a second,
+/// so that none waits long for its turn where the client has to slow down.
 pub(super) const AT_ONCE: usize = 4;
-/// How long a run may begin further pieces of owed work, and then compare. With what the last ones take it stays under the function's
-/// timeout, and however much is owed, there is time left to compare.
+/// How long a run may begin further pieces of owed work, and then compare. With what the last ones
+/// take it stays under the function's timeout, and however much is owed, there is time left to
+/// compare.
 const WORK_BUDGET: Duration = Duration::from_secs(15);
 const RUN_BUDGET: Duration = Duration::from_secs(30);
 /// How long one piece of work may take.
 pub(super) const ITEM_BUDGET: Duration = Duration::from_secs(10);
-/// How long a piece of work that failed waits before it is tried again; and one that was only refused for the moment, which so is done in
-/// the next run.
+/// How long a piece of work that failed waits before it is tried again; and one that was only
+/// refused for the moment, which so is done in the next run.
 const BACKOFF: Duration = Duration::from_mins(2);
 const THROTTLED_BACKOFF: Duration = Duration::from_secs(10);
 
@@ -135,7 +137,8 @@ impl RefreshService {
         Self { foundation, clock: settings.clock.clone(), authority: SystemAuthority::for_owed_work() }
     }
 
-    /// Works off everything that is due, until nothing is or the time is up. What fails is put off and holds up nothing else.
+    /// Works off everything that is due, until nothing is or the time is up. What fails is put off
+    /// and holds up nothing else.
     pub async fn sweep(&self) -> Result<SweepReport, LedgerError> {
         let begun = Instant::now();
         let ledger = &self.foundation.ledger;
@@ -167,9 +170,10 @@ impl RefreshService {
         Reconciler { foundation: &self.foundation, clock: &self.clock, authority: &self.authority, give_up_at }
     }
 
-    /// Looks at keys that a `Config Changed` event named, and brings their stores after if they are owed it. Nothing in the event is
-    /// believed: the ledger says whether there is anything to do. Where it does not know the first key, it is asked for no other, so that
-    /// an event that somebody made up, of a tenant that never was there, costs one read.
+    /// Looks at keys that a `Config Changed` event named, and brings their stores after if they are
+    /// owed it. Nothing in the event is believed: the ledger says whether there is anything to do.
+    /// Where it does not know the first key, it is asked for no other, so that an event that
+    /// somebody made up, of a tenant that never was there, costs one read.
     pub async fn look_at(&self, tenant: &TenantId, keys: &[String]) -> Result<SweepReport, RefreshError> {
         if !(1..=MAX_OPERATIONS).contains(&keys.len()) {
             return Err(RefreshError::KeyCount(keys.len()));
@@ -265,7 +269,8 @@ impl RefreshService {
                 Followed::Later => {
                     info!(tenant.id = %scope.tenant(), config.key = %key, "somebody else is bringing the store after");
                 }
-                // Parameter Store told of the put before it was committed, when nothing could be said of it yet.
+                // Parameter Store told of the put before it was committed, when nothing could be
+                // said of it yet.
                 Followed::Done if strategy == Strategy::WriteAround => {
                     absorb(&self.foundation, &self.clock, scope, &key).await?;
                 }

@@ -1,7 +1,9 @@
-//! A tenant's configuration as a whole, and what became of it since: for those who hold it in memory and follow the log.
+//! A tenant's configuration as a whole, and what became of it since: for those who hold it in
+//! memory and follow the log.
 //!
-//! Both are of exactly one revision, though neither DynamoDB's pages nor its batches are snapshots: values of a change come from the
-//! key's immutable version, never from the entry, which may be newer already.
+//! Both are of exactly one revision, though neither DynamoDB's pages nor its batches are snapshots:
+//! values of a change come from the key's immutable version, never from the entry, which may be
+//! newer already.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -60,7 +62,8 @@ pub struct Valued {
 pub struct Position {
     /// The revision.
     pub revision: Revision,
-    /// The commit that made it. None if it is not known; then it may go unnoticed that the history is another one.
+    /// The commit that made it. None if it is not known; then it may go unnoticed that the history
+    /// is another one.
     pub commit: Option<CommitId>,
 }
 
@@ -73,7 +76,8 @@ impl Position {
         self.revision == head.revision && self.is_of(&head.commit)
     }
 
-    /// Whether `commit`, which made this position's revision in the history at hand, is the one that made the position.
+    /// Whether `commit`, which made this position's revision in the history at hand, is the one
+    /// that made the position.
     fn is_of(&self, commit: &CommitId) -> bool {
         self.commit.as_ref().is_none_or(|own| own == commit)
     }
@@ -143,7 +147,8 @@ impl Commit {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TailError {
-    /// The log does not lead on from there: it is not kept that long, or it is of another history. The entries have to be read anew.
+    /// The log does not lead on from there: it is not kept that long, or it is of another history.
+    /// The entries have to be read anew.
     #[error("the change log does not lead on from there")]
     Broken,
     /// They cannot be read now.
@@ -180,7 +185,8 @@ impl TailService {
 
     /// All live entries, those of at least the newest revision at the time of the call.
     ///
-    /// Without the scope for secrets their values are withheld. It is an error if they are more than `limit` bytes together.
+    /// Without the scope for secrets their values are withheld. It is an error if they are more
+    /// than `limit` bytes together.
     pub async fn snapshot(&self, scope: &TenantScope, limit: u64) -> Result<Snapshot, ReadError> {
         let ledger = &self.foundation.ledger;
         for _ in 0..MAX_ROUNDS {
@@ -201,7 +207,8 @@ impl TailService {
                     }
                 }
             }
-            // Read after the entries, so none of them is newer; if one is all the same, its commit was still being applied.
+            // Read after the entries, so none of them is newer; if one is all the same, its commit
+            // was still being applied.
             let head = ledger.head(scope).await?;
             if entries.values().any(|entry| entry.revision > head.revision) {
                 continue;
@@ -225,8 +232,8 @@ impl TailService {
         Err(ReadError::Contention)
     }
 
-    /// The commits after `from`, in order and without a gap; none if `from` is the newest. At most `limit` of them, and no further ones once
-    /// they have so many bytes of values.
+    /// The commits after `from`, in order and without a gap; none if `from` is the newest. At most
+    /// `limit` of them, and no further ones once they have so many bytes of values.
     pub async fn since(
         &self,
         scope: &TenantScope,
@@ -267,7 +274,8 @@ impl TailService {
             // One that the log names and that is not there must not pass for a deleted key.
             let entries: Option<Vec<Entry>> = puts.map(|(key, version, _)| found(key, *version)).collect();
             let entries = entries.ok_or(TailError::Broken)?;
-            // A commit names each key once, as a store's answers about several versions of a key could not be told apart.
+            // A commit names each key once, as a store's answers about several versions of a key
+            // could not be told apart.
             let keys: Vec<_> = entries.iter().map(|entry| entry.key.clone()).collect();
             let mut valued: HashMap<_, _> = keys.into_iter().zip(self.valued(scope, entries).await?).collect();
             let changes = parsed.into_iter().map(|(key, version, operation)| {
@@ -285,7 +293,8 @@ impl TailService {
     async fn log(&self, scope: &TenantScope, from: &Position, limit: u64) -> Result<Vec<Change>, TailError> {
         let ledger = &self.foundation.ledger;
         let mut changes: Vec<Change> = Vec::new();
-        // From its own revision on, so that the change there shows whether it is still the same history.
+        // From its own revision on, so that the change there shows whether it is still the same
+        // history.
         let mut since = Revision::new(from.revision.get().saturating_sub(1));
         let mut is_ours = from.revision == Revision::ZERO;
         while (changes.len() as u64) < limit {
@@ -297,7 +306,8 @@ impl TailService {
             if !is_ours {
                 match page.next() {
                     Some(own) if from.is_of(&own.commit) => is_ours = true,
-                    // It is not kept any more, which is well if nothing has happened since; or it was never there.
+                    // It is not kept any more, which is well if nothing has happened since; or it
+                    // was never there.
                     None if from.is_at(&ledger.head(scope).await?) => return Ok(changes),
                     Some(_) | None => return Err(TailError::Broken),
                 }
@@ -316,7 +326,8 @@ impl TailService {
         Ok(changes)
     }
 
-    /// Brings entries to where `changes` lead. Whether that was done: not if a version that they wrote is not there.
+    /// Brings entries to where `changes` lead. Whether that was done: not if a version that they
+    /// wrote is not there.
     async fn apply(
         &self,
         scope: &TenantScope,

@@ -1,4 +1,5 @@
-//! What becomes of reads while a store does not answer at all. The time is tokio's own, and moves when nothing else does.
+//! What becomes of reads while a store does not answer at all. The time is tokio's own, and moves
+//! when nothing else does.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -7,7 +8,8 @@ use tokio::time::Instant;
 use super::*;
 use crate::{auth::fixture, aws::FailureKind, entry::Version, key::ConfigKey, ledger::Head};
 
-/// Promise: who waits for a store that never answers is told so within a bounded time; after a few times at once, without asking it.
+/// Promise: who waits for a store that never answers is told so within a bounded time; after a few
+/// times at once, without asking it.
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_ever() {
     // Whoever connects is let in by the system, and never hears a word.

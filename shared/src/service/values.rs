@@ -14,8 +14,9 @@ use crate::{
     value::ConfigValue,
 };
 
-/// How often a value is looked for that its store does not have. A newer version may have been committed meanwhile, and the commit
-/// comes before the old value goes; once that is ruled out, further looks only cost calls.
+/// How often a value is looked for that its store does not have. A newer version may have been
+/// committed meanwhile, and the commit comes before the old value goes; once that is ruled out,
+/// further looks only cost calls.
 pub(super) const MAX_LOOKS: usize = 3;
 /// The longest wait between two looks, for a store whose answers lag behind its writes.
 const MAX_LOOK_WAIT: Duration = Duration::from_millis(40);
@@ -68,7 +69,8 @@ impl Foundation {
         Ok(ValueGone { key: key.clone(), version, deletion })
     }
 
-    /// Whether values under this key's tag are secrets, going by the routes. What is no key holds none.
+    /// Whether values under this key's tag are secrets, going by the routes. What is no key holds
+    /// none.
     pub fn is_secret(&self, key: &str) -> bool {
         ConfigKey::parse(key, &self.routes).is_ok_and(|key| self.stores.of(&key).is_secret())
     }

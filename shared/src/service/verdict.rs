@@ -1,5 +1,6 @@
-//! What a store makes of a committed version becomes part of the tenant's history: that it refuses it for good, and that it has taken it
-//! after all. Each is a commit, so that readers, watchers and the change feed see it; once for each version and reason.
+//! What a store makes of a committed version becomes part of the tenant's history: that it refuses
+//! it for good, and that it has taken it after all. Each is a commit, so that readers, watchers and
+//! the change feed see it; once for each version and reason.
 
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use crate::{
     telemetry,
 };
 
-/// How often a verdict is tried to be committed while others commit, and the longest wait between two tries: 0.02 s at first, doubling.
+/// How often a verdict is tried to be committed while others commit, and the longest wait between
+/// two tries: 0.02 s at first, doubling.
 const MAX_TRIES: usize = 6;
 const MIN_WAIT: Duration = Duration::from_millis(20);
 
@@ -27,19 +29,23 @@ pub(super) enum Noted {
     Refused(Refusal),
     /// That it is not.
     Accepted,
-    /// Something else: that version is not the current one any more, or somebody else has brought it there meanwhile.
+    /// Something else: that version is not the current one any more, or somebody else has brought
+    /// it there meanwhile.
     MovedOn,
     /// What it said before: others commit all the time.
     Busy,
 }
 
-/// Notes that the store refuses `version` of `key` for a reason, or, without one, that it does not any more.
+/// Notes that the store refuses `version` of `key` for a reason, or, without one, that it does not
+/// any more.
 ///
-/// A version that is known to be in the store is not refused, unless `made_up` says so: the calls that were announced when the refused put
-/// was to make up for abandoned ones, which may have put something on top of it. While those are still the announced ones, nobody else has
-/// brought it there since.
+/// A version that is known to be in the store is not refused, unless `made_up` says so: the calls
+/// that were announced when the refused put was to make up for abandoned ones, which may have put
+/// something on top of it. While those are still the announced ones, nobody else has brought it
+/// there since.
 ///
-/// Who dies before leaves nothing behind: the version is still owed to its store, and whoever puts it next finds the same.
+/// Who dies before leaves nothing behind: the version is still owed to its store, and whoever puts
+/// it next finds the same.
 pub(super) async fn note(
     foundation: &Foundation,
     clock: &Clock,

@@ -28,24 +28,27 @@ use crate::{
     value::ConfigValue,
 };
 
-/// The most puts and deletes of one transaction: DynamoDB takes 100 actions, and each of ours makes two besides head, change and result.
+/// The most puts and deletes of one transaction: DynamoDB takes 100 actions, and each of ours makes
+/// two besides head, change and result.
 pub const MAX_OPERATIONS: usize = 25;
-/// The most bytes of values of one transaction. DynamoDB takes 4 MB, and each value is written twice, to its entry and its version.
+/// The most bytes of values of one transaction. DynamoDB takes 4 MB, and each value is written
+/// twice, to its entry and its version.
 const MAX_TRANSACTION_BYTES: usize = 1_500_000;
 /// How long a write contends for the tenant's next revision.
 const CONTENTION_BUDGET: Duration = Duration::from_secs(8);
 /// How often a write that goes around the ledger puts again because another one came in between.
 const MAX_PUTS_AROUND: usize = 6;
-/// How many calls to a key's store may be open before no further value is put around the ledger. Each may have put a version that is
-/// never committed, and Parameter Store drops the oldest of more than 100; config-refresh puts the committed one on top again.
+/// How many calls to a key's store may be open before no further value is put around the ledger.
+/// Each may have put a version that is never committed, and Parameter Store drops the oldest of
+/// more than 100; config-refresh puts the committed one on top again.
 const MAX_OPEN_CALLS: usize = 10;
-/// How long the announced call of another writer of the same key is waited for, before the key counts as free: longer than a put and
-/// its commit usually take.
+/// How long the announced call of another writer of the same key is waited for, before the key
+/// counts as free: longer than a put and its commit usually take.
 const AT_WORK: Duration = Duration::from_secs(3);
 /// How long what a commit owes may keep its answer waiting.
 const PAY_BUDGET: Duration = Duration::from_secs(10);
-/// When a request must have been answered, counted from its begin: before the function's timeout, and before the 30 s that API
-/// Gateway waits.
+/// When a request must have been answered, counted from its begin: before the function's timeout,
+/// and before the 30 s that API Gateway waits.
 const REQUEST_BUDGET: Duration = Duration::from_secs(26);
 /// What is left of it for the answer once a commit has taken place.
 const ANSWER_RESERVE: Duration = Duration::from_secs(2);
@@ -187,7 +190,8 @@ impl WriteService {
         Self { foundation, clock: settings.clock.clone() }
     }
 
-    /// Carries out all of `requests`, which name no key twice, or none; the comment is the commit's.
+    /// Carries out all of `requests`, which name no key twice, or none; the comment is the
+    /// commit's.
     pub async fn write(
         &self,
         scope: &TenantScope,
@@ -243,8 +247,8 @@ impl WriteService {
                 }
                 Ok(Planned::Wait(in_the_way)) => in_the_way,
                 Err(error) => {
-                    // A twin of this request may have come between the look at its result and the look at the entries: then it was its
-                    // success that made this one fail.
+                    // A twin of this request may have come between the look at its result and the
+                    // look at the entries: then it was its success that made this one fail.
                     if let Some(hash) = hash
                         && let Some(earlier) = self.foundation.ledger.earlier(scope, hash).await?
                     {
@@ -348,8 +352,9 @@ impl WriteService {
         Ok(Planned::Writes(writes))
     }
 
-    /// Refuses a write that the store would refuse after its commit, where the ledger knows that something lies there that no put fits on.
-    /// Whether it still does, the store is asked; where it does not answer, the commit takes place, and what comes of it shows.
+    /// Refuses a write that the store would refuse after its commit, where the ledger knows that
+    /// something lies there that no put fits on. Whether it still does, the store is asked; where
+    /// it does not answer, the commit takes place, and what comes of it shows.
     async fn look_for_what_is_in_the_way(
         &self,
         scope: &TenantScope,
@@ -405,11 +410,12 @@ impl WriteService {
         Ok(value)
     }
 
-    /// Puts a value to its store before the commit; again if a later put has been committed since. The inner error says what has to be
-    /// waited for.
+    /// Puts a value to its store before the commit; again if a later put has been committed since.
+    /// The inner error says what has to be waited for.
     ///
-    /// Writers of one key take turns as far as they see each other, because what a later put replaces may be lost to Parameter
-    /// Store's history before it is read. Nothing rests on it: whoever is not seen is found out by the commit's conditions.
+    /// Writers of one key take turns as far as they see each other, because what a later put
+    /// replaces may be lost to Parameter Store's history before it is read. Nothing rests on it:
+    /// whoever is not seen is found out by the commit's conditions.
     async fn put_around(
         &self,
         scope: &TenantScope,
@@ -432,7 +438,8 @@ impl WriteService {
         if follow.is_being_removed(now) {
             return Ok(Err(WriteError::Removing(key.clone())));
         }
-        // An earlier put of this request is over, and what has been committed since lies on top of it.
+        // An earlier put of this request is over, and what has been committed since lies on top of
+        // it.
         let overtaken: Vec<_> = attempt.around.iter().map(|around| around.id.clone()).collect();
         let is_at_work = |id: &PutId| !overtaken.contains(id) && now.since(id.given_out_at()) < AT_WORK;
         let is_crowded = attempt.puts == MAX_PUTS_AROUND || follow.announced.len() >= MAX_OPEN_CALLS;
@@ -464,7 +471,8 @@ impl WriteService {
         Ok(Ok(around.write()))
     }
 
-    /// Does what a commit owes. What fails is left to config-refresh, which finds it in the ledger; the commit stands.
+    /// Does what a commit owes. What fails is left to config-refresh, which finds it in the ledger;
+    /// the commit stands.
     async fn pay(&self, scope: &TenantScope, plan: &Plan, change: &Change, until: Instant) -> Vec<StoreState> {
         let publish = async {
             let left = match tokio::time::timeout_at(until, self.foundation.publish(scope, change)).await {
@@ -485,7 +493,8 @@ impl WriteService {
                 StoreWork::None | StoreWork::Found(_) | StoreWork::Verdict { .. } => StoreState::Done,
                 StoreWork::Later => StoreState::Pending,
                 StoreWork::Done(..) => {
-                    // The value is where it belongs; only the mark that somebody was at it comes off.
+                    // The value is where it belongs; only the mark that somebody was at it comes
+                    // off.
                     let settling = self.foundation.ledger.settle(scope, key);
                     if let Ok(Err(error)) = tokio::time::timeout_at(until, settling).await {
                         warn!(tenant.id = %scope.tenant(), config.key = %key, %error, "a mark is left for config-refresh to take off");
@@ -521,7 +530,8 @@ enum Planned {
 }
 
 impl WriteError {
-    /// The refusal, with the revision at which the ledger was looked at. Failures say nothing about a revision.
+    /// The refusal, with the revision at which the ledger was looked at. Failures say nothing about
+    /// a revision.
     fn at(self, head: Revision) -> Self {
         match self {
             Self::NotFound(_)
@@ -554,8 +564,8 @@ struct Around {
 }
 
 impl Around {
-    /// Whether the value was put after the committed one, and after what has been seen in the store since. Within one life of a parameter its
-    /// versions tell; between two lives, the time.
+    /// Whether the value was put after the committed one, and after what has been seen in the store
+    /// since. Within one life of a parameter its versions tell; between two lives, the time.
     fn is_newest(&self, committed: Option<&Entry>, follow: &FollowState) -> bool {
         let committed = match committed.map(|entry| &entry.state) {
             Some(State::Live(Held::Elsewhere(locator, _))) => Some(*locator),

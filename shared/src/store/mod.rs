@@ -1,4 +1,5 @@
-//! The stores that values live in: the strategy of each tag, and the one place where stores are registered.
+//! The stores that values live in: the strategy of each tag, and the one place where stores are
+//! registered.
 //!
 //! A new store is one file here that implements [`ValueStore`], and one line in [`STORES`].
 
@@ -44,7 +45,8 @@ pub trait ValueStore: Send + Sync + fmt::Debug {
     /// Whether the store can hold `value` under `key`, checked before anything is written.
     fn check(&self, key: &ConfigKey, value: &ConfigValue) -> Result<(), ValueRefused>;
 
-    /// The store outside the ledger and how it is kept, or none where the ledger itself is the store.
+    /// The store outside the ledger and how it is kept, or none where the ledger itself is the
+    /// store.
     fn external(&self) -> Option<(&dyn ExternalStore, Strategy)>;
 
     /// What an API write of `value` makes of its key's values.
@@ -56,11 +58,12 @@ pub trait ValueStore: Send + Sync + fmt::Debug {
     fn is_secret(&self) -> bool;
 }
 
-/// A store outside the ledger. It counts the versions of each value itself, and never takes one back.
+/// A store outside the ledger. It counts the versions of each value itself, and never takes one
+/// back.
 #[async_trait]
 pub trait ExternalStore: Send + Sync {
-    /// Puts a value as the newest, marked with `id` and our `version`. One call, never repeated under the same id unless it
-    /// certainly did not take effect.
+    /// Puts a value as the newest, marked with `id` and our `version`. One call, never repeated
+    /// under the same id unless it certainly did not take effect.
     async fn put(
         &self,
         scope: &TenantScope,
@@ -70,7 +73,8 @@ pub trait ExternalStore: Send + Sync {
         version: Version,
     ) -> Result<Placed, StoreError>;
 
-    /// The locator of what was put under `id` as the store's own `version`; [`StoreError::Gone`] if it is not there any more.
+    /// The locator of what was put under `id` as the store's own `version`; [`StoreError::Gone`] if
+    /// it is not there any more.
     async fn locate(
         &self,
         scope: &TenantScope,
@@ -79,14 +83,16 @@ pub trait ExternalStore: Send + Sync {
         version: u64,
     ) -> Result<Locator, StoreError>;
 
-    /// The values at these places, in the same order; none where the store does not have that very version any more.
+    /// The values at these places, in the same order; none where the store does not have that very
+    /// version any more.
     async fn get(
         &self,
         scope: &TenantScope,
         places: &[(&ConfigKey, Locator, &TextKind)],
     ) -> Result<Vec<Option<ConfigValue>>, StoreError>;
 
-    /// Earlier values of one key, in the order of `places`; none where the store does not have that very version any more.
+    /// Earlier values of one key, in the order of `places`; none where the store does not have that
+    /// very version any more.
     async fn get_history(
         &self,
         scope: &TenantScope,
@@ -97,7 +103,8 @@ pub trait ExternalStore: Send + Sync {
     /// Removes the key's value with all its versions. Nothing to remove is fine.
     async fn remove(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), StoreError>;
 
-    /// All versions that are kept there, the oldest first. Their text is readable only `with_values`.
+    /// All versions that are kept there, the oldest first. Their text is readable only
+    /// `with_values`.
     async fn versions(
         &self,
         scope: &TenantScope,
@@ -118,7 +125,8 @@ pub trait ExternalStore: Send + Sync {
 pub struct StoredVersion {
     /// Where it lies.
     pub place: Locator,
-    /// The id and our version that it was put with; none if it bears no mark of ours. A mark proves nothing: anybody may have copied it.
+    /// The id and our version that it was put with; none if it bears no mark of ours. A mark proves
+    /// nothing: anybody may have copied it.
     pub mark: Option<(PutId, Version)>,
     /// What it says.
     pub text: StoredText,
@@ -181,7 +189,8 @@ pub enum StoreError {
     /// The service failed.
     #[error(transparent)]
     Aws(#[from] AwsFailure),
-    /// The service does not take the value, and will not until somebody has changed something. Nothing was written.
+    /// The service does not take the value, and will not until somebody has changed something.
+    /// Nothing was written.
     #[error("{service} does not take the value: {advice}", advice = .reason.advice())]
     Refused {
         /// The service.

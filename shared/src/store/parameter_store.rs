@@ -2,8 +2,8 @@
 //!
 //! A JSON string lies there raw, so that direct readers find what they expect, but for the white
 //! space around it, which Parameter Store would trim and the ledger keeps. Any other value, and any
-//! string that Parameter Store would refuse or change all the same, lies there as JSON text. Which of
-//! the two is kept in the ledger.
+//! string that Parameter Store would refuse or change all the same, lies there as JSON text. Which
+//! of the two is kept in the ledger.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,21 +32,25 @@ use crate::{
     value::ConfigValue,
 };
 
-/// The largest value of a standard and of an advanced parameter, in bytes (Parameter Store's limits).
+/// The largest value of a standard and of an advanced parameter, in bytes (Parameter Store's
+/// limits).
 const MAX_STANDARD_BYTES: usize = 4 * 1024;
 const MAX_ADVANCED_BYTES: usize = 8 * 1024;
-// Parameter Store counts a name together with the ARN in front of it, up to 1,011 characters. The longest such prefix,
-// `arn:aws-us-gov:ssm:us-gov-west-1:123456789012:parameter`, takes 56. No name here can be too long for it.
+// Parameter Store counts a name together with the ARN in front of it, up to 1,011 characters. The
+// longest such prefix, `arn:aws-us-gov:ssm:us-gov-west-1:123456789012:parameter`, takes 56. No name
+// here can be too long for it.
 const _: () =
     assert!(56 + MAX_PARAMETER_ROOT_BYTES + 1 + MAX_TENANT_ID_BYTES + 1 + MAX_TAG_BYTES + 1 + MAX_NAME_BYTES <= 1_011);
-/// How much white space around a text the ledger keeps at most, in bytes. A text with more of it lies
-/// as JSON.
+/// How much white space around a text the ledger keeps at most, in bytes. A text with more of it
+/// lies as JSON.
 const MAX_TRIMMED_BYTES: usize = 1024;
-/// How many versions of a parameter are kept. The oldest makes room for the next, unless it bears a label.
+/// How many versions of a parameter are kept. The oldest makes room for the next, unless it bears a
+/// label.
 const MAX_VERSIONS: usize = 100;
 /// The most names of one `GetParameters`.
 const MAX_NAMES: usize = 10;
-/// How long a put that cannot be found is waited for: at first, and at last, doubling in between; 1.55 s in all.
+/// How long a put that cannot be found is waited for: at first, and at last, doubling in between;
+/// 1.55 s in all.
 const MIN_LOOK_WAIT: Duration = Duration::from_millis(50);
 const MAX_LOOK_WAIT: Duration = Duration::from_millis(800);
 /// How often a throttled put is tried, and the longest wait between two tries.
@@ -143,7 +147,8 @@ impl ExternalStore for ParameterStore {
         version: Version,
     ) -> Result<Placed, StoreError> {
         let (text, kind) = encode(value);
-        // The SDK must not repeat a put whose answer was lost: a second version would bear the same id.
+        // The SDK must not repeat a put whose answer was lost: a second version would bear the same
+        // id.
         let mut put = self
             .clients
             .parameter_store(scope)
@@ -158,7 +163,8 @@ impl ExternalStore for ParameterStore {
             put = put.set_key_id(self.kms_key.clone());
         }
         if self.advanced {
-            // Only ever asked for, never taken back: an advanced parameter cannot become a standard one.
+            // Only ever asked for, never taken back: an advanced parameter cannot become a standard
+            // one.
             put = put.tier(ParameterTier::Advanced);
         }
         let mut tries = 0;
@@ -318,7 +324,8 @@ impl ParameterStore {
         id: &PutId,
         version: u64,
     ) -> Result<Locator, StoreError> {
-        // Not by DescribeParameters: who may call that sees the parameters of every tenant, because IAM cannot limit it to some.
+        // Not by DescribeParameters: who may call that sees the parameters of every tenant, because
+        // IAM cannot limit it to some.
         let is_ours = |description: Option<&str>| description.and_then(mark).is_some_and(|(found, _)| found == *id);
         let history = self.history(scope, name, false).await?;
         let ours =
@@ -326,7 +333,8 @@ impl ParameterStore {
         Ok(locator(version, ours.ok_or(StoreError::Gone)?.last_modified_date())?)
     }
 
-    /// All versions that Parameter Store keeps, the oldest first. A page may be empty and still not be the last.
+    /// All versions that Parameter Store keeps, the oldest first. A page may be empty and still not
+    /// be the last.
     async fn history(
         &self,
         scope: &TenantScope,
@@ -395,8 +403,9 @@ pub(super) fn key_of_parameter(root: &str, routes: &TagRoutes, name: &str) -> Re
     if key.tag() == tag { Ok((tenant, key)) } else { Err(NotAKey::OtherTag(key, tag.to_owned())) }
 }
 
-/// Why a put is refused for good. Other errors pass, or are a permission that is lacking; those that say something of a part that our puts
-/// do not have (policies, patterns of their own, tiers) cannot come.
+/// Why a put is refused for good. Other errors pass, or are a permission that is lacking; those
+/// that say something of a part that our puts do not have (policies, patterns of their own, tiers)
+/// cannot come.
 fn refusal(error: &PutParameterError) -> Option<RefusalReason> {
     Some(match error {
         PutParameterError::HierarchyTypeMismatchException(_) => RefusalReason::TypeMismatch,
@@ -461,13 +470,14 @@ fn encode(value: &ConfigValue) -> (String, TextKind) {
     if let Some((raw, trimmed)) = value.to_text().as_deref().and_then(trim) {
         return (raw.to_owned(), TextKind::Text(trimmed));
     }
-    // In JSON text two braces can only meet inside a string, where an escape stands for the second one as well.
+    // In JSON text two braces can only meet inside a string, where an escape stands for the second
+    // one as well.
     (value.as_json().replace("{{", "{\\u007b"), TextKind::Json)
 }
 
-/// The part of a text that Parameter Store keeps as it is, and the white space around it. None where
-/// nothing can lie there raw: Parameter Store refuses empty values, and takes `{{` for a reference to
-/// another parameter.
+/// The part of a text that Parameter Store keeps as it is, and the white space around it. None
+/// where nothing can lie there raw: Parameter Store refuses empty values, and takes `{{` for a
+/// reference to another parameter.
 fn trim(text: &str) -> Option<(&str, Trimmed)> {
     let rest = text.trim_start_matches(may_be_trimmed);
     let raw = rest.trim_end_matches(may_be_trimmed);
@@ -478,9 +488,9 @@ fn trim(text: &str) -> Option<(&str, Trimmed)> {
     (is_kept && is_short).then(|| (raw, Trimmed { start: start.into(), end: end.into() }))
 }
 
-/// Whether Parameter Store may take a character off the ends of a value. It trims without saying what:
-/// so everything that some language's `trim` takes for white space, zero-width spaces and the byte
-/// order mark among it. Control characters that are no white space are not let lie raw anyway.
+/// Whether Parameter Store may take a character off the ends of a value. It trims without saying
+/// what: so everything that some language's `trim` takes for white space, zero-width spaces and the
+/// byte order mark among it. Control characters that are no white space are not let lie raw anyway.
 fn may_be_trimmed(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{180e}' | '\u{200b}' | '\u{feff}')
 }
@@ -502,7 +512,8 @@ mod tests {
         TextKind::Text(Trimmed { start: start.into(), end: end.into() })
     }
 
-    /// What is refused for good, as the API reference of `PutParameter` lists its errors; what passes, and what our puts cannot cause, is not.
+    /// What is refused for good, as the API reference of `PutParameter` lists its errors; what
+    /// passes, and what our puts cannot cause, is not.
     #[test]
     fn each_refusal_has_its_reason() {
         use PutParameterError as Error;
@@ -530,8 +541,8 @@ mod tests {
         }
     }
 
-    /// Strings lie raw where Parameter Store keeps them as they are but for white space around them,
-    /// and as JSON text where it would not.
+    /// Strings lie raw where Parameter Store keeps them as they are but for white space around
+    /// them, and as JSON text where it would not.
     #[test]
     fn text_is_raw_where_it_survives() {
         let spaces = " ".repeat(MAX_TRIMMED_BYTES);
@@ -569,7 +580,8 @@ mod tests {
     }
 
     proptest! {
-        /// What is put comes back byte for byte, and never holds what Parameter Store would refuse or change.
+        /// What is put comes back byte for byte, and never holds what Parameter Store would refuse
+        /// or change.
         #[test]
         fn every_string_round_trips(text in "[{} \\t\\n\\x00\\x0b\\x1c\\u{85}\\u{2028}\\u{feff}a\\\\\"é]{0,12}") {
             let value = ConfigValue::from_text(&text);

@@ -1,4 +1,5 @@
-//! A look over all parameters of the suite, whoever's they are: names, versions and times, never a value.
+//! A look over all parameters of the suite, whoever's they are: names, versions and times, never a
+//! value.
 
 use std::collections::HashMap;
 
@@ -16,7 +17,8 @@ use crate::{
     tenant::TenantId,
 };
 
-/// The most parameters that one `DescribeParameters` answers, and the most names that it is asked for.
+/// The most parameters that one `DescribeParameters` answers, and the most names that it is asked
+/// for.
 pub const MAX_DESCRIBED: usize = 50;
 
 /// Looks over the parameters below the suite's root.
@@ -29,7 +31,8 @@ pub struct Survey {
 /// Some of the parameters.
 #[derive(Debug, Default)]
 pub struct SurveyPage {
-    /// Their names, and where their newest versions lie. A page may be empty and still not be the last.
+    /// Their names, and where their newest versions lie. A page may be empty and still not be the
+    /// last.
     pub parameters: Vec<(String, Locator)>,
     /// Where to go on; none at the end.
     pub next: Option<String>,
@@ -48,7 +51,8 @@ impl Survey {
         key_of_parameter(&self.root, routes, name)
     }
 
-    /// The parameters from `token` on. A token that Parameter Store does not take any more is the end: the rest waits for the next round.
+    /// The parameters from `token` on. A token that Parameter Store does not take any more is the
+    /// end: the rest waits for the next round.
     pub async fn page(&self, authority: &SystemAuthority, token: Option<String>) -> Result<SurveyPage, AwsFailure> {
         let begins = token.is_none();
         match self.describe(authority, ("Path", "Recursive"), vec![self.root.clone()], token).await {
@@ -60,8 +64,8 @@ impl Survey {
         }
     }
 
-    /// Where the newest versions of these tenants' keys lie, at most [`MAX_DESCRIBED`] of them, in the same order;
-    /// none of those that have no parameter.
+    /// Where the newest versions of these tenants' keys lie, at most [`MAX_DESCRIBED`] of them, in
+    /// the same order; none of those that have no parameter.
     pub async fn places(
         &self,
         authority: &SystemAuthority,
@@ -97,7 +101,8 @@ impl Survey {
     }
 }
 
-/// Names, versions and times of the parameters whose key `by.0` is, in the way `by.1`, one of `values`.
+/// Names, versions and times of the parameters whose key `by.0` is, in the way `by.1`, one of
+/// `values`.
 async fn describe(
     client: &aws_sdk_ssm::Client,
     by: (&str, &str),

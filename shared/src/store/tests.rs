@@ -23,8 +23,8 @@ fn open_one(route: &str, name: &str) -> (Stores, ConfigKey) {
     (stores, key)
 }
 
-/// Without further words a route gets what the design says: parameters are written through, secrets around the ledger, and only
-/// secrets are secret.
+/// Without further words a route gets what the design says: parameters are written through, secrets
+/// around the ledger, and only secrets are secret.
 #[test]
 fn each_store_has_its_defaults() {
     for (route, strategy, is_secret) in [
@@ -48,8 +48,8 @@ fn each_store_has_its_defaults() {
     }
 }
 
-/// A route that no store can follow is refused at start, by its tag, with what to change. A misspelt option would otherwise be the
-/// default, and a secret in plain text.
+/// A route that no store can follow is refused at start, by its tag, with what to change. A
+/// misspelt option would otherwise be the default, and a secret in plain text.
 #[test]
 fn unusable_routes_are_refused_at_start() {
     for (route, message) in [
@@ -112,10 +112,12 @@ const SECURE_ADVANCED: &str = r#"{"store": "parameter-store", "tier": "advanced"
 /// Makes a value that takes so many bytes in its store.
 type Make<'a> = &'a dyn Fn(usize) -> ConfigValue;
 
-/// A value may be as large as the store takes it, to the byte as it would lie there, and a refusal says how large that is.
+/// A value may be as large as the store takes it, to the byte as it would lie there, and a refusal
+/// says how large that is.
 #[test]
 fn values_are_measured_as_they_would_be_stored() {
-    // How `length` bytes of a kind of value are made: JSON's quotes count where the text lies as JSON, and not where it lies raw.
+    // How `length` bytes of a kind of value are made: JSON's quotes count where the text lies as
+    // JSON, and not where it lies raw.
     let quoted = |length: usize| ConfigValue::from_text(&"v".repeat(length - 2));
     let raw = |length: usize| ConfigValue::from_text(&"v".repeat(length));
     let raw_wide = |length: usize| ConfigValue::from_text(&format!("{}{}", "ä".repeat(length / 2), &"v"[..length % 2]));
@@ -124,8 +126,8 @@ fn values_are_measured_as_they_would_be_stored() {
     let quoted_wide =
         |length: usize| ConfigValue::from_text(&format!("{}{}", "ä".repeat((length - 2) / 2), &"v"[..length % 2]));
     let list = |length: usize| ConfigValue::parse(&format!(r#"["{}"]"#, "v".repeat(length - 4))).unwrap();
-    // White space around a text lies in the ledger. What Parameter Store would take for a reference lies there as JSON, its quotes and
-    // escapes counted.
+    // White space around a text lies in the ledger. What Parameter Store would take for a reference
+    // lies there as JSON, its quotes and escapes counted.
     let padded = |length: usize| ConfigValue::from_text(&format!("\n {}\n", "v".repeat(length)));
     let escaped = |length: usize| ConfigValue::from_text(&format!("{{{{{}", "v".repeat(length - 9)));
     let cases: [(&str, &str, usize, Make<'_>); 14] = [

@@ -12,7 +12,8 @@ const NAMESPACE: &str = "Tenantry";
 /// More than most lines have, so that their buffer does not have to grow.
 const USUAL_BYTES: usize = 1024;
 
-/// Metrics and dimensions have names in CloudWatch's spelling, the rest in that of the other log lines.
+/// Metrics and dimensions have names in CloudWatch's spelling, the rest in that of the other log
+/// lines.
 #[derive(Serialize)]
 struct Line<'a> {
     #[serde(rename = "_aws")]

@@ -1,6 +1,8 @@
-//! What is logged beside the line of an invocation: one JSON object each, with the ids of the invocation that it belongs to.
+//! What is logged beside the line of an invocation: one JSON object each, with the ids of the
+//! invocation that it belongs to.
 //!
-//! The ids come from the invocation's task, not from a span: a span would be written down in every call, and is needed in few.
+//! The ids come from the invocation's task, not from a span: a span would be written down in every
+//! call, and is needed in few.
 
 use std::fmt;
 
@@ -21,7 +23,8 @@ use super::{CURRENT, print};
 /// The crates whose every line is ours to answer for.
 const OURS: [&str; 5] = ["tenantry", "config_read", "config_write", "config_refresh", "config_stream"];
 
-/// Sends the process's logs to standard output as JSON lines, at the levels of `RUST_LOG`, by default `info`.
+/// Sends the process's logs to standard output as JSON lines, at the levels of `RUST_LOG`, by
+/// default `info`.
 pub fn init() {
     init_to("info", print);
 }
@@ -33,10 +36,11 @@ pub fn init_to(usual: &str, write: impl Fn(&str) + Send + Sync + 'static) {
     let _ = tracing_subscriber::registry().with(levels).with(Lines(write)).try_init();
 }
 
-/// The levels of `RUST_LOG`, or the usual ones, but that no library may trace: some then write whole requests, with tokens and
-/// values.
+/// The levels of `RUST_LOG`, or the usual ones, but that no library may trace: some then write
+/// whole requests, with tokens and values.
 fn levels(said: &str, usual: &str) -> Targets {
-    // `EnvFilter` knows more than levels by target, for regular expressions in the binary and in every start.
+    // `EnvFilter` knows more than levels by target, for regular expressions in the binary and in
+    // every start.
     let mut said = [said, usual].into_iter().filter(|said| !said.is_empty()).filter_map(|said| said.parse().ok());
     let said: Targets = said.next().unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let capped = |level: LevelFilter| level.min(LevelFilter::DEBUG);
@@ -120,7 +124,8 @@ mod tests {
         telemetry::{Invocation, Outcome, Telemetry, TraceContext},
     };
 
-    /// What libraries say at the level `trace` is whole requests: no `RUST_LOG` brings that into the logs.
+    /// What libraries say at the level `trace` is whole requests: no `RUST_LOG` brings that into
+    /// the logs.
     #[test]
     fn libraries_are_never_traced() {
         for said in ["trace", "lambda_runtime=trace", "hyper::proto=trace,info", "tenantry::aws=trace,hyper=trace"] {

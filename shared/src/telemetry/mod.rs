@@ -1,5 +1,6 @@
-//! What operators see of each invocation: one line of JSON that is log, metrics and trace id at once, and a trace of its calls to AWS.
-//! Never a value, never a token, no claim but the tenant's id; and the tenant is no dimension of a metric.
+//! What operators see of each invocation: one line of JSON that is log, metrics and trace id at
+//! once, and a trace of its calls to AWS. Never a value, never a token, no claim but the tenant's
+//! id; and the tenant is no dimension of a metric.
 
 mod line;
 mod log;
@@ -30,7 +31,8 @@ use crate::{
 pub struct Telemetry {
     sink: Option<Sink>,
     tracer: Option<Tracer>,
-    /// The name that metrics know the function by, if it is not its own: one that tells suites of one account apart.
+    /// The name that metrics know the function by, if it is not its own: one that tells suites of
+    /// one account apart.
     function: Option<Arc<str>>,
 }
 
@@ -69,7 +71,8 @@ pub struct Invocation<'a> {
     pub function: &'static str,
     /// What is asked for, one of few: a route's key, an event's kind.
     pub route: &'a str,
-    /// The id that the Lambda service gave the invocation: that of its own lines, of retries and of dead letters.
+    /// The id that the Lambda service gave the invocation: that of its own lines, of retries and of
+    /// dead letters.
     pub id: &'a str,
     /// The id that API Gateway gave the request, or EventBridge the event.
     pub request_id: &'a str,
@@ -121,8 +124,8 @@ tokio::task_local! {
 }
 
 impl Telemetry {
-    /// Lines to standard output, which Lambda takes to CloudWatch, in the name of the deployed `function`; traces to the X-Ray daemon,
-    /// if there is one.
+    /// Lines to standard output, which Lambda takes to CloudWatch, in the name of the deployed
+    /// `function`; traces to the X-Ray daemon, if there is one.
     pub fn lambda(function: Option<String>, tracer: Option<Tracer>) -> Self {
         Self { sink: Some(Arc::new(print)), tracer, function: function.map(Arc::from) }
     }

@@ -1,7 +1,8 @@
-//! Traces as AWS X-Ray has them: the context that comes with an invocation, and the calls that are added to it.
+//! Traces as AWS X-Ray has them: the context that comes with an invocation, and the calls that are
+//! added to it.
 //!
-//! The documents go to the daemon that runs beside every function with tracing, one datagram each. What is lost is lost; nothing
-//! waits for it.
+//! The documents go to the daemon that runs beside every function with tracing, one datagram each.
+//! What is lost is lost; nothing waits for it.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -25,8 +26,9 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// Reads a header such as `Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1`. None if it holds anything
-    /// but what it must: it may come from a client.
+    /// Reads a header such as
+    /// `Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1`. None if it
+    /// holds anything but what it must: it may come from a client.
     pub fn parse(header: &str) -> Option<Self> {
         let member = |name: &str| header.split(';').find_map(|one| one.trim().strip_prefix(name)?.strip_prefix('='));
         let is_hex = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());

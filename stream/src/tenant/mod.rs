@@ -1,7 +1,9 @@
-//! One tenant in memory: its entries at one revision, and, while somebody watches it, the commits that led there.
+//! One tenant in memory: its entries at one revision, and, while somebody watches it, the commits
+//! that led there.
 //!
-//! Watchers have no queues. Each has a place in the tenant's log of recent commits; whoever has fallen behind the log's beginning is told
-//! the newest value of each key instead. So the slowest watcher costs as much memory as the fastest.
+//! Watchers have no queues. Each has a place in the tenant's log of recent commits; whoever has
+//! fallen behind the log's beginning is told the newest value of each key instead. So the slowest
+//! watcher costs as much memory as the fastest.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,12 +23,15 @@ use crate::{
     wake::{Registration, Wakers},
 };
 
-/// How many commits the log of a watched tenant keeps, and how many bytes of values. The last commit is kept however large it is.
+/// How many commits the log of a watched tenant keeps, and how many bytes of values. The last
+/// commit is kept however large it is.
 const MAX_COMMITS: usize = 128;
 const MAX_COMMIT_BYTES: usize = 1024 * 1024;
-/// How many deleted keys are remembered beyond the log, so that a watcher who is far behind hears of them.
+/// How many deleted keys are remembered beyond the log, so that a watcher who is far behind hears
+/// of them.
 const MAX_DELETED: usize = 1_000;
-/// What a tenant takes besides its entries, in bytes: its place in the map, its counters, its allocations.
+/// What a tenant takes besides its entries, in bytes: its place in the map, its counters, its
+/// allocations.
 const OVERHEAD: usize = 256;
 
 /// A tenant.
@@ -38,10 +43,12 @@ pub struct Tenant {
 #[derive(Debug, Default)]
 struct State {
     held: Option<Held>,
-    /// The highest revision that the index of changes or a hint has named. Believed only as far as the tenant's own log says so, too.
+    /// The highest revision that the index of changes or a hint has named. Believed only as far as
+    /// the tenant's own log says so, too.
     rumour: u64,
     hub: Option<Box<Hub>>,
-    /// Held by whoever asks the stores for the tenant's sake, so that one does. There only while somebody does or waits.
+    /// Held by whoever asks the stores for the tenant's sake, so that one does. There only while
+    /// somebody does or waits.
     asking: Option<Arc<Asking>>,
 }
 
@@ -80,7 +87,8 @@ struct Hub {
     bytes: usize,
     /// Where the tenant was before the first of them.
     from: Position,
-    /// Keys that were deleted by commits that the log does not have any more, with the revision and the version of the deletion.
+    /// Keys that were deleted by commits that the log does not have any more, with the revision and
+    /// the version of the deletion.
     deleted: VecDeque<(u64, String, u64)>,
     /// From which revision on they are complete.
     deleted_from: u64,
@@ -115,8 +123,8 @@ pub enum Next {
     Nothing,
     /// This commit, of exactly the next revision.
     Commit(Arc<Commit>),
-    /// The newest of each key that was changed after the watcher's revision: entries of a later revision, and these deleted keys, each with
-    /// the version of its deletion.
+    /// The newest of each key that was changed after the watcher's revision: entries of a later
+    /// revision, and these deleted keys, each with the version of its deletion.
     Conflated(Held, BTreeMap<String, u64>),
     /// All of it anew.
     Snapshot(Held),
@@ -188,8 +196,8 @@ impl Tenant {
         self.state().rumour
     }
 
-    /// Forgets `rumour`: when the stores were asked after it was heard, they knew of no more than memory has. If there is another one since,
-    /// that is no answer to it.
+    /// Forgets `rumour`: when the stores were asked after it was heard, they knew of no more than
+    /// memory has. If there is another one since, that is no answer to it.
     pub fn quell(&self, rumour: u64) {
         let mut state = self.state();
         if state.rumour == rumour {
@@ -216,8 +224,8 @@ impl Tenant {
         state.held.as_ref().is_some_and(|held| held.lacks_secrets) && state.shows_secrets()
     }
 
-    /// Replaces what is in memory, as it was read after `asked`. Whether that was done: not if it lacks secrets that a watcher may read. If it
-    /// is what is there already, nobody need be told.
+    /// Replaces what is in memory, as it was read after `asked`. Whether that was done: not if it
+    /// lacks secrets that a watcher may read. If it is what is there already, nobody need be told.
     #[must_use]
     pub fn replace(&self, snapshot: &Snapshot, asked: Timestamp) -> bool {
         let entries = snapshot.entries.iter().map(|(key, entry)| (key.as_str(), entry));
@@ -256,8 +264,9 @@ impl Tenant {
         wake(self.state());
     }
 
-    /// Leads what is in memory on, by commits that follow it. Those that do not are left out. If they are all there were at `asked`, it is the
-    /// newest. Whether that was done: not if they lack secrets that a watcher may read, who would be told of them without their values.
+    /// Leads what is in memory on, by commits that follow it. Those that do not are left out. If
+    /// they are all there were at `asked`, it is the newest. Whether that was done: not if they
+    /// lack secrets that a watcher may read, who would be told of them without their values.
     #[must_use]
     pub fn advance(&self, commits: Vec<Commit>, asked: Option<Timestamp>) -> bool {
         let mut state = self.state();
@@ -297,8 +306,8 @@ impl Tenant {
         true
     }
 
-    /// Puts commits in front of the log, if they lead to where it begins, have room in it, and lack no secrets that what is in memory has. If
-    /// they do not, nobody need try again.
+    /// Puts commits in front of the log, if they lead to where it begins, have room in it, and lack
+    /// no secrets that what is in memory has. If they do not, nobody need try again.
     pub fn prepend(&self, from: &Position, commits: Vec<Commit>) {
         let mut state = self.state();
         let may_lack = state.held.as_ref().is_some_and(|held| held.lacks_secrets) && !state.shows_secrets();
@@ -317,7 +326,8 @@ impl Tenant {
         hub.from = from.clone();
     }
 
-    /// How many commits the log lacks to go back to `position`, if they may have room in it; and what is held by whoever fetches them.
+    /// How many commits the log lacks to go back to `position`, if they may have room in it; and
+    /// what is held by whoever fetches them.
     pub fn lacks_before(&self, position: &Position) -> Option<(usize, Arc<Asking>)> {
         let state = self.state();
         let hub = state.hub.as_ref()?;
@@ -336,8 +346,8 @@ impl Tenant {
         }
     }
 
-    /// Begins to be watched with these rights, or is watched by one more. Whoever registers there is woken when there may be something to be
-    /// told.
+    /// Begins to be watched with these rights, or is watched by one more. Whoever registers there
+    /// is woken when there may be something to be told.
     pub fn join(&self, scope: Arc<TenantScope>, now: Timestamp) -> Registration {
         let mut state = self.state();
         let State { held, hub, .. } = &mut *state;

@@ -50,7 +50,8 @@ fn a_later_rumour_stays() {
     assert!(!tenant.is_behind());
 }
 
-/// Promise: what happened before the log begins is fetched once for all who come back; if it has no room there, not once more.
+/// Promise: what happened before the log begins is fetched once for all who come back; if it has no
+/// room there, not once more.
 #[test]
 fn the_log_reaches_back_once() {
     let tenant = tenant(10);

@@ -16,7 +16,8 @@ fn pauses_are_bounded() {
     assert!(pauses.next() <= Duration::from_millis(100), "it begins anew after success");
 }
 
-/// Promise: pauses are spread over all of their range, so that clients that lost their server together do not come back together.
+/// Promise: pauses are spread over all of their range, so that clients that lost their server
+/// together do not come back together.
 #[test]
 fn pauses_are_jittered() {
     fastrand::seed(7);

@@ -5,7 +5,8 @@ use tonic::transport::Endpoint;
 
 use crate::channels::Channels;
 
-/// Promise: what is noticed late of a channel that was replaced concerns its successor in no way: it neither fails by it, nor lives by it.
+/// Promise: what is noticed late of a channel that was replaced concerns its successor in no way:
+/// it neither fails by it, nor lives by it.
 #[tokio::test(start_paused = true)]
 async fn a_replaced_channel_is_of_no_concern() {
     let second = Duration::from_secs(1);

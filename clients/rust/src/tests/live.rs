@@ -20,7 +20,8 @@ fn value(config: &LiveConfig, key: &str) -> Option<String> {
     config.get(key).map(|entry| String::from_utf8(entry.bytes().unwrap().to_vec()).unwrap())
 }
 
-/// Promise: the newest state is there without waiting, from the first snapshot on; a conflated update brings each key to its newest value.
+/// Promise: the newest state is there without waiting, from the first snapshot on; a conflated
+/// update brings each key to its newest value.
 #[tokio::test(start_paused = true)]
 async fn holds_the_newest_state() {
     let (client, mut service) = service(token());
@@ -79,8 +80,8 @@ async fn commits_are_atomic() {
     assert!(reading.join().unwrap() > 0);
 }
 
-/// Promise: a state that may not be the newest says so: without a connection, after one until all is told that was missed, and when the service
-/// says so itself. It stays readable.
+/// Promise: a state that may not be the newest says so: without a connection, after one until all
+/// is told that was missed, and when the service says so itself. It stays readable.
 #[tokio::test(start_paused = true)]
 async fn says_when_it_is_stale() {
     let (client, mut service) = service(token());
@@ -110,7 +111,8 @@ async fn says_when_it_is_stale() {
     assert!(config.is_stale(), "a commit does not say that there is no other");
 }
 
-/// Promise: a heartbeat moves the revision on, so that nobody waits for one that concerns other keys.
+/// Promise: a heartbeat moves the revision on, so that nobody waits for one that concerns other
+/// keys.
 #[tokio::test(start_paused = true)]
 async fn heartbeats_move_the_revision() {
     let (client, mut service) = service(token());

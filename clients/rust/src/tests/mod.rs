@@ -1,4 +1,5 @@
-//! Tests against a scripted service over an in-memory network. Time is paused: it moves on when nobody has anything to do.
+//! Tests against a scripted service over an in-memory network. Time is paused: it moves on when
+//! nobody has anything to do.
 
 mod backoff;
 mod channels;
@@ -97,7 +98,8 @@ fn in_parts(mut first: WatchConfigResponse, before: Option<u64>) -> WatchConfigR
     first
 }
 
-/// What a watch tells, in short: `=5:2` a snapshot with two entries, `+6:1` an update with one change, `~6` a heartbeat, `!` an end.
+/// What a watch tells, in short: `=5:2` a snapshot with two entries, `+6:1` an update with one
+/// change, `~6` a heartbeat, `!` an end.
 fn short(event: &Result<Event, Error>) -> String {
     match event {
         Ok(Event::Snapshot(snapshot)) => format!("={}:{}", snapshot.position.revision, snapshot.entries.len()),

@@ -1,4 +1,5 @@
-//! Which connection the next call goes over, and when: dead connections, slow ones, and those that many watches lose together.
+//! Which connection the next call goes over, and when: dead connections, slow ones, and those that
+//! many watches lose together.
 
 use std::{
     convert::Infallible,
@@ -21,7 +22,8 @@ use super::{
 };
 use crate::{Client, Entry, Error, Filter, Options, Read, Start, StaticToken};
 
-/// An attempt takes 3 s, and connecting 5 s; pings of the connection notice nothing before a test has ended.
+/// An attempt takes 3 s, and connecting 5 s; pings of the connection notice nothing before a test
+/// has ended.
 fn options() -> Options {
     Options::new("http://one", StaticToken::new("t"))
         .backoff(BACKOFF)
@@ -53,8 +55,9 @@ async fn open(client: &Client, service: &mut Script) -> (Listener, Feed) {
     (events, feed)
 }
 
-/// Promise: a host that vanishes without a word, behind the only address there is, costs a call one attempt: the next one takes another
-/// connection. What is open on the old one is not cut off, in case that it was only slow.
+/// Promise: a host that vanishes without a word, behind the only address there is, costs a call one
+/// attempt: the next one takes another connection. What is open on the old one is not cut off, in
+/// case that it was only slow.
 #[tokio::test(start_paused = true)]
 async fn a_call_leaves_a_dead_connection() {
     let (client, mut service) = service_with(options());
@@ -88,8 +91,8 @@ async fn a_call_leaves_a_connection_that_never_lived() {
     assert_eq!(service.network.hosts().len(), 2);
 }
 
-/// Promise: a service that is slow for one call keeps its connection as long as others are told something over it, and whenever it is only its
-/// caller's deadline that is short.
+/// Promise: a service that is slow for one call keeps its connection as long as others are told
+/// something over it, and whenever it is only its caller's deadline that is short.
 #[tokio::test(start_paused = true)]
 async fn a_slow_service_keeps_its_connection() {
     let (client, mut service) = service_with(options());
@@ -115,7 +118,8 @@ async fn a_slow_service_keeps_its_connection() {
     assert_eq!(service.network.hosts().len(), 1, "the deadline was short");
 }
 
-/// Promise: a connection that takes longer to be made than an attempt has is made in the end, and not begun anew by each attempt.
+/// Promise: a connection that takes longer to be made than an attempt has is made in the end, and
+/// not begun anew by each attempt.
 #[tokio::test(start_paused = true)]
 async fn slow_connecting_is_waited_for() {
     let (client, mut service) = service_with(options());
@@ -128,7 +132,8 @@ async fn slow_connecting_is_waited_for() {
     assert_eq!(service.network.hosts().len(), 1);
 }
 
-/// Promise: watches on one dead connection notice it one after the other, and all take the one that the first of them has made.
+/// Promise: watches on one dead connection notice it one after the other, and all take the one that
+/// the first of them has made.
 #[tokio::test(start_paused = true)]
 async fn watches_leave_a_dead_connection_together() {
     let (client, mut service) = service_with(options().reconnect_spread(Duration::ZERO));
@@ -140,7 +145,8 @@ async fn watches_leave_a_dead_connection_together() {
     service.network.vanish();
     let mut again = Vec::new();
     for _ in 0..10 {
-        // They have no answer before the last has noticed, so that the new connection has brought nothing yet.
+        // They have no answer before the last has noticed, so that the new connection has brought
+        // nothing yet.
         again.push(service.watch.next().await);
     }
     let _feeds: Vec<_> = again.into_iter().map(|call| call.say([commit(6)])).collect();
@@ -150,7 +156,8 @@ async fn watches_leave_a_dead_connection_together() {
     assert_eq!(service.network.hosts().len(), 2);
 }
 
-/// Promise: a watch of which nothing is heard connects again over the connection that it had if others are told something over it.
+/// Promise: a watch of which nothing is heard connects again over the connection that it had if
+/// others are told something over it.
 #[tokio::test(start_paused = true)]
 async fn a_silent_watch_leaves_others_their_connection() {
     let (client, mut service) = service_with(options());
@@ -166,8 +173,8 @@ async fn a_silent_watch_leaves_others_their_connection() {
     assert_eq!(service.network.hosts().len(), 1);
 }
 
-/// Promise: a token source that hangs for longer than a connection may be silent delays a watch, and no more: it is asked again, and the
-/// connection and the endpoint, which are good, stay.
+/// Promise: a token source that hangs for longer than a connection may be silent delays a watch,
+/// and no more: it is asked again, and the connection and the endpoint, which are good, stay.
 #[tokio::test(start_paused = true)]
 async fn a_hanging_token_source_costs_no_connection() {
     for has_second in [false, true] {
@@ -251,8 +258,9 @@ async fn pauses_after(loss: Loss, options: Options) -> Vec<u128> {
     pauses
 }
 
-/// Promise: watches that lost their connection at the same instant come back spread over 2 s, not at once; those that the service itself has
-/// sent away, one by one, come back at once, as do all where the spread is set so.
+/// Promise: watches that lost their connection at the same instant come back spread over 2 s, not
+/// at once; those that the service itself has sent away, one by one, come back at once, as do all
+/// where the spread is set so.
 #[tokio::test(start_paused = true)]
 async fn lost_watches_come_back_spread() {
     for loss in [Loss::Cut, Loss::Reset, Loss::Ended, Loss::Silent] {

@@ -97,7 +97,8 @@ impl Feed {
     }
 }
 
-/// Fails, rather than waits for ever, if nothing comes. The time is that of paused tests: it is long, and over at once.
+/// Fails, rather than waits for ever, if nothing comes. The time is that of paused tests: it is
+/// long, and over at once.
 pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(Duration::from_hours(1), what).await.expect("something happens")
 }
@@ -217,7 +218,8 @@ impl Network {
         self.start(Server::builder().tls_config(tls).unwrap());
     }
 
-    /// Has the next connection break its calls, and no other: the one after is made to the instance that is there.
+    /// Has the next connection break its calls, and no other: the one after is made to the instance
+    /// that is there.
     pub(super) fn break_next(&self, how: Break) {
         self.0.lock().unwrap().broken = Some(how);
     }

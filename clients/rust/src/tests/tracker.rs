@@ -17,7 +17,8 @@ fn told(all: bool, messages: impl IntoIterator<Item = WatchConfigResponse>) -> V
     messages.into_iter().map(take).collect()
 }
 
-/// Promise: each revision is let through once, in order; one that is missing is noticed, whatever is watched.
+/// Promise: each revision is let through once, in order; one that is missing is noticed, whatever
+/// is watched.
 #[test]
 fn doubles_are_dropped_and_gaps_refused() {
     for all in [true, false] {
@@ -31,7 +32,8 @@ fn doubles_are_dropped_and_gaps_refused() {
     }
 }
 
-/// Promise: a heartbeat tells the revisions that a filter leaves out; where it leaves out none, one that is ahead tells of a gap.
+/// Promise: a heartbeat tells the revisions that a filter leaves out; where it leaves out none, one
+/// that is ahead tells of a gap.
 #[test]
 fn heartbeats_are_for_what_is_not_watched() {
     let messages = || [snapshot(5, &[]), heartbeat(5), heartbeat(9), commit(9), commit(10)];
@@ -39,7 +41,8 @@ fn heartbeats_are_for_what_is_not_watched() {
     assert_eq!(told(true, messages())[..3], ["=5:0", "~5", "Gap"]);
 }
 
-/// Promise: a position is the one that the service gave for that very revision: no token is kept for another one, and none is made up.
+/// Promise: a position is the one that the service gave for that very revision: no token is kept
+/// for another one, and none is made up.
 #[test]
 fn positions_are_taken_as_they_come() {
     let mut tracker = Tracker::new(false, None);
@@ -66,8 +69,8 @@ fn skipped_revisions_are_told() {
     assert_eq!(told(true, [snapshot(5, &[]), skipping(7, 9, changes())]), ["=5:0", "Gap"], "6 is missing");
 }
 
-/// Promise: what is told in parts is let through as one, with its last part, and moves the position only then. Parts that do not belong together
-/// are refused.
+/// Promise: what is told in parts is let through as one, with its last part, and moves the position
+/// only then. Parts that do not belong together are refused.
 #[test]
 fn parts_are_put_together() {
     let first = || in_parts(update(6, vec![put("tenant_config_a", 6)]), Some(5));
@@ -97,8 +100,9 @@ fn parts_do_not_outlive_their_connection() {
     assert_eq!(short(&Ok(whole)), "=5:1");
 }
 
-/// Promise: a snapshot replaces all, also by an earlier revision, as after the restoring of a table. What is known does not go back for less:
-/// neither to the last that an instance knew when the stores stopped answering, nor by a heartbeat.
+/// Promise: a snapshot replaces all, also by an earlier revision, as after the restoring of a
+/// table. What is known does not go back for less: neither to the last that an instance knew when
+/// the stores stopped answering, nor by a heartbeat.
 #[test]
 fn nothing_goes_back_by_mistake() {
     let stale = |revision| {
@@ -132,7 +136,8 @@ fn nonsense_is_refused() {
     assert!(told(true, [commit(6)])[0].starts_with("Broken"), "there was no snapshot");
 }
 
-/// Promise: what is refused twice at the same position makes the watch begin with a snapshot; an instance that is only behind does not.
+/// Promise: what is refused twice at the same position makes the watch begin with a snapshot; an
+/// instance that is only behind does not.
 #[test]
 fn refused_twice_begins_anew() {
     let mut tracker = Tracker::new(true, None);

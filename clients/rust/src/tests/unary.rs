@@ -24,7 +24,8 @@ fn answer() -> GetConfigResponse {
     GetConfigResponse { entry: Some(entry("tenant_config_a", 5)), revision: 6, stale: true }
 }
 
-/// Promise: a read brings the value, its revision, and whether it may be old; it carries the token and its caller's deadline.
+/// Promise: a read brings the value, its revision, and whether it may be old; it carries the token
+/// and its caller's deadline.
 #[tokio::test(start_paused = true)]
 async fn gets() {
     let (client, mut service) = service(token());
@@ -37,7 +38,8 @@ async fn gets() {
     assert_eq!((read.revision, read.stale, read.value.value), (6, true, Value::Present("5".into())));
 }
 
-/// Promise: only "not now" is tried again: every other status is the caller's, at once and as it came.
+/// Promise: only "not now" is tried again: every other status is the caller's, at once and as it
+/// came.
 #[tokio::test(start_paused = true)]
 async fn retries_not_now_only() {
     for code in (1..=16).map(Code::from) {
@@ -66,8 +68,9 @@ async fn retries_broken_connections() {
     assert!(read.await.unwrap().is_ok());
 }
 
-/// Promise: a call that ends without a status of the service, since its stream was reset or its connection ended, is made again, whatever code
-/// that is given here. What the service says itself with such a code is not: see [`retries_not_now_only`].
+/// Promise: a call that ends without a status of the service, since its stream was reset or its
+/// connection ended, is made again, whatever code that is given here. What the service says itself
+/// with such a code is not: see [`retries_not_now_only`].
 #[tokio::test(start_paused = true)]
 async fn retries_broken_calls() {
     let reasons =
@@ -86,7 +89,8 @@ async fn retries_broken_calls() {
     }
 }
 
-/// Promise: GOAWAY costs no call: one under way is answered by the old instance, the next one by the new.
+/// Promise: GOAWAY costs no call: one under way is answered by the old instance, the next one by
+/// the new.
 #[tokio::test(start_paused = true)]
 async fn goaway_fails_no_call() {
     let (client, mut service) = service(token());
@@ -104,7 +108,8 @@ async fn goaway_fails_no_call() {
     assert!(under_way.await.unwrap().is_ok());
 }
 
-/// Promise: attempts end at the deadline, and the error says what the last one came to; an instance that does not answer costs one attempt.
+/// Promise: attempts end at the deadline, and the error says what the last one came to; an instance
+/// that does not answer costs one attempt.
 #[tokio::test(start_paused = true)]
 async fn gives_up_at_the_deadline() {
     let deadline = Duration::from_secs(10);
@@ -138,8 +143,9 @@ async fn gives_up_at_the_deadline() {
     assert!(begun.elapsed() <= deadline + Duration::from_millis(5), "{:?}", begun.elapsed());
 }
 
-/// Promise: who is over a limit is tried again with growing pauses; at the deadline, what the service said last is the caller's, as it came,
-/// and not that the time is over: an answer that is too large has the same code, and its message says what to do.
+/// Promise: who is over a limit is tried again with growing pauses; at the deadline, what the
+/// service said last is the caller's, as it came, and not that the time is over: an answer that is
+/// too large has the same code, and its message says what to do.
 #[tokio::test(start_paused = true)]
 async fn a_limit_is_told_as_it_came() {
     fastrand::seed(3);
@@ -171,8 +177,8 @@ async fn a_limit_is_told_as_it_came() {
     }
 }
 
-/// Promise: a token source may take longer than an attempt, since it says nothing of the connection; a call that it lets wait too long says
-/// that it was the token that it waited for.
+/// Promise: a token source may take longer than an attempt, since it says nothing of the
+/// connection; a call that it lets wait too long says that it was the token that it waited for.
 #[tokio::test(start_paused = true)]
 async fn waits_for_its_token() {
     let slow = || async {
@@ -221,7 +227,8 @@ async fn renews_its_token_once() {
     assert!(service.get.is_empty());
 }
 
-/// Promise: keys that did not fit are asked for again, at the same revision or a later one; the answer is in the order that was asked for.
+/// Promise: keys that did not fit are asked for again, at the same revision or a later one; the
+/// answer is in the order that was asked for.
 #[tokio::test(start_paused = true)]
 async fn batches_are_completed() {
     let (client, mut service) = service(token());
@@ -260,7 +267,8 @@ async fn batches_are_completed() {
     assert!(matches!(read.await.unwrap(), Err(Error::Protocol(_))), "it does not ask for ever");
 }
 
-/// Promise: a list brings all pages, also behind an empty one, and names the oldest revision among them.
+/// Promise: a list brings all pages, also behind an empty one, and names the oldest revision among
+/// them.
 #[tokio::test(start_paused = true)]
 async fn lists_all_pages() {
     let (client, mut service) = service(token());
@@ -278,7 +286,8 @@ async fn lists_all_pages() {
     assert_eq!((keys.as_slice(), read.revision), (&["tenant_config_a", "tenant_config_b"][..], 5));
 }
 
-/// Promise: options that cannot work are refused before anything is sent, above all a token that would travel in the clear.
+/// Promise: options that cannot work are refused before anything is sent, above all a token that
+/// would travel in the clear.
 #[tokio::test]
 async fn refuses_unusable_options() {
     for options in [
@@ -291,7 +300,8 @@ async fn refuses_unusable_options() {
     }
 }
 
-/// Promise: over TLS, the service must be one that the given authority vouches for, and gets the client's certificate if it asks for one.
+/// Promise: over TLS, the service must be one that the given authority vouches for, and gets the
+/// client's certificate if it asks for one.
 #[tokio::test(start_paused = true)]
 async fn speaks_mutual_tls() {
     let (authority, vouched) = (authority(), authority());

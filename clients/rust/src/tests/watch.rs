@@ -26,7 +26,8 @@ fn options() -> Options {
     Options::new("http://one", token()).backoff(BACKOFF)
 }
 
-/// Promise: a watch whose connection ends, well or not, goes on where it was: nothing is lost, and what is told again is dropped.
+/// Promise: a watch whose connection ends, well or not, goes on where it was: nothing is lost, and
+/// what is told again is dropped.
 #[tokio::test(start_paused = true)]
 async fn goes_on_where_it_was() {
     let (client, mut service) = service(token());
@@ -55,7 +56,8 @@ async fn goes_on_where_it_was() {
     assert_eq!(events.next().await, "+9:1");
 }
 
-/// Promise: an instance that says GOAWAY loses no watch: its open one is told to the end, and the next goes to another instance.
+/// Promise: an instance that says GOAWAY loses no watch: its open one is told to the end, and the
+/// next goes to another instance.
 #[tokio::test(start_paused = true)]
 async fn follows_goaway() {
     let (client, mut service) = service(token());
@@ -74,7 +76,8 @@ async fn follows_goaway() {
     assert_eq!(service.network.hosts().len(), 2);
 }
 
-/// Promise: a stored position is gone on from; if it is too old, the watch begins with a snapshot, by itself.
+/// Promise: a stored position is gone on from; if it is too old, the watch begins with a snapshot,
+/// by itself.
 #[tokio::test(start_paused = true)]
 async fn out_of_range_begins_with_a_snapshot() {
     let (client, mut service) = service(token());
@@ -96,7 +99,8 @@ async fn out_of_range_begins_with_a_snapshot() {
     assert_eq!(events.next().await, "=3:0", "a new history may be shorter");
 }
 
-/// Promise: a position inside of parts is not taken: a watch that ends there goes on from before them, and tells them once, whole.
+/// Promise: a position inside of parts is not taken: a watch that ends there goes on from before
+/// them, and tells them once, whole.
 #[tokio::test(start_paused = true)]
 async fn half_an_update_is_told_again() {
     let (client, mut service) = service(token());
@@ -117,7 +121,8 @@ async fn half_an_update_is_told_again() {
     assert_eq!(events.next().await, "+6:2");
 }
 
-/// Promise: a gap is not told, of a filter's revisions neither: the watch connects again, and if it is still there, begins with a snapshot.
+/// Promise: a gap is not told, of a filter's revisions neither: the watch connects again, and if it
+/// is still there, begins with a snapshot.
 #[tokio::test(start_paused = true)]
 async fn gaps_are_refused() {
     let (client, mut service) = service(token());
@@ -135,7 +140,8 @@ async fn gaps_are_refused() {
     assert_eq!(events.take(2).await, ["=7:0", "+8:1"]);
 }
 
-/// Promise: a token that has expired is renewed, and the watch goes on where it was; tokens are asked for only then.
+/// Promise: a token that has expired is renewed, and the watch goes on where it was; tokens are
+/// asked for only then.
 #[tokio::test(start_paused = true)]
 async fn renews_its_token() {
     let asked = Arc::new(AtomicUsize::new(0));
@@ -208,7 +214,8 @@ async fn ends_where_nothing_helps() {
     }
 }
 
-/// Promise: a connection that says nothing for three heartbeats is given up, and another one is made; one that says something is not.
+/// Promise: a connection that says nothing for three heartbeats is given up, and another one is
+/// made; one that says something is not.
 #[tokio::test(start_paused = true)]
 async fn silence_is_death() {
     let interval = Duration::from_secs(15);
@@ -237,8 +244,8 @@ async fn silence_is_death() {
     assert_eq!(events.next().await, "+6:1");
 }
 
-/// Promise: while the service is away, or has no place for it, a watch tries again: pauses grow up to their bound, and begin anew once it has
-/// been told something new.
+/// Promise: while the service is away, or has no place for it, a watch tries again: pauses grow up
+/// to their bound, and begin anew once it has been told something new.
 #[tokio::test(start_paused = true)]
 async fn pauses_grow_and_begin_anew() {
     for status in [Status::unavailable("no"), Status::resource_exhausted("full")] {
@@ -266,7 +273,8 @@ async fn pauses_grow_and_begin_anew() {
     }
 }
 
-/// Promise: who gets no further than the snapshot, which is dear to make, comes back more and more slowly.
+/// Promise: who gets no further than the snapshot, which is dear to make, comes back more and more
+/// slowly.
 #[tokio::test(start_paused = true)]
 async fn snapshots_alone_are_no_success() {
     fastrand::seed(3);

@@ -11,8 +11,8 @@ use crate::entry::Entry;
 pub struct Position {
     /// All changes up to this revision are known.
     pub revision: u64,
-    /// Opaque, and of this revision only: the service sees by it whether the history and the watch are still the same. Without it (empty),
-    /// neither is checked.
+    /// Opaque, and of this revision only: the service sees by it whether the history and the watch
+    /// are still the same. Without it (empty), neither is checked.
     pub token: String,
 }
 
@@ -52,11 +52,13 @@ impl From<Position> for v1::Position {
     }
 }
 
-/// What a watch tells. Whoever has acted on an event can store its position, and later go on from there.
+/// What a watch tells. Whoever has acted on an event can store its position, and later go on from
+/// there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// All that is watched. It replaces everything that was told before, and may be of an earlier revision if the table was restored.
+    /// All that is watched. It replaces everything that was told before, and may be of an earlier
+    /// revision if the table was restored.
     Snapshot(Snapshot),
     /// What has changed.
     Update(Update),
@@ -82,7 +84,8 @@ pub struct Snapshot {
     pub position: Position,
     /// The entries, in byte order of their keys.
     pub entries: Vec<Arc<Entry>>,
-    /// Whether the service's stores do not answer, so that this is the last that was known. A newer snapshot follows once they do.
+    /// Whether the service's stores do not answer, so that this is the last that was known. A newer
+    /// snapshot follows once they do.
     pub stale: bool,
 }
 
@@ -91,9 +94,11 @@ pub struct Snapshot {
 pub struct Update {
     /// Where to go on.
     pub position: Position,
-    /// What was done to which keys: of one commit, all or nothing; of several, the last that was done to each key.
+    /// What was done to which keys: of one commit, all or nothing; of several, the last that was
+    /// done to each key.
     pub changes: Vec<Change>,
-    /// The revisions that are not told one by one, since the watch was too slow; what they left behind is among the changes.
+    /// The revisions that are not told one by one, since the watch was too slow; what they left
+    /// behind is among the changes.
     pub skipped: Option<RangeInclusive<u64>>,
 }
 
@@ -129,6 +134,7 @@ pub enum Operation {
 pub struct Heartbeat {
     /// Where to go on.
     pub position: Position,
-    /// Whether there may be changes that the service does not know yet: its stores do not answer, or the instance is behind.
+    /// Whether there may be changes that the service does not know yet: its stores do not answer,
+    /// or the instance is behind.
     pub stale: bool,
 }

@@ -1,7 +1,8 @@
 //! Watching: a stream of events that goes on across connections, instances and tokens.
 //!
-//! A watch has one position: what it has told is all up to there. Whatever happens to a connection, the next one begins at that position,
-//! and the [`tracker`] lets through what comes right after it, once.
+//! A watch has one position: what it has told is all up to there. Whatever happens to a connection,
+//! the next one begins at that position, and the [`tracker`] lets through what comes right after
+//! it, once.
 
 mod event;
 pub(crate) mod tracker;
@@ -65,11 +66,13 @@ pub enum Start {
     After(Position),
 }
 
-/// A stream of [`Event`]s. Ask for them by [`Watch::next`], or as a [`Stream`]; asking may be given up and begun again at any time without
-/// loss. Nothing runs while nobody asks.
+/// A stream of [`Event`]s. Ask for them by [`Watch::next`], or as a [`Stream`]; asking may be given
+/// up and begun again at any time without loss. Nothing runs while nobody asks.
 ///
-/// It connects again by itself, with growing pauses, and goes on where it was; each revision is told once, and none is left out without notice. It ends, with an error, only when
-/// trying again would end the same: `PERMISSION_DENIED`, `INVALID_ARGUMENT`, `UNIMPLEMENTED`, or a refused token that nobody renews.
+/// It connects again by itself, with growing pauses, and goes on where it was; each revision is
+/// told once, and none is left out without notice. It ends, with an error, only when trying again
+/// would end the same: `PERMISSION_DENIED`, `INVALID_ARGUMENT`, `UNIMPLEMENTED`, or a refused token
+/// that nobody renews.
 pub struct Watch {
     client: Client,
     filter: Filter,
@@ -140,7 +143,8 @@ impl Watch {
         poll_fn(|context| self.poll_next_event(context)).await
     }
 
-    /// Where the watch is: all up to there has been told. `None` before the first snapshot, and while a new one is needed.
+    /// Where the watch is: all up to there has been told. `None` before the first snapshot, and
+    /// while a new one is needed.
     pub fn position(&self) -> Option<&Position> {
         self.tracker.position()
     }
@@ -223,7 +227,8 @@ impl Watch {
         self.client.channels().heard(open.call.channel, now);
         match self.tracker.take(message) {
             Ok(Some(event)) => {
-                // A snapshot is dear to make: who gets no further than that does not come back at once.
+                // A snapshot is dear to make: who gets no further than that does not come back at
+                // once.
                 if !matches!(event, Event::Snapshot(_)) && !self.tracker.is_suspicious() {
                     self.pauses.reset();
                 }
@@ -264,7 +269,8 @@ impl Watch {
 
     /// Pauses, then connects again.
     fn pause(&mut self, error: &Error) -> Step {
-        // All watches that were open there lost it at the same instant. What the service says itself, it says to one after the other.
+        // All watches that were open there lost it at the same instant. What the service says
+        // itself, it says to one after the other.
         let is_shared = matches!(self.state, State::Open(_)) && error.is_of_connection();
         let pause = if is_shared {
             self.pauses.next_spread(self.client.options().reconnect_spread)
@@ -315,7 +321,8 @@ impl Watch {
     }
 }
 
-/// What a watch ends with that ends without a status of the service, which always gives one: something between has cut it off.
+/// What a watch ends with that ends without a status of the service, which always gives one:
+/// something between has cut it off.
 fn without_status() -> Status {
     let mut status = Status::unavailable("the watch ended without a status");
     status.set_source(Arc::new(io::Error::from(io::ErrorKind::UnexpectedEof)));

@@ -1,6 +1,7 @@
 //! Where a watch is, and what it lets through: whole messages, in order, each once.
 //!
-//! It knows no connection and no time, only messages. A position moves with the last part of what is told, never before.
+//! It knows no connection and no time, only messages. A position moves with the last part of what
+//! is told, never before.
 
 use std::{mem, ops::RangeInclusive, sync::Arc};
 
@@ -14,7 +15,8 @@ use crate::entry::Entry;
 pub(crate) enum Refusal {
     /// Revisions are missing before it.
     Gap,
-    /// It is a snapshot from before what was told already, of an instance that cannot know better now.
+    /// It is a snapshot from before what was told already, of an instance that cannot know better
+    /// now.
     Behind,
     /// It cannot be understood, for this reason.
     Broken(&'static str),
@@ -83,8 +85,9 @@ impl Tracker {
         self.position = None;
     }
 
-    /// Notes a refusal. What is refused again after the same position is not going to come right: then only a snapshot helps. An instance
-    /// that is behind comes right by itself, and its snapshot is worse than what is known.
+    /// Notes a refusal. What is refused again after the same position is not going to come right:
+    /// then only a snapshot helps. An instance that is behind comes right by itself, and its
+    /// snapshot is worse than what is known.
     pub(crate) fn refused(&mut self, refusal: Refusal) {
         match refusal {
             Refusal::Behind => {}
@@ -96,7 +99,8 @@ impl Tracker {
         }
     }
 
-    /// Takes a message. `None` if there is nothing to tell: a part, a double, or something that this client does not know.
+    /// Takes a message. `None` if there is nothing to tell: a part, a double, or something that
+    /// this client does not know.
     pub(crate) fn take(&mut self, response: WatchConfigResponse) -> Result<Option<Event>, Refusal> {
         let position = response.position.map(Position::from);
         match response.event {
@@ -119,7 +123,8 @@ impl Tracker {
             return Ok(None);
         }
         let position = final_position(position, part.revision)?;
-        // One that is not stale is the truth: it is of an earlier revision if the table was restored.
+        // One that is not stale is the truth: it is of an earlier revision if the table was
+        // restored.
         if let Some(held) = &self.position
             && part.stale
             && position.revision < held.revision
@@ -180,7 +185,8 @@ impl Tracker {
     }
 }
 
-/// The position after a whole message of this revision. No other will do: its token is of this revision only.
+/// The position after a whole message of this revision. No other will do: its token is of this
+/// revision only.
 fn final_position(position: Option<Position>, revision: u64) -> Result<Position, Refusal> {
     match position {
         Some(position) if position.revision == revision => Ok(position),

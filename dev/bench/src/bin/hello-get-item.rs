@@ -1,5 +1,5 @@
-//! The yardstick for a read that asks the ledger: a bare function that makes one `GetItem` with the SDK, over the same TLS
-//! settings as the functions, and does nothing with what it gets.
+//! The yardstick for a read that asks the ledger: a bare function that makes one `GetItem` with the
+//! SDK, over the same TLS settings as the functions, and does nothing with what it gets.
 
 use std::{collections::HashMap, env, fs};
 

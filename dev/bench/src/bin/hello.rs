@@ -1,4 +1,5 @@
-//! The yardstick: the least that a function on `lambda_http` can be. Same crate features, profile and runtime as the functions.
+//! The yardstick: the least that a function on `lambda_http` can be. Same crate features, profile
+//! and runtime as the functions.
 
 use lambda_http::{Body, Error, Request, Response, service_fn};
 

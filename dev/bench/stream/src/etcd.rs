@@ -1,4 +1,5 @@
-//! etcd's interface, as far as it is measured: `etcdserverpb.KV` and `etcdserverpb.Watch` of etcd 3.
+//! etcd's interface, as far as it is measured: `etcdserverpb.KV` and `etcdserverpb.Watch` of etcd
+//! 3.
 
 use bytes::Bytes;
 use prost::Message;

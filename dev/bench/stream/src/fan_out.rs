@@ -14,7 +14,8 @@ use crate::{
     watcher::Watcher,
 };
 
-/// How long all watches may take to begin, and a commit to reach the last watcher: a change that is lost shows as that.
+/// How long all watches may take to begin, and a commit to reach the last watcher: a change that is
+/// lost shows as that.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often what is done.

@@ -1,5 +1,5 @@
-//! As much of a gRPC client as is measured with: one HTTP/2 connection, unary calls and streams of messages. The same for all servers, and so
-//! lean that they are what is measured.
+//! As much of a gRPC client as is measured with: one HTTP/2 connection, unary calls and streams of
+//! messages. The same for all servers, and so lean that they are what is measured.
 
 use std::{error::Error, net::SocketAddr};
 
@@ -59,7 +59,8 @@ impl Connection {
         }
     }
 
-    /// Makes a call that is answered again and again. If the request is not the last one, no other is sent all the same.
+    /// Makes a call that is answered again and again. If the request is not the last one, no other
+    /// is sent all the same.
     pub(crate) async fn begin(&self, path: &str, message: &Bytes, is_last: bool) -> Result<Messages, Failure> {
         let mut request = Request::post(format!("http://{}{path}", self.target.address))
             .header(header::CONTENT_TYPE, "application/grpc")

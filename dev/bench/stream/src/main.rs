@@ -1,5 +1,6 @@
-//! The benchmark of the streaming service: config-stream, a bare service on tonic and etcd, each in a process of its own on this machine, asked
-//! in turns by the same client over loopback. What counts are the ratios within one run.
+//! The benchmark of the streaming service: config-stream, a bare service on tonic and etcd, each in
+//! a process of its own on this machine, asked in turns by the same client over loopback. What
+//! counts are the ratios within one run.
 //!
 //! It reads `/proc`, so it runs on Linux, and needs `etcd` 3 (Debian's package `etcd-server`).
 
@@ -34,7 +35,8 @@ struct Arguments {
     /// Print JSON instead of tables.
     #[arg(long)]
     json: bool,
-    /// A short run without etcd and fan-out, which fails where processor time or memory pass their limits.
+    /// A short run without etcd and fan-out, which fails where processor time or memory pass their
+    /// limits.
     #[arg(long)]
     check: bool,
     /// Measure the binaries that are there instead of building them.
@@ -114,8 +116,8 @@ fn binaries() -> Result<PathBuf, Failure> {
     Ok(target.join("release"))
 }
 
-/// Builds what is measured. In one go, so that the yardstick is made of the same; the suite is no part of it, because of the features that it
-/// asks for.
+/// Builds what is measured. In one go, so that the yardstick is made of the same; the suite is no
+/// part of it, because of the features that it asks for.
 fn build(packages: &str) -> Result<(), Failure> {
     let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.args(["build", "--release", "--locked", "--bins"]).args(packages.split(' '));
@@ -167,7 +169,8 @@ fn say(what: &str) -> io::Result<()> {
     writeln!(io::stderr(), "measuring {what}")
 }
 
-/// How many wanted a processor over the last minute: what a run on a busy machine shows is the machine.
+/// How many wanted a processor over the last minute: what a run on a busy machine shows is the
+/// machine.
 fn load() -> Result<f64, Failure> {
     let load = fs::read_to_string("/proc/loadavg")?;
     Ok(load.split(' ').next().ok_or("the load is not known")?.parse()?)

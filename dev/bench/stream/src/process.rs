@@ -30,7 +30,8 @@ impl Process {
         Ok(Self { child: child.map_err(|error| format!("{program} does not start: {error}"))? })
     }
 
-    /// Starts a program and waits until what it says on standard output satisfies `find`. What it says later goes nowhere.
+    /// Starts a program and waits until what it says on standard output satisfies `find`. What it
+    /// says later goes nowhere.
     pub(crate) fn until_said<T>(command: Command, find: impl Fn(&str) -> Option<T>) -> Result<(Self, T), Failure> {
         let mut process = Self::start(command, Stdio::piped(), Stdio::inherit())?;
         let output = process.child.stdout.take().ok_or("there is no standard output")?;

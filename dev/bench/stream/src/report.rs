@@ -7,11 +7,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// The most processor time of a unary read in `--check`, as a multiple of the bare service's. The goal is 1.1; the rest is what a short run
-/// on a busy machine may be wrong by.
+/// The most processor time of a unary read in `--check`, as a multiple of the bare service's. The
+/// goal is 1.1; the rest is what a short run on a busy machine may be wrong by.
 const CPU_LIMIT: f64 = 1.3;
-/// The most memory of a tenant, as a multiple of the bytes of its keys and values. The goal is 1.25 for tenants that nobody watches and keys of
-/// 64 bytes, and allows for what the allocator does.
+/// The most memory of a tenant, as a multiple of the bytes of its keys and values. The goal is 1.25
+/// for tenants that nobody watches and keys of 64 bytes, and allows for what the allocator does.
 const MEMORY_LIMIT: f64 = 1.35;
 /// Keys of which length that limit is for.
 const LIMITED_KEY_BYTES: u32 = 64;
@@ -274,7 +274,8 @@ mod tests {
         Report { load: 0.0, unary, fan_out: Vec::new(), memory: vec![memory(64)], idle: None }
     }
 
-    /// Promise: `--check` fails where a limit is passed, for each number of connections by itself, and says which one.
+    /// Promise: `--check` fails where a limit is passed, for each number of connections by itself,
+    /// and says which one.
     #[test]
     fn passed_limits_are_named() {
         assert_eq!(report(12.9, 1_600.0).passed_limits(), Vec::<String>::new());

@@ -1,4 +1,5 @@
-//! The three that are compared, as they are started: config-stream over the local suite, the bare service on tonic, and etcd.
+//! The three that are compared, as they are started: config-stream over the local suite, the bare
+//! service on tonic, and etcd.
 
 use std::{
     collections::BTreeMap,
@@ -97,7 +98,8 @@ impl Suite {
         Ok(serde_json::from_value(self.asked.ask("calls")?)?)
     }
 
-    /// Starts config-stream against it, with the settings of the template but for where it listens and how much one tenant may ask.
+    /// Starts config-stream against it, with the settings of the template but for where it listens
+    /// and how much one tenant may ask.
     pub(crate) fn config_stream(&mut self, binaries: &Path) -> Result<Server, Failure> {
         let mut command = Command::new(binaries.join("config-stream"));
         command.env_clear().envs(&self.environment).env("GRPC_ADDRESS", "127.0.0.1:0").env_remove("METRICS_ADDRESS");
@@ -151,7 +153,8 @@ impl Server {
         }
     }
 
-    /// The path and the request of a watch of the key, and whether it is the only one that there can be.
+    /// The path and the request of a watch of the key, and whether it is the only one that there
+    /// can be.
     pub(crate) fn watch(&self) -> (&'static str, Bytes, bool) {
         match self.kind {
             Kind::ConfigStream { .. } | Kind::Hello => {

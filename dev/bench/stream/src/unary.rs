@@ -20,7 +20,8 @@ pub(crate) struct Amounts {
     pub(crate) requests: u32,
 }
 
-/// What the rounds of one server came to: microseconds of processor time a request, and requests a second.
+/// What the rounds of one server came to: microseconds of processor time a request, and requests a
+/// second.
 #[derive(Debug, Default)]
 struct Rounds {
     cpu_micros: Vec<f64>,
@@ -62,7 +63,8 @@ pub(crate) async fn measure(servers: &[&Server], connections: u32, amounts: Amou
     Ok(servers.iter().zip(&taken).map(unary).collect())
 }
 
-/// The server's processor time and the time that passed, while each connection makes so many calls, one at a time.
+/// The server's processor time and the time that passed, while each connection makes so many calls,
+/// one at a time.
 async fn run(server: &Server, connections: &[Connection], calls: u32) -> Result<(Duration, Duration), Failure> {
     let (path, request) = server.read();
     let (cpu, begin) = (server.process.cpu()?, Instant::now());

@@ -1,6 +1,8 @@
-//! A watcher who takes as little of the processor as one can: HTTP/2 (RFC 9113) as far as one watch on a connection of its own needs it.
+//! A watcher who takes as little of the processor as one can: HTTP/2 (RFC 9113) as far as one watch
+//! on a connection of its own needs it.
 //!
-//! A full client spends as long on a message as the servers do, so that a thousand of them on one thread would be what is measured.
+//! A full client spends as long on a message as the servers do, so that a thousand of them on one
+//! thread would be what is measured.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::{
@@ -11,7 +13,8 @@ use tokio::{
 use crate::grpc::{Failure, Target};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How much may be under way: more than anything that is sent here, so that nothing has to be allowed later.
+/// How much may be under way: more than anything that is sent here, so that nothing has to be
+/// allowed later.
 const WINDOW: u32 = 1 << 24;
 const HEADER_BYTES: usize = 9;
 
@@ -52,7 +55,8 @@ impl Watcher {
         Ok(Self { stream, received: BytesMut::with_capacity(8 * 1_024) })
     }
 
-    /// The next message, or a part of it that the server has sent by itself. Watches have no end, unless something goes wrong.
+    /// The next message, or a part of it that the server has sent by itself. Watches have no end,
+    /// unless something goes wrong.
     pub(crate) async fn next(&mut self) -> Result<Bytes, Failure> {
         loop {
             let Some((kind, flags, payload)) = self.take() else {

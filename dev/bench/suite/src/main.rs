@@ -1,9 +1,10 @@
-//! The local suite for the benchmark of the streaming service, without that service: the benchmark starts config-stream itself, as its own
-//! process.
+//! The local suite for the benchmark of the streaming service, without that service: the benchmark
+//! starts config-stream itself, as its own process.
 //!
-//! Says on standard output, as a line of JSON, where it is and what config-stream is to be started with. Each line on standard input is a
-//! question and gets a line of JSON: `calls` for what was asked of the AWS services so far, `token NAME` for the token of a tenant. The end of
-//! standard input ends it.
+//! Says on standard output, as a line of JSON, where it is and what config-stream is to be started
+//! with. Each line on standard input is a question and gets a line of JSON: `calls` for what was
+//! asked of the AWS services so far, `token NAME` for the token of a tenant. The end of standard
+//! input ends it.
 
 use std::{
     error::Error,

@@ -1,5 +1,5 @@
-//! Names and values of expressions that a request has, but without any: `DynamoDB` refuses them. The engine does so, too, but for
-//! those of the actions of a transaction.
+//! Names and values of expressions that a request has, but without any: `DynamoDB` refuses them.
+//! The engine does so, too, but for those of the actions of a transaction.
 
 use serde_json::Value;
 

@@ -1,7 +1,8 @@
-//! `DynamoDB`: the embedded engine `dynoxide`, behind its own HTTP server so that its wire errors arrive unchanged.
+//! `DynamoDB`: the embedded engine `dynoxide`, behind its own HTTP server so that its wire errors
+//! arrive unchanged.
 //!
-//! The engine's router is private. Its server therefore listens on a loopback port of its own, which nobody is told,
-//! and calls are passed on to it.
+//! The engine's router is private. Its server therefore listens on a loopback port of its own,
+//! which nobody is told, and calls are passed on to it.
 
 mod empty;
 mod keys;
@@ -34,7 +35,8 @@ use crate::wire::{AwsError, Reply};
 use keys::KnownKeys;
 use partial::Partial;
 
-/// How often expired items are deleted. AWS takes up to two days; a short time shows expiry while developing.
+/// How often expired items are deleted. AWS takes up to two days; a short time shows expiry while
+/// developing.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// Over the body of an answer; clients do without it if it is not there.
@@ -109,7 +111,8 @@ impl DynamoDb {
         found
     }
 
-    /// Passes a call on and hands back the engine's answer, or as much of it as `view` lets through.
+    /// Passes a call on and hands back the engine's answer, or as much of it as `view` lets
+    /// through.
     pub(crate) async fn call(
         &self,
         operation: &str,
@@ -135,7 +138,8 @@ impl DynamoDb {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.parse().map_err(|error: http::uri::InvalidUri| failed(&error))?;
         *request.headers_mut() = headers.clone();
-        // `Origin` goes too: the engine would answer it with leave for every web page to read its data.
+        // `Origin` goes too: the engine would answer it with leave for every web page to read its
+        // data.
         for name in [CONNECTION, CONTENT_LENGTH, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING] {
             request.headers_mut().remove(name);
         }
@@ -216,7 +220,8 @@ async fn sweep(database: Database, shutdown: Shutdown) {
             () = tokio::time::sleep(SWEEP_EVERY) => {}
         }
         let database = database.clone();
-        // A sweep waits for requests that want the database, so it must not hold up a worker that serves them.
+        // A sweep waits for requests that want the database, so it must not hold up a worker that
+        // serves them.
         match tokio::task::spawn_blocking(move || database.sweep_ttl()).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "expired items could not be deleted"),

@@ -1,4 +1,5 @@
-//! Answers that show less than there is: eventually consistent reads that lag, and pages that end early.
+//! Answers that show less than there is: eventually consistent reads that lag, and pages that end
+//! early.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};

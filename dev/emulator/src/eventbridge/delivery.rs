@@ -1,4 +1,5 @@
-//! Brings events to their targets: beside the caller, again after an error, and counted, so that tests can wait for it.
+//! Brings events to their targets: beside the caller, again after an error, and counted, so that
+//! tests can wait for it.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use tokio::sync::watch;
 use super::Rule;
 use crate::shutdown::Shutdown;
 
-/// How long to wait before delivering again. AWS goes on for 24 hours; while developing, giving up soon is more use.
+/// How long to wait before delivering again. AWS goes on for 24 hours; while developing, giving up
+/// soon is more use.
 const BACKOFF: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800)];
 
 /// An event, and the rule that it matches.

@@ -1,4 +1,5 @@
-//! What becomes of events on their way to targets: tests see what a program does when they are lost, late or doubled.
+//! What becomes of events on their way to targets: tests see what a program does when they are
+//! lost, late or doubled.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -6,8 +7,8 @@ use std::time::Duration;
 use super::delivery::Match;
 use crate::faults::pick;
 
-/// What becomes of the events that match a rule. `EventBridge` promises to deliver each at least once, in no order; that AWS sends those
-/// of Parameter Store at all it does not promise.
+/// What becomes of the events that match a rule. `EventBridge` promises to deliver each at least
+/// once, in no order; that AWS sends those of Parameter Store at all it does not promise.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
 pub enum EventFate {
@@ -24,12 +25,13 @@ pub enum EventFate {
     Random(EventOdds),
 }
 
-/// How likely an event is to be lost, doubled or delayed. Probabilities are from 0 to 1; what is left of 1 is for events that are
-/// delivered once, at once. If they add up to more than 1, the later ones come short.
+/// How likely an event is to be lost, doubled or delayed. Probabilities are from 0 to 1; what is
+/// left of 1 is for events that are delivered once, at once. If they add up to more than 1, the
+/// later ones come short.
 ///
-/// Each event takes one turn with each rule that it matches, and what its turn brings depends on the seed alone: the same seed
-/// brings the same fates in the same order. As soon as events are caused at the same time, which event takes which
-/// turn may differ from run to run.
+/// Each event takes one turn with each rule that it matches, and what its turn brings depends on
+/// the seed alone: the same seed brings the same fates in the same order. As soon as events are
+/// caused at the same time, which event takes which turn may differ from run to run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EventOdds {
     /// What the fates are drawn from, anew each time this becomes the fate of events.
@@ -40,8 +42,8 @@ pub struct EventOdds {
     pub doubled: f64,
     /// Delivered after a wait, so that events behind it overtake it.
     pub delayed: f64,
-    /// How long a wait is at most, by Tokio's clock; how long exactly is drawn, too. Events that wait are on their way: who waits
-    /// until all is settled waits for them.
+    /// How long a wait is at most, by Tokio's clock; how long exactly is drawn, too. Events that
+    /// wait are on their way: who waits until all is settled waits for them.
     pub longest: Duration,
 }
 
@@ -68,7 +70,8 @@ enum Chance {
 }
 
 impl Fates {
-    /// Sets the fate of events from now on, and hands back those that have waited for it, the newest first.
+    /// Sets the fate of events from now on, and hands back those that have waited for it, the
+    /// newest first.
     pub(super) fn set(&self, fate: EventFate) -> Vec<Match> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.now = fate;
@@ -105,7 +108,8 @@ impl Fates {
 impl EventOdds {
     /// Takes the turn of an event: after which waits it is delivered.
     fn draw(&self, random: &mut fastrand::Rng) -> Vec<Duration> {
-        // Both are drawn in any case, so that a turn does not depend on what those before have brought.
+        // Both are drawn in any case, so that a turn does not depend on what those before have
+        // brought.
         let (chance, wait) = (random.f64(), self.longest.mul_f64(random.f64()));
         let choices = [(Chance::Lost, self.lost), (Chance::Doubled, self.doubled), (Chance::Delayed, self.delayed)];
         match pick(chance, &choices) {

@@ -26,15 +26,15 @@ pub(crate) const DEFAULT_BUS: &str = "default";
 /// Entries of one `PutEvents` (`PutEvents` in the `EventBridge` API reference).
 const MAX_ENTRIES: usize = 10;
 
-/// Bytes of all entries of one `PutEvents` ("Calculating Amazon `EventBridge` `PutEvents` event entry size" in the `EventBridge` user guide:
-/// "the total entry size must be less than 256KB").
+/// Bytes of all entries of one `PutEvents` ("Calculating Amazon `EventBridge` `PutEvents` event
+/// entry size" in the `EventBridge` user guide: "the total entry size must be less than 256KB").
 const MAX_BYTES: usize = 256 * 1024;
 
 /// What a target returns; an error has the event delivered again, a few times.
 pub type Delivered = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// Takes a whole event, envelope and all, and the X-Ray trace header that it was put with. Called again with the same event after
-/// an error, so it has to bear doubles.
+/// Takes a whole event, envelope and all, and the X-Ray trace header that it was put with. Called
+/// again with the same event after an error, so it has to bear doubles.
 pub type Target = Arc<dyn Fn(Value, Option<String>) -> Delivered + Send + Sync>;
 
 /// An `EventBridge` rule: events on `bus` that match `pattern` go to `target`.
@@ -177,8 +177,8 @@ impl EventBridge {
         self.deliveries.settled().await;
     }
 
-    /// Gives the event its envelope and sets it on its way to every rule of `bus` that matches. Returns its id. The
-    /// deliveries count as under way before this returns.
+    /// Gives the event its envelope and sets it on its way to every rule of `bus` that matches.
+    /// Returns its id. The deliveries count as under way before this returns.
     pub(crate) fn emit(&self, bus: &str, event: &Event) -> String {
         let id = uuid::Uuid::new_v4().to_string();
         let time = event.time.replace_nanosecond(0).unwrap_or(event.time);

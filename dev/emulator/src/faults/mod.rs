@@ -1,4 +1,5 @@
-//! Failures on demand: tests see what a caller does when AWS throttles, fails, conflicts, lags, or leaves it without an answer.
+//! Failures on demand: tests see what a caller does when AWS throttles, fails, conflicts, lags, or
+//! leaves it without an answer.
 
 mod schedule;
 
@@ -18,54 +19,66 @@ pub const ANY: &str = "*";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Refused, not executed: `ProvisionedThroughputExceededException` from `DynamoDB`, `Throttling` from STS, `ThrottlingException` elsewhere.
-    /// SDK clients retry it on their own, as often as their retry setting says.
+    /// Refused, not executed: `ProvisionedThroughputExceededException` from `DynamoDB`,
+    /// `Throttling` from STS, `ThrottlingException` elsewhere. SDK clients retry it on their own,
+    /// as often as their retry setting says.
     Throttle,
-    /// Refused, not executed: a 500. SDK clients retry it on their own, as often as their retry setting says.
+    /// Refused, not executed: a 500. SDK clients retry it on their own, as often as their retry
+    /// setting says.
     InternalError,
-    /// Executed, then the connection is closed without an answer. SDK clients may retry it on their own.
+    /// Executed, then the connection is closed without an answer. SDK clients may retry it on their
+    /// own.
     ReplyLost,
-    /// Not executed and never answered: the caller waits until it gives up, or until the emulator stops.
+    /// Not executed and never answered: the caller waits until it gives up, or until the emulator
+    /// stops.
     NoReply,
-    /// Refused, not executed, as if another writer was at it: `TransactWriteItems` and `TransactGetItems` are
-    /// cancelled with reason `TransactionConflict` on their first item, single writes of `DynamoDB` get
-    /// `TransactionConflictException`, Parameter Store answers `TooManyUpdates`.
+    /// Refused, not executed, as if another writer was at it: `TransactWriteItems` and
+    /// `TransactGetItems` are cancelled with reason `TransactionConflict` on their first item,
+    /// single writes of `DynamoDB` get `TransactionConflictException`, Parameter Store answers
+    /// `TooManyUpdates`.
     TransactionConflict,
-    /// Not executed, and answered as if no parameter had been put yet: Parameter Store promises no reader that it sees a put at
-    /// once. `DescribeParameters` and `GetParameters` find none, `GetParameter` and `GetParameterHistory` refuse, everything else
-    /// is a 500.
+    /// Not executed, and answered as if no parameter had been put yet: Parameter Store promises no
+    /// reader that it sees a put at once. `DescribeParameters` and `GetParameters` find none,
+    /// `GetParameter` and `GetParameterHistory` refuse, everything else is a 500.
     NotYet,
     /// Executed after this long, by Tokio's clock; not at all if the emulator stops before.
     Delay(Duration),
-    /// Not executed: the connection is closed without an answer. SDK clients may retry it on their own.
+    /// Not executed: the connection is closed without an answer. SDK clients may retry it on their
+    /// own.
     Reset,
     /// Executed, but the answer does not show the newest writes yet.
     ///
-    /// - `GetParameter`, `GetParameters`, `GetParametersByPath`, `DescribeParameters` and `GetParameterHistory` answer as if the
-    ///   newest put of each parameter had not happened yet: with the version before, and not at all if there is none. Versions
-    ///   that are asked for by number or label are there all the same.
-    /// - `GetItem`, `BatchGetItem`, `Query` and `Scan` find nothing, as if all had been written just now, and go on to no further
-    ///   page. That is for eventually consistent reads, so for every query of a global index. With `ConsistentRead` AWS shows every
-    ///   write that was answered, and so does this: such a read is executed as usual, in a `BatchGetItem` for each table by itself.
+    /// - `GetParameter`, `GetParameters`, `GetParametersByPath`, `DescribeParameters` and
+    ///   `GetParameterHistory` answer as if the newest put of each parameter had not happened yet:
+    ///   with the version before, and not at all if there is none. Versions that are asked for by
+    ///   number or label are there all the same.
+    /// - `GetItem`, `BatchGetItem`, `Query` and `Scan` find nothing, as if all had been written
+    ///   just now, and go on to no further page. That is for eventually consistent reads, so for
+    ///   every query of a global index. With `ConsistentRead` AWS shows every write that was
+    ///   answered, and so does this: such a read is executed as usual, in a `BatchGetItem` for each
+    ///   table by itself.
     ///
     /// Every other call is executed as usual.
     StalePage,
     /// Executed, but what is answered is less than it could be, and says how to go on.
     ///
-    /// - `GetParametersByPath`, `DescribeParameters` and `GetParameterHistory` answer an empty page, and a token that goes on where
-    ///   this page would have begun.
-    /// - `Query` and `Scan` end after the first item that they look at, as with `Limit` 1: before it there is no key to go on
-    ///   from. The page is empty if a filter passes over that item. From the second page on (with `ExclusiveStartKey`)
-    ///   the page is empty and its `LastEvaluatedKey` is the key that came in. AWS does that only with a filter, and with another key:
-    ///   SDK paginators take it for the end unless they are built with `stop_on_duplicate_token(false)`.
-    /// - `BatchGetItem` reads the first half of the keys and hands the rest back as `UnprocessedKeys`. One key alone is read: AWS
-    ///   hands back all of them only by refusing the call ([`Fault::Throttle`]).
+    /// - `GetParametersByPath`, `DescribeParameters` and `GetParameterHistory` answer an empty
+    ///   page, and a token that goes on where this page would have begun.
+    /// - `Query` and `Scan` end after the first item that they look at, as with `Limit` 1: before
+    ///   it there is no key to go on from. The page is empty if a filter passes over that item.
+    ///   From the second page on (with `ExclusiveStartKey`) the page is empty and its
+    ///   `LastEvaluatedKey` is the key that came in. AWS does that only with a filter, and with
+    ///   another key: SDK paginators take it for the end unless they are built with
+    ///   `stop_on_duplicate_token(false)`.
+    /// - `BatchGetItem` reads the first half of the keys and hands the rest back as
+    ///   `UnprocessedKeys`. One key alone is read: AWS hands back all of them only by refusing the
+    ///   call ([`Fault::Throttle`]).
     ///
     /// Every other call is executed as usual.
     EmptyPage,
-    /// Executed, but `GetParameter`, `GetParameters` and `GetParametersByPath` show the time of a version as the last whole second
-    /// before it: AWS promises nobody that they show it as exactly as `GetParameterHistory` does. Every other call is executed as
-    /// usual.
+    /// Executed, but `GetParameter`, `GetParameters` and `GetParametersByPath` show the time of a
+    /// version as the last whole second before it: AWS promises nobody that they show it as exactly
+    /// as `GetParameterHistory` does. Every other call is executed as usual.
     WholeSeconds,
 }
 
@@ -83,8 +96,8 @@ pub(crate) enum View {
     WholeSeconds,
 }
 
-/// The faults that are waiting for a call, by name or by chance. An operation's faults are consumed in the order in which they were
-/// injected.
+/// The faults that are waiting for a call, by name or by chance. An operation's faults are consumed
+/// in the order in which they were injected.
 #[derive(Debug, Default)]
 pub struct Faults {
     waiting: Mutex<HashMap<String, VecDeque<Waiting>>>,
@@ -171,8 +184,9 @@ pub struct Injected {
 }
 
 impl Injected {
-    /// Resolves once the fault was hit: for [`Fault::ReplyLost`] after the call was executed, for the others when the
-    /// call came in. Resolves at once if that was before, and never if the fault was cleared without a hit.
+    /// Resolves once the fault was hit: for [`Fault::ReplyLost`] after the call was executed, for
+    /// the others when the call came in. Resolves at once if that was before, and never if the
+    /// fault was cleared without a hit.
     pub async fn reached(&self) {
         self.reached_times(1).await;
     }
@@ -192,7 +206,8 @@ impl Injected {
 }
 
 impl Faults {
-    /// The next `times` calls of `operation` (for example `TransactWriteItems`, of whatever service) fail with `fault`.
+    /// The next `times` calls of `operation` (for example `TransactWriteItems`, of whatever
+    /// service) fail with `fault`.
     pub fn inject(&self, operation: &str, fault: Fault, times: usize) -> Injected {
         let (hits, seen) = watch::channel(0);
         if times > 0 {
@@ -206,8 +221,9 @@ impl Faults {
         Injected { hits: seen }
     }
 
-    /// Holds a call of `operation`, or of any with [`ANY`], before it is executed: the one after `passes` others from now on. Its caller
-    /// waits, as if the call took long to arrive. It is executed even if the caller gives up, once it is released.
+    /// Holds a call of `operation`, or of any with [`ANY`], before it is executed: the one after
+    /// `passes` others from now on. Its caller waits, as if the call took long to arrive. It is
+    /// executed even if the caller gives up, once it is released.
     pub fn hold(&self, operation: &str, passes: usize) -> Held {
         let (hits, seen) = watch::channel(0);
         let (release, held) = watch::channel(Release::Now);
@@ -220,11 +236,13 @@ impl Faults {
         Held { hits: seen, release }
     }
 
-    /// Has calls fail at random from now on, in place of any schedule before, until its bound is reached, it is ended, or the
-    /// faults are cleared. Calls that were injected a fault or are held by name suffer that, and take no turn; nor do calls
-    /// that are not allowed. A turn brings nothing if its fault would mean nothing to the call:
-    /// [`Fault::TransactionConflict`] is for writes and transactions of `DynamoDB` and writes of Parameter Store that AWS documents it
-    /// for, and [`Fault::NotYet`], [`Fault::StalePage`], [`Fault::EmptyPage`] and [`Fault::WholeSeconds`] are for the reads they name.
+    /// Has calls fail at random from now on, in place of any schedule before, until its bound is
+    /// reached, it is ended, or the faults are cleared. Calls that were injected a fault or are
+    /// held by name suffer that, and take no turn; nor do calls that are not allowed. A turn brings
+    /// nothing if its fault would mean nothing to the call: [`Fault::TransactionConflict`] is for
+    /// writes and transactions of `DynamoDB` and writes of Parameter Store that AWS documents it
+    /// for, and [`Fault::NotYet`], [`Fault::StalePage`], [`Fault::EmptyPage`] and
+    /// [`Fault::WholeSeconds`] are for the reads they name.
     pub fn schedule(&self, schedule: Schedule) -> Scheduled {
         let scheduled = Scheduled::new(schedule);
         let before = self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).replace(scheduled.clone());
@@ -235,7 +253,8 @@ impl Faults {
         scheduled
     }
 
-    /// Throttles calls of `operation` beyond so many a second from now on, by Tokio's clock, as AWS does for all of an account and region.
+    /// Throttles calls of `operation` beyond so many a second from now on, by Tokio's clock, as AWS
+    /// does for all of an account and region.
     pub fn limit(&self, operation: &str, per_second: f64) {
         let limit = Limit { per_second, left: per_second.max(1.0), since: Instant::now() };
         self.limits.lock().unwrap_or_else(PoisonError::into_inner).insert(operation.to_owned(), limit);
@@ -251,7 +270,8 @@ impl Faults {
         }
     }
 
-    /// Takes the fault for a call of `operation` that has just come in. `fits` says whether the call can suffer a fault.
+    /// Takes the fault for a call of `operation` that has just come in. `fits` says whether the
+    /// call can suffer a fault.
     pub(crate) fn take(&self, operation: &str, fits: impl FnOnce(Fault) -> bool) -> Option<Hit> {
         self.take_named(operation).or_else(|| self.take_limited(operation)).or_else(|| {
             let scheduled = self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).clone()?;

@@ -1,4 +1,5 @@
-//! Faults at random, from a seed: a schedule decides for each call in its turn whether and how it fails.
+//! Faults at random, from a seed: a schedule decides for each call in its turn whether and how it
+//! fails.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,20 +8,21 @@ use super::Fault;
 
 /// Which calls fail at random, how, and how often.
 ///
-/// Each call takes one turn, and what its turn brings depends on the seed alone: the same seed brings the same decisions in
-/// the same order. Which call takes which turn is another matter: as soon as calls are made at the same time, their order,
-/// and so what comes of them, may differ from run to run.
+/// Each call takes one turn, and what its turn brings depends on the seed alone: the same seed
+/// brings the same decisions in the same order. Which call takes which turn is another matter: as
+/// soon as calls are made at the same time, their order, and so what comes of them, may differ from
+/// run to run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     /// What the decisions are drawn from.
     pub seed: u64,
-    /// Kinds of faults, each with its probability from 0 to 1. One call suffers one at most: if they add up to more than 1,
-    /// the later ones come short.
+    /// Kinds of faults, each with its probability from 0 to 1. One call suffers one at most: if
+    /// they add up to more than 1, the later ones come short.
     pub faults: Vec<(Fault, f64)>,
     /// The operations whose calls take a turn; `None` is for all, of whatever service.
     pub operations: Option<Vec<String>>,
-    /// How many faults are dealt out at most; then calls are left alone. Those who go on until they succeed never end without
-    /// a bound, if a fault is all but certain.
+    /// How many faults are dealt out at most; then calls are left alone. Those who go on until they
+    /// succeed never end without a bound, if a fault is all but certain.
     pub max: usize,
 }
 
@@ -46,8 +48,9 @@ impl Scheduled {
         Self { deal: Arc::new(Mutex::new(Deal { faults, operations, random, left: max, dealt: BTreeMap::new() })) }
     }
 
-    /// How many faults of each kind calls have suffered so far; kinds that were not dealt are not there. What a call could
-    /// not suffer (see [`Faults::schedule`](super::Faults::schedule)) is not counted.
+    /// How many faults of each kind calls have suffered so far; kinds that were not dealt are not
+    /// there. What a call could not suffer (see [`Faults::schedule`](super::Faults::schedule)) is
+    /// not counted.
     pub fn dealt(&self) -> BTreeMap<Fault, usize> {
         self.lock().dealt.clone()
     }
@@ -76,7 +79,8 @@ impl Scheduled {
     }
 }
 
-/// What a number from 0 to 1 stands for, if each choice takes as much of that as its probability says.
+/// What a number from 0 to 1 stands for, if each choice takes as much of that as its probability
+/// says.
 pub(crate) fn pick<T: Copy>(mut drawn: f64, choices: &[(T, f64)]) -> Option<T> {
     for (choice, probability) in choices {
         if drawn < *probability {
@@ -116,7 +120,8 @@ mod tests {
         assert!(first.contains(&None));
     }
 
-    /// Guards: the bound holds, and what is not asked for or does not fit is neither dealt nor counted.
+    /// Guards: the bound holds, and what is not asked for or does not fit is neither dealt nor
+    /// counted.
     #[test]
     fn a_schedule_is_bounded() {
         let (all, _) = turns(1, None, usize::MAX, true);
@@ -130,7 +135,8 @@ mod tests {
         }
     }
 
-    /// Guards: probabilities that are none do no harm, and those that add up to more than 1 cut the later ones short.
+    /// Guards: probabilities that are none do no harm, and those that add up to more than 1 cut the
+    /// later ones short.
     #[test]
     fn odd_probabilities_do_no_harm() {
         for drawn in [0.0, 0.5, 0.999] {

@@ -1,5 +1,5 @@
-//! Condition operators, as "IAM JSON policy elements: Condition operators" and "Multivalued context keys" in the IAM user guide
-//! have them.
+//! Condition operators, as "IAM JSON policy elements: Condition operators" and "Multivalued context
+//! keys" in the IAM user guide have them.
 
 use serde_json::Value;
 
@@ -74,7 +74,8 @@ impl Operator {
         Ok(Self { compares, negated, if_exists, set })
     }
 
-    /// Takes a value of the policy apart. Variables are for strings and ARNs alone ("Where you can use policy variables").
+    /// Takes a value of the policy apart. Variables are for strings and ARNs alone ("Where you can
+    /// use policy variables").
     fn value(self, text: &str, variables: bool) -> Result<Pattern, String> {
         let literal = Syntax { wildcards: false, variables: false };
         match self.compares {
@@ -131,12 +132,14 @@ impl Test {
             return self.compare(absent, context);
         }
         if values.is_empty() && if_exists {
-            // AWS looks for IfExists at each value, so ForAnyValue finds nothing that could hold. Its documentation does not say
-            // so; "ForAnyValue:StringEqualsIfExists behaving unexpectedly" on AWS re:Post does.
+            // AWS looks for IfExists at each value, so ForAnyValue finds nothing that could hold.
+            // Its documentation does not say so; "ForAnyValue:StringEqualsIfExists behaving
+            // unexpectedly" on AWS re:Post does.
             return set != Some(Set::Any);
         }
-        // "If AWS cannot resolve a variable this might cause the entire statement to be invalid." What compares with such a value
-        // never matches; where the lack of a match would allow something, the test fails instead.
+        // "If AWS cannot resolve a variable this might cause the entire statement to be invalid."
+        // What compares with such a value never matches; where the lack of a match would allow
+        // something, the test fails instead.
         let unresolved = || self.values.iter().any(|value| value.resolve(context).is_none());
         if negated && effect == Effect::Allow && unresolved() {
             return false;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-/// The services whose calls are evaluated. Of their condition keys only those below are ever set, so a policy with another one
-/// would be decided by its absence.
+/// The services whose calls are evaluated. Of their condition keys only those below are ever set,
+/// so a policy with another one would be decided by its absence.
 const EVALUATED: [&str; 7] = ["aws", "dynamodb", "events", "kms", "sqs", "ssm", "sts"];
 
-/// Condition keys that calls are given, in small letters. A slash or colon at the end stands for keys that go on.
+/// Condition keys that calls are given, in small letters. A slash or colon at the end stands for
+/// keys that go on.
 const KNOWN: [&str; 22] = [
     "aws:principalaccount",
     "aws:principalarn",
@@ -61,7 +62,8 @@ impl Context {
     }
 }
 
-/// Whether a policy may ask for a key: one that calls are given, or one of a service whose calls never come here.
+/// Whether a policy may ask for a key: one that calls are given, or one of a service whose calls
+/// never come here.
 pub(super) fn check_key(key: &str) -> Result<(), String> {
     let lower = key.to_lowercase();
     let Some((service, name)) = lower.split_once(':') else {

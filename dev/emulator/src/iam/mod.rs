@@ -1,8 +1,9 @@
 //! IAM: roles, the sessions in which they are used, and what these may do.
 //!
-//! Evaluation is as in "Policy evaluation logic" in the IAM user guide, for what there is here: identity-based policies of roles,
-//! session policies, and trust policies where a role is assumed. Own code, since the crates that evaluate policies put values of
-//! variables in as patterns, and know no missing values.
+//! Evaluation is as in "Policy evaluation logic" in the IAM user guide, for what there is here:
+//! identity-based policies of roles, session policies, and trust policies where a role is assumed.
+//! Own code, since the crates that evaluate policies put values of variables in as patterns, and
+//! know no missing values.
 
 mod condition;
 mod context;
@@ -36,7 +37,8 @@ const ECS_TASKS: &str = "ecs-tasks.amazonaws.com";
 /// An IAM role. Policies are policy documents as JSON, as `template.yaml` has them once resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Role {
-    /// Its name: `[\w+=,.@-]{1,64}`. Its ARN is `arn:aws:iam::<account>:role/<name>`: there are no paths.
+    /// Its name: `[\w+=,.@-]{1,64}`. Its ARN is `arn:aws:iam::<account>:role/<name>`: there are no
+    /// paths.
     pub name: String,
     /// Who may assume it: `AssumeRolePolicyDocument`.
     pub trust: Value,
@@ -216,7 +218,8 @@ impl Iam {
         let session = Session {
             role: role.to_owned(),
             role_id: known.id.clone(),
-            // Lambda takes the function's name, ECS the task's; here a role is all that is known of one.
+            // Lambda takes the function's name, ECS the task's; here a role is all that is known of
+            // one.
             name: role.to_owned(),
             tags: Vec::new(),
             policy: None,
@@ -235,7 +238,8 @@ impl Iam {
         self.lock().used.clone()
     }
 
-    /// Who signed a call: `AWS4-HMAC-SHA256 Credential=<access key id>/<day>/<region>/<service>/aws4_request, …`
+    /// Who signed a call: `AWS4-HMAC-SHA256 Credential=<access key
+    /// id>/<day>/<region>/<service>/aws4_request, …`
     pub(crate) fn caller(&self, headers: &HeaderMap) -> Result<Caller, BadCredentials> {
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let signed = header(AUTHORIZATION.as_str()).unwrap_or_default();
@@ -251,7 +255,8 @@ impl Iam {
         }
     }
 
-    /// Whether a session may do all of this; if not, AWS's words for what it may not. What is allowed as a whole is remembered.
+    /// Whether a session may do all of this; if not, AWS's words for what it may not. What is
+    /// allowed as a whole is remembered.
     pub(crate) fn authorize(&self, session: &Session, needs: &[Need]) -> Result<(), String> {
         for need in needs {
             let why = match self.decide(session, &need.action, &need.resource, &need.context) {

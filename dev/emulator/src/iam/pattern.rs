@@ -1,6 +1,7 @@
 //! Text in policies that stands for other text: wildcards and policy variables.
 //!
-//! A variable's value is put in as literal text: a `*`, `?` or `${…}` in a tag's value matches itself alone.
+//! A variable's value is put in as literal text: a `*`, `?` or `${…}` in a tag's value matches
+//! itself alone.
 
 use super::context::{Context, check_key};
 
@@ -114,8 +115,8 @@ impl Pattern {
         self.0.iter().any(|part| matches!(part, Part::Variable { .. }))
     }
 
-    /// None if a variable has no value and no default. One with several values has none: AWS takes variables from keys of a
-    /// single value only.
+    /// None if a variable has no value and no default. One with several values has none: AWS takes
+    /// variables from keys of a single value only.
     pub(super) fn resolve(&self, context: &Context) -> Option<Resolved> {
         let mut tokens = Vec::new();
         for part in &self.0 {
@@ -155,7 +156,8 @@ impl Resolved {
         matches(&folded, &text)
     }
 
-    /// Whether it stands for an ARN: each of the six parts by itself, so that no wildcard goes beyond a colon of the first five.
+    /// Whether it stands for an ARN: each of the six parts by itself, so that no wildcard goes
+    /// beyond a colon of the first five.
     pub(super) fn matches_arn(&self, arn: &str) -> bool {
         let pattern: Vec<_> = self.0.splitn(6, |token| *token == Token::Char(':')).collect();
         let arn: Vec<Vec<char>> = arn.splitn(6, ':').map(|part| part.chars().collect()).collect();
@@ -163,7 +165,8 @@ impl Resolved {
     }
 }
 
-/// Goes back to the last `*` alone, so that no pattern takes more than a time that grows with both lengths.
+/// Goes back to the last `*` alone, so that no pattern takes more than a time that grows with both
+/// lengths.
 fn matches(pattern: &[Token], text: &[char]) -> bool {
     let (mut at, mut read) = (0, 0);
     let mut retry = None;

@@ -1,4 +1,5 @@
-//! Policy documents: taken apart when they come in, whatever is not evaluated refused, and then asked.
+//! Policy documents: taken apart when they come in, whatever is not evaluated refused, and then
+//! asked.
 
 use serde_json::{Map, Value};
 
@@ -196,8 +197,8 @@ impl Matcher {
         Ok(Self { patterns, negated })
     }
 
-    /// Whether a resource is among these. A pattern with a variable that has no value is for none; in a `NotResource` that would
-    /// allow all of them, so it allows nothing then.
+    /// Whether a resource is among these. A pattern with a variable that has no value is for none;
+    /// in a `NotResource` that would allow all of them, so it allows nothing then.
     fn names(&self, resource: &str, context: &Context, effect: Effect) -> bool {
         let resolved: Vec<_> = self.patterns.iter().map(|pattern| pattern.resolve(context)).collect();
         if self.negated && effect == Effect::Allow && resolved.iter().any(Option::is_none) {
@@ -255,7 +256,8 @@ fn action(text: &str, kind: Kind) -> Result<Pattern, String> {
 /// `*` or an ARN, with variables in its last part alone.
 fn resource(text: &str, variables: bool) -> Result<Pattern, String> {
     let pattern = Pattern::parse(text, Syntax { wildcards: true, variables })?;
-    // AWS completes an ARN that stops short with wildcards; one that ends with a wildcard needs no completion.
+    // AWS completes an ARN that stops short with wildcards; one that ends with a wildcard needs no
+    // completion.
     let is_short = !pattern.has_variables() && text.starts_with("arn:") && text.ends_with('*');
     if text != "*" && !is_short {
         arn_start(&pattern, text)?;
@@ -263,8 +265,8 @@ fn resource(text: &str, variables: bool) -> Result<Pattern, String> {
     Ok(pattern)
 }
 
-/// Refuses what does not begin as an ARN does, up to its sixth part, in the policy's own words ("Resource element" under "Where
-/// you can use policy variables").
+/// Refuses what does not begin as an ARN does, up to its sixth part, in the policy's own words
+/// ("Resource element" under "Where you can use policy variables").
 pub(super) fn arn_start(pattern: &Pattern, text: &str) -> Result<(), String> {
     let fixed = pattern.before_variables();
     if fixed.matches(':').count() < 5 || !fixed.starts_with("arn:") {

@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::RoleCredentials;
 use super::policy::Policy;
 
-/// What the access key ids of temporary credentials begin with ("Unique identifiers" in the IAM user guide).
+/// What the access key ids of temporary credentials begin with ("Unique identifiers" in the IAM
+/// user guide).
 pub(super) const TEMPORARY: &str = "ASIA";
 
 /// Sessions in memory. Beyond, those that end soonest are forgotten.

@@ -45,7 +45,8 @@ struct Resource {
     tag_keys: Option<Vec<String>>,
 }
 
-/// `LabelParameterVersion`; labels that break the rules are named in the answer, the others are put on the version.
+/// `LabelParameterVersion`; labels that break the rules are named in the answer, the others are put
+/// on the version.
 pub(super) fn label(store: &Store, place: &Place, body: &[u8]) -> Result<(Value, Option<Change>), AwsError> {
     let request: Label = parse(body)?;
     let labels = required(request.labels.as_ref(), "labels")?;

@@ -1,4 +1,5 @@
-//! Parameter Store: the operations of Systems Manager that the suite uses, and those that help to look around.
+//! Parameter Store: the operations of Systems Manager that the suite uses, and those that help to
+//! look around.
 
 mod metadata;
 mod name;
@@ -155,8 +156,8 @@ impl ParameterStore {
         parse::<Names>(body).is_ok_and(|asked| asked.name.iter().chain(asked.names.iter().flatten()).any(newest))
     }
 
-    /// The parameters that a call would decrypt with a key of the account's own. All that lie under a path, not those of one page
-    /// alone. None where the call fails anyway.
+    /// The parameters that a call would decrypt with a key of the account's own. All that lie under
+    /// a path, not those of one page alone. None where the call fails anyway.
     pub(crate) async fn encrypted(&self, operation: &str, body: Bytes) -> Vec<Encrypted> {
         if !read::decrypts(&body) {
             return Vec::new();
@@ -242,7 +243,8 @@ impl Change {
     }
 }
 
-/// The ARN of the parameter that a name names: with a selector, as an ARN or plain. `*` if that is no name.
+/// The ARN of the parameter that a name names: with a selector, as an ARN or plain. `*` if that is
+/// no name.
 pub(crate) fn resource(account: &Account, name: &str) -> String {
     let place = Place { region: account.region.clone(), account: account.id.clone() };
     match place.asked(name) {

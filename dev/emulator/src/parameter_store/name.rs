@@ -1,8 +1,10 @@
-//! Parameter names: what AWS takes for one, and the selectors and ARNs that may stand in a name's place.
+//! Parameter names: what AWS takes for one, and the selectors and ARNs that may stand in a name's
+//! place.
 
 use crate::wire::AwsError;
 
-/// Characters of a name, with what stands before it in the ARN (`PutParameter` in the Systems Manager API reference).
+/// Characters of a name, with what stands before it in the ARN (`PutParameter` in the Systems
+/// Manager API reference).
 const MAX_WITH_ARN: usize = 1_011;
 
 /// The model's limit for the member itself, selector and all (same page).
@@ -36,7 +38,8 @@ pub(super) enum Selector {
     Label(String),
 }
 
-/// A name as it is asked for: `name`, `name:3`, `name:label`, or an ARN with or without one of these.
+/// A name as it is asked for: `name`, `name:3`, `name:label`, or an ARN with or without one of
+/// these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Asked {
     pub(super) name: String,
@@ -48,7 +51,8 @@ pub(super) struct Asked {
 }
 
 impl Place {
-    /// `arn:aws:ssm:<region>:<account>:parameter/<name>`, whether the name begins with a slash or not.
+    /// `arn:aws:ssm:<region>:<account>:parameter/<name>`, whether the name begins with a slash or
+    /// not.
     pub(super) fn arn(&self, name: &str) -> String {
         format!("arn:aws:ssm:{}:{}:parameter/{}", self.region, self.account, name.strip_prefix('/').unwrap_or(name))
     }
@@ -88,7 +92,8 @@ impl Place {
     pub(super) fn asked(&self, text: &str) -> Result<Asked, AwsError> {
         check_member(text, "name")?;
         let own = format!("arn:aws:ssm:{}:{}:parameter", self.region, self.account);
-        // An ARN of another account or region names nothing here; it stays as it is, and is not found.
+        // An ARN of another account or region names nothing here; it stays as it is, and is not
+        // found.
         let (text, is_arn) = match text.strip_prefix(&own) {
             Some(rest) if rest.starts_with('/') => (rest, true),
             _ => (text.trim(), text.starts_with("arn:")),
@@ -119,7 +124,8 @@ pub(super) fn path(text: &str) -> Result<String, AwsError> {
     Ok(text.trim_end_matches('/').to_owned())
 }
 
-/// `/name` and `name` have one ARN: AWS holds them for the same name. Names of several levels have but one spelling.
+/// `/name` and `name` have one ARN: AWS holds them for the same name. Names of several levels have
+/// but one spelling.
 pub(super) fn other_spelling(name: &str) -> Option<String> {
     match name.strip_prefix('/') {
         Some(bare) => (!bare.contains('/')).then(|| bare.to_owned()),

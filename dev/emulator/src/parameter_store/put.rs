@@ -19,7 +19,8 @@ const MAX_ADVANCED_VALUE: usize = 8 * 1024;
 /// Advanced parameters in a region of an account (same page).
 const MAX_ADVANCED: i64 = 100_000;
 
-/// Versions kept of a parameter ("Working with parameter versions" in the Systems Manager user guide).
+/// Versions kept of a parameter ("Working with parameter versions" in the Systems Manager user
+/// guide).
 const MAX_VERSIONS: i64 = 100;
 
 /// Characters of a description or an allowed pattern (`PutParameter` in the API reference).
@@ -178,7 +179,8 @@ fn check_pattern(pattern: &str, value: &str) -> Result<(), AwsError> {
     ))
 }
 
-/// The tier of the new version. Advanced never goes back; without a tier in the request a parameter keeps its own.
+/// The tier of the new version. Advanced never goes back; without a tier in the request a parameter
+/// keeps its own.
 fn tier(
     tables: &Tables<'_>,
     asked: Option<&str>,
@@ -225,7 +227,8 @@ fn tier(
     Ok(tier)
 }
 
-/// Drops the oldest version when as many are kept as may be. One with a label is not dropped: the write fails instead.
+/// Drops the oldest version when as many are kept as may be. One with a label is not dropped: the
+/// write fails instead.
 fn make_room(tables: &Tables<'_>, name: &str) -> Result<(), AwsError> {
     let (kept, oldest) = tables.kept(name)?;
     if kept < MAX_VERSIONS {
@@ -264,7 +267,8 @@ mod tests {
         json!({ "Name": name, "Value": "v", "Type": "String", "Tier": tier }).to_string().into_bytes()
     }
 
-    /// Guards: 10,000 standard parameters, 100,000 advanced ones, and intelligent tiering going on beyond the first.
+    /// Guards: 10,000 standard parameters, 100,000 advanced ones, and intelligent tiering going on
+    /// beyond the first.
     #[test]
     fn a_full_tier_takes_no_more_parameters() {
         let store = Store::open(None).expect("in memory");

@@ -10,10 +10,12 @@ use time::OffsetDateTime;
 use crate::StartError;
 use crate::wire::AwsError;
 
-/// Standard parameters in a region of an account ("Managing parameter tiers" in the Systems Manager user guide).
+/// Standard parameters in a region of an account ("Managing parameter tiers" in the Systems Manager
+/// user guide).
 pub(super) const MAX_STANDARD: u32 = 10_000;
 
-/// The layout of the tables below. A file with a higher number was written by a newer emulator, and is left alone.
+/// The layout of the tables below. A file with a higher number was written by a newer emulator, and
+/// is left alone.
 const LAYOUT: i64 = 1;
 
 const TABLES: &str = "
@@ -51,7 +53,8 @@ pub(super) struct Version {
     /// `String`, `StringList` or `SecureString`
     pub(super) kind: String,
     pub(super) value: String,
-    /// What a `SecureString` shows to those who do not ask for decryption. Random: nothing can be learnt from it.
+    /// What a `SecureString` shows to those who do not ask for decryption. Random: nothing can be
+    /// learnt from it.
     pub(super) ciphertext: String,
     pub(super) description: Option<String>,
     /// `Standard` or `Advanced`
@@ -123,7 +126,8 @@ impl Store {
         self.begin(0, work)
     }
 
-    /// Does `work`, which writes nothing, as if the newest put of each parameter had not happened yet.
+    /// Does `work`, which writes nothing, as if the newest put of each parameter had not happened
+    /// yet.
     pub(super) fn behind<T>(&self, work: impl FnOnce(&Tables<'_>) -> Result<T, AwsError>) -> Result<T, AwsError> {
         self.begin(1, work)
     }
@@ -140,8 +144,9 @@ impl Store {
 }
 
 impl Tables<'_> {
-    /// A time that no earlier write had, not even one that was deleted since: a parameter that is deleted and created
-    /// again starts again at version 1, and is told from its former life by its time.
+    /// A time that no earlier write had, not even one that was deleted since: a parameter that is
+    /// deleted and created again starts again at version 1, and is told from its former life by its
+    /// time.
     pub(super) fn next_time(&self) -> Result<i64, AwsError> {
         let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
         Ok(self
@@ -203,8 +208,8 @@ impl Tables<'_> {
         Ok(found)
     }
 
-    /// The newest versions of the parameters that begin with `prefix`, after `after`, by name; with `one_level` only
-    /// those without a further slash.
+    /// The newest versions of the parameters that begin with `prefix`, after `after`, by name; with
+    /// `one_level` only those without a further slash.
     pub(super) fn under(
         &self,
         prefix: &str,
@@ -354,7 +359,8 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Version> {
 mod tests {
     use super::*;
 
-    /// Guards: times differ and grow even within one millisecond: they tell a parameter's lives apart.
+    /// Guards: times differ and grow even within one millisecond: they tell a parameter's lives
+    /// apart.
     #[test]
     fn times_never_repeat() {
         let store = Store::open(None).expect("in memory");

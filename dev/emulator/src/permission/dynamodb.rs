@@ -1,6 +1,7 @@
 //! What calls of `DynamoDB` need: on which table, index or stream, and with which keys.
 //!
-//! Condition keys as in "Using IAM policy conditions for fine-grained access control" in the `DynamoDB` developer guide.
+//! Condition keys as in "Using IAM policy conditions for fine-grained access control" in the
+//! `DynamoDB` developer guide.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -62,7 +63,8 @@ pub(super) fn needs(
             vec![need]
         }
         "TransactWriteItems" | "TransactGetItems" => {
-            // The engine reads a list instead of an object by the order of its members. That must not go past the policies.
+            // The engine reads a list instead of an object by the order of its members. That must
+            // not go past the policies.
             let items = body["TransactItems"].as_array().into_iter().flatten();
             let lists = items.filter(|item| !item.is_object()).map(|_| need(operation, all()));
             let needs = transacted(body).map(|(kind, item)| {

@@ -1,14 +1,18 @@
-//! Which partition key a query is for: the part of key conditions that IAM's `dynamodb:LeadingKeys` comes from.
+//! Which partition key a query is for: the part of key conditions that IAM's `dynamodb:LeadingKeys`
+//! comes from.
 //!
-//! The engine's own parser is private. This one need not take all that the engine takes: what it does not read has no leading key,
-//! and policies that ask for one deny it. But what it reads, it must read as the engine does.
+//! The engine's own parser is private. This one need not take all that the engine takes: what it
+//! does not read has no leading key, and policies that ask for one deny it. But what it reads, it
+//! must read as the engine does.
 
 use serde_json::Value;
 
-/// Conditions of one `KeyConditionExpression`: partition key and sort key. More are refused by the service.
+/// Conditions of one `KeyConditionExpression`: partition key and sort key. More are refused by the
+/// service.
 const MOST: usize = 2;
 
-/// The value that a query's key conditions fix for the attribute `key`, as it stands in the request.
+/// The value that a query's key conditions fix for the attribute `key`, as it stands in the
+/// request.
 pub(super) fn partition_value<'a>(request: &'a Value, key: &str) -> Option<&'a Value> {
     let (expression, legacy) = (&request["KeyConditionExpression"], &request["KeyConditions"]);
     match (expression, legacy) {
@@ -21,7 +25,8 @@ pub(super) fn partition_value<'a>(request: &'a Value, key: &str) -> Option<&'a V
                     None => condition.name.as_str(),
                 };
                 if name == key {
-                    // Two conditions on one attribute: whoever reads them differently must not decide.
+                    // Two conditions on one attribute: whoever reads them differently must not
+                    // decide.
                     if found.is_some() {
                         return None;
                     }

@@ -1,6 +1,8 @@
-//! What a call needs permission for, as IAM counts it: actions on resources, each with its condition keys.
+//! What a call needs permission for, as IAM counts it: actions on resources, each with its
+//! condition keys.
 //!
-//! From "Actions, resources, and condition keys" of each service in the Service Authorization Reference.
+//! From "Actions, resources, and condition keys" of each service in the Service Authorization
+//! Reference.
 
 pub(crate) mod dynamodb;
 mod key_condition;
@@ -24,7 +26,8 @@ use crate::sts::AssumeRole;
 pub(crate) struct Need {
     /// For example `dynamodb:GetItem`.
     pub(crate) action: String,
-    /// The resource's ARN. `*` where the action knows no resources, or it cannot be told which: only who may do it to all may.
+    /// The resource's ARN. `*` where the action knows no resources, or it cannot be told which:
+    /// only who may do it to all may.
     pub(crate) resource: String,
     /// The call's own condition keys.
     pub(crate) context: Context,
@@ -59,7 +62,8 @@ impl Account {
     }
 }
 
-/// What a table's keys are called, and its stream. Where a key has several partition key attributes, none is named.
+/// What a table's keys are called, and its stream. Where a key has several partition key
+/// attributes, none is named.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TableKeys {
     pub(crate) partition: Option<String>,
@@ -87,7 +91,8 @@ pub(crate) struct Stored {
     pub(crate) encrypted: Vec<Encrypted>,
 }
 
-/// What a call needs. The body is a JSON object; a form that cannot be read needs nothing, as it is refused for that.
+/// What a call needs. The body is a JSON object; a form that cannot be read needs nothing, as it is
+/// refused for that.
 pub(crate) fn needed(account: &Account, service: Service, operation: &str, body: &[u8], stored: &Stored) -> Vec<Need> {
     if service == Service::Sts {
         return sts(operation, body);
@@ -111,7 +116,8 @@ fn event_bridge(account: &Account, operation: &str, body: &Value) -> Vec<Need> {
         "PutEvents" => {
             let entries = body["Entries"].as_array().into_iter().flatten();
             let needs = entries.map(|entry| {
-                // A list instead of an object is read by the order of its members; nobody sends that in good faith.
+                // A list instead of an object is read by the order of its members; nobody sends
+                // that in good faith.
                 let bus = if entry.is_object() { bus(&entry["EventBusName"]) } else { "*".to_owned() };
                 Need::new(action.as_str(), bus)
                     .with("events:source", entry["Source"].as_str())
@@ -134,7 +140,8 @@ fn queue(account: &Account, operation: &str, body: &Value) -> Need {
     Need::new(action, name.map_or_else(|| "*".to_owned(), |name| account.arn("sqs", name)))
 }
 
-/// Everybody may ask who they are. What trust policies say of the rest is for [`crate::iam::Iam`] to find.
+/// Everybody may ask who they are. What trust policies say of the rest is for [`crate::iam::Iam`]
+/// to find.
 fn sts(operation: &str, body: &[u8]) -> Vec<Need> {
     match operation {
         "GetCallerIdentity" => Vec::new(),

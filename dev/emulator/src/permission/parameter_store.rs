@@ -10,7 +10,8 @@ use crate::parameter_store;
 /// The key of Systems Manager itself: whoever may use Parameter Store may use it.
 const MANAGED_KEY: &str = "alias/aws/ssm";
 
-/// Bytes from which on a value makes a parameter advanced ("Managing parameter tiers" in the Systems Manager user guide).
+/// Bytes from which on a value makes a parameter advanced ("Managing parameter tiers" in the
+/// Systems Manager user guide).
 const MAX_STANDARD_VALUE: usize = 4 * 1024;
 
 /// Whether a key takes permissions to use.
@@ -18,7 +19,8 @@ pub(crate) fn is_own_key(key: &str) -> bool {
     !key.ends_with(MANAGED_KEY)
 }
 
-/// Which member names the parameter depends on the operation alone: what else is in a request is not looked at by the service.
+/// Which member names the parameter depends on the operation alone: what else is in a request is
+/// not looked at by the service.
 pub(super) fn needs(account: &Account, operation: &str, body: &Value, encrypted: &[Encrypted]) -> Vec<Need> {
     let action = format!("ssm:{operation}");
     let parameter = |name: &str| parameter_store::resource(account, name);
@@ -53,8 +55,8 @@ pub(super) fn needs(account: &Account, operation: &str, body: &Value, encrypted:
     needs
 }
 
-/// A key in the request encrypts the value. An advanced parameter's value is too long for the key itself ("AWS KMS encryption for
-/// Parameter Store SecureString parameters").
+/// A key in the request encrypts the value. An advanced parameter's value is too long for the key
+/// itself ("AWS KMS encryption for Parameter Store SecureString parameters").
 fn encryption(account: &Account, body: &Value, parameter: &str) -> Option<Need> {
     let key = body["KeyId"].as_str().filter(|key| is_own_key(key))?;
     let is_long = body["Value"].as_str().is_some_and(|value| value.len() > MAX_STANDARD_VALUE);

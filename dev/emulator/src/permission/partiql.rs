@@ -1,6 +1,7 @@
 //! Which table a `PartiQL` statement is about, and what it does there.
 //!
-//! The engine's own parser is private. This one reads what statements begin with; where it is not sure, it names no table.
+//! The engine's own parser is private. This one reads what statements begin with; where it is not
+//! sure, it names no table.
 
 /// What a statement needs permission for.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,7 +33,8 @@ pub(super) fn read(text: &str) -> Statement {
         Statement { actions: &["PartiQLSelect", "PartiQLInsert", "PartiQLUpdate", "PartiQLDelete"], table: None };
     let Some(tokens) = tokens(text) else { return unknown };
     let is = |at: usize, keyword: &str| matches!(tokens.get(at), Some(Token::Word(word)) if word.eq_ignore_ascii_case(keyword));
-    // An attribute of that name would be read as the keyword: with a second one it is not sure which is which.
+    // An attribute of that name would be read as the keyword: with a second one it is not sure
+    // which is which.
     let from = || {
         let mut found = (0..tokens.len()).filter(|at| is(*at, "FROM"));
         found.next().filter(|_| found.next().is_none())
@@ -65,8 +67,8 @@ fn table(tokens: &[Token]) -> Option<Table> {
     Some(Table { name: name(tokens.first()?)?, index }).filter(|_| is_whole)
 }
 
-/// None where something stands that might be read differently elsewhere: a comment, a literal of another language, a quotation
-/// without its end.
+/// None where something stands that might be read differently elsewhere: a comment, a literal of
+/// another language, a quotation without its end.
 fn tokens(text: &str) -> Option<Vec<Token>> {
     let mut tokens = Vec::new();
     let mut letters = text.chars().peekable();

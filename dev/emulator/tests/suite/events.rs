@@ -95,7 +95,8 @@ async fn an_event_has_its_envelope() -> Outcome {
     Ok(())
 }
 
-/// Guards: each change of a parameter is told once, with what AWS tells and no value; refused writes are not told.
+/// Guards: each change of a parameter is told once, with what AWS tells and no value; refused
+/// writes are not told.
 #[tokio::test]
 async fn parameter_changes_are_told() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
@@ -122,7 +123,8 @@ async fn parameter_changes_are_told() -> Outcome {
     Ok(())
 }
 
-/// Guards: a target that fails is given the same event again; one that goes on failing or panics holds up nothing.
+/// Guards: a target that fails is given the same event again; one that goes on failing or panics
+/// holds up nothing.
 #[tokio::test]
 async fn a_failing_target_gets_the_event_again() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
@@ -149,7 +151,8 @@ async fn a_failing_target_gets_the_event_again() -> Outcome {
     Ok(())
 }
 
-/// Guards: a rule that can never work is refused when it is added; one of the same name takes the other's place.
+/// Guards: a rule that can never work is refused when it is added; one of the same name takes the
+/// other's place.
 #[tokio::test]
 async fn rules_are_checked_and_replaced() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
@@ -168,7 +171,8 @@ async fn rules_are_checked_and_replaced() -> Outcome {
     Ok(())
 }
 
-/// Guards: the trace that an event was put in comes with it, as it does with a function's invocation.
+/// Guards: the trace that an event was put in comes with it, as it does with a function's
+/// invocation.
 #[tokio::test]
 async fn a_trace_goes_with_its_event() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
@@ -209,8 +213,8 @@ async fn arrivals(fate: EventFate) -> Result<Vec<u64>, Failure> {
     Ok(events.iter().filter_map(|event| event["detail"]["number"].as_u64()).collect())
 }
 
-/// Guards: a seed has some events lost, some doubled, some late, and others as they are; the same seed has the same ones, and
-/// all is settled in the end.
+/// Guards: a seed has some events lost, some doubled, some late, and others as they are; the same
+/// seed has the same ones, and all is settled in the end.
 #[tokio::test(start_paused = true)]
 async fn a_seed_decides_the_fate_of_events() -> Outcome {
     let longest = Duration::from_mins(1);

@@ -18,7 +18,8 @@ async fn exists(aws: &Clients, sk: &str) -> Result<bool, Failure> {
     Ok(get.send().await?.item().is_some())
 }
 
-/// Guards: refused calls have the code that the service has for it, are not executed, and are consumed one by one.
+/// Guards: refused calls have the code that the service has for it, are not executed, and are
+/// consumed one by one.
 #[tokio::test]
 async fn refusals_speak_the_services_language() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
@@ -130,7 +131,8 @@ async fn a_call_without_reply_does_not_hold_up_the_end() -> Outcome {
     Ok(())
 }
 
-/// Guards: a call whose connection is closed is not executed, whatever its service, and its caller gets nothing.
+/// Guards: a call whose connection is closed is not executed, whatever its service, and its caller
+/// gets nothing.
 #[tokio::test]
 async fn a_reset_call_is_not_executed() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
@@ -149,7 +151,8 @@ async fn a_reset_call_is_not_executed() -> Outcome {
     Ok(())
 }
 
-/// Guards: a delayed call is executed once its time has come, by Tokio's clock, and answered as if nothing had been.
+/// Guards: a delayed call is executed once its time has come, by Tokio's clock, and answered as if
+/// nothing had been.
 #[tokio::test(start_paused = true)]
 async fn a_delayed_call_is_executed_later() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
@@ -176,7 +179,8 @@ async fn a_delayed_call_holds_up_nothing() -> Outcome {
     Ok(())
 }
 
-/// Guards: what was not hit can be taken back; other operations are left alone; calls are counted, failed ones too.
+/// Guards: what was not hit can be taken back; other operations are left alone; calls are counted,
+/// failed ones too.
 #[tokio::test]
 async fn faults_are_taken_back_and_calls_counted() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;

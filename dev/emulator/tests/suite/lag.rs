@@ -1,4 +1,5 @@
-//! Reads that lag and pages that end early: what they leave out is found later, and nothing else changes.
+//! Reads that lag and pages that end early: what they leave out is found later, and nothing else
+//! changes.
 
 use std::collections::HashMap;
 
@@ -58,7 +59,8 @@ fn sks(items: &[Item]) -> Vec<&str> {
     items.iter().filter_map(|item| item.get("sk")?.as_s().ok()).map(String::as_str).collect()
 }
 
-/// Guards: a lagging read of Parameter Store shows what was there before the newest put, and the next read shows that, too.
+/// Guards: a lagging read of Parameter Store shows what was there before the newest put, and the
+/// next read shows that, too.
 #[tokio::test]
 async fn parameter_reads_lag_by_one_put() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
@@ -102,8 +104,8 @@ async fn parameter_reads_lag_by_one_put() -> Outcome {
     Ok(())
 }
 
-/// Guards: a read that shows whole seconds shows the last one before the version was made, and the same value; the history and the
-/// next read show the time as it is.
+/// Guards: a read that shows whole seconds shows the last one before the version was made, and the
+/// same value; the history and the next read show the time as it is.
 #[tokio::test]
 async fn parameter_reads_may_show_whole_seconds() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
@@ -144,8 +146,8 @@ async fn what_is_no_read_is_executed() -> Outcome {
     Ok(())
 }
 
-/// Guards: eventually consistent reads of `DynamoDB`, every query of an index among them, may find nothing yet; strongly
-/// consistent ones always find what is there.
+/// Guards: eventually consistent reads of `DynamoDB`, every query of an index among them, may find
+/// nothing yet; strongly consistent ones always find what is there.
 #[tokio::test]
 async fn only_eventually_consistent_reads_lag() -> Outcome {
     let (emulator, aws) = start_with_items(3).await?;
@@ -218,8 +220,8 @@ async fn empty_pages_of_parameters_lead_on() -> Outcome {
     Ok(())
 }
 
-/// Guards: a query that is cut short goes on where it ended, forwards and backwards, on a table and on an index; a page
-/// may be empty in the middle.
+/// Guards: a query that is cut short goes on where it ended, forwards and backwards, on a table and
+/// on an index; a page may be empty in the middle.
 #[tokio::test]
 async fn short_queries_lead_on() -> Outcome {
     let (emulator, aws) = start_with_items(4).await?;

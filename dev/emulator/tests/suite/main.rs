@@ -1,4 +1,5 @@
-//! The emulator as AWS SDK clients see it. `conformance` holds for other servers, too; the rest is the emulator's own.
+//! The emulator as AWS SDK clients see it. `conformance` holds for other servers, too; the rest is
+//! the emulator's own.
 
 #[cfg(test)]
 mod clients;

@@ -1,4 +1,5 @@
-//! Parameter Store's habits that other servers do not show: empty pages, unchanging lists, times that never repeat.
+//! Parameter Store's habits that other servers do not show: empty pages, unchanging lists, times
+//! that never repeat.
 
 use aws_sdk_ssm::types::ParameterType;
 use emulator::Options;
@@ -6,7 +7,8 @@ use futures_util::future::join_all;
 
 use crate::clients::{Outcome, code, start};
 
-/// Guards: with `empty_pages` some pages are empty and carry a token, and following it finds everything once.
+/// Guards: with `empty_pages` some pages are empty and carry a token, and following it finds
+/// everything once.
 #[tokio::test]
 async fn empty_pages_lead_on() -> Outcome {
     let (_emulator, aws) = start(Options { empty_pages: true, ..Options::default() }).await;
@@ -44,7 +46,8 @@ async fn a_token_of_another_path_is_refused() -> Outcome {
     Ok(())
 }
 
-/// Guards: the two lives of a parameter can be told apart by their times, however fast one follows the other.
+/// Guards: the two lives of a parameter can be told apart by their times, however fast one follows
+/// the other.
 #[tokio::test]
 async fn no_two_writes_have_the_same_time() -> Outcome {
     let (_emulator, aws) = start(Options::default()).await;
@@ -59,7 +62,8 @@ async fn no_two_writes_have_the_same_time() -> Outcome {
     Ok(())
 }
 
-/// Guards: of many who create the same parameter one wins; of many who overwrite it nobody's version is lost.
+/// Guards: of many who create the same parameter one wins; of many who overwrite it nobody's
+/// version is lost.
 #[tokio::test]
 async fn concurrent_writes_are_all_counted() -> Outcome {
     let (_emulator, aws) = start(Options::default()).await;

@@ -65,7 +65,8 @@ async fn data_survives_being_killed() -> Outcome {
     check(&aws).await
 }
 
-/// Guards: a file of a newer emulator, or one that is none at all, is left alone with a clear error.
+/// Guards: a file of a newer emulator, or one that is none at all, is left alone with a clear
+/// error.
 #[tokio::test]
 async fn a_foreign_file_is_left_alone() -> Outcome {
     let data = tempfile::tempdir()?;

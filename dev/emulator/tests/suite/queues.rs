@@ -1,4 +1,5 @@
-//! Queues as AWS SDK clients see them: sent, received, hidden, deleted, fed by rules, and closed to whoever may not.
+//! Queues as AWS SDK clients see them: sent, received, hidden, deleted, fed by rules, and closed to
+//! whoever may not.
 
 use aws_credential_types::Credentials;
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
@@ -40,8 +41,8 @@ fn bodies(messages: &[(String, String)]) -> Vec<&str> {
     messages.iter().map(|(body, _)| body.as_str()).collect()
 }
 
-/// Promise: a message is received, hidden from others meanwhile, shown again where it is not deleted, and gone once it is; a receipt
-/// that is not the newest deletes nothing.
+/// Promise: a message is received, hidden from others meanwhile, shown again where it is not
+/// deleted, and gone once it is; a receipt that is not the newest deletes nothing.
 #[tokio::test]
 async fn a_message_is_there_until_it_is_deleted() -> Outcome {
     let (emulator, aws) = queue().await;
@@ -83,7 +84,8 @@ async fn a_message_is_there_until_it_is_deleted() -> Outcome {
     Ok(())
 }
 
-/// Promise: what is out of AWS's bounds is refused as AWS does, and a queue that is not there as one that SDKs know.
+/// Promise: what is out of AWS's bounds is refused as AWS does, and a queue that is not there as
+/// one that SDKs know.
 #[tokio::test]
 async fn bounds_and_queues_that_are_not_there() -> Outcome {
     let (_emulator, aws) = queue().await;
@@ -107,7 +109,8 @@ async fn bounds_and_queues_that_are_not_there() -> Outcome {
     Ok(())
 }
 
-/// Promise: who waits gets a message at once when it is sent, and one that gave up waiting takes none with it.
+/// Promise: who waits gets a message at once when it is sent, and one that gave up waiting takes
+/// none with it.
 #[tokio::test]
 async fn a_poll_waits_and_takes_nothing_when_it_is_given_up() -> Outcome {
     let (emulator, aws) = queue().await;
@@ -132,7 +135,8 @@ async fn a_poll_waits_and_takes_nothing_when_it_is_given_up() -> Outcome {
     Ok(())
 }
 
-/// Promise: a rule's target puts the whole event into its queue, as JSON text; only what matches, and as the event's fate has it.
+/// Promise: a rule's target puts the whole event into its queue, as JSON text; only what matches,
+/// and as the event's fate has it.
 #[tokio::test]
 async fn a_rule_feeds_a_queue() -> Outcome {
     let (emulator, aws) = queue().await;
@@ -158,8 +162,9 @@ async fn a_rule_feeds_a_queue() -> Outcome {
     Ok(())
 }
 
-/// Promise: faults and permissions are those of the other services. A task's role has credentials where ECS may assume it, for this account;
-/// it may do to its own queue what its policies say, and a batch as they say of one.
+/// Promise: faults and permissions are those of the other services. A task's role has credentials
+/// where ECS may assume it, for this account; it may do to its own queue what its policies say, and
+/// a batch as they say of one.
 #[tokio::test]
 async fn faults_and_permissions_apply() -> Outcome {
     let (emulator, admin) = start(options()).await;

@@ -7,8 +7,8 @@ use crate::clients::{Clients, Failure, Outcome, code, start, text};
 use crate::roles::{ACCOUNT, TENANT_ROLE, add_roles, clients, given, options, role, tag, tenant};
 use crate::wire::send;
 
-/// Promise: what is taken for a query's partition key is what the engine queries. A reader that differs would be a way around every
-/// policy of leading keys.
+/// Promise: what is taken for a query's partition key is what the engine queries. A reader that
+/// differs would be a way around every policy of leading keys.
 #[tokio::test]
 async fn a_query_is_judged_by_the_key_that_it_reads() -> Outcome {
     let (emulator, admin) = start(options()).await;
@@ -87,7 +87,8 @@ async fn a_query_is_judged_by_the_key_that_it_reads() -> Outcome {
     Ok(())
 }
 
-/// Promise: a statement is judged by the table that it reads, and where that is not sure, it is refused.
+/// Promise: a statement is judged by the table that it reads, and where that is not sure, it is
+/// refused.
 #[tokio::test]
 async fn a_statement_is_judged_by_the_table_that_it_reads() -> Outcome {
     let (emulator, admin) = start(options()).await;
@@ -160,8 +161,8 @@ async fn raw(emulator: &Emulator, target: &str, credentials: &RoleCredentials, b
     Ok(send(emulator, &head, body.as_bytes()).await?)
 }
 
-/// Promise: no odd spelling of a request goes past the policies: members given twice, lists in place of objects, members that the
-/// operation does not know, bodies that only one side can read.
+/// Promise: no odd spelling of a request goes past the policies: members given twice, lists in
+/// place of objects, members that the operation does not know, bodies that only one side can read.
 #[tokio::test]
 async fn odd_requests_go_past_nobody() -> Outcome {
     let (emulator, admin) = start(options()).await;

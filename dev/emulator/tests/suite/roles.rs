@@ -103,8 +103,8 @@ pub(crate) fn given(assumed: &AssumeRoleOutput) -> Result<RoleCredentials, Failu
     })
 }
 
-/// Promise: a role assumed for a tenant reads and writes that tenant's items and no other's, by whatever operation; a batch or
-/// transaction with one foreign item does nothing at all.
+/// Promise: a role assumed for a tenant reads and writes that tenant's items and no other's, by
+/// whatever operation; a batch or transaction with one foreign item does nothing at all.
 #[tokio::test]
 async fn a_tenants_role_keeps_to_its_items() -> Outcome {
     let (emulator, admin) = start(options()).await;
@@ -195,7 +195,8 @@ async fn keys_are_those_of_the_table_that_is_there() -> Outcome {
     Ok(())
 }
 
-/// Promise: a role assumed for a tenant sees that tenant's parameters and no other's; several are read together or not at all.
+/// Promise: a role assumed for a tenant sees that tenant's parameters and no other's; several are
+/// read together or not at all.
 #[tokio::test]
 async fn a_tenants_role_keeps_to_its_parameters() -> Outcome {
     let (emulator, admin) = start(options()).await;
@@ -242,8 +243,8 @@ async fn a_tenants_role_keeps_to_its_parameters() -> Outcome {
     Ok(())
 }
 
-/// Promise: a secret under a key of the account's own takes that key as well, for its own parameter alone; one under the key of
-/// Systems Manager does not.
+/// Promise: a secret under a key of the account's own takes that key as well, for its own parameter
+/// alone; one under the key of Systems Manager does not.
 #[tokio::test]
 async fn secrets_take_their_key() -> Outcome {
     let (emulator, admin) = start(options()).await;
@@ -347,7 +348,8 @@ async fn events_are_allowed_by_their_source() -> Outcome {
     Ok(())
 }
 
-/// Promise: a call that is not allowed is counted, takes no fault, and does nothing; allowed ones suffer theirs.
+/// Promise: a call that is not allowed is counted, takes no fault, and does nothing; allowed ones
+/// suffer theirs.
 #[tokio::test]
 async fn faults_are_for_calls_that_are_allowed() -> Outcome {
     let (emulator, admin) = start(options()).await;
@@ -367,7 +369,8 @@ async fn faults_are_for_calls_that_are_allowed() -> Outcome {
     Ok(())
 }
 
-/// Promise: `AssumeRole` fails as AWS does, on demand; one whose reply is lost has begun a session that nobody uses.
+/// Promise: `AssumeRole` fails as AWS does, on demand; one whose reply is lost has begun a session
+/// that nobody uses.
 #[tokio::test]
 async fn assuming_a_role_can_fail() -> Outcome {
     let (emulator, _admin) = start(options()).await;

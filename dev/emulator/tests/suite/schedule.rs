@@ -1,4 +1,5 @@
-//! Faults and fates from a seed: what a seed has decided it decides again, within the bounds it was given.
+//! Faults and fates from a seed: what a seed has decided it decides again, within the bounds it was
+//! given.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -48,7 +49,8 @@ async fn outcomes(seed: u64) -> Result<(Vec<String>, BTreeMap<Fault, usize>), Fa
     Ok((outcomes, scheduled.dealt()))
 }
 
-/// Guards: calls made one after another suffer the same for the same seed, and something else for another.
+/// Guards: calls made one after another suffer the same for the same seed, and something else for
+/// another.
 #[tokio::test]
 async fn the_same_seed_has_the_same_outcome() -> Outcome {
     let (first, dealt) = outcomes(7).await?;
@@ -63,8 +65,8 @@ async fn the_same_seed_has_the_same_outcome() -> Outcome {
     Ok(())
 }
 
-/// Guards: faults by name go before those by chance; only the operations that were asked for fail, as often as allowed;
-/// ending the schedule, replacing it and clearing all faults end it.
+/// Guards: faults by name go before those by chance; only the operations that were asked for fail,
+/// as often as allowed; ending the schedule, replacing it and clearing all faults end it.
 #[tokio::test]
 async fn a_schedule_keeps_to_its_bounds() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
@@ -100,7 +102,8 @@ async fn a_schedule_keeps_to_its_bounds() -> Outcome {
     Ok(())
 }
 
-/// Guards: by chance a call suffers only what means something to it; the rest is neither dealt nor counted.
+/// Guards: by chance a call suffers only what means something to it; the rest is neither dealt nor
+/// counted.
 #[tokio::test]
 async fn a_turn_brings_what_fits_the_call() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
@@ -142,8 +145,8 @@ async fn a_turn_brings_what_fits_the_call() -> Outcome {
     Ok(())
 }
 
-/// Guards: with many callers at the same time each call suffers its own fault only: retried until they are done, all writes
-/// are there, once.
+/// Guards: with many callers at the same time each call suffers its own fault only: retried until
+/// they are done, all writes are there, once.
 #[tokio::test]
 async fn concurrent_callers_get_through() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;

@@ -51,7 +51,8 @@ async fn an_assumed_role_is_answered_as_aws_does() -> Outcome {
     Ok(())
 }
 
-/// Promise: requests beyond the limits of "`AssumeRole`" in the STS API reference are refused with AWS's codes; those at them are not.
+/// Promise: requests beyond the limits of "`AssumeRole`" in the STS API reference are refused with
+/// AWS's codes; those at them are not.
 #[tokio::test]
 async fn limits_are_those_of_aws() -> Outcome {
     let (emulator, _admin) = start(options()).await;
@@ -151,7 +152,8 @@ async fn limits_are_those_of_aws() -> Outcome {
     Ok(())
 }
 
-/// Promise: a role gets another role only if both sides say so, and for an hour at most; a refusal is AWS's, in XML, with 403.
+/// Promise: a role gets another role only if both sides say so, and for an hour at most; a refusal
+/// is AWS's, in XML, with 403.
 #[tokio::test]
 async fn roles_are_assumed_by_those_who_may() -> Outcome {
     let (emulator, admin) = start(options()).await;

@@ -100,7 +100,8 @@ async fn large_bodies_are_answered() -> Outcome {
     Ok(())
 }
 
-/// Guards: a tool that asks who it is gets an answer, and one that asks whether anyone is there, too.
+/// Guards: a tool that asks who it is gets an answer, and one that asks whether anyone is there,
+/// too.
 #[tokio::test]
 async fn identity_and_readiness_are_answered() -> Outcome {
     let (emulator, _aws) = start(Options { account: "111122223333".to_owned(), ..Options::default() }).await;

@@ -1,4 +1,5 @@
-//! The part of the HTTP API that a mirror needs: its forms, and which of its answers mean that one should come back later.
+//! The part of the HTTP API that a mirror needs: its forms, and which of its answers mean that one
+//! should come back later.
 
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ struct Answer {
 
 /// Why a request brought nothing.
 pub(crate) enum Trouble {
-    /// It may be sent again, after this time at the earliest: throttled, an outage, too many writers, no connection.
+    /// It may be sent again, after this time at the earliest: throttled, an outage, too many
+    /// writers, no connection.
     Later(Duration),
     /// Sending it again would not help.
     Fatal(MirrorError),
@@ -81,7 +83,8 @@ struct Refusal {
 }
 
 impl Client {
-    /// A client of the API at `url`, such as `http://127.0.0.1:8080`, with the tenant's access token.
+    /// A client of the API at `url`, such as `http://127.0.0.1:8080`, with the tenant's access
+    /// token.
     pub(crate) fn new(url: &str, token: &str) -> Result<Self, MirrorError> {
         let connector = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().build();
         Ok(Self {
@@ -199,7 +202,8 @@ pub(crate) struct Entry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) comment: Option<String>,
     pub(crate) modified_at: String,
-    /// As it was written, byte for byte; `null` is a value like any other. None: its store has lost it, but the key is there.
+    /// As it was written, byte for byte; `null` is a value like any other. None: its store has lost
+    /// it, but the key is there.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub(crate) value: Option<Box<RawValue>>,
 }
@@ -238,7 +242,8 @@ pub(crate) enum ChangesAnswer {
 /// A page of the feed.
 #[derive(Deserialize)]
 pub(crate) struct Changes {
-    /// The newest revision when the page was read; the page itself may end before it, or even behind it.
+    /// The newest revision when the page was read; the page itself may end before it, or even
+    /// behind it.
     pub(crate) revision: u64,
     /// Names one life of the tenant's ledger.
     pub(crate) epoch: String,

@@ -1,4 +1,5 @@
-//! Mirrors one tenant: takes a full list, follows the change feed, and prints each change as a line.
+//! Mirrors one tenant: takes a full list, follows the change feed, and prints each change as a
+//! line.
 //!
 //! While `cargo run -p local` runs, in a shell where the lines that it printed were pasted:
 //!
@@ -7,8 +8,9 @@
 //! cargo run -p local --example mirror -- --state acme.json      # goes on where it stopped
 //! ```
 //!
-//! Any other suite: `--api https://… --token …`. Where the tenant has secrets, the token needs the scope `config/secrets` besides
-//! `config/read`; without it, the first secret that changes ends the mirror. What does the work is `mirror.rs`.
+//! Any other suite: `--api https://… --token …`. Where the tenant has secrets, the token needs the
+//! scope `config/secrets` besides `config/read`; without it, the first secret that changes ends the
+//! mirror. What does the work is `mirror.rs`.
 
 mod client;
 mod mirror;
@@ -34,7 +36,8 @@ struct Arguments {
     /// Address of the HTTP API; without it, that of the ready file, or `$API`.
     #[arg(long, value_name = "URL")]
     api: Option<String>,
-    /// The tenant's access token; without it, that of the ready file, or of the environment, such as `$ACME_TOKEN`.
+    /// The tenant's access token; without it, that of the ready file, or of the environment, such
+    /// as `$ACME_TOKEN`.
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
     /// The file that `cargo run -p local -- --ready-file FILE` writes.

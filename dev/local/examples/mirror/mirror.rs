@@ -1,18 +1,23 @@
-//! A copy of one tenant's entries that the change feed alone keeps up to date. Take it, and `client.rs`, into your own program.
+//! A copy of one tenant's entries that the change feed alone keeps up to date. Take it, and
+//! `client.rs`, into your own program.
 //!
 //! # Why the copy is right
 //!
-//! - **A list is no snapshot.** Its pages are read one after the other, each at its own revision, while writes go on. Each entry is at
-//!   least as new as its page's revision; so whoever follows the changes after the *lowest* of these revisions learns of everything
-//!   that a page had read too early, deletions and new keys among it.
-//! - **A change names a key, not a value.** The value is loaded when the change is seen, and may be newer by then. That is harmless:
-//!   versions of a key only grow, so its later changes find it loaded already. Until they have come, the copy may show a part of a
-//!   transaction: it is what the tenant had at one moment when [`Next::AtHead`] is said, and nobody writes, not before.
-//! - **The revision moves last**, when everything up to it is loaded. Whatever ends a step before leaves the copy as it was, and the
-//!   same step can be taken again.
-//! - **A log that is not the one we followed** is not believed: another epoch, a gap, a newest revision behind ours, or another
-//!   change where our last one was, as in a table that was restored to an earlier time. Then a fresh list is taken. That is why a page
-//!   of changes begins with our last one. Once that is not kept any more, a tenant at rest cannot be told from a restored one.
+//! - **A list is no snapshot.** Its pages are read one after the other, each at its own revision,
+//!   while writes go on. Each entry is at least as new as its page's revision; so whoever follows
+//!   the changes after the *lowest* of these revisions learns of everything that a page had read
+//!   too early, deletions and new keys among it.
+//! - **A change names a key, not a value.** The value is loaded when the change is seen, and may be
+//!   newer by then. That is harmless: versions of a key only grow, so its later changes find it
+//!   loaded already. Until they have come, the copy may show a part of a transaction: it is what
+//!   the tenant had at one moment when [`Next::AtHead`] is said, and nobody writes, not before.
+//! - **The revision moves last**, when everything up to it is loaded. Whatever ends a step before
+//!   leaves the copy as it was, and the same step can be taken again.
+//! - **A log that is not the one we followed** is not believed: another epoch, a gap, a newest
+//!   revision behind ours, or another change where our last one was, as in a table that was
+//!   restored to an earlier time. Then a fresh list is taken. That is why a page of changes begins
+//!   with our last one. Once that is not kept any more, a tenant at rest cannot be told from a
+//!   restored one.
 
 use std::{collections::BTreeMap, fmt, mem, time::Duration};
 
@@ -23,7 +28,8 @@ use super::client::{
     Trouble,
 };
 
-/// The first wait after a failure is up to this long, each further one up to twice as long as the one before.
+/// The first wait after a failure is up to this long, each further one up to twice as long as the
+/// one before.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// No wait is longer than this and what the service asks for.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -38,7 +44,8 @@ pub(crate) struct Mirror {
     failures: u32,
 }
 
-/// What a mirror needs to go on after a restart: keep it whole or not at all. It holds values, secrets among them.
+/// What a mirror needs to go on after a restart: keep it whole or not at all. It holds values,
+/// secrets among them.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Kept {
     /// The life of the tenant's ledger that this is of.
@@ -53,7 +60,8 @@ pub(crate) struct Kept {
 
 /// A list under way.
 struct Listing {
-    /// As it was before the first page: if it is another one afterwards, the pages are of different tables.
+    /// As it was before the first page: if it is another one afterwards, the pages are of different
+    /// tables.
     epoch: String,
     cursor: Option<String>,
     /// The lowest revision of a page, and the last one's.
@@ -72,7 +80,8 @@ pub(crate) struct Step {
 pub(crate) enum Next {
     /// The next step, at once.
     Continue,
-    /// Nothing: the copy has everything that was committed when the step began. Look again as often as news matter.
+    /// Nothing: the copy has everything that was committed when the step began. Look again as often
+    /// as news matter.
     AtHead,
     /// The same step, after this time.
     Wait(Duration),
@@ -106,8 +115,9 @@ impl fmt::Display for Event {
 }
 
 impl Mirror {
-    /// An empty copy, or one that goes on from what an earlier one kept. Entries and changes are read `page_size` at a
-    /// time: from 2, since a page of changes begins with one that is known already, to [`MAX_PAGE`].
+    /// An empty copy, or one that goes on from what an earlier one kept. Entries and changes are
+    /// read `page_size` at a time: from 2, since a page of changes begins with one that is known
+    /// already, to [`MAX_PAGE`].
     pub(crate) fn new(client: Client, page_size: usize, kept: Option<Kept>) -> Self {
         Self { client, page_size, kept, listing: None, failures: 0 }
     }
@@ -117,7 +127,8 @@ impl Mirror {
         self.kept.as_ref()
     }
 
-    /// Comes one page further, and never waits by itself. An error means that an operator is needed.
+    /// Comes one page further, and never waits by itself. An error means that an operator is
+    /// needed.
     pub(crate) async fn step(&mut self) -> Result<Step, MirrorError> {
         match self.one_page().await {
             Ok(step) => {
@@ -234,7 +245,8 @@ impl Kept {
         for (key, entry) in self.what_changed(client, &changes).await? {
             events.extend(apply(&mut self.entries, key, entry));
         }
-        // Not the answer's revision: changes that did not fit lie before it, and some that are in the page may lie behind it.
+        // Not the answer's revision: changes that did not fit lie before it, and some that are in
+        // the page may lie behind it.
         if let Some(last) = changes.pop() {
             self.revision = last.revision;
             self.last = Some(last);
@@ -249,7 +261,8 @@ impl Kept {
         client: &Client,
         changes: &[Change],
     ) -> Result<BTreeMap<String, Option<Entry>>, Trouble> {
-        // Each key's last change decides. What the copy has at that version or a later one was loaded with an earlier change.
+        // Each key's last change decides. What the copy has at that version or a later one was
+        // loaded with an earlier change.
         let stays = [Operation::Supersede, Operation::Refuse, Operation::Accept];
         let writes = changes.iter().flat_map(|change| &change.keys).filter(|one| !stays.contains(&one.operation));
         let newest: BTreeMap<_, _> = writes.map(|one| (&one.key, one)).collect();
@@ -298,7 +311,8 @@ async fn load(
     Ok(())
 }
 
-/// A key whose value its store has lost: a list tells its version all the same. Of the keys that begin with it, it is the first.
+/// A key whose value its store has lost: a list tells its version all the same. Of the keys that
+/// begin with it, it is the first.
 async fn entry_without_value(client: &Client, key: &str) -> Result<Option<Entry>, Trouble> {
     let mut cursor = None;
     loop {
@@ -329,7 +343,8 @@ fn apply(entries: &mut BTreeMap<String, Entry>, key: String, entry: Option<Entry
     Some(Event::Put { key, version, revision, has_value })
 }
 
-/// Full jitter: anything between nothing and a bound that doubles, so that many who failed at once do not come back at once.
+/// Full jitter: anything between nothing and a bound that doubles, so that many who failed at once
+/// do not come back at once.
 fn jitter(failures: u32) -> Duration {
     FIRST_WAIT.saturating_mul(1 << failures.min(16)).min(MAX_WAIT).mul_f64(fastrand::f64())
 }

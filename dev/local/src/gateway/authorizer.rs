@@ -32,7 +32,8 @@ pub enum Refusal {
 }
 
 impl JwtAuthorizer {
-    /// An authorizer for tokens of the issuers that `accepts_issuer` takes, signed with the key `jwk`.
+    /// An authorizer for tokens of the issuers that `accepts_issuer` takes, signed with the key
+    /// `jwk`.
     pub fn new(
         accepts_issuer: impl Fn(&str) -> bool + Send + Sync + 'static,
         audience: Vec<String>,
@@ -53,8 +54,8 @@ impl JwtAuthorizer {
         })
     }
 
-    /// Checks the `Authorization` header for a route that asks for one of `scopes`. The answer is what the event holds in
-    /// `requestContext.authorizer`.
+    /// Checks the `Authorization` header for a route that asks for one of `scopes`. The answer is
+    /// what the event holds in `requestContext.authorizer`.
     pub fn authorize(&self, authorization: Option<&str>, scopes: &[String]) -> Result<Value, Refusal> {
         let header = authorization.map(str::trim).filter(|header| !header.is_empty()).ok_or(Refusal::Missing)?;
         // API Gateway takes the bare token as well.
@@ -125,8 +126,8 @@ fn granted_scopes(claims: &Map<String, Value>) -> Vec<String> {
     }
 }
 
-/// A claim as the event shows it: always a text. Lists come as `[a b]`, which is how Go prints them; what has no
-/// documented form (objects, null) is written as Go would.
+/// A claim as the event shows it: always a text. Lists come as `[a b]`, which is how Go prints
+/// them; what has no documented form (objects, null) is written as Go would.
 fn claim_text(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),

@@ -1,9 +1,11 @@
 //! Cross-origin requests (CORS), as an HTTP API answers them where the template allows origins.
 //!
-//! By AWS's page *Configure CORS for HTTP APIs*: preflights, which are OPTIONS with `Origin` and `Access-Control-Request-Method`, are answered by
-//! the API itself, without authorizer and whether there is a route or not. The answer of a function to a request with an `Origin` gets the
-//! configured headers, and what the function says about CORS itself is left out. What the page does not say: an origin that is not allowed gets
-//! the answers without those headers, by which a browser keeps them from the page; and so do answers that the API makes itself, such as 401.
+//! By AWS's page *Configure CORS for HTTP APIs*: preflights, which are OPTIONS with `Origin` and
+//! `Access-Control-Request-Method`, are answered by the API itself, without authorizer and whether
+//! there is a route or not. The answer of a function to a request with an `Origin` gets the
+//! configured headers, and what the function says about CORS itself is left out. What the page does
+//! not say: an origin that is not allowed gets the answers without those headers, by which a
+//! browser keeps them from the page; and so do answers that the API makes itself, such as 401.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
@@ -109,7 +111,8 @@ mod tests {
         shown
     }
 
-    /// Promise: an origin is allowed if it is named, or its scheme is, and nothing that merely begins like one.
+    /// Promise: an origin is allowed if it is named, or its scheme is, and nothing that merely
+    /// begins like one.
     #[test]
     fn origins_are_allowed_by_name_or_scheme() {
         for (origins, origin, expected) in [
@@ -135,7 +138,8 @@ mod tests {
         }
     }
 
-    /// Promise: a preflight is an OPTIONS that says so, and is answered with what is allowed, or with nothing of it.
+    /// Promise: a preflight is an OPTIONS that says so, and is answered with what is allowed, or
+    /// with nothing of it.
     #[test]
     fn preflights_are_answered_without_a_route() {
         let ask = |method: &str, headers: &[(&str, &str)]| {

@@ -98,7 +98,8 @@ pub(super) fn event(parts: &Parts, body: &[u8], context: RequestContext<'_>) -> 
     event
 }
 
-/// Header names are in lower case already; doubles are joined by commas. API Gateway adds what it knows of the client.
+/// Header names are in lower case already; doubles are joined by commas. API Gateway adds what it
+/// knows of the client.
 fn headers(
     given: &HeaderMap,
     length: usize,
@@ -108,7 +109,8 @@ fn headers(
 ) -> Map<String, Value> {
     let mut headers = Map::new();
     for name in given.keys() {
-        // Cookies have a place of their own; the others speak of the connection, which ends at the gateway.
+        // Cookies have a place of their own; the others speak of the connection, which ends at the
+        // gateway.
         if [header::COOKIE, header::CONNECTION, header::TRANSFER_ENCODING].contains(name) {
             continue;
         }
@@ -130,7 +132,8 @@ fn headers(
     headers
 }
 
-/// A header's value as text. What is no UTF-8 is taken for Latin-1, which every byte is a character of.
+/// A header's value as text. What is no UTF-8 is taken for Latin-1, which every byte is a character
+/// of.
 fn text(value: &http::HeaderValue) -> String {
     match str::from_utf8(value.as_bytes()) {
         Ok(text) => text.to_owned(),
@@ -160,9 +163,10 @@ fn query_parameters(query: &str) -> Map<String, Value> {
     parameters
 }
 
-/// The body as text, and whether that is base64. As measured on AWS by others, only `text/*` and the three types below go
-/// as they are; everything else, a missing content type too, is base64. What should be text and is not UTF-8 goes as
-/// base64 as well, so that the function sees the bytes that were sent.
+/// The body as text, and whether that is base64. As measured on AWS by others, only `text/*` and
+/// the three types below go as they are; everything else, a missing content type too, is base64.
+/// What should be text and is not UTF-8 goes as base64 as well, so that the function sees the bytes
+/// that were sent.
 fn body_text(headers: &HeaderMap, body: &[u8]) -> (String, bool) {
     let content_type = headers.get(header::CONTENT_TYPE).map(text).unwrap_or_default().to_ascii_lowercase();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
@@ -284,7 +288,8 @@ mod tests {
         );
     }
 
-    /// Promise: names in lower case, doubles joined by commas, cookies in their own place, no header lost to odd bytes.
+    /// Promise: names in lower case, doubles joined by commas, cookies in their own place, no
+    /// header lost to odd bytes.
     #[test]
     fn headers_and_cookies() {
         let headers: [(&str, &[u8]); 9] = [

@@ -1,9 +1,12 @@
-//! A stand-in for an API Gateway HTTP API with payload format 2.0: what a request meets on its way to a function and back.
+//! A stand-in for an API Gateway HTTP API with payload format 2.0: what a request meets on its way
+//! to a function and back.
 //!
-//! Routes, scopes and authorizers come from the template. The limits are those of AWS: 10,240 bytes for the request line and
-//! headers, 10 MiB for a body, 6 MiB for an event and for an answer (the invocation payload of a function).
-//! The functions see and return bytes, as when deployed. HEAD is a method like any other; the HTTP server leaves out the body of its answer. What differs from AWS: plain HTTP, no throttling, no timeouts
-//! (a handler may be stopped in a debugger), and the deviations that the modules below name.
+//! Routes, scopes and authorizers come from the template. The limits are those of AWS: 10,240 bytes
+//! for the request line and headers, 10 MiB for a body, 6 MiB for an event and for an answer (the
+//! invocation payload of a function). The functions see and return bytes, as when deployed. HEAD is
+//! a method like any other; the HTTP server leaves out the body of its answer. What differs from
+//! AWS: plain HTTP, no throttling, no timeouts (a handler may be stopped in a debugger), and the
+//! deviations that the modules below name.
 
 mod authorizer;
 mod cors;
@@ -44,7 +47,8 @@ pub const MAX_PAYLOAD: usize = 6 * 1024 * 1024;
 /// How much of a body that is too large is still read, so that the client gets to see the answer.
 const MAX_DISCARDED: usize = 64 * 1024 * 1024;
 
-/// A function as the gateway knows it: the event's JSON in, the answer's JSON out, or what went wrong.
+/// A function as the gateway knows it: the event's JSON in, the answer's JSON out, or what went
+/// wrong.
 pub type Function = Arc<dyn Fn(Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync>;
 
 /// The gateway.
@@ -135,7 +139,8 @@ impl Gateway {
 
     async fn invoke(&self, name: &str, event: Vec<u8>) -> Result<Vec<u8>, String> {
         let function = self.functions.get(name).ok_or_else(|| format!("there is no function {name}"))?;
-        // A task of its own: a panic ends there, and the function finishes even if the client goes away, as on AWS.
+        // A task of its own: a panic ends there, and the function finishes even if the client goes
+        // away, as on AWS.
         let answer = tokio::spawn(function(event)).await.map_err(|error| format!("{name}: {error}"))??;
         if answer.len() > MAX_PAYLOAD {
             return Err(format!("{name} answered with {} bytes; the limit is {MAX_PAYLOAD}", answer.len()));

@@ -33,7 +33,8 @@ struct Answer {
     is_base64_encoded: Option<bool>,
 }
 
-/// The response for the bytes that a function returned. An answer without a status code is taken for the body of a 200.
+/// The response for the bytes that a function returned. An answer without a status code is taken
+/// for the body of a 200.
 pub(super) fn response(answer: &[u8]) -> Result<Response, ResponseError> {
     let value: Value = serde_json::from_slice(answer)?;
     if value.get("statusCode").is_none() {

@@ -34,11 +34,12 @@ pub struct Match<'a> {
 
 /// The path as API Gateway hands it on, percent-decoded exactly once.
 ///
-/// AWS's documentation calls `rawPath` the path as it came, but captured events of HTTP APIs show it decoded, `%2F`
-/// included, in `rawPath` and `pathParameters` alike (`/a%2Fb` arrives as `/a/b`); so routes are chosen by the decoded
-/// path, too. Two differences are deliberate, because otherwise a function would not see what is wrong with a key: an
-/// escape that is none (`%zz`) stays as it is, and a decoded `?` does not cut the path off (one published capture shows
-/// that it does on AWS). Bytes that are no UTF-8 become U+FFFD.
+/// AWS's documentation calls `rawPath` the path as it came, but captured events of HTTP APIs show
+/// it decoded, `%2F` included, in `rawPath` and `pathParameters` alike (`/a%2Fb` arrives as
+/// `/a/b`); so routes are chosen by the decoded path, too. Two differences are deliberate, because
+/// otherwise a function would not see what is wrong with a key: an escape that is none (`%zz`)
+/// stays as it is, and a decoded `?` does not cut the path off (one published capture shows that it
+/// does on AWS). Bytes that are no UTF-8 become U+FFFD.
 pub(super) fn decode_path(path: &str) -> String {
     percent_decode_str(path).decode_utf8_lossy().into_owned()
 }
@@ -50,16 +51,16 @@ impl Routes {
             .into_iter()
             .map(|route| Entry { segments: route.path.split('/').skip(1).map(segment).collect(), route })
             .collect();
-        // The first match is then the most specific: segment by segment a name before a parameter before a greedy one,
-        // and a method before ANY.
+        // The first match is then the most specific: segment by segment a name before a parameter
+        // before a greedy one, and a method before ANY.
         entries.sort_by(|a, b| {
             a.segments.cmp(&b.segments).then_with(|| (a.route.method == "ANY").cmp(&(b.route.method == "ANY")))
         });
         Self(entries)
     }
 
-    /// The route for `method` and the decoded `path`; none if API Gateway would answer 404 itself. That is also so for
-    /// HEAD and OPTIONS, which no route stands for unless it says so.
+    /// The route for `method` and the decoded `path`; none if API Gateway would answer 404 itself.
+    /// That is also so for HEAD and OPTIONS, which no route stands for unless it says so.
     pub fn find(&self, method: &str, path: &str) -> Option<Match<'_>> {
         self.0.iter().filter(|entry| entry.route.method == method || entry.route.method == "ANY").find_map(|entry| {
             let parameters = capture(&entry.segments, path.strip_prefix('/')?)?;
@@ -127,7 +128,8 @@ mod tests {
         }
     }
 
-    /// Promise: requests reach the function that they would reach on AWS, and none that the template does not route.
+    /// Promise: requests reach the function that they would reach on AWS, and none that the
+    /// template does not route.
     #[test]
     fn chooses_the_most_specific_route() {
         let routes =

@@ -1,9 +1,11 @@
 //! Request lines as they come over the wire, before anything has read them.
 //!
-//! A raw `#` begins no fragment in a request's target: there is none in one (RFC 9112, 3.2), and whoever sends it means something else. The
-//! parser of URIs below leaves it out all the same, with what is behind it, so that a request for one key would be answered with another's. It
-//! is the only byte that is treated so; other raw bytes are taken as they are, or refused. So the `#` is made one of those that are refused:
-//! the answer is 400, as the RFC asks for. What API Gateway does is not documented.
+//! A raw `#` begins no fragment in a request's target: there is none in one (RFC 9112, 3.2), and
+//! whoever sends it means something else. The parser of URIs below leaves it out all the same, with
+//! what is behind it, so that a request for one key would be answered with another's. It is the
+//! only byte that is treated so; other raw bytes are taken as they are, or refused. So the `#` is
+//! made one of those that are refused: the answer is 400, as the RFC asks for. What API Gateway
+//! does is not documented.
 
 use std::{
     io,
@@ -41,8 +43,8 @@ impl Listener for WholeTargets {
     }
 }
 
-/// A connection over which requests come one after the other. Of several that come at once, before the first is answered, only the first is
-/// looked at: no client that is in use does that.
+/// A connection over which requests come one after the other. Of several that come at once, before
+/// the first is answered, only the first is looked at: no client that is in use does that.
 #[derive(Debug)]
 pub(crate) struct Lines<S> {
     stream: S,
@@ -152,7 +154,8 @@ mod tests {
         }
     }
 
-    /// Promise: the next request is looked at as the first one was; what follows a 100 is the first one's body.
+    /// Promise: the next request is looked at as the first one was; what follows a 100 is the first
+    /// one's body.
     #[test]
     fn each_request_is_looked_at() {
         let mut place = Place::Begin.read(&mut b"PUT /a HTTP/1.1\r\nexpect: 100-continue\r\n\r\n".to_vec());

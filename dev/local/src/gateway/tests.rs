@@ -1,4 +1,5 @@
-//! The gateway as a client meets it: who gets in, what is too large, and what happens when a function fails.
+//! The gateway as a client meets it: who gets in, what is too large, and what happens when a
+//! function fails.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -177,7 +178,8 @@ fn valid_claims() -> Value {
     json!({"iss": ISSUER, "client_id": "tenantry-local", "exp": 9_999_999_999_i64, "scope": "config/read"})
 }
 
-/// Promise: no token that is not the issuer's own, unaltered, in time and meant for this API gets to a function.
+/// Promise: no token that is not the issuer's own, unaltered, in time and meant for this API gets
+/// to a function.
 #[tokio::test]
 async fn tokens_that_are_not_to_be_trusted_get_401() {
     let fixture = fixture();
@@ -315,7 +317,8 @@ async fn too_large_requests_are_refused() {
     }
 }
 
-/// Promise: a function that fails costs one request, says nothing of why, and the next one is answered.
+/// Promise: a function that fails costs one request, says nothing of why, and the next one is
+/// answered.
 #[tokio::test]
 async fn failing_functions_get_500() {
     let fixture = fixture();

@@ -31,8 +31,9 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D:
 
 /// The API's properties that local runs carry out.
 const CARRIED_OUT: [&str; 2] = ["Auth", "CorsConfiguration"];
-/// Those that change no answer here: logs, names, what is checked when it is deployed, and throttles that are far above what one machine does.
-/// A parameter that turns one of them is named by itself.
+/// Those that change no answer here: logs, names, what is checked when it is deployed, and
+/// throttles that are far above what one machine does. A parameter that turns one of them is named
+/// by itself.
 const WITHOUT_EFFECT: [&str; 7] =
     ["AccessLogSettings", "DefaultRouteSettings", "Description", "FailOnWarnings", "Name", "PropagateTags", "Tags"];
 

@@ -1,4 +1,5 @@
-//! What `CloudFormation` computes when it deploys a template (`Ref`, `Fn::Sub`, conditions, …), computed for this machine.
+//! What `CloudFormation` computes when it deploys a template (`Ref`, `Fn::Sub`, conditions, …),
+//! computed for this machine.
 
 use std::{
     cell::RefCell,
@@ -16,7 +17,8 @@ pub struct Surroundings {
     pub account: String,
     /// `AWS::StackName`; names that `CloudFormation` would make up begin with it.
     pub stack: String,
-    /// Values of the template's parameters; the others have their defaults. Lists are comma separated.
+    /// Values of the template's parameters; the others have their defaults. Lists are comma
+    /// separated.
     pub parameters: BTreeMap<String, String>,
 }
 
@@ -36,7 +38,8 @@ pub enum ResolveError {
     /// An attribute without a local counterpart.
     #[error("{0}.{1} has no local value")]
     UnknownAttribute(String, String),
-    /// An intrinsic function that this module does not compute, or one with arguments it does not take.
+    /// An intrinsic function that this module does not compute, or one with arguments it does not
+    /// take.
     #[error("{0} is not supported locally")]
     Unsupported(String),
     /// Definitions that refer to one another.

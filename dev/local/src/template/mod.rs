@@ -1,9 +1,10 @@
-//! What `template.yaml` says about the suite, in terms of this machine: routes, functions with their environments and
-//! roles, the table, event rules and schedules, queues and the streaming service. Nothing of this is written down a second time for local
-//! runs.
+//! What `template.yaml` says about the suite, in terms of this machine: routes, functions with
+//! their environments and roles, the table, event rules and schedules, queues and the streaming
+//! service. Nothing of this is written down a second time for local runs.
 //!
-//! Resources whose condition does not hold are not there. Those that only watch or protect (alarms, dashboards, load balancers, …)
-//! have no local counterpart and are passed over; anything that would carry a request or an event and cannot be run here is an error at start.
+//! Resources whose condition does not hold are not there. Those that only watch or protect (alarms,
+//! dashboards, load balancers, …) have no local counterpart and are passed over; anything that
+//! would carry a request or an event and cannot be run here is an error at start.
 
 mod api;
 mod intrinsics;

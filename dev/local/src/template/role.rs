@@ -1,4 +1,5 @@
-//! IAM roles of the template: who may take them on, and what they allow. What policies mean is the emulator's to say.
+//! IAM roles of the template: who may take them on, and what they allow. What policies mean is the
+//! emulator's to say.
 
 use serde::Deserialize;
 use serde_json::Value;

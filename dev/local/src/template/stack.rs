@@ -180,7 +180,8 @@ impl Stack {
                 RULE => resource["Properties"]["Targets"].is_array(),
                 _ => false,
             };
-            // Nobody asks whether something is there that is passed over: the parameters that decide it have no effect then.
+            // Nobody asks whether something is there that is passed over: the parameters that
+            // decide it have no effect then.
             if !(is_run || carries_traffic(kind(resource))) || !reader.is_made(name, resource)? {
                 continue;
             }
@@ -189,7 +190,8 @@ impl Stack {
             }
             made.push((name, resource));
         }
-        // The API, the roles and the queues first: routes take its default authorizer, policies add to roles, and rules feed queues.
+        // The API, the roles and the queues first: routes take its default authorizer, policies add
+        // to roles, and rules feed queues.
         for &(name, resource) in &made {
             match kind(resource) {
                 HTTP_API => reader.api(name, resource)?,
@@ -214,8 +216,8 @@ impl Stack {
         Ok(reader.stack)
     }
 
-    /// The rule or schedule targets and routes of all functions name functions that exist, by construction; this is the
-    /// environment of one of them.
+    /// The rule or schedule targets and routes of all functions name functions that exist, by
+    /// construction; this is the environment of one of them.
     pub fn function(&self, binary: &str) -> Result<&Function, StackError> {
         self.functions.get(binary).ok_or_else(|| shape(binary, "the template has no function with this binary"))
     }
@@ -234,7 +236,8 @@ const TASK: &str = "AWS::ECS::TaskDefinition";
 /// How long a call may take where the template says nothing, in seconds.
 const DEFAULT_TIMEOUT: u64 = 3;
 
-/// Resource types that would bring requests or events to the suite by ways that local runs do not have.
+/// Resource types that would bring requests or events to the suite by ways that local runs do not
+/// have.
 fn carries_traffic(kind: &str) -> bool {
     kind.starts_with("AWS::Serverless::")
         || matches!(
@@ -410,8 +413,8 @@ impl Reader<'_> {
         text(&name).ok_or_else(|| shape(logical_id, "its name is not a text"))
     }
 
-    /// Where a property of a function may stand, the later before the earlier: in the globals, if it takes that one of them, and
-    /// at the function itself.
+    /// Where a property of a function may stand, the later before the earlier: in the globals, if
+    /// it takes that one of them, and at the function itself.
     fn sources<'v>(&'v self, resource: &'v Value, property: &str) -> impl Iterator<Item = &'v Value> + use<'v> {
         let ignored = match &resource["IgnoreGlobals"] {
             Value::String(all) => all == "*",

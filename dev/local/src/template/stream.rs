@@ -1,5 +1,6 @@
-//! The streaming service as the template has it: its container's settings and its role, the queue of its hints, and the rule that
-//! feeds it. The load balancer, networks and the service's numbers have no local counterpart.
+//! The streaming service as the template has it: its container's settings and its role, the queue
+//! of its hints, and the rule that feeds it. The load balancer, networks and the service's numbers
+//! have no local counterpart.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -73,7 +74,8 @@ pub(super) struct RuleTarget {
     _retry_policy: Value,
 }
 
-/// `AWS::ECS::TaskDefinition`: its properties that mean something here. The role is read from the template itself, by its name there.
+/// `AWS::ECS::TaskDefinition`: its properties that mean something here. The role is read from the
+/// template itself, by its name there.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct TaskProperties {

@@ -1,5 +1,5 @@
-//! `CloudFormation`'s YAML as JSON: short tags (`!Ref x`) become their long form (`{"Ref": "x"}`), so that everything after
-//! this module knows one way of writing a template.
+//! `CloudFormation`'s YAML as JSON: short tags (`!Ref x`) become their long form (`{"Ref": "x"}`),
+//! so that everything after this module knows one way of writing a template.
 
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Map, Number, Value};

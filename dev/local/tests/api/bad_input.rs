@@ -11,7 +11,8 @@ async fn nothing_is_written(tenant: &Tenant<'_>) {
     assert_eq!((list.revision(), &list.body["entries"]), (0, &json!([])));
 }
 
-/// Promise: what breaks a rule of keys, queries, headers, cursors or bodies is refused by the name of the rule.
+/// Promise: what breaks a rule of keys, queries, headers, cursors or bodies is refused by the name
+/// of the rule.
 #[tokio::test]
 async fn each_rule_has_its_problem() {
     let api = Api::start().await;
@@ -98,7 +99,8 @@ async fn each_rule_has_its_problem() {
     api.suite.stop().await;
 }
 
-/// Promise: who sends many keys or operations is told by position, and by key where there is one, which of them is wrong.
+/// Promise: who sends many keys or operations is told by position, and by key where there is one,
+/// which of them is wrong.
 #[tokio::test]
 async fn the_wrong_one_of_many_is_named() {
     let api = Api::start().await;
@@ -132,7 +134,8 @@ async fn the_wrong_one_of_many_is_named() {
     api.suite.stop().await;
 }
 
-/// Promise: bodies of any size from nothing to 10 MB and beyond are refused by a limit, not by a failure.
+/// Promise: bodies of any size from nothing to 10 MB and beyond are refused by a limit, not by a
+/// failure.
 #[tokio::test]
 async fn bodies_of_any_size_are_survived() {
     let api = Api::start().await;
@@ -167,8 +170,8 @@ fn is_refused(answer: &Answer) -> bool {
     (400..500).contains(&answer.status)
 }
 
-/// Promise: thousands of requests put together at random from parts that hurt get no 5xx, and what is acknowledged is all that is
-/// written.
+/// Promise: thousands of requests put together at random from parts that hurt get no 5xx, and what
+/// is acknowledged is all that is written.
 #[tokio::test]
 async fn noise_never_gets_a_500() {
     let api = Api::start().await;

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::harness::{Api, CIRCUIT, Tenant};
 
-/// Promise: a warm read of an unchanged tenant costs one small read of the head, whatever the store, and a change costs the
-/// changed key only.
+/// Promise: a warm read of an unchanged tenant costs one small read of the head, whatever the
+/// store, and a change costs the changed key only.
 #[tokio::test]
 async fn a_warm_read_costs_one_look_at_the_head() {
     let api = Api::start().await;
@@ -75,7 +75,8 @@ async fn each_strategy_costs_what_is_stated() {
         tenant.put(&key, &json!("old")).await.expect(201);
         api.settled().await;
         api.suite.emulator().calls().reset();
-        // Events come when the answer is there, and one by one: what comes earlier may find a put not yet committed.
+        // Events come when the answer is there, and one by one: what comes earlier may find a put
+        // not yet committed.
         api.suite.emulator().set_event_fate(EventFate::Delayed);
         tenant.put(&key, &json!("new")).await.expect(200);
         api.suite.emulator().set_event_fate(EventFate::Delivered);
@@ -91,8 +92,9 @@ async fn each_strategy_costs_what_is_stated() {
     api.suite.stop().await;
 }
 
-/// Promise: under every tag, a change costs a warm environment one look at what changed and one load of that very key: nothing for its
-/// neighbours, nothing for any other tenant, and nothing the second time.
+/// Promise: under every tag, a change costs a warm environment one look at what changed and one
+/// load of that very key: nothing for its neighbours, nothing for any other tenant, and nothing the
+/// second time.
 #[tokio::test]
 async fn a_change_costs_its_own_key_once() {
     let api = Api::start().await;
@@ -139,7 +141,8 @@ async fn a_change_costs_its_own_key_once() {
     api.suite.stop().await;
 }
 
-/// Promise: `max-age` is a bound: what was validated longer ago is validated again, and without it every read sees the newest.
+/// Promise: `max-age` is a bound: what was validated longer ago is validated again, and without it
+/// every read sees the newest.
 #[tokio::test]
 async fn max_age_is_a_bound() {
     let api = Api::start().await;
@@ -159,8 +162,9 @@ async fn max_age_is_a_bound() {
     api.suite.stop().await;
 }
 
-/// Promise: while a store is down, who accepts it gets the last known value, marked and with its age; who does not, a 503 that
-/// says when to come back; and the newest value again soon after the store is back.
+/// Promise: while a store is down, who accepts it gets the last known value, marked and with its
+/// age; who does not, a 503 that says when to come back; and the newest value again soon after the
+/// store is back.
 #[tokio::test]
 async fn an_outage_is_survived_by_those_who_allow_it() {
     let api = Api::start().await;

@@ -23,8 +23,9 @@ fn comments(page: &Value, list: &str) -> Vec<Option<Value>> {
     page[list].as_array().expect("a list").iter().map(|one| one.get("comment").cloned()).collect()
 }
 
-/// Promise: under every tag, a comment is shown with the version that it was given for, as the current one and as an old one, in lists,
-/// batches, the history, the feed and the event, by whoever that is published; and never with another version.
+/// Promise: under every tag, a comment is shown with the version that it was given for, as the
+/// current one and as an old one, in lists, batches, the history, the feed and the event, by
+/// whoever that is published; and never with another version.
 #[tokio::test]
 async fn a_comment_belongs_to_its_commit() {
     let api = Api::start().await;
@@ -78,8 +79,8 @@ fn first_comment() -> Value {
     json!("größer, \"as\" asked \\o/")
 }
 
-/// Promise: a transaction has one comment, which each of its keys shows; what others do in Parameter Store has none, also where the
-/// version before had one.
+/// Promise: a transaction has one comment, which each of its keys shows; what others do in
+/// Parameter Store has none, also where the version before had one.
 #[tokio::test]
 async fn a_transaction_has_one_and_an_operator_has_none() {
     let api = Api::start().await;
@@ -114,7 +115,8 @@ async fn a_transaction_has_one_and_an_operator_has_none() {
     api.suite.stop().await;
 }
 
-/// Promise: the comment is a part of the request: with the same idempotency key it is the same one or refused, a DELETE's, too.
+/// Promise: the comment is a part of the request: with the same idempotency key it is the same one
+/// or refused, a DELETE's, too.
 #[tokio::test]
 async fn a_repeated_request_has_the_same_comment() {
     let api = Api::start().await;
@@ -137,7 +139,8 @@ async fn a_repeated_request_has_the_same_comment() {
     api.suite.stop().await;
 }
 
-/// Promise: what is no comment, or stands where none is taken, is refused before anything is written, with what to do.
+/// Promise: what is no comment, or stands where none is taken, is refused before anything is
+/// written, with what to do.
 #[tokio::test]
 async fn a_bad_comment_writes_nothing() {
     let api = Api::start().await;

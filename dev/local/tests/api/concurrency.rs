@@ -1,4 +1,5 @@
-//! Many at once: no update is lost, no number is used twice or left out, and no reader goes back in time.
+//! Many at once: no update is lost, no number is used twice or left out, and no reader goes back in
+//! time.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -26,8 +27,8 @@ fn sorted(answers: &[Answer], member: &str) -> Vec<u64> {
     numbers
 }
 
-/// Promise: of 32 writers on one key each takes a version and a revision of its own, without gaps, and every acknowledged value
-/// stands in the history; Parameter Store ends with the newest.
+/// Promise: of 32 writers on one key each takes a version and a revision of its own, without gaps,
+/// and every acknowledged value stands in the history; Parameter Store ends with the newest.
 #[tokio::test]
 async fn no_update_of_one_key_is_lost() {
     for tag in ["tenant_config_", "param_config_"] {
@@ -56,8 +57,9 @@ async fn no_update_of_one_key_is_lost() {
     }
 }
 
-/// Promise: 32 write-around writers of one key lose nothing either: each acknowledged value can be read from the history, nobody
-/// puts in vain, and those who could not get through within their time say so, and wrote nothing.
+/// Promise: 32 write-around writers of one key lose nothing either: each acknowledged value can be
+/// read from the history, nobody puts in vain, and those who could not get through within their
+/// time say so, and wrote nothing.
 #[tokio::test]
 async fn no_update_around_the_ledger_is_lost() {
     let api = Api::start().await;
@@ -83,7 +85,8 @@ async fn no_update_around_the_ledger_is_lost() {
         written.into_iter().map(|(version, value)| (json!(version), value)).collect::<Vec<_>>()
     );
 
-    // What a writer without success put may lie there as the newest until config-refresh has put it right.
+    // What a writer without success put may lie there as the newest until config-refresh has put it
+    // right.
     let committed = acme.get(key).await.expect(200).body["value"].as_str().map(str::to_owned);
     api.settled().await;
     api.pass(tenantry::ledger::GRACE * 2);
@@ -112,7 +115,8 @@ async fn one_writer_wins_per_if_match() {
     api.suite.stop().await;
 }
 
-/// Promise: 32 writers on keys of their own share the tenant's revisions without gaps, and the feed shows each once, in order.
+/// Promise: 32 writers on keys of their own share the tenant's revisions without gaps, and the feed
+/// shows each once, in order.
 #[tokio::test]
 async fn one_tenants_revisions_have_no_gaps() {
     let api = Api::start().await;
@@ -130,7 +134,8 @@ async fn one_tenants_revisions_have_no_gaps() {
     api.suite.stop().await;
 }
 
-/// Promise: a reader never sees an older version, an older revision, or half a transaction, whatever is being written.
+/// Promise: a reader never sees an older version, an older revision, or half a transaction,
+/// whatever is being written.
 #[tokio::test]
 async fn a_reader_never_goes_back() {
     let api = Api::start().await;
@@ -170,7 +175,8 @@ async fn a_reader_never_goes_back() {
     api.suite.stop().await;
 }
 
-/// Promise: a batch that is read while a transaction is committed shows all of it or nothing, whatever is in memory already.
+/// Promise: a batch that is read while a transaction is committed shows all of it or nothing,
+/// whatever is in memory already.
 #[tokio::test]
 async fn no_batch_shows_half_a_transaction() {
     let api = Api::start().await;
@@ -180,7 +186,8 @@ async fn no_batch_shows_half_a_transaction() {
         acme.transaction(&json!([{"op": "put", "key": keys[0], "value": n}, {"op": "put", "key": keys[1], "value": n}]))
     };
     write(1).await.expect(200);
-    // One of them is in memory, the other is not; and the head has been looked at when the transaction comes.
+    // One of them is in memory, the other is not; and the head has been looked at when the
+    // transaction comes.
     acme.get(keys[0]).await.expect(200);
     let held = api.suite.emulator().faults().hold("BatchGetItem", 0);
     let reading = acme.batch_get(&keys).into_future();

@@ -1,4 +1,5 @@
-//! Conditional requests (RFC 9110, 13): what is known is not sent again, and what is not meant is not shown.
+//! Conditional requests (RFC 9110, 13): what is known is not sent again, and what is not meant is
+//! not shown.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use emulator::EventFate;
@@ -33,7 +34,8 @@ async fn ask(tenant: &Tenant<'_>, path: &str, known: &str) -> Answer {
     tenant.call(Method::GET, path).header("if-none-match", known).await
 }
 
-/// Promise: whoever has the page of a tenant that has not changed is told so after one look at its head: no query, no parameter.
+/// Promise: whoever has the page of a tenant that has not changed is told so after one look at its
+/// head: no query, no parameter.
 #[tokio::test]
 async fn an_unchanged_page_costs_one_look() {
     let api = Api::start().await;
@@ -62,7 +64,8 @@ async fn an_unchanged_page_costs_one_look() {
     api.suite.stop().await;
 }
 
-/// Promise: a tag stands for one tenant, query, right, revision and history; whoever has another is sent the page.
+/// Promise: a tag stands for one tenant, query, right, revision and history; whoever has another is
+/// sent the page.
 #[tokio::test]
 async fn a_pages_tag_fits_nothing_else() {
     let api = Api::start().await;
@@ -106,7 +109,8 @@ async fn a_pages_tag_fits_nothing_else() {
     api.suite.stop().await;
 }
 
-/// Promise: a page that lacks a value has no tag, so that whoever polls gets the value once it is there.
+/// Promise: a page that lacks a value has no tag, so that whoever polls gets the value once it is
+/// there.
 #[tokio::test]
 async fn a_page_that_lacks_a_value_has_no_tag() {
     let api = Api::start().await;
@@ -123,8 +127,9 @@ async fn a_page_that_lacks_a_value_has_no_tag() {
     api.suite.stop().await;
 }
 
-/// Promise: a read of an entry that is not the one that the caller means is 412, before anything is said of what the caller knows
-/// (RFC 9110, 13.2.2); of an entry that is not there it is 404 all the same.
+/// Promise: a read of an entry that is not the one that the caller means is 412, before anything is
+/// said of what the caller knows (RFC 9110, 13.2.2); of an entry that is not there it is 404 all
+/// the same.
 #[tokio::test]
 async fn reads_keep_the_order_of_conditions() {
     let api = Api::start().await;
@@ -165,7 +170,8 @@ async fn reads_keep_the_order_of_conditions() {
     api.suite.stop().await;
 }
 
-/// Promise: whoever sends the current tag as a weak one is told that this is why nothing was written, alone and in a transaction.
+/// Promise: whoever sends the current tag as a weak one is told that this is why nothing was
+/// written, alone and in a transaction.
 #[tokio::test]
 async fn a_weak_tag_of_a_write_is_explained() {
     let api = Api::start().await;

@@ -1,5 +1,5 @@
-//! Processes that die between two steps, and answers that get lost: what was acknowledged stays, what is owed is done in the end,
-//! nothing happens twice.
+//! Processes that die between two steps, and answers that get lost: what was acknowledged stays,
+//! what is owed is done in the end, nothing happens twice.
 
 use emulator::Fault;
 use serde_json::{Value, json};
@@ -7,7 +7,8 @@ use tenantry::ledger::GRACE;
 
 use crate::harness::{Api, Tenant};
 
-/// Has config-write carry out `request` and die while `operation` is under way for the first time: the call came in and was not executed.
+/// Has config-write carry out `request` and die while `operation` is under way for the first time:
+/// the call came in and was not executed.
 async fn die_before(api: &Api, tenant: &Tenant<'_>, operation: &str, request: Value) {
     let reached = api.suite.emulator().faults().inject(operation, Fault::NoReply, 1);
     tokio::select! {
@@ -21,8 +22,8 @@ pub(crate) fn put(tenant: &Tenant<'_>, key: &str, value: &str) -> Value {
     tenant.event("PUT", &format!("/v1/config/{key}"), &json!({"value": value}))
 }
 
-/// Lets the time pass after which work counts as abandoned, and has config-refresh look twice: what the first run leaves is put
-/// off, never forgotten. Afterwards nothing more must be owed.
+/// Lets the time pass after which work counts as abandoned, and has config-refresh look twice: what
+/// the first run leaves is put off, never forgotten. Afterwards nothing more must be owed.
 pub(crate) async fn recover(api: &Api) {
     api.sweep(2).await;
     api.pass(GRACE * 3);
@@ -34,7 +35,8 @@ pub(crate) async fn recover(api: &Api) {
     }
 }
 
-/// Promise: a change whose writer died before publishing it is published by the sweep, once, and not again.
+/// Promise: a change whose writer died before publishing it is published by the sweep, once, and
+/// not again.
 #[tokio::test]
 async fn an_event_is_never_lost() {
     let api = Api::start().await;
@@ -52,7 +54,8 @@ async fn an_event_is_never_lost() {
     api.suite.stop().await;
 }
 
-/// Promise: what an event tells of is committed: nothing is published of a write that is not, or not yet.
+/// Promise: what an event tells of is committed: nothing is published of a write that is not, or
+/// not yet.
 #[tokio::test]
 async fn no_event_comes_before_its_commit() {
     let api = Api::start().await;
@@ -64,7 +67,8 @@ async fn no_event_comes_before_its_commit() {
     api.suite.stop().await;
 }
 
-/// Promise: an event that EventBridge refused is not lost either, and the writer's answer does not suffer.
+/// Promise: an event that EventBridge refused is not lost either, and the writer's answer does not
+/// suffer.
 #[tokio::test]
 async fn a_refused_event_is_published_later() {
     let api = Api::start().await;
@@ -79,7 +83,8 @@ async fn a_refused_event_is_published_later() {
     api.suite.stop().await;
 }
 
-/// Promise: a commit whose answer was lost took place once, and is answered as done, with or without an idempotency key.
+/// Promise: a commit whose answer was lost took place once, and is answered as done, with or
+/// without an idempotency key.
 #[tokio::test]
 async fn a_lost_answer_is_no_lost_race() {
     let api = Api::start().await;
@@ -97,7 +102,8 @@ async fn a_lost_answer_is_no_lost_race() {
     api.suite.stop().await;
 }
 
-/// Promise: where the outcome of a commit cannot be found out, the answer says so, and the same idempotency key finds out later.
+/// Promise: where the outcome of a commit cannot be found out, the answer says so, and the same
+/// idempotency key finds out later.
 #[tokio::test]
 async fn an_unknown_outcome_is_said_and_found_out() {
     let api = Api::start().await;
@@ -114,8 +120,8 @@ async fn an_unknown_outcome_is_said_and_found_out() {
     api.suite.stop().await;
 }
 
-/// Promise: a conflict or a throttle that passes is not the writer's problem; one that stays is 429 or 409, says when to come back,
-/// and wrote nothing.
+/// Promise: a conflict or a throttle that passes is not the writer's problem; one that stays is 429
+/// or 409, says when to come back, and wrote nothing.
 #[tokio::test]
 async fn what_passes_is_waited_for() {
     let api = Api::start().await;
@@ -133,7 +139,8 @@ async fn what_passes_is_waited_for() {
     api.suite.stop().await;
 }
 
-/// Promise: a write-through whose put fails is committed, says `pending`, and is put later; around the ledger it fails as a whole.
+/// Promise: a write-through whose put fails is committed, says `pending`, and is put later; around
+/// the ledger it fails as a whole.
 #[tokio::test]
 async fn a_store_that_is_down_makes_a_write_pending() {
     let api = Api::start().await;
@@ -154,7 +161,8 @@ async fn a_store_that_is_down_makes_a_write_pending() {
     api.suite.stop().await;
 }
 
-/// Promise: a put whose answer was lost leaves nothing behind that anybody reads, and the value is where it belongs in the end.
+/// Promise: a put whose answer was lost leaves nothing behind that anybody reads, and the value is
+/// where it belongs in the end.
 #[tokio::test]
 async fn a_put_whose_answer_was_lost_comes_right() {
     for tag in ["param_config_", "around_config_", "secret_config_"] {

@@ -1,5 +1,6 @@
-//! Every crash point: a function dies at each of its calls to AWS in turn, and the call takes effect at once, late, or never. What was
-//! acknowledged stays, nothing is torn, counted twice or left out, and everything comes right.
+//! Every crash point: a function dies at each of its calls to AWS in turn, and the call takes
+//! effect at once, late, or never. What was acknowledged stays, nothing is torn, counted twice or
+//! left out, and everything comes right.
 
 use emulator::{ANY, EventFate, Held};
 use fastrand::Rng;
@@ -101,9 +102,10 @@ struct Death<'a> {
     rival: bool,
 }
 
-/// Promise: wherever config-write dies, whatever it was doing, under every strategy, and whatever becomes of its last call: each version and
-/// revision is there once; what was acknowledged before and after is there; a transaction is there whole or not at all; all changes are
-/// published; Parameter Store ends with what is committed; and the next write is possible at once.
+/// Promise: wherever config-write dies, whatever it was doing, under every strategy, and whatever
+/// becomes of its last call: each version and revision is there once; what was acknowledged before
+/// and after is there; a transaction is there whole or not at all; all changes are published;
+/// Parameter Store ends with what is committed; and the next write is possible at once.
 async fn writes_die(tag: &str, points: usize) {
     let mut cases = 0;
     for seed in seeds() {
@@ -171,7 +173,8 @@ async fn write_dies(tag: &str, operation: Operation, seed: u64) -> usize {
             api.suite.emulator().set_event_fate(EventFate::Delivered);
             break;
         }
-        // A removal has the field to itself for 30 seconds; that it comes later than that is not foreseen.
+        // A removal has the field to itself for 30 seconds; that it comes later than that is not
+        // foreseen.
         let outcomes: &[Call] = if operation == Operation::Delete {
             &[Call::AtOnce, Call::Never]
         } else {

@@ -1,4 +1,5 @@
-//! What a delete takes along: values that lie in their store alone go with it, and whoever deletes is told.
+//! What a delete takes along: values that lie in their store alone go with it, and whoever deletes
+//! is told.
 
 use emulator::Fault;
 use local::Options;
@@ -17,7 +18,8 @@ fn is_around(tag: &str) -> bool {
     matches!(tag, "around_config_" | "secret_config_")
 }
 
-/// That version 1 of a key is gone, for every reader of it, because of the delete that is version `deletion`.
+/// That version 1 of a key is gone, for every reader of it, because of the delete that is version
+/// `deletion`.
 async fn is_gone_by(tenant: &Tenant<'_>, key: &str, deletion: u64) {
     for call in [tenant.roll_back(key, 1), tenant.get(&format!("{key}?version=1"))] {
         let gone = call.await.expect_problem(410, "gone");
@@ -31,8 +33,9 @@ async fn is_gone_by(tenant: &Tenant<'_>, key: &str, deletion: u64) {
     assert_eq!(history.each("versions", "valueGone").last(), Some(&json!(true)), "{}", history.text);
 }
 
-/// Promise: a delete says whether the older values go with it, a repeated one and one in a transaction, too; what it says is so, and who
-/// asks for such a value is told which delete removed it. Where the ledger has the values they can be had and rolled back to.
+/// Promise: a delete says whether the older values go with it, a repeated one and one in a
+/// transaction, too; what it says is so, and who asks for such a value is told which delete removed
+/// it. Where the ledger has the values they can be had and rolled back to.
 #[tokio::test]
 async fn a_delete_says_what_goes_with_it() {
     let api = Api::start().await;
@@ -74,8 +77,9 @@ async fn a_delete_says_what_goes_with_it() {
     api.suite.stop().await;
 }
 
-/// Promise: while the removal that a delete owes is pending the older values are there, for the API as for direct readers; the answer
-/// says both. A rollback keeps them; without one they go when config-refresh makes up for it.
+/// Promise: while the removal that a delete owes is pending the older values are there, for the API
+/// as for direct readers; the answer says both. A rollback keeps them; without one they go when
+/// config-refresh makes up for it.
 #[tokio::test]
 async fn a_pending_delete_has_not_removed_anything_yet() {
     let api = Api::frozen().await;
@@ -103,8 +107,8 @@ async fn a_pending_delete_has_not_removed_anything_yet() {
     api.suite.stop().await;
 }
 
-/// Promise: an operator who removes a secret's parameter takes its older values along, too, and whoever looks for them is told of the
-/// deletion that this became.
+/// Promise: an operator who removes a secret's parameter takes its older values along, too, and
+/// whoever looks for them is told of the deletion that this became.
 #[tokio::test]
 async fn an_operators_removal_is_named_as_well() {
     let api = Api::frozen().await;

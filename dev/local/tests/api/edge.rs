@@ -1,4 +1,5 @@
-//! What HTTP and browsers ask of any server, and what clients send that means something else to others.
+//! What HTTP and browsers ask of any server, and what clients send that means something else to
+//! others.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,8 @@ fn lasting(headers: &HeaderMap) -> BTreeMap<String, String> {
     lasting.map(|(name, value)| (name.to_string(), text(value))).collect()
 }
 
-/// Promise: HEAD is answered as GET is, with the same status and headers, the length among them, and without a body; to the same people.
+/// Promise: HEAD is answered as GET is, with the same status and headers, the length among them,
+/// and without a body; to the same people.
 #[tokio::test]
 async fn head_is_get_without_the_body() {
     let api = Api::start().await;
@@ -61,7 +63,8 @@ async fn head_is_get_without_the_body() {
     api.suite.stop().await;
 }
 
-/// Promise: a byte order mark before the body is no part of it, and a packed body is refused as one, not as bad JSON.
+/// Promise: a byte order mark before the body is no part of it, and a packed body is refused as
+/// one, not as bad JSON.
 #[tokio::test]
 async fn bodies_come_as_text() {
     let api = Api::start().await;
@@ -83,7 +86,8 @@ async fn bodies_come_as_text() {
     api.suite.stop().await;
 }
 
-/// Promise: no byte in a path makes the name of another key of it: a target is taken whole, or refused.
+/// Promise: no byte in a path makes the name of another key of it: a target is taken whole, or
+/// refused.
 #[tokio::test]
 async fn no_raw_byte_cuts_a_path() {
     let api = Api::start().await;
@@ -112,7 +116,8 @@ async fn no_raw_byte_cuts_a_path() {
             [b"/v1/config?limit=5", &[byte][..], b"0"].concat(),
         ] {
             let status = status(&target).await;
-            // A digit makes another number of the second one, which is too large; `&` a parameter that is unknown.
+            // A digit makes another number of the second one, which is too large; `&` a parameter
+            // that is unknown.
             assert!(matches!(status, 400 | 404), "{status} for {:?}", String::from_utf8_lossy(&target));
         }
     }
@@ -127,7 +132,8 @@ fn preflight<'a>(api: &'a Api, origin: &str) -> Call<'a> {
     call.header("access-control-request-method", "PUT").header("access-control-request-headers", "authorization")
 }
 
-/// Promise: with the parameter `CorsOrigins` pages of these origins may call the API, preflights included, as the template says; without it none may.
+/// Promise: with the parameter `CorsOrigins` pages of these origins may call the API, preflights
+/// included, as the template says; without it none may.
 #[tokio::test]
 async fn pages_of_allowed_origins_may_call() {
     let parameters = [("CorsOrigins".to_owned(), "https://a.example, http://localhost:3000".to_owned())].into();

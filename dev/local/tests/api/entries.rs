@@ -77,8 +77,8 @@ fn shows(answer: Answer, value: &Value, written: &Answer) -> Answer {
     answer
 }
 
-/// That the history shows these values, newest first, a page at a time, and each version on its own. Where the parameter was
-/// deleted its versions went with it, and the history says so.
+/// That the history shows these values, newest first, a page at a time, and each version on its
+/// own. Where the parameter was deleted its versions went with it, and the history says so.
 async fn history_holds(tenant: &Tenant<'_>, key: &str, tag: &str, newest_first: &[Option<&Value>]) {
     let gone = matches!(tag, "around_config_" | "secret_config_");
     let mut path = "limit=3".to_owned();
@@ -140,7 +140,8 @@ async fn secure_strings_conform() {
     conforms("secret_config_").await;
 }
 
-/// Promise: a value comes back byte for byte from every store, also where Parameter Store would trim, refuse or resolve it.
+/// Promise: a value comes back byte for byte from every store, also where Parameter Store would
+/// trim, refuse or resolve it.
 #[tokio::test]
 async fn values_come_back_byte_for_byte() {
     let api = Api::start().await;
@@ -173,8 +174,8 @@ async fn values_come_back_byte_for_byte() {
     api.suite.stop().await;
 }
 
-/// Promise: a parameter lies where direct readers look for it, strings raw, other values as JSON, secrets encrypted, and is gone
-/// after a delete, whatever the strategy.
+/// Promise: a parameter lies where direct readers look for it, strings raw, other values as JSON,
+/// secrets encrypted, and is gone after a delete, whatever the strategy.
 #[tokio::test]
 async fn parameters_lie_where_direct_readers_look() {
     let api = Api::start().await;
@@ -201,7 +202,8 @@ async fn parameters_lie_where_direct_readers_look() {
     api.suite.stop().await;
 }
 
-/// Promise: each write puts its parameter exactly once, although the event of the write has config-refresh look at it, too.
+/// Promise: each write puts its parameter exactly once, although the event of the write has
+/// config-refresh look at it, too.
 #[tokio::test]
 async fn a_write_costs_one_put() {
     let api = Api::start().await;
@@ -218,7 +220,8 @@ async fn a_write_costs_one_put() {
     api.suite.stop().await;
 }
 
-/// Promise: lists come in byte order of their keys, without deleted ones, a page at a time, across tags and stores.
+/// Promise: lists come in byte order of their keys, without deleted ones, a page at a time, across
+/// tags and stores.
 #[tokio::test]
 async fn lists_are_ordered_and_paged() {
     let api = Api::start().await;
@@ -289,8 +292,8 @@ async fn neighbouring_keys_share_no_history() {
     api.suite.stop().await;
 }
 
-/// Promise: whoever has an old version is told so by its tag, as with the current one; what there is not to show is said all the
-/// same.
+/// Promise: whoever has an old version is told so by its tag, as with the current one; what there
+/// is not to show is said all the same.
 #[tokio::test]
 async fn old_versions_are_revalidated_by_their_tags() {
     let api = Api::start().await;
@@ -321,8 +324,8 @@ async fn old_versions_are_revalidated_by_their_tags() {
     api.suite.stop().await;
 }
 
-/// Promise: keys that are deleted cost a list little, however short its pages, and a page ends after many of them, perhaps empty,
-/// with a cursor that goes on behind them.
+/// Promise: keys that are deleted cost a list little, however short its pages, and a page ends
+/// after many of them, perhaps empty, with a cursor that goes on behind them.
 #[tokio::test]
 async fn lists_get_past_many_deleted_keys() {
     let api = Api::start().await;
@@ -373,8 +376,9 @@ async fn batches_tell_found_from_missing() {
     api.suite.stop().await;
 }
 
-/// Promise: a value that somebody took out of its store behind our back is an outage to who asks for it alone; in a list and a
-/// batch it is marked, and its neighbours come all the same. It costs a few looks, and writing the key anew heals it.
+/// Promise: a value that somebody took out of its store behind our back is an outage to who asks
+/// for it alone; in a list and a batch it is marked, and its neighbours come all the same. It costs
+/// a few looks, and writing the key anew heals it.
 #[tokio::test]
 async fn a_lost_value_does_not_take_its_neighbours_along() {
     let api = Api::start().await;
@@ -416,8 +420,9 @@ async fn a_lost_value_does_not_take_its_neighbours_along() {
     api.suite.stop().await;
 }
 
-/// Promise: where the route of a tag was changed and its values are still in the former store, whoever reads one is told that, and
-/// its neighbours come all the same; the key can be written anew, and reading goes on as the route comes back.
+/// Promise: where the route of a tag was changed and its values are still in the former store,
+/// whoever reads one is told that, and its neighbours come all the same; the key can be written
+/// anew, and reading goes on as the route comes back.
 #[tokio::test]
 async fn a_changed_route_is_named_as_the_reason() {
     let data = tempfile::tempdir().expect("a folder");

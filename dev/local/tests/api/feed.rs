@@ -6,7 +6,8 @@ use serde_json::json;
 
 use crate::harness::Api;
 
-/// Promise: whoever follows the feed page by page sees every commit once, in order, and an empty page at the head.
+/// Promise: whoever follows the feed page by page sees every commit once, in order, and an empty
+/// page at the head.
 #[tokio::test]
 async fn a_follower_misses_nothing() {
     let api = Api::start().await;
@@ -43,7 +44,8 @@ async fn a_follower_misses_nothing() {
     api.suite.stop().await;
 }
 
-/// Promise: whoever asks for changes that are not all kept any more, or never were, is told to take a fresh list.
+/// Promise: whoever asks for changes that are not all kept any more, or never were, is told to take
+/// a fresh list.
 #[tokio::test]
 async fn what_is_not_kept_is_gone() {
     let api = Api::start().await;
@@ -64,7 +66,8 @@ async fn what_is_not_kept_is_gone() {
     api.suite.stop().await;
 }
 
-/// Promise: nobody is led past a change that is missing in the middle, in whatever order DynamoDB removes what has expired.
+/// Promise: nobody is led past a change that is missing in the middle, in whatever order DynamoDB
+/// removes what has expired.
 #[tokio::test]
 async fn a_gap_is_not_skipped() {
     let api = Api::start().await;
@@ -79,7 +82,8 @@ async fn a_gap_is_not_skipped() {
     api.suite.stop().await;
 }
 
-/// Promise: a reader that names the revision of its write gets nothing older, and is told when that revision does not exist.
+/// Promise: a reader that names the revision of its write gets nothing older, and is told when that
+/// revision does not exist.
 #[tokio::test]
 async fn a_writer_reads_its_own_write() {
     let api = Api::start().await;
@@ -98,8 +102,9 @@ async fn a_writer_reads_its_own_write() {
     api.suite.stop().await;
 }
 
-/// Promise: a repeated request is answered with its first result for 24 hours, whatever has happened to the key since; the same
-/// idempotency key with another request is refused; after that time the key is free again.
+/// Promise: a repeated request is answered with its first result for 24 hours, whatever has
+/// happened to the key since; the same idempotency key with another request is refused; after that
+/// time the key is free again.
 #[tokio::test]
 async fn repeated_requests_get_their_first_result() {
     let api = Api::start().await;

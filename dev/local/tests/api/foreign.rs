@@ -1,4 +1,5 @@
-//! What becomes of edits made in Parameter Store itself, behind the suite's back: each becomes a version by `external`.
+//! What becomes of edits made in Parameter Store itself, behind the suite's back: each becomes a
+//! version by `external`.
 
 use aws_sdk_ssm::types::ParameterType;
 use emulator::EventFate;
@@ -33,8 +34,8 @@ fn versions(history: &Answer) -> Vec<Value> {
     history.body["versions"].as_array().expect("versions").iter().map(story).collect()
 }
 
-/// Promise: an edit behind our back is the next version, by `external`, at Parameter Store's own time; it stands in the change feed; and
-/// only that key is loaded again.
+/// Promise: an edit behind our back is the next version, by `external`, at Parameter Store's own
+/// time; it stands in the change feed; and only that key is loaded again.
 #[tokio::test]
 async fn an_edit_is_the_next_version() {
     let api = Api::start().await;
@@ -105,8 +106,8 @@ async fn a_burst_of_edits_is_all_there() {
     api.suite.stop().await;
 }
 
-/// Promise: a parameter that is removed behind our back is a deleted key, and one that is made anew is its next version, in whichever
-/// type; a secret's plaintext then stays in Parameter Store.
+/// Promise: a parameter that is removed behind our back is a deleted key, and one that is made anew
+/// is its next version, in whichever type; a secret's plaintext then stays in Parameter Store.
 #[tokio::test]
 async fn removals_and_new_lives_are_seen() {
     let api = Api::start().await;
@@ -158,7 +159,8 @@ async fn labels_change_nothing() {
     api.suite.stop().await;
 }
 
-/// Promise: our own puts are recognised, and cost one look; a description that was copied from one of ours is nobody's.
+/// Promise: our own puts are recognised, and cost one look; a description that was copied from one
+/// of ours is nobody's.
 #[tokio::test]
 async fn our_own_puts_are_recognised() {
     let api = Api::start().await;
@@ -178,7 +180,8 @@ async fn our_own_puts_are_recognised() {
     api.suite.stop().await;
 }
 
-/// Promise: a parameter that somebody else makes anew is theirs, even with the description that it had, whether or not its removal was seen.
+/// Promise: a parameter that somebody else makes anew is theirs, even with the description that it
+/// had, whether or not its removal was seen.
 #[tokio::test]
 async fn a_copy_in_another_life_is_not_ours() {
     let api = Api::start().await;
@@ -210,7 +213,8 @@ async fn a_copy_in_another_life_is_not_ours() {
     api.suite.stop().await;
 }
 
-/// Promise: parameters that appear under the root are adopted, each under its own tenant; what cannot be a key's is left alone.
+/// Promise: parameters that appear under the root are adopted, each under its own tenant; what
+/// cannot be a key's is left alone.
 #[tokio::test]
 async fn new_parameters_are_adopted() {
     let api = Api::start().await;
@@ -235,8 +239,9 @@ async fn new_parameters_are_adopted() {
     api.suite.stop().await;
 }
 
-/// Promise: an edit that our own newer put had replaced before it was seen is in the history, as superseded; what is current stays, with
-/// its tag, and the next version goes on behind it. It can be rolled back to.
+/// Promise: an edit that our own newer put had replaced before it was seen is in the history, as
+/// superseded; what is current stays, with its tag, and the next version goes on behind it. It can
+/// be rolled back to.
 #[tokio::test]
 async fn a_replaced_edit_is_in_the_history() {
     let api = Api::start().await;
@@ -269,8 +274,8 @@ async fn a_replaced_edit_is_in_the_history() {
     api.suite.stop().await;
 }
 
-/// Promise: without any event all is found all the same, with the next comparison: edits, removals, new parameters. It names no value,
-/// and what has been seen once is not looked through again.
+/// Promise: without any event all is found all the same, with the next comparison: edits, removals,
+/// new parameters. It names no value, and what has been seen once is not looked through again.
 #[tokio::test]
 async fn what_no_event_tells_is_found() {
     let api = Api::start().await;
@@ -307,7 +312,8 @@ async fn what_no_event_tells_is_found() {
     api.suite.stop().await;
 }
 
-/// Promise: an edit of a known key is found even where Parameter Store does not go on with its listing.
+/// Promise: an edit of a known key is found even where Parameter Store does not go on with its
+/// listing.
 #[tokio::test]
 async fn known_keys_need_no_token() {
     let api = Api::start().await;
@@ -353,8 +359,8 @@ async fn events_may_come_in_any_order() {
     api.suite.stop().await;
 }
 
-/// Promise: an event that does not fit is dropped, and makes nothing happen: of another account or region, one that disagrees with
-/// itself, one of a write that failed, one without a name.
+/// Promise: an event that does not fit is dropped, and makes nothing happen: of another account or
+/// region, one that disagrees with itself, one of a write that failed, one without a name.
 #[tokio::test]
 async fn forged_events_do_nothing() {
     let api = Api::start().await;
@@ -409,7 +415,8 @@ async fn empty_pages_end_nothing() {
     api.suite.stop().await;
 }
 
-/// Promise: what lies beside the suite's root, or beside a tenant's folder, is nobody's, however its name begins.
+/// Promise: what lies beside the suite's root, or beside a tenant's folder, is nobody's, however
+/// its name begins.
 #[tokio::test]
 async fn neighbours_of_the_root_are_left_alone() {
     let api = Api::start().await;
@@ -431,8 +438,9 @@ async fn neighbours_of_the_root_are_left_alone() {
 const DEEDS: [(&str, &[&str]); 4] =
     [("edit", &["a"]), ("three edits", &["a", "b", "c"]), ("removal", &[]), ("new life", &["a new life", "goes on"])];
 
-/// Promise: wherever config-refresh dies while it takes something over, and its last call takes effect without it, the next look takes
-/// over the rest: each version once, in order, without a gap, and each change is published in the end.
+/// Promise: wherever config-refresh dies while it takes something over, and its last call takes
+/// effect without it, the next look takes over the rest: each version once, in order, without a
+/// gap, and each change is published in the end.
 #[tokio::test]
 async fn a_look_that_dies_is_taken_up() {
     let mut cases = 0;
@@ -463,8 +471,8 @@ async fn a_look_that_dies_is_taken_up() {
     assert_eq!(cases, 132, "no case is left out by mistake");
 }
 
-/// Has config-refresh look at what others did, and die at a call, which is executed when it has gone; and called again, as Lambda does.
-/// Whether there was such a call.
+/// Has config-refresh look at what others did, and die at a call, which is executed when it has
+/// gone; and called again, as Lambda does. Whether there was such a call.
 async fn dies(
     api: &Api,
     acme: &Tenant<'_>,

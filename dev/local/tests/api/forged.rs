@@ -22,8 +22,8 @@ fn changed(tenant: &str, keys: &[&str]) -> Value {
     event
 }
 
-/// The calls to AWS that an event costs, by operation, but for the one that a tenant's credentials cost the first time. It is worked off or
-/// dropped: either way nobody tries it again.
+/// The calls to AWS that an event costs, by operation, but for the one that a tenant's credentials
+/// cost the first time. It is worked off or dropped: either way nobody tries it again.
 async fn cost(api: &Api, event: &Value) -> BTreeMap<String, u64> {
     api.suite.emulator().calls().reset();
     api.suite.invoke("config-refresh", event.clone()).await.expect("nobody tries it again");
@@ -52,8 +52,8 @@ async fn is_put(api: &Api, tenant: &Tenant<'_>, name: &str) -> bool {
     api.parameter(&tenant.parameter_name("back_config_", name)).await.is_some()
 }
 
-/// Promise: an event of keys that nobody ever wrote costs one read, or none where no store could be behind, and does nothing; be it of a
-/// tenant that never was there, or of one that is.
+/// Promise: an event of keys that nobody ever wrote costs one read, or none where no store could be
+/// behind, and does nothing; be it of a tenant that never was there, or of one that is.
 #[tokio::test]
 async fn a_change_that_never_was_costs_one_read() {
     let api = Api::start().await;
@@ -84,8 +84,9 @@ async fn a_change_that_never_was_costs_one_read() {
     api.suite.stop().await;
 }
 
-/// Promise: an event has one look at each key that it names, however often it names it, in the tenant that it names; no other key, and no
-/// other tenant, is touched. Told again, there is nothing left to do, and keys that nobody wrote cost one read each.
+/// Promise: an event has one look at each key that it names, however often it names it, in the
+/// tenant that it names; no other key, and no other tenant, is touched. Told again, there is
+/// nothing left to do, and keys that nobody wrote cost one read each.
 #[tokio::test]
 async fn a_change_is_looked_at_in_its_tenant() {
     let api = Api::start().await;
@@ -102,8 +103,9 @@ async fn a_change_is_looked_at_in_its_tenant() {
     api.suite.stop().await;
 }
 
-/// Promise: an event that is not of the form of ours is dropped without a call: odd types, sizes, names of no tenant, keys that are none or
-/// too many, another account or region, or resources, which ours has none of.
+/// Promise: an event that is not of the form of ours is dropped without a call: odd types, sizes,
+/// names of no tenant, keys that are none or too many, another account or region, or resources,
+/// which ours has none of.
 #[tokio::test]
 async fn malformed_changes_cost_nothing() {
     let api = Api::start().await;
@@ -181,8 +183,9 @@ async fn malformed_changes_cost_nothing() {
     api.suite.stop().await;
 }
 
-/// Promise: a look at a parameter is a look at the key of the tenant that its path names. What others did to the same key of another tenant
-/// stays unseen, and a tenant that never was there is not made.
+/// Promise: a look at a parameter is a look at the key of the tenant that its path names. What
+/// others did to the same key of another tenant stays unseen, and a tenant that never was there is
+/// not made.
 #[tokio::test]
 async fn a_parameter_is_looked_at_in_its_tenant() {
     let api = Api::start().await;
@@ -200,7 +203,8 @@ async fn a_parameter_is_looked_at_in_its_tenant() {
     assert_eq!(acme.get("param_config_k").await.expect(200).body["value"], "theirs");
     assert_eq!(globex.get("param_config_k").await.expect(200).body["value"], "ours");
 
-    // Two looks at the store, and two at the ledger, since nothing is there: a parameter that is gone is looked for again.
+    // Two looks at the store, and two at the ledger, since nothing is there: a parameter that is
+    // gone is looked for again.
     for name in
         ["/tenantry/nobody/param_config_/k", "/tenantry/nobody/secret_config_/k", "/tenantry/ACME/param_config_/k"]
     {
@@ -213,7 +217,8 @@ async fn a_parameter_is_looked_at_in_its_tenant() {
     api.suite.stop().await;
 }
 
-/// Promise: a name that is no parameter of a key's costs nothing, however it tries to lead elsewhere, and though its resource agrees.
+/// Promise: a name that is no parameter of a key's costs nothing, however it tries to lead
+/// elsewhere, and though its resource agrees.
 #[tokio::test]
 async fn names_of_no_key_cost_nothing() {
     let api = Api::start().await;

@@ -1,4 +1,5 @@
-//! A client for the tests: requests as a tenant, answers with what tests look at, and a clock that they set.
+//! A client for the tests: requests as a tenant, answers with what tests look at, and a clock that
+//! they set.
 
 use std::{
     collections::HashMap,
@@ -180,7 +181,8 @@ impl Api {
         get.send().await.expect("DynamoDB answers").item.unwrap_or_default()
     }
 
-    /// Sets an attribute of one of a tenant's items to a text or a number, as nobody but a restored table would.
+    /// Sets an attribute of one of a tenant's items to a text or a number, as nobody but a restored
+    /// table would.
     pub(crate) async fn set(&self, tenant: &Tenant<'_>, sort_key: &str, attribute: &str, value: AttributeValue) {
         let dynamodb = client!(self, aws_sdk_dynamodb);
         let key = [("pk", format!("TENANT#{}", tenant.name)), ("sk", sort_key.to_owned())];
@@ -200,7 +202,8 @@ impl Api {
         update.send().await.expect("DynamoDB answers");
     }
 
-    /// Removes one of a tenant's items from the table, as DynamoDB does with those that have expired.
+    /// Removes one of a tenant's items from the table, as DynamoDB does with those that have
+    /// expired.
     pub(crate) async fn remove_item(&self, tenant: &Tenant<'_>, sort_key: &str) {
         let dynamodb = client!(self, aws_sdk_dynamodb);
         let delete = dynamodb.delete_item().table_name(self.table(&dynamodb).await);
@@ -340,7 +343,8 @@ impl<'a> Tenant<'a> {
     }
 }
 
-/// A token with these claims that nobody has signed: to be read behind an authorizer, which would have looked at that.
+/// A token with these claims that nobody has signed: to be read behind an authorizer, which would
+/// have looked at that.
 pub(crate) fn unsigned(claims: &Value) -> String {
     let header = json!({"alg": "RS256", "kid": "none"});
     let parts = [header.to_string(), claims.to_string(), "not signed".to_owned()];

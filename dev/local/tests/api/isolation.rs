@@ -24,8 +24,8 @@ fn holds_no_others(tenant: &str, text: &str) {
     }
 }
 
-/// Promise: each of many tenants with confusable names reads, lists, follows and pages through its own data only, and the
-/// cursors, entity tags and idempotency keys of one mean nothing to another.
+/// Promise: each of many tenants with confusable names reads, lists, follows and pages through its
+/// own data only, and the cursors, entity tags and idempotency keys of one mean nothing to another.
 #[tokio::test]
 async fn confusable_tenants_never_meet() {
     let api = Api::start().await;
@@ -135,7 +135,8 @@ async fn gains_nothing(tenant: &Tenant<'_>, other: &Tenant<'_>) {
     tenant.transaction(&smuggled).await.expect_problem(400, "invalid-body");
 }
 
-/// Promise: a token for one tenant with only one scope does only that, and a token without tenant does nothing.
+/// Promise: a token for one tenant with only one scope does only that, and a token without tenant
+/// does nothing.
 #[tokio::test]
 async fn scopes_and_tenants_come_from_the_token_alone() {
     let api = Api::start().await;
@@ -165,7 +166,8 @@ async fn scopes_and_tenants_come_from_the_token_alone() {
     api.suite.stop().await;
 }
 
-/// Promise: where no authorizer stands in front (`sam local`, a direct call), the function verifies the bearer token itself.
+/// Promise: where no authorizer stands in front (`sam local`, a direct call), the function verifies
+/// the bearer token itself.
 #[tokio::test]
 async fn functions_verify_tokens_themselves_where_nobody_else_does() {
     let api = Api::start().await;

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Api, Tenant};
 
-/// Promise: the largest value a store takes comes back byte for byte; one byte more is refused with size and limit, and changes
-/// nothing.
+/// Promise: the largest value a store takes comes back byte for byte; one byte more is refused with
+/// size and limit, and changes nothing.
 #[tokio::test]
 async fn values_stop_at_their_stores_limit() {
     let api = Api::start().await;
@@ -45,7 +45,8 @@ async fn the_advanced_tier_takes_eight_kibibytes() {
     api.suite.stop().await;
 }
 
-/// Promise: the longest and the deepest key work in every store; longer and deeper ones are refused with the rule.
+/// Promise: the longest and the deepest key work in every store; longer and deeper ones are refused
+/// with the rule.
 #[tokio::test]
 async fn keys_stop_at_their_limits() {
     let api = Api::start().await;
@@ -64,7 +65,8 @@ async fn keys_stop_at_their_limits() {
     api.suite.stop().await;
 }
 
-/// Promise: answers stop before Lambda's limit: a batch names what it left out, a list and a history go on with a cursor.
+/// Promise: answers stop before Lambda's limit: a batch names what it left out, a list and a
+/// history go on with a cursor.
 #[tokio::test]
 async fn large_answers_come_in_parts() {
     let api = Api::start().await;
@@ -118,8 +120,8 @@ async fn walk(api: &Api, tenant: &Tenant<'_>, path: &str, list: &str, member: &s
     }
 }
 
-/// Promise: answers stay below Lambda's limit as Lambda measures it: the body as a JSON string, in which quotes and backslashes
-/// take twice their bytes, and values from every store counted.
+/// Promise: answers stay below Lambda's limit as Lambda measures it: the body as a JSON string, in
+/// which quotes and backslashes take twice their bytes, and values from every store counted.
 #[tokio::test]
 async fn answers_are_measured_as_they_are_escaped() {
     let routes = r#"{"around_config_": {"store": "parameter-store", "tier": "advanced", "strategy": "write-around"},
@@ -127,7 +129,8 @@ async fn answers_are_measured_as_they_are_escaped() {
     let parameters = [("TagRoutes".to_owned(), routes.to_owned())].into();
     let api = Api::with(local::Options { parameters, ..local::Options::default() }).await;
     let acme = api.tenant("acme");
-    // 240 KB in the ledger and 480 KB in an answer; as many as would have counted as less than 4 MB.
+    // 240 KB in the ledger and 480 KB in an answer; as many as would have counted as less than 4
+    // MB.
     let doubled = [json!("\"".repeat(120_000)), json!("\\".repeat(120_000))];
     for (n, value) in (0..15).zip(doubled.iter().cycle()) {
         if n < 9 {

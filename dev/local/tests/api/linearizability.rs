@@ -1,5 +1,6 @@
-//! Concurrent clients, with faults on: what each of them was told fits one order of all that was done to a key, and each deed stands in
-//! that order between its request and its answer. Judged by stateright's checker.
+//! Concurrent clients, with faults on: what each of them was told fits one order of all that was
+//! done to a key, and each deed stands in that order between its request and its answer. Judged by
+//! stateright's checker.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -144,7 +145,8 @@ fn the_checker_knows_good_from_bad() {
     assert!(!judge(all(vec![put(1), replace(1, 8), replace(2, 9)])), "a lost update");
     assert!(judge(all(vec![put(1), replace(1, 8), told(2, Deed::Replace(1, 9), Told::Refused)])));
 
-    // While a write is under way, it may be seen or not; once seen it stays seen; and without an answer it may come at any time or never.
+    // While a write is under way, it may be seen or not; once seen it stays seen; and without an
+    // answer it may come at any time or never.
     let begun = || (1, Seen::Begun(Deed::Put(7)));
     let told_of = || (1, Seen::Told(Told::Written(1)));
     let beside = |reads: Vec<[(usize, Seen); 2]>, end| {
@@ -198,13 +200,15 @@ async fn client(api: &Api, key: &str, name: usize, mut random: Rng, history: &st
             known = Some((answer.number("version"), answer.etag().to_owned()));
         }
         note(told(&deed, &answer));
-        // The functions' clock goes a little faster, so that nobody waits long for those who are gone.
+        // The functions' clock goes a little faster, so that nobody waits long for those who are
+        // gone.
         api.pass(Duration::from_millis(100));
     }
 }
 
-/// Promise: each key is linearizable, under every store and strategy, while calls are delayed, throttled, refused, cut off before or after they took
-/// effect, reads of Parameter Store lag, and events are lost, doubled and late.
+/// Promise: each key is linearizable, under every store and strategy, while calls are delayed,
+/// throttled, refused, cut off before or after they took effect, reads of Parameter Store lag, and
+/// events are lost, doubled and late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_key_is_linearizable() {
     let (mut deeds, mut dealt) = (0, BTreeMap::new());

@@ -1,5 +1,6 @@
-//! Traces that the model of the protocol found (`shared/src/service/model`), driven through the real functions: looks at a parameter
-//! that are overtaken or cut short, and puts that come when nobody waits for them any more.
+//! Traces that the model of the protocol found (`shared/src/service/model`), driven through the
+//! real functions: looks at a parameter that are overtaken or cut short, and puts that come when
+//! nobody waits for them any more.
 
 use aws_sdk_ssm::types::ParameterType;
 use emulator::{EventFate, Fault, Held};
@@ -13,7 +14,8 @@ use crate::{
     operator::{edit, told_of},
 };
 
-/// Has a function die while `operation` is under way, after `passes` other calls of it. The call is executed once it is let go.
+/// Has a function die while `operation` is under way, after `passes` other calls of it. The call is
+/// executed once it is let go.
 pub(crate) async fn die_at(api: &Api, operation: &str, passes: usize, function: &str, event: Value) -> Held {
     let held = api.suite.emulator().faults().hold(operation, passes);
     tokio::select! {
@@ -30,8 +32,8 @@ pub(crate) async fn comes_late(api: &Api, name: &str, value: &str, held: Held) {
     tokio::time::timeout(GRACE, there).await.expect("it takes effect");
 }
 
-/// Promise: who has read the store before somebody else looked further does not take that for another life of the parameter: an edit is
-/// taken over once.
+/// Promise: who has read the store before somebody else looked further does not take that for
+/// another life of the parameter: an edit is taken over once.
 #[tokio::test]
 async fn a_look_that_is_overtaken_takes_nothing_back() {
     let api = Api::start().await;
@@ -55,7 +57,8 @@ async fn a_look_that_is_overtaken_takes_nothing_back() {
     api.suite.stop().await;
 }
 
-/// Promise: a put that comes late, after a newer value, is put right even if the look that saw it was cut short.
+/// Promise: a put that comes late, after a newer value, is put right even if the look that saw it
+/// was cut short.
 #[tokio::test]
 async fn a_look_that_is_cut_short_hides_no_late_put() {
     let api = Api::start().await;
@@ -74,7 +77,8 @@ async fn a_look_that_is_cut_short_hides_no_late_put() {
     api.suite.stop().await;
 }
 
-/// Promise: what the very first write of a key put is removed even if it comes when all that was known of it has been tidied up.
+/// Promise: what the very first write of a key put is removed even if it comes when all that was
+/// known of it has been tidied up.
 #[tokio::test]
 async fn a_first_put_that_comes_late_is_removed() {
     let api = Api::start().await;
@@ -90,7 +94,8 @@ async fn a_first_put_that_comes_late_is_removed() {
     api.suite.stop().await;
 }
 
-/// Promise: a put that failed, and was made up for under another's announcement, is not taken for an operator's when it comes late.
+/// Promise: a put that failed, and was made up for under another's announcement, is not taken for
+/// an operator's when it comes late.
 #[tokio::test]
 async fn a_failed_put_never_becomes_current() {
     let api = Api::start().await;
@@ -98,7 +103,8 @@ async fn a_failed_put_never_becomes_current() {
     let name = acme.parameter_name("secret_config_", "k");
     let late = die_at(&api, "PutParameter", 0, "config-write", put(&acme, "secret_config_k", "failed")).await;
     api.pass(GRACE * 2);
-    // The sweep has announced that it removes what the first write left; then there is another write.
+    // The sweep has announced that it removes what the first write left; then there is another
+    // write.
     let removing = api.suite.emulator().faults().hold("UpdateItem", 1);
     let writing = async {
         reached(&removing).await;
@@ -117,7 +123,8 @@ async fn a_failed_put_never_becomes_current() {
     api.suite.stop().await;
 }
 
-/// Promise: what an operator has put beneath a deleted value, and is left there, is taken over once, however often it is compared.
+/// Promise: what an operator has put beneath a deleted value, and is left there, is taken over
+/// once, however often it is compared.
 #[tokio::test]
 async fn what_is_left_alone_is_taken_over_once() {
     let api = Api::start().await;
@@ -139,8 +146,8 @@ async fn what_is_left_alone_is_taken_over_once() {
     api.suite.stop().await;
 }
 
-/// Promise: a value that the ledger does not have, and that an operator removes while a write is under way that fails, is a deletion, and
-/// what the failed write has put is removed.
+/// Promise: a value that the ledger does not have, and that an operator removes while a write is
+/// under way that fails, is a deletion, and what the failed write has put is removed.
 #[tokio::test]
 async fn a_removal_beside_a_failed_put_is_a_deletion() {
     for comes in [false, true] {
@@ -167,8 +174,8 @@ async fn a_removal_beside_a_failed_put_is_a_deletion() {
     }
 }
 
-/// Promise: a value that Parameter Store does not show yet is not taken for one that somebody removed, least of all a secret, which is nowhere
-/// else.
+/// Promise: a value that Parameter Store does not show yet is not taken for one that somebody
+/// removed, least of all a secret, which is nowhere else.
 #[tokio::test]
 async fn what_lags_is_not_removed() {
     let api = Api::start().await;

@@ -1,4 +1,5 @@
-//! The suite as its clients meet it: HTTP in front, the real functions in between, the emulated AWS services behind.
+//! The suite as its clients meet it: HTTP in front, the real functions in between, the emulated AWS
+//! services behind.
 
 #[cfg(test)]
 mod attack;

@@ -1,4 +1,5 @@
-//! The change feed suffices to mirror a tenant: the example program's own modules are held against full lists.
+//! The change feed suffices to mirror a tenant: the example program's own modules are held against
+//! full lists.
 
 use std::{cell::Cell, collections::BTreeMap, future::IntoFuture, time::Duration};
 
@@ -70,7 +71,8 @@ async fn listed(tenant: &Tenant<'_>) -> BTreeMap<String, Value> {
     }
 }
 
-/// One of the things that happen to a tenant, whoever does them. Whether it is refused is of no matter here.
+/// One of the things that happen to a tenant, whoever does them. Whether it is refused is of no
+/// matter here.
 async fn something(api: &Api, tenant: &Tenant<'_>, rng: &mut Rng, value: &str) {
     let tag = TAGS[rng.usize(..TAGS.len())];
     let name = format!("k{}", rng.usize(..KEYS));
@@ -103,7 +105,8 @@ async fn something(api: &Api, tenant: &Tenant<'_>, rng: &mut Rng, value: &str) {
         }
         _ => tenant.put(&key, &Value::Null).await,
     };
-    // A write around the ledger does not survive that its parameter is removed while it is under way.
+    // A write around the ledger does not survive that its parameter is removed while it is under
+    // way.
     let is_overtaken = answer.status == 503 && answer.text.contains("changed behind this service's back");
     assert!(is_overtaken || matches!(answer.status, 200 | 201 | 404 | 409 | 410 | 412 | 422), "{key}: {}", answer.text);
 }
@@ -135,8 +138,9 @@ async fn follow_during<T>(mirrors: Vec<&mut Mirror>, others: impl IntoFuture<Out
     futures_util::future::join(others, join_all(mirrors.into_iter().map(follow))).await.0
 }
 
-/// Promise: a mirror that follows from the beginning, one that begins while others write, one that was stopped, and one that fell
-/// behind what is kept all end equal to a full list: keys, versions, values, tags; whoever writes, under every tag.
+/// Promise: a mirror that follows from the beginning, one that begins while others write, one that
+/// was stopped, and one that fell behind what is kept all end equal to a full list: keys, versions,
+/// values, tags; whoever writes, under every tag.
 #[tokio::test]
 async fn mirrors_end_equal_to_a_full_list() {
     let api = Api::start().await;
@@ -194,7 +198,8 @@ async fn mirrors_end_equal_to_a_full_list() {
     api.suite.stop().await;
 }
 
-/// Promise: that a store refuses a value, or has taken it, changes nothing in a copy, which goes on behind it.
+/// Promise: that a store refuses a value, or has taken it, changes nothing in a copy, which goes on
+/// behind it.
 #[tokio::test]
 async fn a_copy_passes_over_what_a_store_refuses() {
     let api = Api::start().await;
@@ -231,7 +236,8 @@ async fn a_copy_passes_over_what_a_store_refuses() {
     api.suite.stop().await;
 }
 
-/// Promise: a list that is read page by page while others write misses none of it: neither in what was read already, nor between.
+/// Promise: a list that is read page by page while others write misses none of it: neither in what
+/// was read already, nor between.
 #[tokio::test]
 async fn a_list_that_writes_overtake_is_made_up_for() {
     let api = Api::start().await;
@@ -257,7 +263,8 @@ async fn a_list_that_writes_overtake_is_made_up_for() {
     api.suite.stop().await;
 }
 
-/// Promise: a change costs a load of the keys that it names, and not more; what was loaded with an earlier change is not loaded again.
+/// Promise: a change costs a load of the keys that it names, and not more; what was loaded with an
+/// earlier change is not loaded again.
 #[tokio::test]
 async fn a_change_loads_what_it_names() {
     let api = Api::start().await;
@@ -271,10 +278,12 @@ async fn a_change_loads_what_it_names() {
     for n in 0..3 {
         acme.put("tenant_config_k", &json!(n)).await.expect(200);
     }
-    // Its put stands in an earlier page than its deletion: it is looked for, and not there any more.
+    // Its put stands in an earlier page than its deletion: it is looked for, and not there any
+    // more.
     acme.put("tenant_config_gone", &json!(1)).await.expect(201);
     acme.delete("tenant_config_gone").await.expect(200);
-    // Each answer costs a look at the head: five pages, each with one change that is new, and two loads.
+    // Each answer costs a look at the head: five pages, each with one change that is new, and two
+    // loads.
     let (answers, lines) = api.calls_during("GetItem", async { to_head(&mut mirror).await }).await;
     assert_eq!((answers, lines.as_slice()), (5 + 2, &["put     tenant_config_k version 4, revision 8".to_owned()][..]));
     let (answers, lines) = api.calls_during("GetItem", async { to_head(&mut mirror).await }).await;
@@ -282,8 +291,8 @@ async fn a_change_loads_what_it_names() {
     api.suite.stop().await;
 }
 
-/// Promise: a failure in the middle leaves the copy as it was; the step says how long to wait, at least as long as the service asks
-/// for, with jitter; and taken again it goes on.
+/// Promise: a failure in the middle leaves the copy as it was; the step says how long to wait, at
+/// least as long as the service asks for, with jitter; and taken again it goes on.
 #[tokio::test]
 async fn failures_are_waited_out() {
     let api = Api::start().await;
@@ -321,7 +330,8 @@ async fn failures_are_waited_out() {
     api.suite.stop().await;
 }
 
-/// Promise: a value that its store has lost is told as such, with its version; and what becomes of it in the end, too.
+/// Promise: a value that its store has lost is told as such, with its version; and what becomes of
+/// it in the end, too.
 #[tokio::test]
 async fn a_lost_value_is_told() {
     let api = Api::start().await;
@@ -374,8 +384,9 @@ async fn keys_that_are_not_served_any_more_are_passed_over() {
     api.suite.stop().await;
 }
 
-/// Promise: a table that was restored is not followed as if nothing had happened, whether it got a new epoch, or its newest revision
-/// or its last change is another one; nor is a list believed that was read half before and half after.
+/// Promise: a table that was restored is not followed as if nothing had happened, whether it got a
+/// new epoch, or its newest revision or its last change is another one; nor is a list believed that
+/// was read half before and half after.
 #[tokio::test]
 async fn a_restored_table_is_listed_anew() {
     let api = Api::start().await;

@@ -1,4 +1,5 @@
-//! A suite whose events are all lost, as `cargo run -p local -- --no-events` has it: late, and right.
+//! A suite whose events are all lost, as `cargo run -p local -- --no-events` has it: late, and
+//! right.
 
 use emulator::Fault;
 use local::Options;
@@ -7,8 +8,9 @@ use tenantry::ledger::GRACE;
 
 use crate::harness::Api;
 
-/// Promise: without events, an edit in Parameter Store, the put of a write-back value and a publication that failed come right with
-/// the schedule, and not before; readers of the API get what was written at once.
+/// Promise: without events, an edit in Parameter Store, the put of a write-back value and a
+/// publication that failed come right with the schedule, and not before; readers of the API get
+/// what was written at once.
 #[tokio::test]
 async fn the_schedule_makes_up_for_lost_events() {
     let api = Api::with(Options { lose_events: true, ..Options::default() }).await;

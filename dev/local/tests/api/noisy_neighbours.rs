@@ -23,8 +23,9 @@ async fn exhaust(tenant: &Tenant<'_>) {
     }
 }
 
-/// Promise: a tenant that asks too much is told when to come back, without a call to any store; others go on as if nothing were. Its share
-/// comes back with time, and config-write counts for itself.
+/// Promise: a tenant that asks too much is told when to come back, without a call to any store;
+/// others go on as if nothing were. Its share comes back with time, and config-write counts for
+/// itself.
 #[tokio::test]
 async fn a_tenant_that_asks_too_much_waits_alone() {
     let api = limited().await;
@@ -79,8 +80,8 @@ async fn each_route_counts() {
     api.suite.stop().await;
 }
 
-/// Promise: who cannot act for a tenant does not use up what it may do: not with a forged token in its name, not with a real one that does
-/// not permit the request.
+/// Promise: who cannot act for a tenant does not use up what it may do: not with a forged token in
+/// its name, not with a real one that does not permit the request.
 #[tokio::test]
 async fn strangers_cost_a_tenant_nothing() {
     let api = limited().await;

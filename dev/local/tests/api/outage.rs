@@ -1,4 +1,5 @@
-//! Stores that are down or half down: nobody waits long, no store is asked more than it must be, and all is well again soon after.
+//! Stores that are down or half down: nobody waits long, no store is asked more than it must be,
+//! and all is well again soon after.
 
 use emulator::{EventFate, Fault, Schedule};
 use futures_util::future::join_all;
@@ -6,8 +7,9 @@ use serde_json::json;
 
 use crate::harness::{Api, CIRCUIT};
 
-/// Promise: while a store does not answer, calls to it stop: requests are refused at once, with 503 and when to come back, and one call at a
-/// time finds out whether it is there again. The other stores go on.
+/// Promise: while a store does not answer, calls to it stop: requests are refused at once, with 503
+/// and when to come back, and one call at a time finds out whether it is there again. The other
+/// stores go on.
 #[tokio::test]
 async fn a_store_that_is_down_is_left_alone() {
     let api = Api::frozen().await;
@@ -56,8 +58,9 @@ async fn one_throttled_tenant_stands_in_nobodys_way() {
     api.suite.stop().await;
 }
 
-/// Promise: neither a tenant's hot partition nor Parameter Store's limits, which are the whole account's, take away what still gets through:
-/// however many calls in a row were throttled, the next one is made.
+/// Promise: neither a tenant's hot partition nor Parameter Store's limits, which are the whole
+/// account's, take away what still gets through: however many calls in a row were throttled, the
+/// next one is made.
 #[tokio::test]
 async fn throttles_open_no_circuit() {
     let api = Api::frozen().await;
@@ -89,8 +92,8 @@ async fn throttles_open_no_circuit() {
     api.suite.stop().await;
 }
 
-/// Promise: when the ledger is down, whoever allows it gets the last known values, at once and marked, one by one or as a batch; nobody is told
-/// that there is nothing.
+/// Promise: when the ledger is down, whoever allows it gets the last known values, at once and
+/// marked, one by one or as a batch; nobody is told that there is nothing.
 #[tokio::test]
 async fn last_known_values_come_at_once() {
     let api = Api::frozen().await;
@@ -128,7 +131,8 @@ async fn last_known_values_come_at_once() {
     api.suite.stop().await;
 }
 
-/// How many calls to AWS 40 warm reads and 10 writes take while calls fail with this probability; none is given up by its sender.
+/// How many calls to AWS 40 warm reads and 10 writes take while calls fail with this probability;
+/// none is given up by its sender.
 async fn calls_in_a_brown_out(fault: Fault, probability: f64) -> (u64, u64) {
     let api = Api::start().await;
     let acme = api.tenant("acme");
@@ -154,7 +158,8 @@ async fn calls_in_a_brown_out(fault: Fault, probability: f64) -> (u64, u64) {
     (reading, writing)
 }
 
-/// Promise: a service that fails a part of its calls, or all, is not called more than twice as often for that.
+/// Promise: a service that fails a part of its calls, or all, is not called more than twice as
+/// often for that.
 #[tokio::test]
 async fn retries_have_a_budget() {
     let undisturbed = calls_in_a_brown_out(Fault::Throttle, 0.0).await;

@@ -1,4 +1,5 @@
-//! What the template's roles allow: enough, in every test here, because what is not allowed is refused; and no more.
+//! What the template's roles allow: enough, in every test here, because what is not allowed is
+//! refused; and no more.
 
 use std::{collections::BTreeSet, future::IntoFuture};
 
@@ -17,8 +18,9 @@ use crate::{
 const OF_NO_RESOURCE: [&str; 4] =
     ["ecr:GetAuthorizationToken", "ssm:DescribeParameters", "xray:PutTelemetryRecords", "xray:PutTraceSegments"];
 
-/// Promise: every action that a role allows is used by its function, and allowed on named resources where there are any. Actions of
-/// services that the emulator has not are left to the template's linters.
+/// Promise: every action that a role allows is used by its function, and allowed on named resources
+/// where there are any. Actions of services that the emulator has not are left to the template's
+/// linters.
 #[tokio::test]
 async fn roles_allow_nothing_that_is_not_used() {
     let api = Api::start().await;
@@ -45,7 +47,8 @@ async fn roles_allow_nothing_that_is_not_used() {
     let edit = api.parameter_store().put_parameter().name(acme.parameter_name("back_config_", "k")).value("theirs");
     edit.overwrite(true).send().await.expect("Parameter Store takes it");
     api.settled().await;
-    // And config-write, while config-refresh hears of nothing, where it finds the key alive that it has deleted, and an older put that may have come late.
+    // And config-write, while config-refresh hears of nothing, where it finds the key alive that it
+    // has deleted, and an older put that may have come late.
     api.suite.emulator().set_event_fate(EventFate::Lost);
     acme.put("secret_config_d", &json!(5)).await.expect(201);
     lose("PutParameter", 1);
@@ -98,7 +101,8 @@ async fn roles_allow_nothing_that_is_not_used() {
         .filter(|(_, action)| seen.iter().any(|service| action.starts_with(service)))
         .collect();
     assert!(allowed.len() > 30, "roles are read: {allowed:?}");
-    // Functions open their connections before their first call, in their `main`, which does not run here.
+    // Functions open their connections before their first call, in their `main`, which does not run
+    // here.
     let at_start = ["tenantry-ConfigReadRole", "tenantry-ConfigWriteRole"]
         .map(|role| (role.to_owned(), "dynamodb:GetItem".to_owned()));
     let used = used.into_iter().chain(at_start).collect();

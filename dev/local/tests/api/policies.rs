@@ -1,5 +1,6 @@
-//! What the template's roles allow, one by one, by real calls to the emulator, which evaluates their policies as IAM does. The sessions
-//! here carry no session policy: the roles alone have to hold.
+//! What the template's roles allow, one by one, by real calls to the emulator, which evaluates
+//! their policies as IAM does. The sessions here carry no session policy: the roles alone have to
+//! hold.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +39,8 @@ impl Wall {
         Self { suite, client: Client::builder(TokioExecutor::new()).build_http() }
     }
 
-    /// A call as an SDK would make it, but for the signature; none stands for the account's administrator.
+    /// A call as an SDK would make it, but for the signature; none stands for the account's
+    /// administrator.
     async fn call(&self, by: Option<&RoleCredentials>, headers: &[(&str, &str)], body: String) -> (u16, String) {
         let key = by.map_or("administrator", |by| by.access_key_id.as_str());
         let credential =
@@ -180,7 +182,8 @@ fn never_allowed() -> Vec<Row> {
     let by_path = |path: &str| json!({"Path": path, "Recursive": true});
     let other_arn = format!("arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/tenantry/globex/k");
     vec![
-        // Names that are nearly the tenant's: its prefixes, what it is a prefix of, other cases, patterns of it.
+        // Names that are nearly the tenant's: its prefixes, what it is a prefix of, other cases,
+        // patterns of it.
         (GET, get("TENANT#acm"), DENIED),
         (GET, get("TENANT#acme-eu"), DENIED),
         (GET, get("TENANT#acme#"), DENIED),
@@ -256,7 +259,8 @@ fn never_allowed() -> Vec<Row> {
     ]
 }
 
-/// What the tenant's own data are open to: everything that a function does, by the role that it does it with.
+/// What the tenant's own data are open to: everything that a function does, by the role that it
+/// does it with.
 fn own(reads: bool, queries: bool, writes: bool) -> Vec<Row> {
     vec![
         (GET, get("TENANT#acme"), ALLOWED),
@@ -275,7 +279,8 @@ fn own(reads: bool, queries: bool, writes: bool) -> Vec<Row> {
     ]
 }
 
-/// Promise: each role allows what its function does for a tenant, and nothing of anybody else's, by no operation.
+/// Promise: each role allows what its function does for a tenant, and nothing of anybody else's, by
+/// no operation.
 #[tokio::test]
 async fn roles_are_walls() {
     let wall = Wall::start().await;
@@ -369,8 +374,9 @@ fn own_of_stream() -> Vec<Row> {
     own(true, true, false)
 }
 
-/// Promise: the streaming service reads a tenant's data with that tenant's credentials and writes nothing; without a tenant it sees which of
-/// them have changed, and no more; by itself it takes its hints, and no more. Nobody else takes them.
+/// Promise: the streaming service reads a tenant's data with that tenant's credentials and writes
+/// nothing; without a tenant it sees which of them have changed, and no more; by itself it takes
+/// its hints, and no more. Nobody else takes them.
 #[tokio::test]
 async fn the_streaming_service_has_walls_of_its_own() {
     let wall = Wall::start().await;
@@ -401,7 +407,8 @@ async fn the_streaming_service_has_walls_of_its_own() {
     wall.suite.stop().await;
 }
 
-/// Promise: with what the suite would start the streaming service with, it finds each change of the suite's bus in the queue that it is told of.
+/// Promise: with what the suite would start the streaming service with, it finds each change of the
+/// suite's bus in the queue that it is told of.
 #[tokio::test]
 async fn changes_are_in_the_queue_that_the_streaming_service_is_told_of() {
     let wall = Wall::start().await;
@@ -436,7 +443,8 @@ async fn changes_are_in_the_queue_that_the_streaming_service_is_told_of() {
     without.stop().await;
 }
 
-/// Promise: without tenants' credentials the streaming service reaches all tenants by itself, and still only reads.
+/// Promise: without tenants' credentials the streaming service reaches all tenants by itself, and
+/// still only reads.
 #[tokio::test]
 async fn the_streaming_service_only_reads_by_itself() {
     let wall = Wall::with(&[("TenantCredentials", "false")]).await;
@@ -455,8 +463,8 @@ async fn the_streaming_service_only_reads_by_itself() {
     wall.suite.stop().await;
 }
 
-/// Promise: each role is taken on by its own function only, in the name of exactly one tenant, and by nobody who is already in a role of a
-/// tenant.
+/// Promise: each role is taken on by its own function only, in the name of exactly one tenant, and
+/// by nobody who is already in a role of a tenant.
 #[tokio::test]
 async fn roles_are_taken_on_by_their_functions_for_one_tenant() {
     let wall = Wall::start().await;
@@ -511,8 +519,8 @@ async fn roles_are_taken_on_by_their_functions_for_one_tenant() {
     wall.suite.stop().await;
 }
 
-/// Promise: with a key of the account's own, secrets are encrypted and decrypted by the roles under that very key, and for the tenant's own
-/// parameters only.
+/// Promise: with a key of the account's own, secrets are encrypted and decrypted by the roles under
+/// that very key, and for the tenant's own parameters only.
 #[tokio::test]
 async fn secrets_lie_under_the_accounts_key() {
     let arn = |id: &str| format!("arn:aws:kms:{REGION}:{ACCOUNT}:key/{id}");

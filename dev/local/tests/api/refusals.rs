@@ -1,5 +1,5 @@
-//! What Parameter Store refuses for good: said before the commit where it is known, told everywhere where it turns out afterwards, tried
-//! again seldom, and put right when the cause is gone.
+//! What Parameter Store refuses for good: said before the commit where it is known, told everywhere
+//! where it turns out afterwards, tried again seldom, and put right when the cause is gone.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -42,7 +42,8 @@ async fn unseen(api: &Api, doing: impl Future<Output = ()>) {
     api.suite.emulator().set_event_fate(EventFate::Delivered);
 }
 
-/// What an entry, a version or a write says of its store: none, or the reason for which it is refused.
+/// What an entry, a version or a write says of its store: none, or the reason for which it is
+/// refused.
 #[track_caller]
 fn refusal(one: &Value) -> Option<&str> {
     let store = one.get("store")?;
@@ -56,7 +57,8 @@ fn operations(changes: &Answer) -> Vec<Value> {
     changes.iter().map(|change| change["keys"][0]["operation"].clone()).collect()
 }
 
-/// What an operator's parameter of another type is in the way of, which the ledger does not know yet.
+/// What an operator's parameter of another type is in the way of, which the ledger does not know
+/// yet.
 async fn refused_write(api: &Api, acme: &Tenant<'_>, tag: &str) -> Answer {
     let name = acme.parameter_name(tag, "l");
     unseen(api, edit(api, &name, "a,b", ParameterType::StringList)).await;
@@ -65,8 +67,9 @@ async fn refused_write(api: &Api, acme: &Tenant<'_>, tag: &str) -> Answer {
     written
 }
 
-/// Promise: a write that would be refused because of what the ledger knows to lie there is a 422 with the reason, and commits nothing; once
-/// that is gone the key is written as ever, also where nobody told of it.
+/// Promise: a write that would be refused because of what the ledger knows to lie there is a 422
+/// with the reason, and commits nothing; once that is gone the key is written as ever, also where
+/// nobody told of it.
 #[tokio::test]
 async fn what_is_known_to_be_in_the_way_is_said_before_the_commit() {
     let api = Api::start().await;
@@ -122,8 +125,8 @@ async fn what_is_known_to_be_in_the_way_is_said_before_the_commit() {
     api.suite.stop().await;
 }
 
-/// Promise: what turns out to be refused after the commit is a commit of its own: the entry says so wherever it is shown, the feed tells it
-/// once, and it heals, as told, when the cause is gone.
+/// Promise: what turns out to be refused after the commit is a commit of its own: the entry says so
+/// wherever it is shown, the feed tells it once, and it heals, as told, when the cause is gone.
 #[tokio::test]
 async fn what_turns_out_after_the_commit_is_told_everywhere() {
     let api = Api::start().await;
@@ -158,7 +161,8 @@ async fn what_turns_out_after_the_commit_is_told_everywhere() {
         assert_eq!((refusal(told), &told["version"]), (Some("type-mismatch"), &json!(1)));
         assert_eq!(changes.body["changes"][1]["author"], "external");
 
-        // It shows something else than the write's tag stands for; for writes it is the same version.
+        // It shows something else than the write's tag stands for; for writes it is the same
+        // version.
         assert_ne!(read.etag(), written.etag());
         assert_eq!(read.body["etag"], written.etag());
         acme.get(&key).header("if-none-match", written.etag()).await.expect(200);
@@ -188,7 +192,8 @@ async fn what_turns_out_after_the_commit_is_told_everywhere() {
     api.suite.stop().await;
 }
 
-/// Promise: a key that is refused is healed by whatever makes something else current: a delete, and an edit of the operator's.
+/// Promise: a key that is refused is healed by whatever makes something else current: a delete, and
+/// an edit of the operator's.
 #[tokio::test]
 async fn what_replaces_a_refused_version_is_not_refused() {
     let api = Api::start().await;
@@ -220,7 +225,8 @@ async fn what_replaces_a_refused_version_is_not_refused() {
     api.suite.stop().await;
 }
 
-/// Promise: a label on the oldest of the 100 versions that are kept refuses the next one; it is put at once when the label has moved.
+/// Promise: a label on the oldest of the 100 versions that are kept refuses the next one; it is put
+/// at once when the label has moved.
 #[tokio::test]
 async fn a_label_on_the_oldest_version_is_waited_for() {
     let api = Api::start().await;
@@ -256,8 +262,9 @@ async fn a_label_on_the_oldest_version_is_waited_for() {
     api.suite.stop().await;
 }
 
-/// Promise: at the account's limit of parameters a secret is refused, any other value is committed and says so; it is tried again after as
-/// long as it has been refused, 10 minutes at least and 6 hours at most, which counts as no failure and as no old work; and heals.
+/// Promise: at the account's limit of parameters a secret is refused, any other value is committed
+/// and says so; it is tried again after as long as it has been refused, 10 minutes at least and 6
+/// hours at most, which counts as no failure and as no old work; and heals.
 #[tokio::test]
 async fn what_nobody_tells_of_is_tried_again_seldom() {
     let (telemetry, lines) = lines();
@@ -277,7 +284,8 @@ async fn what_nobody_tells_of_is_tried_again_seldom() {
     api.settled().await;
     let refused = acme.get("param_config_k").await.expect(200);
 
-    // How many puts there are when so much time has passed; never a failure, never old work, never another commit.
+    // How many puts there are when so much time has passed; never a failure, never old work, never
+    // another commit.
     let sweep = async |time: Duration| {
         api.pass(time);
         lines.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -314,7 +322,8 @@ async fn what_nobody_tells_of_is_tried_again_seldom() {
     api.suite.stop().await;
 }
 
-/// Promise: who dies before it is committed that a value is refused, or that it has been taken, leaves it to be found again.
+/// Promise: who dies before it is committed that a value is refused, or that it has been taken,
+/// leaves it to be found again.
 #[tokio::test]
 async fn a_verdict_that_was_not_committed_is_found_again() {
     let api = Api::start().await;
@@ -342,7 +351,8 @@ async fn a_verdict_that_was_not_committed_is_found_again() {
     api.suite.stop().await;
 }
 
-/// Promise: a watcher is told that a value is refused, and taken, as commits that change no value; who begins later has the value.
+/// Promise: a watcher is told that a value is refused, and taken, as commits that change no value;
+/// who begins later has the value.
 #[tokio::test]
 async fn a_watcher_keeps_the_value() {
     let api = Api::start().await;
@@ -364,7 +374,8 @@ async fn a_watcher_keeps_the_value() {
     instance.stream.stop().await;
 }
 
-/// Promise: a key that is refused, and whose tag moves into the ledger, is not refused any more, and never counts as refused again.
+/// Promise: a key that is refused, and whose tag moves into the ledger, is not refused any more,
+/// and never counts as refused again.
 #[tokio::test]
 async fn a_tag_without_a_store_is_not_refused() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -404,8 +415,9 @@ async fn a_tag_without_a_store_is_not_refused() {
     api.suite.stop().await;
 }
 
-/// Promise: where an operator has made a parameter anew of another type, which is taken over beneath a newer value that is refused, a delete
-/// of the key leaves it alone; and when it goes, nothing says any more that it is there.
+/// Promise: where an operator has made a parameter anew of another type, which is taken over
+/// beneath a newer value that is refused, a delete of the key leaves it alone; and when it goes,
+/// nothing says any more that it is there.
 #[tokio::test]
 async fn what_an_operator_made_anew_is_not_removed() {
     let api = Api::start().await;
@@ -459,8 +471,8 @@ async fn what_an_operator_made_anew_is_not_removed() {
     api.suite.stop().await;
 }
 
-/// Promise: what comes late lies on top of a value that is in its place, and that cannot be put on top of it again: that is said as well, and
-/// told, and heals, as if the value had never got there.
+/// Promise: what comes late lies on top of a value that is in its place, and that cannot be put on
+/// top of it again: that is said as well, and told, and heals, as if the value had never got there.
 #[tokio::test]
 async fn what_cannot_be_put_back_on_top_is_refused() {
     let api = Api::start().await;
@@ -503,8 +515,8 @@ async fn what_cannot_be_put_back_on_top_is_refused() {
     api.suite.stop().await;
 }
 
-/// Promise: where others commit all the time, so that it cannot be noted what a store makes of a value, it is put once in a run and no more,
-/// and nothing counts as failed; the next run notes it.
+/// Promise: where others commit all the time, so that it cannot be noted what a store makes of a
+/// value, it is put once in a run and no more, and nothing counts as failed; the next run notes it.
 #[tokio::test]
 async fn a_verdict_that_finds_no_room_is_left_for_the_next_run() {
     let (telemetry, lines) = lines();
@@ -534,8 +546,9 @@ async fn a_verdict_that_finds_no_room_is_left_for_the_next_run() {
     api.suite.stop().await;
 }
 
-/// Promise: the comparison, which meets a refused key whose parameter is gone with each round, does not try it each time where nobody can see
-/// whether the cause is gone; where that can be seen, it is put when it is.
+/// Promise: the comparison, which meets a refused key whose parameter is gone with each round, does
+/// not try it each time where nobody can see whether the cause is gone; where that can be seen, it
+/// is put when it is.
 #[tokio::test]
 async fn the_comparison_tries_nothing_in_vain() {
     let api = Api::frozen().await;

@@ -36,8 +36,9 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// Promise: a secret's value stands in no log line of ours, whatever goes wrong, in no item of the ledger, in no change, and in no
-/// error; and no other tenant's name stands in what is logged for one. Nor does a comment stand in any log line.
+/// Promise: a secret's value stands in no log line of ours, whatever goes wrong, in no item of the
+/// ledger, in no change, and in no error; and no other tenant's name stands in what is logged for
+/// one. Nor does a comment stand in any log line.
 #[tokio::test]
 async fn plaintext_stays_in_parameter_store() {
     const CANARY: &str = "canary-7f3a9d";
@@ -47,7 +48,8 @@ async fn plaintext_stays_in_parameter_store() {
     let ours =
         EnvFilter::new("tenantry=trace,config_read=trace,config_write=trace,config_refresh=trace,local=trace,info");
     let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_env_filter(ours).finish();
-    // A second one, because as long as there is just one, a line that another test's thread comes by first counts as unwanted here, too.
+    // A second one, because as long as there is just one, a line that another test's thread comes
+    // by first counts as unwanted here, too.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _logging = tracing::subscriber::set_default(subscriber);
 
@@ -127,9 +129,10 @@ async fn without_a_call(api: &Api, call: Call<'_>) -> Answer {
     answer
 }
 
-/// Promise: who may read but not read secrets is refused each way to a secret's value, and told the scope that it takes; before anything is
-/// looked for, so that nobody learns whether there is a secret, or whether it is still the one of an entity tag. What another reader has
-/// brought into memory makes no difference.
+/// Promise: who may read but not read secrets is refused each way to a secret's value, and told the
+/// scope that it takes; before anything is looked for, so that nobody learns whether there is a
+/// secret, or whether it is still the one of an entity tag. What another reader has brought into
+/// memory makes no difference.
 #[tokio::test]
 async fn reading_a_secret_takes_its_scope() {
     let api = Api::start().await;
@@ -181,7 +184,8 @@ async fn reading_a_secret_takes_its_scope() {
     api.suite.stop().await;
 }
 
-/// Promise: a list names secrets to everybody who may read, and shows their values, and fetches them, only for those who may read secrets.
+/// Promise: a list names secrets to everybody who may read, and shows their values, and fetches
+/// them, only for those who may read secrets.
 #[tokio::test]
 async fn a_list_withholds_secrets() {
     let api = Api::start().await;
@@ -223,7 +227,8 @@ async fn a_list_withholds_secrets() {
     api.suite.stop().await;
 }
 
-/// Promise: to write a secret takes the right to write alone, and no answer to a write shows a value.
+/// Promise: to write a secret takes the right to write alone, and no answer to a write shows a
+/// value.
 #[tokio::test]
 async fn writing_a_secret_shows_none() {
     let api = Api::start().await;

@@ -1,4 +1,5 @@
-//! The tenants' AWS credentials: how often they are asked for, and what happens where there are none.
+//! The tenants' AWS credentials: how often they are asked for, and what happens where there are
+//! none.
 
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ const NEARLY_OVER: Duration = Duration::from_mins(55);
 /// After this much more it serves no longer.
 const THE_REST: Duration = Duration::from_mins(5);
 
-/// Promise: a function environment asks for a tenant's credentials once, whatever is asked of it and by how many at the same time, and
-/// for each tenant's by themselves.
+/// Promise: a function environment asks for a tenant's credentials once, whatever is asked of it
+/// and by how many at the same time, and for each tenant's by themselves.
 #[tokio::test]
 async fn credentials_are_asked_for_once() {
     let api = Api::frozen().await;
@@ -35,8 +36,9 @@ async fn credentials_are_asked_for_once() {
     api.suite.stop().await;
 }
 
-/// Promise: credentials are renewed before they end, by one of those who use them. While that fails the old ones go on serving until
-/// shortly before their end, and STS is asked now and then only; from then on nothing is done at all, least of all with other rights.
+/// Promise: credentials are renewed before they end, by one of those who use them. While that fails
+/// the old ones go on serving until shortly before their end, and STS is asked now and then only;
+/// from then on nothing is done at all, least of all with other rights.
 #[tokio::test]
 async fn credentials_are_renewed_ahead_of_their_end() {
     let api = Api::frozen().await;
@@ -73,8 +75,9 @@ async fn credentials_are_renewed_ahead_of_their_end() {
     api.suite.stop().await;
 }
 
-/// Promise: a tenant whose credentials cannot be had gets 503 and when to come back, whatever it asks for and for whatever reason STS
-/// gives, and its request reaches no store; a tenant whose credentials are there goes on.
+/// Promise: a tenant whose credentials cannot be had gets 503 and when to come back, whatever it
+/// asks for and for whatever reason STS gives, and its request reaches no store; a tenant whose
+/// credentials are there goes on.
 #[tokio::test]
 async fn without_credentials_nothing_is_done() {
     let api = Api::frozen().await;
@@ -111,7 +114,8 @@ async fn without_credentials_nothing_is_done() {
     }
     globex.get("tenant_config_k").await.expect_problem(404, "not-found");
 
-    // A role that may not be taken on any more: allowed to nobody who is here, or denied to everybody.
+    // A role that may not be taken on any more: allowed to nobody who is here, or denied to
+    // everybody.
     for (effect, principal) in [("Allow", "arn:aws:iam::000000000000:role/nobody"), ("Deny", "*")] {
         let statement = json!({"Effect": effect, "Principal": {"AWS": principal}, "Action": "sts:AssumeRole"});
         let trust = json!({"Version": "2012-10-17", "Statement": statement});
@@ -126,7 +130,8 @@ async fn without_credentials_nothing_is_done() {
     api.suite.stop().await;
 }
 
-/// Promise: those who wait for credentials that cannot be had hear so together, and do not ask one after the other.
+/// Promise: those who wait for credentials that cannot be had hear so together, and do not ask one
+/// after the other.
 #[tokio::test]
 async fn a_crowd_hears_of_one_failure() {
     let api = Api::frozen().await;
@@ -142,7 +147,8 @@ async fn a_crowd_hears_of_one_failure() {
     api.suite.stop().await;
 }
 
-/// Promise: who asks for it runs without tenants' credentials, and by nothing else: then no role is taken on.
+/// Promise: who asks for it runs without tenants' credentials, and by nothing else: then no role is
+/// taken on.
 #[tokio::test]
 async fn tenants_credentials_are_an_option() {
     let parameters = [("TenantCredentials".to_owned(), "false".to_owned())].into();

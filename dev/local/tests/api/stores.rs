@@ -1,4 +1,5 @@
-//! What becomes of a store's values when others are at them too: our own writers, operators, an earlier life, another route.
+//! What becomes of a store's values when others are at them too: our own writers, operators, an
+//! earlier life, another route.
 
 use aws_sdk_ssm::types::ParameterType;
 use emulator::{EventFate, Fault};
@@ -11,8 +12,8 @@ use crate::{
     operator::edit,
 };
 
-/// Promise: a commit of the same tenant that is under way beside a store call is waited for; it is no failure and leaves nothing
-/// pending.
+/// Promise: a commit of the same tenant that is under way beside a store call is waited for; it is
+/// no failure and leaves nothing pending.
 #[tokio::test]
 async fn a_commit_beside_a_store_call_is_waited_for() {
     let api = Api::start().await;
@@ -26,8 +27,8 @@ async fn a_commit_beside_a_store_call_is_waited_for() {
     api.suite.stop().await;
 }
 
-/// Promise: what an operator has put where a new key's value would lie is neither overwritten as another type nor removed, and the
-/// writer learns what is in the way.
+/// Promise: what an operator has put where a new key's value would lie is neither overwritten as
+/// another type nor removed, and the writer learns what is in the way.
 #[tokio::test]
 async fn a_foreign_parameter_is_left_alone() {
     let api = Api::start().await;
@@ -39,7 +40,8 @@ async fn a_foreign_parameter_is_left_alone() {
     api.sweep(1).await;
     assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 1)));
 
-    // The same type, so that our first write lies on top of theirs; its answer is lost, so it is never committed.
+    // The same type, so that our first write lies on top of theirs; its answer is lost, so it is
+    // never committed.
     let name = acme.parameter_name("secret_config_", "l");
     edit(&api, &name, "theirs", ParameterType::SecureString).await;
     api.suite.emulator().faults().inject("PutParameter", Fault::ReplyLost, 1);
@@ -94,7 +96,8 @@ async fn a_copied_mark_proves_nothing() {
     api.suite.stop().await;
 }
 
-/// Promise: a parameter that was removed behind our back, and so begins to count anew, is put once, not over and over.
+/// Promise: a parameter that was removed behind our back, and so begins to count anew, is put once,
+/// not over and over.
 #[tokio::test]
 async fn a_parameter_that_counts_anew_is_followed() {
     let api = Api::start().await;
@@ -129,7 +132,8 @@ async fn a_repeated_put_may_count_anew() {
     api.suite.stop().await;
 }
 
-/// Promise: of two writers around the ledger who did not see each other, the one who commits last also lies in the store last.
+/// Promise: of two writers around the ledger who did not see each other, the one who commits last
+/// also lies in the store last.
 #[tokio::test]
 async fn who_commits_last_lies_there_last() {
     let api = Api::start().await;
@@ -138,7 +142,8 @@ async fn who_commits_last_lies_there_last() {
     let slow = acme.put("secret_config_k", &json!("slow")).into_future();
     let fast = async {
         lost.reached().await;
-        // So long that nobody waits for the slow one any more, which is still waiting for its answer.
+        // So long that nobody waits for the slow one any more, which is still waiting for its
+        // answer.
         api.pass(GRACE / 2);
         acme.put("secret_config_k", &json!("fast")).await.expect(201)
     };
@@ -150,8 +155,8 @@ async fn who_commits_last_lies_there_last() {
     api.suite.stop().await;
 }
 
-/// Promise: of two writers whose puts overtake each other, whoever puts last looks again, and the newest value lies there when both have
-/// their answers, without any event.
+/// Promise: of two writers whose puts overtake each other, whoever puts last looks again, and the
+/// newest value lies there when both have their answers, without any event.
 #[tokio::test]
 async fn the_newest_lies_there_whoever_puts_last() {
     let api = Api::start().await;
@@ -172,7 +177,8 @@ async fn the_newest_lies_there_whoever_puts_last() {
     api.suite.stop().await;
 }
 
-/// Promise: nothing is removed beside a call that may be a put: a value that is put while the one before is about to be removed stays.
+/// Promise: nothing is removed beside a call that may be a put: a value that is put while the one
+/// before is about to be removed stays.
 #[tokio::test]
 async fn a_removal_makes_way_for_a_put() {
     let api = Api::start().await;
@@ -191,7 +197,8 @@ async fn a_removal_makes_way_for_a_put() {
     };
     let writing = async {
         reached(&beginning).await;
-        // So long that the writer waits no more for who has deleted the key and is about to remove its value.
+        // So long that the writer waits no more for who has deleted the key and is about to remove
+        // its value.
         api.pass(GRACE / 15);
         let commit = faults.hold("TransactWriteItems", 0);
         let meanwhile = async {
@@ -253,8 +260,9 @@ async fn a_late_restoration_hides_no_commit() {
     api.suite.stop().await;
 }
 
-/// Promise: a committed secret is not pushed out of Parameter Store's history by puts that are never committed: the committed value
-/// is put on top of them, is read from there, and too many of them are refused.
+/// Promise: a committed secret is not pushed out of Parameter Store's history by puts that are
+/// never committed: the committed value is put on top of them, is read from there, and too many of
+/// them are refused.
 #[tokio::test]
 async fn uncommitted_puts_push_nothing_out() {
     let api = Api::start().await;
@@ -312,7 +320,8 @@ async fn lost_answers_of_notes_keep_nobody_waiting() {
     api.suite.stop().await;
 }
 
-/// Promise: a follower that has been overtaken and is then refused keeps the next one not waiting, and leaves no id behind.
+/// Promise: a follower that has been overtaken and is then refused keeps the next one not waiting,
+/// and leaves no id behind.
 #[tokio::test]
 async fn a_refused_follower_makes_way() {
     let api = Api::start().await;
@@ -352,7 +361,8 @@ async fn a_put_waits_for_a_removal_that_it_did_not_see() {
     let beginning = faults.hold("UpdateItem", 0);
     let writing = async {
         reached(&beginning).await;
-        // So long that the writer waits no more for who has deleted the key and is about to remove its value.
+        // So long that the writer waits no more for who has deleted the key and is about to remove
+        // its value.
         api.pass(GRACE / 15);
         let (announcing, removing) = (faults.hold("UpdateItem", 0), faults.hold("DeleteParameter", 0));
         let meanwhile = async {
@@ -376,7 +386,8 @@ async fn a_put_waits_for_a_removal_that_it_did_not_see() {
     api.suite.stop().await;
 }
 
-/// Promise: a value that is committed while the one before is being removed is put as soon as that is over.
+/// Promise: a value that is committed while the one before is being removed is put as soon as that
+/// is over.
 #[tokio::test]
 async fn a_value_follows_a_removal_at_once() {
     let api = Api::start().await;
@@ -406,8 +417,8 @@ async fn a_value_follows_a_removal_at_once() {
     api.suite.stop().await;
 }
 
-/// Promise: a put never meets the removal of what was there before. A removal that is not known to have ended is waited for;
-/// meanwhile the write is committed and says `pending`.
+/// Promise: a put never meets the removal of what was there before. A removal that is not known to
+/// have ended is waited for; meanwhile the write is committed and says `pending`.
 #[tokio::test]
 async fn a_put_after_a_lost_removal_stays() {
     let api = Api::start().await;
@@ -457,8 +468,9 @@ async fn refused_puts_leave_nothing_behind() {
     api.suite.stop().await;
 }
 
-/// Promise: changed routes strand nothing: what was owed to a store that a tag has left is forgotten, what is owed under a tag
-/// without a route waits, and neither holds up what is behind it.
+/// Promise: changed routes strand nothing: what was owed to a store that a tag has left is
+/// forgotten, what is owed under a tag without a route waits, and neither holds up what is behind
+/// it.
 #[tokio::test]
 async fn changed_routes_hold_up_nothing() {
     let data = tempfile::tempdir().expect("a folder");

@@ -1,5 +1,6 @@
-//! The crash points of config-refresh: a sweep that has all kinds of work to do dies at each of its calls in turn, and the call takes
-//! effect at once, late, or never. The next sweeps do the rest, and nothing twice.
+//! The crash points of config-refresh: a sweep that has all kinds of work to do dies at each of its
+//! calls in turn, and the call takes effect at once, late, or never. The next sweeps do the rest,
+//! and nothing twice.
 
 use emulator::{ANY, EventFate, Fault};
 use fastrand::Rng;
@@ -20,8 +21,8 @@ const MANY: usize = 150;
 
 const SCHEDULE: &str = include_str!("../../../../events/schedule.json");
 
-/// Leaves a tenant with one key for each kind of work: a value to be put, one to be removed, a change to be published, an edit of somebody
-/// else's to be taken over.
+/// Leaves a tenant with one key for each kind of work: a value to be put, one to be removed, a
+/// change to be published, an edit of somebody else's to be taken over.
 async fn owe(api: &Api, tenant: &Tenant<'_>, tag: &str) {
     let faults = api.suite.emulator().faults();
     let key = |name: &str| format!("{tag}{name}");
@@ -82,8 +83,8 @@ async fn is_done(api: &Api, tenant: &Tenant<'_>, tag: &str, case: &str) {
     assert_eq!(revisions, (1..=revisions.len()).collect::<Vec<_>>(), "{case}");
 }
 
-/// Promise: wherever a sweep dies, and whatever becomes of its last call, the next ones do the rest: what was to be put, removed, published
-/// and taken over is, once.
+/// Promise: wherever a sweep dies, and whatever becomes of its last call, the next ones do the
+/// rest: what was to be put, removed, published and taken over is, once.
 #[tokio::test]
 async fn a_sweep_may_die_anywhere() {
     let schedule: Value = serde_json::from_str(SCHEDULE).expect("JSON");

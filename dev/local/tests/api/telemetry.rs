@@ -59,8 +59,8 @@ fn members(line: &Value, names: &[&str]) -> Value {
     names.iter().map(|name| ((*name).to_owned(), line[*name].clone())).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// Promise: a request is one line with route, outcome, duration, calls, cache result, revision, tenant and trace; never with a value,
-/// a token, or another claim.
+/// Promise: a request is one line with route, outcome, duration, calls, cache result, revision,
+/// tenant and trace; never with a value, a token, or another claim.
 #[tokio::test]
 async fn a_request_is_one_line() {
     let (api, lines) = start(None).await;
@@ -116,8 +116,8 @@ async fn a_request_is_one_line() {
     api.suite.stop().await;
 }
 
-/// Promise: the line is a document of CloudWatch's embedded metric format: each metric and each dimension is a member, every
-/// dimension takes few values, and the tenant is none.
+/// Promise: the line is a document of CloudWatch's embedded metric format: each metric and each
+/// dimension is a member, every dimension takes few values, and the tenant is none.
 #[tokio::test]
 async fn a_line_is_metrics() {
     let (api, lines) = start(None).await;
@@ -187,8 +187,8 @@ fn assert_watched(written: &BTreeSet<(String, String, String)>) {
     assert_eq!(watched, 11, "three searches, five metrics on widgets and three alarms");
 }
 
-/// Promise: an edit of a key with JSON values that is no JSON is counted, in a metric that the runbook names, and one that is JSON, or
-/// of a key with texts, writes nothing of it.
+/// Promise: an edit of a key with JSON values that is no JSON is counted, in a metric that the
+/// runbook names, and one that is JSON, or of a key with texts, writes nothing of it.
 #[tokio::test]
 async fn edits_that_do_not_parse_are_counted() {
     let (api, lines) = start(None).await;
@@ -214,7 +214,8 @@ async fn edits_that_do_not_parse_are_counted() {
     api.suite.stop().await;
 }
 
-/// Promise: while work fails its age goes on growing: in any five minutes one of the sweeps, which come each minute, tells it.
+/// Promise: while work fails its age goes on growing: in any five minutes one of the sweeps, which
+/// come each minute, tells it.
 #[tokio::test]
 async fn owed_work_has_an_age() {
     let (api, lines) = start(None).await;
@@ -245,7 +246,8 @@ async fn owed_work_has_an_age() {
     api.suite.stop().await;
 }
 
-/// Promise: one trace shows the write, its calls to AWS, the event, and what config-refresh does for it.
+/// Promise: one trace shows the write, its calls to AWS, the event, and what config-refresh does
+/// for it.
 #[tokio::test]
 async fn one_trace_shows_it_all() {
     let daemon = UdpSocket::bind("127.0.0.1:0").expect("a port");
@@ -261,7 +263,8 @@ async fn one_trace_shows_it_all() {
     for route in ["PUT /v1/config/{key+}", "Config Changed"] {
         assert!(told.contains(&(Some(route), Some(TRACE))), "{told:?}");
     }
-    // Every call of these two invocations is a part of the trace. Others, of Parameter Store's own event, belong to none.
+    // Every call of these two invocations is a part of the trace. Others, of Parameter Store's own
+    // event, belong to none.
     let traced = lines.iter().filter(|line| line["trace.id"] == TRACE);
     let calls: u64 =
         traced.flat_map(|line| line["calls"].as_object().expect("calls").values()).filter_map(Value::as_u64).sum();

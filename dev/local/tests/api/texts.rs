@@ -1,4 +1,5 @@
-//! What a text is: how it lies in Parameter Store, what comes back of it, and what an edit of it is taken for.
+//! What a text is: how it lies in Parameter Store, what comes back of it, and what an edit of it is
+//! taken for.
 
 use emulator::{EventFate, Fault};
 use http::Method;
@@ -19,7 +20,8 @@ fn values(history: &Answer) -> Vec<Value> {
     history.each("versions", "value")
 }
 
-/// That the key shows `text` wherever a value is shown: alone, by its version, in history, batch and list.
+/// That the key shows `text` wherever a value is shown: alone, by its version, in history, batch
+/// and list.
 async fn shows(tenant: &Tenant<'_>, key: &str, text: &str) {
     let read = tenant.get(key).await.expect(200);
     let version = read.number("version");
@@ -30,8 +32,9 @@ async fn shows(tenant: &Tenant<'_>, key: &str, text: &str) {
     assert_eq!(tenant.list(&format!("prefix={key}")).await.expect(200).each("entries", "value"), [text], "{key}");
 }
 
-/// Promise: a text lies raw in Parameter Store without the white space around it, so that direct readers find what they expect, and
-/// the API gives it back byte for byte: its old versions, what is rolled back to, and over gRPC, too. Only what cannot lie raw is JSON.
+/// Promise: a text lies raw in Parameter Store without the white space around it, so that direct
+/// readers find what they expect, and the API gives it back byte for byte: its old versions, what
+/// is rolled back to, and over gRPC, too. Only what cannot lie raw is JSON.
 #[tokio::test]
 async fn a_text_lies_raw_without_its_outer_white_space() {
     let api = Api::start().await;
@@ -78,8 +81,9 @@ async fn a_text_lies_raw_without_its_outer_white_space() {
     api.suite.stop().await;
 }
 
-/// Promise: where a value that Parameter Store alone has is put again, because what nobody committed lay on top of it, its white space
-/// stays, also in the version that it is; and so where its locator moves from a value that lay as JSON.
+/// Promise: where a value that Parameter Store alone has is put again, because what nobody
+/// committed lay on top of it, its white space stays, also in the version that it is; and so where
+/// its locator moves from a value that lay as JSON.
 #[tokio::test]
 async fn white_space_stays_where_a_value_is_put_again() {
     let api = Api::start().await;
@@ -93,7 +97,8 @@ async fn white_space_stays_where_a_value_is_put_again() {
         assert_eq!(api.parameter(&name).await, Some((PEM.trim_end().to_owned(), 3)));
         shows(&acme, key, PEM).await;
     }
-    // The same after an edit that begins with what is trimmed of our own puts, and may not be of others'.
+    // The same after an edit that begins with what is trimmed of our own puts, and may not be of
+    // others'.
     let name = acme.parameter_name("secret_config_", "k");
     edit(&api, &name, "\u{feff}theirs", kind_of("secret_config_")).await;
     api.settled().await;
@@ -106,8 +111,9 @@ async fn white_space_stays_where_a_value_is_put_again() {
     api.suite.stop().await;
 }
 
-/// Promise: what counts against Parameter Store's limit is the text as it lies there: a file of 4,051 bytes is taken though its quotes
-/// and escapes would pass 4,096, and so is white space around 4,096 bytes; what is one byte too long is refused by name.
+/// Promise: what counts against Parameter Store's limit is the text as it lies there: a file of
+/// 4,051 bytes is taken though its quotes and escapes would pass 4,096, and so is white space
+/// around 4,096 bytes; what is one byte too long is refused by name.
 #[tokio::test]
 async fn the_raw_text_counts() {
     let api = Api::start().await;
@@ -153,8 +159,9 @@ async fn of_a_secret_the_ledger_keeps_white_space_alone() {
     api.suite.stop().await;
 }
 
-/// Promise: whether an edit in Parameter Store is text or JSON is up to what the API wrote last, and to no edit in between: of text all
-/// is text, and of JSON all that can be read is JSON. A string that had to lie quoted may be edited with its quotes or without.
+/// Promise: whether an edit in Parameter Store is text or JSON is up to what the API wrote last,
+/// and to no edit in between: of text all is text, and of JSON all that can be read is JSON. A
+/// string that had to lie quoted may be edited with its quotes or without.
 #[tokio::test]
 async fn an_edit_is_what_the_api_wrote_last() {
     let api = Api::start().await;
@@ -216,8 +223,8 @@ async fn answered(api: &Api, calls: [Call<'_>; TAGS.len()]) {
     api.settled().await;
 }
 
-/// Promise: each way to write through the API says anew what the key's values are, and nothing else does: no delete, no removal, no
-/// adoption. What the API never wrote is text.
+/// Promise: each way to write through the API says anew what the key's values are, and nothing else
+/// does: no delete, no removal, no adoption. What the API never wrote is text.
 #[tokio::test]
 async fn only_the_api_says_what_a_keys_values_are() {
     let api = Api::start().await;
@@ -256,8 +263,9 @@ async fn only_the_api_says_what_a_keys_values_are() {
     api.suite.stop().await;
 }
 
-/// Promise: a value that Parameter Store alone has is found by the history where `GetParameters` does not show the time of its version
-/// as exactly: by one call more for each key, and only then. What is of another life of the name is not taken for it.
+/// Promise: a value that Parameter Store alone has is found by the history where `GetParameters`
+/// does not show the time of its version as exactly: by one call more for each key, and only then.
+/// What is of another life of the name is not taken for it.
 #[tokio::test]
 async fn less_exact_times_hide_no_value() {
     let api = Api::start().await;

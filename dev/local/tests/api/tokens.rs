@@ -1,5 +1,5 @@
-//! Tokens as identity providers make them, and as nobody should: they mean the same behind API Gateway's authorizer, to a
-//! function that nobody stands in front of, and over gRPC.
+//! Tokens as identity providers make them, and as nobody should: they mean the same behind API
+//! Gateway's authorizer, to a function that nobody stands in front of, and over gRPC.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::Method;
@@ -35,7 +35,8 @@ impl Issuing {
         Self { api, key: EncodingKey::from_rsa_pem(key.as_bytes()).expect("a key"), _data: data }
     }
 
-    /// A token with these members in its header, and these changes to the claims of a good one; null takes one away.
+    /// A token with these members in its header, and these changes to the claims of a good one;
+    /// null takes one away.
     fn token(&self, header: &Value, changes: &Value) -> String {
         self.signed(header, &self.claims(changes).to_string())
     }
@@ -65,8 +66,9 @@ impl Issuing {
         format!("{message}.{signature}")
     }
 
-    /// What becomes of a request with these `Authorization` headers: through the gateway with its authorizer, at the
-    /// function alone, and by gRPC. Each time the status, and what is said about it.
+    /// What becomes of a request with these `Authorization` headers: through the gateway with its
+    /// authorizer, at the function alone, and by gRPC. Each time the status, and what is said about
+    /// it.
     async fn outcomes(&self, stream: &Instance, headers: &[String]) -> [(u16, String); 3] {
         let call = self.api.call(Method::GET, &format!("/v1/config/{KEY}"));
         let call = headers.iter().fold(call, |call, header| call.header("authorization", header));
@@ -102,8 +104,8 @@ impl Issuing {
     }
 }
 
-/// Promise: one rule decides about tokens, wherever they are looked at: whose tenant they name, what they permit, what kind
-/// of token they are.
+/// Promise: one rule decides about tokens, wherever they are looked at: whose tenant they name,
+/// what they permit, what kind of token they are.
 #[tokio::test]
 async fn a_token_means_the_same_everywhere() {
     let issuing = Issuing::start(&[]).await;
@@ -185,8 +187,8 @@ async fn a_token_means_the_same_everywhere() {
     issuing.api.suite.stop().await;
 }
 
-/// Promise: permissions lie in the claims that the settings name, and who writes is called by the claim that they name. Who
-/// lacks a permission is told where it was looked for.
+/// Promise: permissions lie in the claims that the settings name, and who writes is called by the
+/// claim that they name. Who lacks a permission is told where it was looked for.
 #[tokio::test]
 async fn permissions_and_authors_come_from_the_claims_that_are_set() {
     let issuing = Issuing::start(&[("ScopeClaims", "permissions,roles"), ("AuthorClaim", "email")]).await;
@@ -213,13 +215,15 @@ async fn permissions_and_authors_come_from_the_claims_that_are_set() {
     issuing.api.suite.stop().await;
 }
 
-/// Promise: whoever is refused by the streaming service finds the reason in its log, and no part of the token is there.
+/// Promise: whoever is refused by the streaming service finds the reason in its log, and no part of
+/// the token is there.
 #[tokio::test]
 async fn the_stream_logs_why_it_refuses() {
     let log = Log::default();
     let subscriber =
         tracing_subscriber::fmt().with_writer(log.clone()).with_env_filter(EnvFilter::new("info")).finish();
-    // A second one, because as long as there is just one, a line that another test's thread comes by first counts as unwanted here, too.
+    // A second one, because as long as there is just one, a line that another test's thread comes
+    // by first counts as unwanted here, too.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _logging = tracing::subscriber::set_default(subscriber);
 

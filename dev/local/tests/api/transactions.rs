@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::harness::Api;
 
-/// Promise: puts and deletes across tags and stores happen at one revision, each with the version its key is at.
+/// Promise: puts and deletes across tags and stores happen at one revision, each with the version
+/// its key is at.
 #[tokio::test]
 async fn all_happen_at_one_revision() {
     let api = Api::start().await;
@@ -86,7 +87,8 @@ async fn a_transaction_of_one_is_a_write() {
     api.suite.stop().await;
 }
 
-/// Promise: 25 operations are taken, 26 refused; 1.5 MB of values are taken, more refused, with the limit in the message.
+/// Promise: 25 operations are taken, 26 refused; 1.5 MB of values are taken, more refused, with the
+/// limit in the message.
 #[tokio::test]
 async fn limits_of_transactions_are_named() {
     let api = Api::start().await;

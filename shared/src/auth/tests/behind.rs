@@ -1,5 +1,5 @@
-//! What is made of a token that API Gateway's authorizer has checked: it is read here as strictly as any other, but for
-//! its signature, and it has to be the one that the authorizer tells of.
+//! What is made of a token that API Gateway's authorizer has checked: it is read here as strictly
+//! as any other, but for its signature, and it has to be the one that the authorizer tells of.
 
 use super::*;
 
@@ -13,8 +13,9 @@ async fn check(token: &str, claims: &Value) -> String {
     came
 }
 
-/// Promise: whatever the authorizer does not look at is looked at here: what the token says that it is, critical
-/// parameters, a name that stands twice, its form. None of that costs a look at the issuer's keys.
+/// Promise: whatever the authorizer does not look at is looked at here: what the token says that it
+/// is, critical parameters, a name that stands twice, its form. None of that costs a look at the
+/// issuer's keys.
 #[tokio::test]
 async fn a_checked_token_is_read_strictly() {
     let good = claims(json!({}));
@@ -63,8 +64,8 @@ async fn a_checked_token_is_read_strictly() {
     }
 }
 
-/// Promise: a token that says something else than the authorizer told, in any claim that anything here goes by, is not
-/// the one that was checked.
+/// Promise: a token that says something else than the authorizer told, in any claim that anything
+/// here goes by, is not the one that was checked.
 #[tokio::test]
 async fn a_token_that_differs_from_its_claims_is_refused() {
     let good = claims(json!({}));
@@ -97,8 +98,8 @@ async fn a_token_that_differs_from_its_claims_is_refused() {
     assert_eq!(came, "acme by alice");
 }
 
-/// API Gateway writes all claims as text, and does not say how. Numbers and lists are recognised in each spelling that
-/// was seen.
+/// API Gateway writes all claims as text, and does not say how. Numbers and lists are recognised in
+/// each spelling that was seen.
 #[tokio::test]
 async fn claims_are_recognised_as_they_are_told() {
     let world = World::new();
@@ -118,8 +119,8 @@ async fn claims_are_recognised_as_they_are_told() {
     }
 }
 
-/// Promise: a token that comes again says the same as before, and what is told beside it is compared each time; another
-/// token speaks for itself.
+/// Promise: a token that comes again says the same as before, and what is told beside it is
+/// compared each time; another token speaks for itself.
 #[tokio::test]
 async fn a_token_that_comes_again_is_compared_again() {
     let world = World::new();

@@ -78,8 +78,8 @@ impl Site {
     }
 }
 
-/// Promise: the keys are where the issuer says, wherever that is. It is asked again where they cannot be had there any
-/// more, and each hour.
+/// Promise: the keys are where the issuer says, wherever that is. It is asked again where they
+/// cannot be had there any more, and each hour.
 #[tokio::test]
 async fn a_description_leads_to_the_keys() {
     let site = Site::new();
@@ -114,8 +114,8 @@ async fn a_description_leads_to_the_keys() {
     assert_eq!(site.asked(), [DESCRIPTION, new]);
 }
 
-/// Promise: a description is believed if it is the issuer's own, by its exact name, and names an address that nobody on
-/// the way can forge. The error says what is wrong with it.
+/// Promise: a description is believed if it is the issuer's own, by its exact name, and names an
+/// address that nobody on the way can forge. The error says what is wrong with it.
 #[tokio::test]
 async fn a_description_is_of_the_issuer_and_leads_to_a_safe_address() {
     let site = Site::new();
@@ -183,8 +183,8 @@ async fn a_named_address_needs_no_description() {
     assert_eq!(site.asked(), ["/keys"]);
 }
 
-/// Promise: description and keys have to come within one time, so that an issuer that says nothing, or nothing of its
-/// keys, holds no request up for ever.
+/// Promise: description and keys have to come within one time, so that an issuer that says nothing,
+/// or nothing of its keys, holds no request up for ever.
 #[tokio::test(start_paused = true)]
 async fn a_silent_issuer_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -213,7 +213,8 @@ fn answer(status: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
-/// Keys are a JWK set of bearable size, from an answer of 200. A redirection is not followed: it could lead anywhere.
+/// Keys are a JWK set of bearable size, from an answer of 200. A redirection is not followed: it
+/// could lead anywhere.
 #[tokio::test]
 async fn only_a_key_set_is_taken_for_keys() {
     let set = json!({"keys": [rsa_jwk("rsa"), {"kty": "AKP", "kid": "of tomorrow"}]}).to_string();

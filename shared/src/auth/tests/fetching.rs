@@ -32,7 +32,8 @@ async fn a_known_key_serves_for_an_hour() {
     assert_eq!(world.fetches(), 2);
 }
 
-/// A key that the issuer took back, as one does with a stolen one, stops working within the hour, without any unknown key to ask for.
+/// A key that the issuer took back, as one does with a stolen one, stops working within the hour,
+/// without any unknown key to ask for.
 #[tokio::test]
 async fn a_withdrawn_key_stops_working() {
     let world = World::new();
@@ -45,7 +46,8 @@ async fn a_withdrawn_key_stops_working() {
     assert_eq!((refused.as_str(), world.fetches()), ("invalid: the token's key is not among the issuer's", 2));
 }
 
-/// While old keys cannot be fetched again they go on serving, and the issuer is asked once a minute, not by every token.
+/// While old keys cannot be fetched again they go on serving, and the issuer is asked once a
+/// minute, not by every token.
 #[tokio::test]
 async fn old_keys_serve_while_there_are_no_newer_ones() {
     let world = World::new();
@@ -65,7 +67,8 @@ async fn old_keys_serve_while_there_are_no_newer_ones() {
     }
 }
 
-/// While old keys are being fetched again, one caller waits for them and the others go on with the old ones.
+/// While old keys are being fetched again, one caller waits for them and the others go on with the
+/// old ones.
 #[tokio::test]
 async fn old_keys_serve_while_newer_ones_are_on_their_way() {
     let world = World::new();
@@ -82,7 +85,8 @@ async fn old_keys_serve_while_newer_ones_are_on_their_way() {
     assert_eq!((outcome(&result).as_str(), world.fetches()), ("acme by alice", 2));
 }
 
-/// Made-up key ids cost the issuer one request in thirty seconds, and cost those with good tokens nothing.
+/// Made-up key ids cost the issuer one request in thirty seconds, and cost those with good tokens
+/// nothing.
 #[tokio::test]
 async fn unknown_keys_refetch_at_most_every_thirty_seconds() {
     let world = World::new();
@@ -106,7 +110,8 @@ async fn unknown_keys_refetch_at_most_every_thirty_seconds() {
     }
 }
 
-/// A new key is found as soon as the interval allows, and a key that the issuer took back is forgotten with that fetch.
+/// A new key is found as soon as the interval allows, and a key that the issuer took back is
+/// forgotten with that fetch.
 #[tokio::test]
 async fn rotated_keys_are_picked_up() {
     let world = World::new();
@@ -117,9 +122,9 @@ async fn rotated_keys_are_picked_up() {
     assert!(world.bearer(&signed_with("rsa")).await.is_err());
 }
 
-/// A fetch that failed has taught nothing: no token is called bad, and known keys go on serving. But the issuer is left
-/// alone for a second, twice as long after each failure, for half a minute at most, and who needs a key meanwhile is told
-/// so at once.
+/// A fetch that failed has taught nothing: no token is called bad, and known keys go on serving.
+/// But the issuer is left alone for a second, twice as long after each failure, for half a minute
+/// at most, and who needs a key meanwhile is told so at once.
 #[tokio::test]
 async fn a_failed_fetch_is_followed_by_a_pause() {
     let world = World::new();
@@ -174,8 +179,8 @@ impl FetchKeys for Slow {
     }
 }
 
-/// Promise: one fetch is one outcome for all who wait for it, whenever they came, when it fails, too: nobody waits in line
-/// to fetch again. Who gives up takes it away from nobody.
+/// Promise: one fetch is one outcome for all who wait for it, whenever they came, when it fails,
+/// too: nobody waits in line to fetch again. Who gives up takes it away from nobody.
 #[tokio::test(start_paused = true)]
 async fn a_crowd_shares_a_failure() {
     let fetches = Arc::new(AtomicUsize::new(0));
@@ -203,7 +208,8 @@ async fn a_crowd_shares_a_failure() {
     assert_eq!(fetches.load(Ordering::Relaxed), 1);
 }
 
-/// Callers who come while the keys are on their way wait for them; their good tokens are not refused, and one fetch serves them all.
+/// Callers who come while the keys are on their way wait for them; their good tokens are not
+/// refused, and one fetch serves them all.
 #[tokio::test]
 async fn a_crowd_waits_for_one_fetch() {
     let world = World::new();
@@ -215,7 +221,8 @@ async fn a_crowd_waits_for_one_fetch() {
     assert_eq!(world.fetches(), 1);
 }
 
-/// A caller who gives up while the keys are on their way takes them away from nobody: they come, and serve the next one.
+/// A caller who gives up while the keys are on their way takes them away from nobody: they come,
+/// and serve the next one.
 #[tokio::test]
 async fn an_abandoned_fetch_comes_to_its_end() {
     let world = World::new();
@@ -246,8 +253,9 @@ async fn known_keys_serve_while_others_are_looked_for() {
     assert_eq!((outcome(&result).as_str(), world.fetches()), ("acme by alice", 2));
 }
 
-/// Promise: a key that the issuer replaces under its old id is believed once the keys are fetched again, and the one before it no more. A bad
-/// signature makes nobody ask for keys: whoever invents signatures could have the issuer asked for each.
+/// Promise: a key that the issuer replaces under its old id is believed once the keys are fetched
+/// again, and the one before it no more. A bad signature makes nobody ask for keys: whoever invents
+/// signatures could have the issuer asked for each.
 #[tokio::test]
 async fn a_key_that_changes_under_its_id_is_replaced_within_the_hour() {
     let world = World::new();

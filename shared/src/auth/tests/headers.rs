@@ -16,7 +16,8 @@ async fn check_member(name: &str, value: Value) -> String {
     check(&token(&header, &claims(json!({})), sign_rsa)).await
 }
 
-/// Promise: a token that calls itself something else than a JWT, or holds another one, is none of ours (RFC 8725, 3.11).
+/// Promise: a token that calls itself something else than a JWT, or holds another one, is none of
+/// ours (RFC 8725, 3.11).
 #[tokio::test]
 async fn a_token_of_another_type_is_refused() {
     const REFUSED: &str = "invalid: the token's typ or cty says that it is something else";
@@ -47,7 +48,8 @@ async fn a_token_of_another_type_is_refused() {
     assert_eq!(check(&nested).await, "invalid: the token's claims is malformed");
 }
 
-/// Promise: what says "refuse me unless you understand this" is refused, and so is a payload that is not encoded (RFC 7797).
+/// Promise: what says "refuse me unless you understand this" is refused, and so is a payload that
+/// is not encoded (RFC 7797).
 #[tokio::test]
 async fn critical_parameters_are_refused() {
     for (name, value) in [
@@ -65,8 +67,9 @@ async fn critical_parameters_are_refused() {
     }
 }
 
-/// Promise: what a header offers to find a key by is not looked at, neither for good nor for bad, whatever its form; the issuer's key with
-/// the token's id decides, and nobody is called but the issuer.
+/// Promise: what a header offers to find a key by is not looked at, neither for good nor for bad,
+/// whatever its form; the issuer's key with the token's id decides, and nobody is called but the
+/// issuer.
 #[tokio::test]
 async fn keys_come_from_the_issuer_alone() {
     let attacker = ec_key();
@@ -93,8 +96,9 @@ async fn keys_come_from_the_issuer_alone() {
     }
 }
 
-/// Promise: a key's id is looked up as it is and nothing else: one that looks like a path, a query or an address, and one of any length, is
-/// an unknown id, which costs the issuer what every unknown id does.
+/// Promise: a key's id is looked up as it is and nothing else: one that looks like a path, a query
+/// or an address, and one of any length, is an unknown id, which costs the issuer what every
+/// unknown id does.
 #[tokio::test]
 async fn an_id_is_looked_up_and_nothing_else() {
     let world = World::new();
@@ -127,8 +131,9 @@ async fn an_id_is_looked_up_and_nothing_else() {
     assert_eq!(check(&nameless).await, UNKNOWN);
 }
 
-/// Promise: where a name stands twice, in the header or in the claims or inside of one, two readers may read two tokens; so nobody does
-/// (RFC 8725, 3.10 and 2.4). The same name in two spellings of JSON is the same name.
+/// Promise: where a name stands twice, in the header or in the claims or inside of one, two readers
+/// may read two tokens; so nobody does (RFC 8725, 3.10 and 2.4). The same name in two spellings of
+/// JSON is the same name.
 #[tokio::test]
 async fn a_name_that_stands_twice_is_refused() {
     const HEADER: &str = r#"{"alg":"RS256","kid":"rsa"}"#;
@@ -164,7 +169,8 @@ async fn a_name_that_stands_twice_is_refused() {
     assert_eq!(check(&token_of(HEADER, &good, sign_rsa)).await, GOOD);
 }
 
-/// Promise: header and claims are JSON objects in UTF-8, in base64url in its one spelling, and a token has three parts.
+/// Promise: header and claims are JSON objects in UTF-8, in base64url in its one spelling, and a
+/// token has three parts.
 #[tokio::test]
 async fn a_token_has_one_form() {
     const HEADER: &str = r#"{"alg":"RS256","kid":"rsa"}"#;

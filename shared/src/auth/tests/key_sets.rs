@@ -4,8 +4,9 @@ use aws_lc_rs::hmac;
 
 use super::*;
 
-/// Promise: only what the issuer publishes as a key for RS256 or ES256 signatures is one; what else is in its set does no harm, and one
-/// that is not public verifies nothing: whoever can read the set can sign with it.
+/// Promise: only what the issuer publishes as a key for RS256 or ES256 signatures is one; what else
+/// is in its set does no harm, and one that is not public verifies nothing: whoever can read the
+/// set can sign with it.
 #[tokio::test]
 async fn only_signing_keys_verify() {
     let (rsa, ec) = (rsa_jwk("key"), ec_jwk(&EC, "key"));
@@ -66,7 +67,8 @@ async fn only_signing_keys_verify() {
     }
 }
 
-/// Promise: an RSA key of less than 2048 bits verifies nothing, whoever publishes it, and however many zeros stand before it.
+/// Promise: an RSA key of less than 2048 bits verifies nothing, whoever publishes it, and however
+/// many zeros stand before it.
 #[tokio::test]
 async fn weak_rsa_keys_are_refused() {
     let zeros = |modulus: &[u8]| [vec![0; 256 - modulus.len()], modulus.to_vec()].concat();
@@ -93,8 +95,8 @@ async fn weak_rsa_keys_are_refused() {
     }
 }
 
-/// Promise: an id that means two different keys means none, whatever their order and however many there are; another key keeps serving.
-/// The same key twice is one.
+/// Promise: an id that means two different keys means none, whatever their order and however many
+/// there are; another key keeps serving. The same key twice is one.
 #[tokio::test]
 async fn an_ambiguous_id_means_no_key() {
     let other = ec_key();

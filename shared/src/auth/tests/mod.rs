@@ -1,4 +1,5 @@
-//! Who gets in, and as whom. Tokens are made here by hand, so that each test can lie in exactly one place.
+//! Who gets in, and as whom. Tokens are made here by hand, so that each test can lie in exactly one
+//! place.
 
 mod behind;
 mod discovery;
@@ -185,8 +186,8 @@ impl World {
         self.authenticator.authenticate(Presented::Checked { claims, authorization: &authorization }).await
     }
 
-    /// By a token with these claims, which is verified here, and which API Gateway's authorizer has checked: one rule
-    /// decides both.
+    /// By a token with these claims, which is verified here, and which API Gateway's authorizer has
+    /// checked: one rule decides both.
     async fn both(&self, claims: &Value) -> Result<Caller, AuthError> {
         let token = rs256(claims);
         let (here, behind) = (self.bearer(&token).await, self.behind(&token, &told(claims)).await);
@@ -209,8 +210,8 @@ fn outcome(result: &Result<Caller, AuthError>) -> String {
     }
 }
 
-/// Who comes by claims is their tenant, and writes in the name of `sub`, of the client where there is none, or of the
-/// claim that the settings name.
+/// Who comes by claims is their tenant, and writes in the name of `sub`, of the client where there
+/// is none, or of the claim that the settings name.
 #[tokio::test]
 async fn claims_name_tenant_and_author() {
     let named = TokenSettings { author_claim: Some("email".to_owned()), ..settings() };
@@ -231,9 +232,9 @@ async fn claims_name_tenant_and_author() {
     }
 }
 
-/// Promise: a tenant claim is a text that is a tenant id, or a whole number, which is its digits, wherever a token comes
-/// from; all else names no tenant, and the caller is told why. Nothing is cut, trimmed or picked from a list, and a claim
-/// whose name is spelt otherwise is another claim.
+/// Promise: a tenant claim is a text that is a tenant id, or a whole number, which is its digits,
+/// wherever a token comes from; all else names no tenant, and the caller is told why. Nothing is
+/// cut, trimmed or picked from a list, and a claim whose name is spelt otherwise is another claim.
 #[tokio::test]
 async fn a_tenant_claim_is_an_id_or_a_whole_number() {
     const TYPE: &str = "no tenant: is neither text nor a whole number in digits";
@@ -299,8 +300,8 @@ async fn a_tenant_claim_is_an_id_or_a_whole_number() {
     }
 }
 
-/// Promise: a number too large for any integer, and one that is written with a point or an exponent, is no tenant, since
-/// readers would not agree about its digits.
+/// Promise: a number too large for any integer, and one that is written with a point or an
+/// exponent, is no tenant, since readers would not agree about its digits.
 #[tokio::test]
 async fn a_number_has_one_spelling() {
     let world = World::new();
@@ -321,7 +322,8 @@ async fn a_number_has_one_spelling() {
     }
 }
 
-/// Promise: an id token lets nobody in, whether or not API Gateway has looked at it: it tells a client who signed in, and permits nothing.
+/// Promise: an id token lets nobody in, whether or not API Gateway has looked at it: it tells a
+/// client who signed in, and permits nothing.
 #[tokio::test]
 async fn id_tokens_are_refused() {
     const REFUSED: &str = "invalid: the token is no access token";
@@ -344,8 +346,9 @@ async fn id_tokens_are_refused() {
     assert_eq!(outcome(&world.both(&null).await), REFUSED);
 }
 
-/// A permission is granted by the whole word only: of a text, in which words stand between white space, or of a list. It
-/// is looked for in the first of the claims that the settings name, and whoever lacks it is told where.
+/// A permission is granted by the whole word only: of a text, in which words stand between white
+/// space, or of a list. It is looked for in the first of the claims that the settings name, and
+/// whoever lacks it is told where.
 #[tokio::test]
 async fn a_scope_is_matched_as_a_whole_word() {
     let of = |claims: &[&str]| TokenSettings {
@@ -405,8 +408,8 @@ async fn a_scope_is_matched_as_a_whole_word() {
     }
 }
 
-/// Promise: the right to read secrets is a scope of its own, which neither reading nor writing brings, and which brings neither of them. Who
-/// does what a commit left behind has not got it.
+/// Promise: the right to read secrets is a scope of its own, which neither reading nor writing
+/// brings, and which brings neither of them. Who does what a commit left behind has not got it.
 #[tokio::test]
 async fn reading_secrets_takes_its_own_scope() {
     for (scopes, permission, secrets) in [
@@ -427,8 +430,8 @@ async fn reading_secrets_takes_its_own_scope() {
     assert!(!SystemAuthority::for_owed_work().act_for("acme".parse().unwrap()).may_read_secrets());
 }
 
-/// The scheme is `Bearer` in any case. A bare token, which API Gateway takes, and any other scheme is refused with words
-/// that say so, wherever the token is checked.
+/// The scheme is `Bearer` in any case. A bare token, which API Gateway takes, and any other scheme
+/// is refused with words that say so, wherever the token is checked.
 #[tokio::test]
 async fn the_scheme_is_bearer_in_any_case() {
     let world = World::new();
@@ -455,7 +458,8 @@ async fn the_scheme_is_bearer_in_any_case() {
     assert_eq!(outcome(&world.authenticator.authenticate(Presented::Nothing).await), "no token");
 }
 
-/// What a caller is told never says which check its token failed; the log gets that from the source.
+/// What a caller is told never says which check its token failed; the log gets that from the
+/// source.
 #[tokio::test]
 async fn a_refusal_does_not_say_which_check_failed() {
     let world = World::new();
@@ -465,7 +469,8 @@ async fn a_refusal_does_not_say_which_check_failed() {
     assert!(std::error::Error::source(&expired).is_some_and(|reason| reason.to_string().contains("expired")));
 }
 
-/// Work that a commit left behind is done in the service's own name, for the tenant that the ledger named.
+/// Work that a commit left behind is done in the service's own name, for the tenant that the ledger
+/// named.
 #[test]
 fn owed_work_is_done_in_the_services_name() {
     let scope = SystemAuthority::for_owed_work().act_for("acme".parse().unwrap());

@@ -19,7 +19,8 @@ fn is_expired(result: &Result<Arc<Bearer>, AuthError>) -> bool {
     matches!(result, Err(AuthError::InvalidToken(TokenError::Expired)))
 }
 
-/// Promise: a token is verified once, and is refused from the moment on that it would be without any memory.
+/// Promise: a token is verified once, and is refused from the moment on that it would be without
+/// any memory.
 #[tokio::test]
 async fn a_token_is_remembered_until_it_expires() {
     let (world, memory) = memory();
@@ -50,7 +51,8 @@ async fn a_withdrawn_key_is_forgotten_with_its_tokens() {
     }
 }
 
-/// Promise: what is remembered of one token helps no other: one without the scope, of another tenant, or with a changed signature.
+/// Promise: what is remembered of one token helps no other: one without the scope, of another
+/// tenant, or with a changed signature.
 #[tokio::test]
 async fn only_the_same_token_is_recognized() {
     let (_world, memory) = memory();

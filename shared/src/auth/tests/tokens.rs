@@ -50,7 +50,8 @@ async fn what_the_issuer_did_not_sign_is_refused() {
     }
 }
 
-/// The key decides the algorithm, never the token (RFC 8725, 3.1): each row is a way to have one's own signature believed.
+/// The key decides the algorithm, never the token (RFC 8725, 3.1): each row is a way to have one's
+/// own signature believed.
 #[tokio::test]
 async fn the_token_does_not_choose_its_algorithm() {
     let claims = claims(json!({}));
@@ -102,8 +103,9 @@ async fn the_token_does_not_choose_its_algorithm() {
     }
 }
 
-/// A token counts from its beginning to its end by our own clock, give or take ten seconds. Its end must be there, and both must be
-/// numbers: what one reader takes for no limit, another may take for one.
+/// A token counts from its beginning to its end by our own clock, give or take ten seconds. Its end
+/// must be there, and both must be numbers: what one reader takes for no limit, another may take
+/// for one.
 #[tokio::test]
 async fn a_token_counts_from_its_beginning_to_its_end() {
     const GOOD: &str = "acme by alice";
@@ -168,7 +170,8 @@ async fn a_token_counts_from_its_beginning_to_its_end() {
     }
 }
 
-/// Time passes for a token on the injected clock alone, and a token that was good once is not good for ever.
+/// Time passes for a token on the injected clock alone, and a token that was good once is not good
+/// for ever.
 #[tokio::test]
 async fn a_token_ends_while_its_key_stays_known() {
     let world = World::new();
@@ -199,7 +202,8 @@ async fn tokens_of_another_issuer_are_refused() {
     }
 }
 
-/// `aud` must hold one of our audiences, as text or in a list; `client_id` stands in only where there is no `aud` at all.
+/// `aud` must hold one of our audiences, as text or in a list; `client_id` stands in only where
+/// there is no `aud` at all.
 #[tokio::test]
 async fn tokens_for_another_audience_are_refused() {
     const GOOD: &str = "acme by alice";
@@ -235,7 +239,8 @@ async fn tokens_for_another_audience_are_refused() {
 async fn oversized_tokens_are_refused_unread() {
     let world = World::new();
     let sized = |filling: usize| rs256(&claims(json!({"filling": "x".repeat(filling)})));
-    // Base64 makes four characters of three bytes: this many bring the token to its limit, and three more beyond it.
+    // Base64 makes four characters of three bytes: this many bring the token to its limit, and
+    // three more beyond it.
     let filling = (8 * 1024 - sized(0).len()) / 4 * 3;
     let (fits, too_long) = (sized(filling), sized(filling + 4));
     assert!((8 * 1024 - 3..=8 * 1024).contains(&fits.len()) && too_long.len() > 8 * 1024);

@@ -139,8 +139,9 @@ fn an_unmoved_head_keeps_everything() {
     assert_eq!(memory.all(&memory.see(&head(5))), WARM);
 }
 
-/// THE trap: a load that began before a change may have read the value of before it. Kept beside the newer revision it would be
-/// stale for ever, so it is not kept, whatever it was that moved the tenant on.
+/// THE trap: a load that began before a change may have read the value of before it. Kept beside
+/// the newer revision it would be stale for ever, so it is not kept, whatever it was that moved the
+/// tenant on.
 #[test]
 fn a_load_that_was_overtaken_is_not_kept() {
     type Overtake = fn(&Memory) -> Validity;
@@ -167,8 +168,8 @@ fn a_load_that_was_overtaken_is_not_kept() {
     }
 }
 
-/// A load that found an entry from after its head has been overtaken too, though nobody has noticed yet. Kept, it would stand beside
-/// neighbours that the same commit has changed.
+/// A load that found an entry from after its head has been overtaken too, though nobody has noticed
+/// yet. Kept, it would stand beside neighbours that the same commit has changed.
 #[test]
 fn an_entry_from_after_the_head_is_not_kept() {
     let (memory, valid) = Memory::warm();
@@ -178,7 +179,8 @@ fn an_entry_from_after_the_head_is_not_kept() {
     assert_eq!(memory.get(&valid, "x"), "of 5");
 }
 
-/// A reader who is still at an earlier revision gets nothing that was found at a later one, and goes on getting what did not change.
+/// A reader who is still at an earlier revision gets nothing that was found at a later one, and
+/// goes on getting what did not change.
 #[test]
 fn an_earlier_reader_gets_nothing_later() {
     let (memory, earlier) = Memory::warm();
@@ -189,7 +191,8 @@ fn an_earlier_reader_gets_nothing_later() {
     assert_eq!(memory.all(&earlier), "?, ?, c of 3, -");
 }
 
-/// Catching up drops the keys that the changes name, a miss as well as a value, and keeps all others.
+/// Catching up drops the keys that the changes name, a miss as well as a value, and keeps all
+/// others.
 #[test]
 fn a_delta_drops_exactly_the_keys_it_names() {
     for (changes, expected) in [
@@ -209,7 +212,8 @@ fn a_delta_drops_exactly_the_keys_it_names() {
     }
 }
 
-/// Changes that do not lead from our own commit to the head, each one and in order, prove nothing: the whole tenant is dropped.
+/// Changes that do not lead from our own commit to the head, each one and in order, prove nothing:
+/// the whole tenant is dropped.
 #[test]
 fn a_doubtful_delta_drops_the_tenant() {
     let foreign = Change { commit: CommitId::from_stored("another commit"), ..change(5, &[]) };
@@ -233,13 +237,15 @@ fn a_doubtful_delta_drops_the_tenant() {
         assert_eq!(memory.all(&valid), NOTHING, "{name}");
         assert_eq!(valid.head, head(7), "{name}");
         assert_eq!(memory.cache.validity(&memory.tenant).unwrap().head, head(7), "{name}");
-        // Neither does anything come back with later heads, or go in by way of the earlier revision.
+        // Neither does anything come back with later heads, or go in by way of the earlier
+        // revision.
         memory.insert(&earlier, "a", Some(entry(&key("a"), 3, "a of 3")));
         assert_eq!(memory.all(&memory.see(&head(7))), NOTHING, "{name}");
     }
 }
 
-/// A head that went back, or of another life or another commit, tells that the table was restored: the whole tenant is dropped.
+/// A head that went back, or of another life or another commit, tells that the table was restored:
+/// the whole tenant is dropped.
 #[test]
 fn another_history_drops_the_tenant() {
     for seen in [
@@ -277,8 +283,9 @@ fn the_first_commits_need_none_before_them() {
     }
 }
 
-/// Of two reads at the same time, the one that asked earlier may arrive later, with an older head. It says nothing about now: the
-/// tenant stays where it is, and the late reader is served from there.
+/// Of two reads at the same time, the one that asked earlier may arrive later, with an older head.
+/// It says nothing about now: the tenant stays where it is, and the late reader is served from
+/// there.
 #[test]
 fn a_late_older_head_does_not_take_the_tenant_back() {
     let (memory, _) = Memory::warm();
@@ -293,7 +300,8 @@ fn a_late_older_head_does_not_take_the_tenant_back() {
     assert_eq!(memory.all(&memory.see(&head(5))), NOTHING);
 }
 
-/// Of two readers that catch up at the same time, the one that finishes last does not undo the other's work.
+/// Of two readers that catch up at the same time, the one that finishes last does not undo the
+/// other's work.
 #[test]
 fn catching_up_twice_at_once_goes_forward_only() {
     let changes = [change(5, &[]), change(6, &["a"]), change(7, &["b"])];
@@ -335,8 +343,8 @@ fn catching_up_from_before_a_drop_starts_anew() {
     assert_eq!(memory.all(&valid), NOTHING);
 }
 
-/// The tenant is part of every entry's name: the same key of two tenants is two entries, however alike the tenants' names are, and
-/// what happens to one tenant does not happen to the other.
+/// The tenant is part of every entry's name: the same key of two tenants is two entries, however
+/// alike the tenants' names are, and what happens to one tenant does not happen to the other.
 #[test]
 fn tenants_share_nothing() {
     let cache = Cache::new(PLENTY);
@@ -366,7 +374,8 @@ fn tenants_share_nothing() {
     assert_eq!(text(&tenants[1], &cache.validity(&tenants[1]).unwrap()).as_deref(), Some("Acme"));
 }
 
-/// The age of an answer counts from the question, not from the answer, and no late answer makes it older again.
+/// The age of an answer counts from the question, not from the answer, and no late answer makes it
+/// older again.
 #[test]
 fn entries_are_as_old_as_the_question_for_their_head() {
     let (memory, _) = Memory::warm();
@@ -385,7 +394,8 @@ fn entries_are_as_old_as_the_question_for_their_head() {
     assert_eq!(memory.cache.validity(&memory.tenant).unwrap().age(at(0)).as_millis(), 0);
 }
 
-/// However much goes in, values, misses, long keys and authors, the entries weigh at most what the cache was given.
+/// However much goes in, values, misses, long keys and authors, the entries weigh at most what the
+/// cache was given.
 #[test]
 fn memory_stays_bounded() {
     for max in [0, 1_000, 64 * 1024, PLENTY] {

@@ -1,4 +1,5 @@
-//! Random interleavings of writers and readers, each step of a reader on its own, against a model of the truth.
+//! Random interleavings of writers and readers, each step of a reader on its own, against a model
+//! of the truth.
 
 use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::TestRunner};
 
@@ -8,7 +9,8 @@ const TENANTS: [&str; 2] = ["acme", "acme-2"];
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const READERS: usize = 3;
 
-/// What a tenant's record in the table is at one moment: the head, each key's last write, and the changes that are kept.
+/// What a tenant's record in the table is at one moment: the head, each key's last write, and the
+/// changes that are kept.
 #[derive(Clone, Debug)]
 struct Moment {
     head: Head,
@@ -18,7 +20,8 @@ struct Moment {
     restorations: usize,
 }
 
-/// The last write of a key: its number, none for a deletion, and the revision that it was committed at.
+/// The last write of a key: its number, none for a deletion, and the revision that it was committed
+/// at.
 #[derive(Clone, Copy, Debug, Default)]
 struct Written {
     number: Option<u64>,
@@ -56,7 +59,8 @@ impl Truth {
         self.moments.push(next);
     }
 
-    /// The table is restored to what it was `back` commits ago, and may be marked as restored by another epoch.
+    /// The table is restored to what it was `back` commits ago, and may be marked as restored by
+    /// another epoch.
     fn restore(&mut self, back: usize, mark: bool) {
         let restorations = self.now().restorations + 1;
         let mut restored = self.moments[self.moments.len().saturating_sub(back + 1)].clone();
@@ -75,8 +79,9 @@ impl Truth {
         gapless.map(|(change, _)| change.clone()).collect()
     }
 
-    /// Whether `found` may be believed of a key at `head`: it is what was true then. Once the table has been restored since, it may be
-    /// from after the restoration as well, but never from before that head.
+    /// Whether `found` may be believed of a key at `head`: it is what was true then. Once the table
+    /// has been restored since, it may be from after the restoration as well, but never from before
+    /// that head.
     fn allows(&self, head: &Head, name: usize, found: Option<u64>) -> bool {
         let then = self.moments.iter().rposition(|moment| moment.head == *head).expect("a head that was");
         let is_true = |moment: &Moment| moment.keys[name].number == found;
@@ -225,8 +230,9 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(120))]
 
-    /// Whatever writers, readers, restorations and a shrinking log do between each other's steps: what the memory holds at a
-    /// revision is what was true at that revision, and never anything older.
+    /// Whatever writers, readers, restorations and a shrinking log do between each other's steps:
+    /// what the memory holds at a revision is what was true at that revision, and never anything
+    /// older.
     #[test]
     fn no_interleaving_makes_the_memory_stale(steps in vec(step(), 1..160)) {
         let mut world = World::new();
@@ -237,7 +243,8 @@ proptest! {
     }
 }
 
-/// The model above means something only if its readers do find things in the memory, and do fall behind.
+/// The model above means something only if its readers do find things in the memory, and do fall
+/// behind.
 #[test]
 fn the_models_readers_meet_what_they_are_there_for() {
     let mut world = World::new();

@@ -41,7 +41,8 @@ fn any_json_value_is_a_value() {
     }
 }
 
-/// A body with a content coding is refused as such, with what would be taken (RFC 9110, 15.5.16), rather than as bad JSON.
+/// A body with a content coding is refused as such, with what would be taken (RFC 9110, 15.5.16),
+/// rather than as bad JSON.
 #[test]
 fn encoded_bodies_are_refused_by_their_coding() {
     let with = |coding: &str, body: &str| {
@@ -65,7 +66,8 @@ fn encoded_bodies_are_refused_by_their_coding() {
     assert!(refusal(with(&"x".repeat(9_000), &packed)).len() < 200);
 }
 
-/// A body is an object of exactly the known members, each once, with a value that every reader reads alike.
+/// A body is an object of exactly the known members, each once, with a value that every reader
+/// reads alike.
 #[test]
 fn bodies_of_another_form_are_refused() {
     for (body, expected) in [
@@ -114,7 +116,8 @@ fn bodies_of_another_form_are_refused() {
     assert!(refusal(put(&bottomless)).starts_with("400 invalid-"));
 }
 
-/// What a refusal repeats of a body stays short: an answer longer than Lambda passes on would be an error of ours.
+/// What a refusal repeats of a body stays short: an answer longer than Lambda passes on would be an
+/// error of ours.
 #[test]
 fn refusals_of_huge_bodies_are_short() {
     let huge = "x".repeat(1_000_000);
@@ -170,8 +173,8 @@ fn batches_name_keys() {
     }
 }
 
-/// What is wrong with one item of a list is said with its position, and its key where it names one. However many items a body has,
-/// they are counted.
+/// What is wrong with one item of a list is said with its position, and its key where it names one.
+/// However many items a body has, they are counted.
 #[test]
 fn the_item_that_is_wrong_is_named() {
     let operations = |items: &str| -> Result<Vec<OperationBody>, Problem> {
@@ -236,7 +239,8 @@ fn puts_have_a_value_and_deletes_have_none() {
     }
 }
 
-/// API Gateway encodes bodies that it takes for binary; what is then no text is the client's mistake.
+/// API Gateway encodes bodies that it takes for binary; what is then no text is the client's
+/// mistake.
 #[test]
 fn encoded_bodies_are_decoded() {
     let body = |text: &str, encoded: bool| event(json!({"body": text, "isBase64Encoded": encoded})).body();

@@ -29,7 +29,8 @@ fn text(comment: Result<Option<Comment>, Problem>) -> Option<String> {
     comment.unwrap().map(|comment| comment.as_str().to_owned())
 }
 
-/// A comment stands beside what is written, or in the query of a DELETE; without one, and with a blank one, there is none.
+/// A comment stands beside what is written, or in the query of a DELETE; without one, and with a
+/// blank one, there is none.
 #[test]
 fn each_form_takes_a_comment() {
     for (json, query, expected) in [
@@ -49,7 +50,8 @@ fn each_form_takes_a_comment() {
     assert_eq!(text(parsed.unwrap().1.comment()), None);
 }
 
-/// What is no comment is refused with the rule, as the problem of what it stands in; one that is too long with both numbers.
+/// What is no comment is refused with the rule, as the problem of what it stands in; one that is
+/// too long with both numbers.
 #[test]
 fn what_is_no_comment_is_refused() {
     let longest = "🦀".repeat(MAX_COMMENT_CHARS);
@@ -90,7 +92,8 @@ fn what_is_no_comment_is_refused() {
     assert!(elsewhere.starts_with("400 invalid-parameter: unknown query parameter \"comment\""), "{elsewhere}");
 }
 
-/// Promise: whatever stands in an answer beside a value, the count that keeps answers below Lambda's limit covers it.
+/// Promise: whatever stands in an answer beside a value, the count that keeps answers below
+/// Lambda's limit covers it.
 #[test]
 fn answers_leave_room_for_the_longest_entry() {
     let tag = format!("{}_", "t".repeat(MAX_TAG_BYTES - 1));

@@ -30,7 +30,8 @@ fn a_cursor_leads_back_to_its_position() {
     }
 }
 
-/// A cursor is of use with the tenant, the route and the query that it came with, and with no other.
+/// A cursor is of use with the tenant, the route and the query that it came with, and with no
+/// other.
 #[test]
 fn a_cursor_fits_its_own_query_only() {
     let (acme, upper, longer) = (tenant("acme"), tenant("Acme"), tenant("acme1"));
@@ -61,7 +62,8 @@ fn a_cursor_fits_its_own_query_only() {
     }
 }
 
-/// Parts of what a cursor is bound to do not run into each other, wherever the one ends and the next begins.
+/// Parts of what a cursor is bound to do not run into each other, wherever the one ends and the
+/// next begins.
 #[test]
 fn the_parts_of_a_cursor_are_kept_apart() {
     let bound = |tenant: &TenantId, prefix: &str, position: &str| {
@@ -106,8 +108,8 @@ fn tampered_cursors_are_refused() {
     }
 }
 
-/// The check needs no secret, so anyone can compute one; a position that the query cannot have ended at is refused all the same,
-/// before a store fails on it.
+/// The check needs no secret, so anyone can compute one; a position that the query cannot have
+/// ended at is refused all the same, before a store fails on it.
 #[test]
 fn a_forged_position_stays_within_the_query() {
     let acme = tenant("acme");

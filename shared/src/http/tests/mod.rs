@@ -1,4 +1,5 @@
-//! What requests mean, what is refused, and what callers are told: without a panic, a guess, or a word about our insides.
+//! What requests mean, what is refused, and what callers are told: without a panic, a guess, or a
+//! word about our insides.
 
 mod bodies;
 mod comments;

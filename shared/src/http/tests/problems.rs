@@ -58,7 +58,8 @@ fn statuses_and_types_are_as_published() {
     }
 }
 
-/// When to come back, at which revision it was seen, and what else there is to know, stand where clients look for them.
+/// When to come back, at which revision it was seen, and what else there is to know, stand where
+/// clients look for them.
 #[test]
 fn a_problem_carries_what_helps() {
     let problem =
@@ -149,7 +150,8 @@ fn every_error_has_its_answer() {
     }
 }
 
-/// A failed precondition brings the current tag and revision along, so that the client can decide anew at once.
+/// A failed precondition brings the current tag and revision along, so that the client can decide
+/// anew at once.
 #[test]
 fn a_failed_precondition_tells_the_current_tag() {
     let etag = ETag::new(Version::new(3), &CommitId::from_stored("0123456789abcdef"));
@@ -167,7 +169,8 @@ fn a_failed_precondition_tells_the_current_tag() {
     }
 }
 
-/// Who sends the right tag as a weak one is told so, and is not left to compare two tags that look the same (RFC 9110, 13.1.1).
+/// Who sends the right tag as a weak one is told so, and is not left to compare two tags that look
+/// the same (RFC 9110, 13.1.1).
 #[test]
 fn a_weak_tag_in_if_match_is_explained() {
     const ADVICE: &str = "a weak tag, W/\"…\", never matches in If-Match: send the tag as it is, without W/";
@@ -191,7 +194,8 @@ fn a_weak_tag_in_if_match_is_explained() {
     );
 }
 
-/// What AWS says is for the log: it names accounts, tables, roles and hosts. The caller learns which service, and when to come back.
+/// What AWS says is for the log: it names accounts, tables, roles and hosts. The caller learns
+/// which service, and when to come back.
 #[test]
 fn what_aws_says_stays_inside() {
     const INSIDE: &str =
@@ -259,8 +263,8 @@ fn authenticator() -> Authenticator {
     Authenticator::new(&settings, Box::new(Down), Clock::new(|| Timestamp::from_millis(0)))
 }
 
-/// Who is let in: by the token that the authorizer has checked, where it says what the authorizer tells, else by the
-/// token alone; and no other header makes up for a claim.
+/// Who is let in: by the token that the authorizer has checked, where it says what the authorizer
+/// tells, else by the token alone; and no other header makes up for a claim.
 #[tokio::test]
 async fn callers_come_in_by_claims_or_token() {
     const REFUSED: &str = "401 unauthenticated: the bearer token is not valid here";

@@ -22,8 +22,8 @@ fn hides(shown: impl Debug) {
     }
 }
 
-/// Promise: nothing that holds a value, a token or claims shows them for debugging: not what came in, not what is on its way to a store or
-/// to a caller, not what is remembered.
+/// Promise: nothing that holds a value, a token or claims shows them for debugging: not what came
+/// in, not what is on its way to a store or to a caller, not what is remembered.
 #[tokio::test]
 async fn nothing_that_holds_a_secret_shows_it() {
     let body = json!({"value": CANARY, "comment": CANARY}).to_string();

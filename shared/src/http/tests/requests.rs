@@ -30,7 +30,8 @@ fn a_key_is_decoded_exactly_once() {
     }
 }
 
-/// Whatever could be read in two ways, or is no key after one decoding, is refused; nothing is trimmed, resolved or decoded again.
+/// Whatever could be read in two ways, or is no key after one decoding, is refused; nothing is
+/// trimmed, resolved or decoded again.
 #[test]
 fn ambiguous_and_malformed_keys_are_refused() {
     const AMBIGUOUS: &str = "400 invalid-key: the key in the path is encoded ambiguously";
@@ -96,7 +97,8 @@ fn the_stage_is_no_part_of_the_path() {
     }
 }
 
-/// Query parameters are known ones, each once; a misspelt one would otherwise be an answer to another question.
+/// Query parameters are known ones, each once; a misspelt one would otherwise be an answer to
+/// another question.
 #[test]
 fn unknown_and_double_parameters_are_refused() {
     let query = |raw: &str| event(json!({"rawQueryString": raw})).query(&["prefix", "limit"]);
@@ -186,7 +188,8 @@ fn numbers_have_one_spelling() {
     assert_eq!(refusal(number("0").version()), "400 invalid-parameter: versions count from 1");
 }
 
-/// An answer from memory is given only to those who ask for one in so many words; what cannot be read asks for the freshest.
+/// An answer from memory is given only to those who ask for one in so many words; what cannot be
+/// read asks for the freshest.
 #[test]
 fn old_answers_are_for_those_who_accept_them() {
     const LONG: u64 = u32::MAX as u64;
@@ -232,7 +235,8 @@ fn old_answers_are_for_those_who_accept_them() {
     assert!(freshness.max_age.is_zero() && freshness.stale_if_error.is_zero() && freshness.min_revision.is_none());
 }
 
-/// Preconditions are lists of entity tags; what is none is refused, since a write without its condition would be a lost update.
+/// Preconditions are lists of entity tags; what is none is refused, since a write without its
+/// condition would be a lost update.
 #[test]
 fn malformed_preconditions_are_refused() {
     let none = event(json!({})).precondition().unwrap();
@@ -250,7 +254,8 @@ fn malformed_preconditions_are_refused() {
     }
 }
 
-/// An idempotency key is one visible word. White space and quotes around it do not count; anything else in it does.
+/// An idempotency key is one visible word. White space and quotes around it do not count; anything
+/// else in it does.
 #[test]
 fn idempotency_keys_are_one_visible_word() {
     let claim = |key: &str| with_header("idempotency-key", key).idempotency("{}");
@@ -272,7 +277,8 @@ fn idempotency_keys_are_one_visible_word() {
     assert!(event(json!({})).idempotency("{}").unwrap().is_none());
 }
 
-/// The same key means the same request only if all of it is the same; and what is kept shows neither the key nor the request.
+/// The same key means the same request only if all of it is the same; and what is kept shows
+/// neither the key nor the request.
 #[test]
 fn an_idempotency_claim_covers_the_whole_request() {
     let base = json!({"rawPath": "/v1/config/x", "headers": {"idempotency-key": "k", "if-match": "\"1\"", "if-none-match": "\"2\""}});
@@ -303,7 +309,8 @@ fn an_idempotency_claim_covers_the_whole_request() {
     assert!(first.key_hash.len() == 64 && first.key_hash.bytes().all(|b| b.is_ascii_hexdigit()));
 }
 
-/// The names of headers have no case. API Gateway sends them in lower case, `sam local` as the client spelt them.
+/// The names of headers have no case. API Gateway sends them in lower case, `sam local` as the
+/// client spelt them.
 #[test]
 fn headers_are_found_whatever_their_case() {
     let event = event(json!({"headers": {"If-Match": "\"1\"", "IDEMPOTENCY-KEY": "k", "authorization": "Bearer x"}}));
@@ -314,7 +321,8 @@ fn headers_are_found_whatever_their_case() {
     assert_eq!(twice.header("if-match"), Some("\"1\",\"2\""));
 }
 
-/// Events of odd forms are read for what they hold or refused whole: what the platform may leave out or set to null is absent.
+/// Events of odd forms are read for what they hold or refused whole: what the platform may leave
+/// out or set to null is absent.
 #[test]
 fn odd_events_are_read_or_refused() {
     let least = json!({"requestContext": {"http": {"method": "GET"}}});
@@ -356,7 +364,8 @@ fn odd_events_are_read_or_refused() {
     }
 }
 
-/// Promise: claims that say something twice, as API Gateway's never do, name no tenant: the event is refused whole.
+/// Promise: claims that say something twice, as API Gateway's never do, name no tenant: the event
+/// is refused whole.
 #[test]
 fn a_claim_that_stands_twice_is_no_claim() {
     let parse = |claims: &str| {
@@ -380,7 +389,8 @@ fn a_claim_that_stands_twice_is_no_claim() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// Whatever a client sends in path, query and headers is understood or refused as its own mistake.
+    /// Whatever a client sends in path, query and headers is understood or refused as its own
+    /// mistake.
     #[test]
     fn no_request_line_or_header_is_our_fault(
         path in "(/v1/config/)?((tenant|param)_config_)?(\\PC|%[0-9a-f]{2}|[/.%]){0,20}",

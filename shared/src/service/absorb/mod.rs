@@ -1,9 +1,10 @@
-//! Takes over what others put into a tag's store: each version that is not ours becomes a commit by `external`, in its order and with
-//! its own time.
+//! Takes over what others put into a tag's store: each version that is not ours becomes a commit by
+//! `external`, in its order and with its own time.
 //!
-//! Nothing is believed but what the store and the ledger say. How far a store has been looked through is kept in the ledger and only
-//! moves forward, in the very commits that take versions over; so however often and by however many a key is looked at, no version is
-//! taken over twice, and none is left out.
+//! Nothing is believed but what the store and the ledger say. How far a store has been looked
+//! through is kept in the ledger and only moves forward, in the very commits that take versions
+//! over; so however often and by however many a key is looked at, no version is taken over twice,
+//! and none is left out.
 
 use std::{
     collections::{HashMap, hash_map::Entry as MapEntry},
@@ -25,16 +26,19 @@ use crate::{
     telemetry,
 };
 
-/// How often a key is looked at that others are at, and the longest wait between two looks: 0.05 s at first, doubling.
+/// How often a key is looked at that others are at, and the longest wait between two looks: 0.05 s
+/// at first, doubling.
 const MAX_LOOKS: u32 = 8;
 const MIN_LOOK_WAIT: Duration = Duration::from_millis(50);
 const MAX_LOOK_WAIT: Duration = Duration::from_millis(800);
-/// How long after a commit a parameter that is not there is looked for again, because reads of a store may lag behind its writes.
+/// How long after a commit a parameter that is not there is looked for again, because reads of a
+/// store may lag behind its writes.
 const MAY_LAG: Duration = Duration::from_secs(5);
 /// How far the clocks of a store and a function may be apart.
 const CLOCK_SKEW: Duration = Duration::from_secs(2);
-/// How long after its id was given out a put may take effect. AWS takes no request whose signature is older than five minutes, by clocks
-/// that may differ as much (Signature Version 4). What bears an older id is a copy.
+/// How long after its id was given out a put may take effect. AWS takes no request whose signature
+/// is older than five minutes, by clocks that may differ as much (Signature Version 4). What bears
+/// an older id is a copy.
 const MAX_PUT_DELAY: Duration = Duration::from_mins(15);
 
 /// Why a store could not be looked through.
@@ -55,7 +59,8 @@ pub(crate) struct Absorbed {
     pub(crate) committed: usize,
     /// Whether the store turned out not to show what is committed, and is owed that now.
     pub(crate) misplaced: bool,
-    /// Why the store has refused what is committed, if it has. If something has happened there, it may take it now.
+    /// Why the store has refused what is committed, if it has. If something has happened there, it
+    /// may take it now.
     pub(crate) refused: Option<RefusalReason>,
 }
 
@@ -105,7 +110,8 @@ impl Absorber<'_> {
     async fn look(&self, absorbed: &mut Absorbed) -> Result<Looked, AbsorbError> {
         let (ledger, scope, key) = (&self.foundation.ledger, self.scope, self.key);
         let mut stored = self.external.versions(scope, key, false).await?;
-        // Behind the look at the store, so that every call of ours that it may show has been announced by then.
+        // Behind the look at the store, so that every call of ours that it may show has been
+        // announced by then.
         let current = ledger.current(scope, key).await?.unwrap_or_default();
         absorbed.refused = current.entry.as_ref().and_then(|entry| entry.refusal).map(|refusal| refusal.reason);
         if current.follow.is_being_removed(self.clock.now()) {
@@ -130,9 +136,11 @@ impl Absorber<'_> {
                 return self.removed(after, absorbed).await;
             }
         }
-        // Whoever has a put open commits it, and its event brings another look; or leaves it, and it is put right as owed work.
+        // Whoever has a put open commits it, and its event brings another look; or leaves it, and
+        // it is put right as owed work.
         if seen.misplaced {
-            // Before it is noted that this version was looked at: whoever dies in between leaves it to be looked at again.
+            // Before it is noted that this version was looked at: whoever dies in between leaves it
+            // to be looked at again.
             let version = current.entry.as_ref().map(|entry| entry.version);
             if !ledger.owe_again(scope, key, version).await? {
                 return Ok(Looked::Again);
@@ -207,7 +215,8 @@ impl Absorber<'_> {
         Ok(owners)
     }
 
-    /// Commits a version of the store's. What the ledger knows then, or what there is to do where something came in between.
+    /// Commits a version of the store's. What the ledger knows then, or what there is to do where
+    /// something came in between.
     async fn commit_version(
         &self,
         known: Current,
@@ -231,7 +240,8 @@ impl Absorber<'_> {
         Ok(committed)
     }
 
-    /// Nothing lies in the store, or nothing of the life that the value was in, which nobody else has.
+    /// Nothing lies in the store, or nothing of the life that the value was in, which nobody else
+    /// has.
     async fn removed(&self, current: Current, absorbed: &mut Absorbed) -> Result<Looked, AbsorbError> {
         let Some(entry) = current.entry.as_ref().filter(|entry| entry.is_live()) else { return Ok(Looked::Done) };
         let follow = &current.follow;
@@ -243,7 +253,8 @@ impl Absorber<'_> {
             return Ok(Looked::Done);
         }
         if now.since(entry.modified_at) < MAY_LAG {
-            // At last it is left to whoever looks next: the event comes again, or the comparison finds it.
+            // At last it is left to whoever looks next: the event comes again, or the comparison
+            // finds it.
             return Ok(Looked::Again);
         }
         let known = follow.clone();
@@ -299,18 +310,20 @@ impl Absorber<'_> {
     }
 }
 
-/// Whether another one who looks through the same store has just committed a version of it. They look again behind that, and so find
-/// whatever was there to be found by now; should they die, their event comes again.
+/// Whether another one who looks through the same store has just committed a version of it. They
+/// look again behind that, and so find whatever was there to be found by now; should they die,
+/// their event comes again.
 pub(super) fn is_taken_over(known: &Current, current: &Current) -> bool {
     let newest = current.entry.as_ref().filter(|entry| entry.author == Author::external());
     known.follow.absorbed != current.follow.absorbed
         && newest.is_some_and(|entry| known.entry.as_ref().is_none_or(|known| entry.version > known.version))
 }
 
-/// Whether what was seen is acted upon only if another look at the store, between two at the entry that agree, sees it too: because
-/// others seem to have done something, or the store does not seem to show what is committed, which may have come behind the look; or
-/// because the store does not show how far it has been looked through. Then it is another life of the name; or it was read before
-/// somebody else looked further, and what was taken over since would seem to be new.
+/// Whether what was seen is acted upon only if another look at the store, between two at the entry
+/// that agree, sees it too: because others seem to have done something, or the store does not seem
+/// to show what is committed, which may have come behind the look; or because the store does not
+/// show how far it has been looked through. Then it is another life of the name; or it was read
+/// before somebody else looked further, and what was taken over since would seem to be new.
 pub(super) fn needs_another_look(current: &Current, stored: &[StoredVersion], seen: &Seen) -> bool {
     let is_life_known = current.follow.absorbed.is_none_or(|last| is_same_life(last, stored));
     let is_value_there = !is_value_lost(current, stored);
@@ -341,7 +354,8 @@ pub(super) fn credible<'a>(current: &Current, stored: &'a [StoredVersion]) -> Ve
     let mut first = HashMap::new();
     let marked = stored.iter().filter_map(|one| {
         let (id, version) = one.mark.as_ref()?;
-        // A description is copied with whatever edits a parameter without giving another one, or makes it anew.
+        // A description is copied with whatever edits a parameter without giving another one, or
+        // makes it anew.
         let is_copy =
             *first.entry(id).or_insert(one.place) != one.place || current.follow.absorbed_id.as_ref() == Some(id);
         let is_credible = !is_copy && is_in_time(id, one.place) && is_behind(&current.follow, stored, one.place);
@@ -391,7 +405,8 @@ pub(super) struct Foreign {
     pub(super) is_on_top: bool,
 }
 
-/// What there is to do about `stored`, all versions that the store keeps, given what the ledger knows of it.
+/// What there is to do about `stored`, all versions that the store keeps, given what the ledger
+/// knows of it.
 pub(super) fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMap<Locator, Owner>) -> Seen {
     let follow = &current.follow;
     let mut seen = Seen { has_gap: has_gap(follow, stored), ..Seen::default() };
@@ -411,7 +426,8 @@ pub(super) fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMa
     if let Some((last, before)) = new.split_last() {
         let shown = current.entry.as_ref().filter(|entry| entry.is_live()).map(|entry| Owner::Version(entry.version));
         let is_shown = shown.is_some_and(|shown| owners.get(last) == Some(&shown));
-        // Whether the newest version is in its place cannot be said while somebody is at the key, so it is to be looked at again.
+        // Whether the newest version is in its place cannot be said while somebody is at the key,
+        // so it is to be looked at again.
         let is_judged = is_shown || is_at_rest || seen.is_open;
         seen.through = if is_judged { Some(*last) } else { before.last().copied() };
         seen.misplaced = is_at_rest && !seen.is_open && seen.foreign.is_empty() && !is_shown;
@@ -419,7 +435,8 @@ pub(super) fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMa
     seen
 }
 
-/// The retired ids that need not be known any more: their puts cannot take effect now, and nothing in the store bears them.
+/// The retired ids that need not be known any more: their puts cannot take effect now, and nothing
+/// in the store bears them.
 pub(super) fn done_with(follow: &FollowState, stored: &[StoredVersion], now: Timestamp) -> Vec<PutId> {
     let is_borne = |id: &PutId| stored.iter().any(|one| one.mark.as_ref().is_some_and(|(borne, _)| borne == id));
     let is_done = |id: &&PutId| now.since(id.given_out_at()) > MAX_PUT_DELAY && !is_borne(id);
@@ -437,7 +454,8 @@ fn is_in_time(id: &PutId, place: Locator) -> bool {
     place.modified_at.since(id.given_out_at()) <= MAX_PUT_DELAY
 }
 
-/// Whether the key was written after `at`, and its store does not show that yet: then what was put there at that time is older.
+/// Whether the key was written after `at`, and its store does not show that yet: then what was put
+/// there at that time is older.
 fn is_newer(current: &Current, at: Timestamp) -> bool {
     let Some(entry) = &current.entry else { return false };
     if current.follow.followed != Some(entry.version) {
@@ -447,15 +465,17 @@ fn is_newer(current: &Current, at: Timestamp) -> bool {
     !entry.is_live() && entry.modified_at > at.plus(CLOCK_SKEW)
 }
 
-/// Whether a version lies behind the last one that was looked at. Within one life of a name its versions tell; between two lives, the
-/// time: what is shown may be an earlier life, because reads of a store may lag behind its writes.
+/// Whether a version lies behind the last one that was looked at. Within one life of a name its
+/// versions tell; between two lives, the time: what is shown may be an earlier life, because reads
+/// of a store may lag behind its writes.
 fn is_behind(follow: &FollowState, stored: &[StoredVersion], place: Locator) -> bool {
     follow.absorbed.is_none_or(|last| {
         if is_same_life(last, stored) { place.version > last.version } else { place.modified_at > last.modified_at }
     })
 }
 
-/// Whether `last` is of the life that the store shows: it is still there, or has been dropped with all before it.
+/// Whether `last` is of the life that the store shows: it is still there, or has been dropped with
+/// all before it.
 fn is_same_life(last: Locator, stored: &[StoredVersion]) -> bool {
     match stored.iter().find(|one| one.place.version == last.version) {
         Some(found) => found.place == last,
@@ -465,18 +485,20 @@ fn is_same_life(last: Locator, stored: &[StoredVersion]) -> bool {
     }
 }
 
-/// Whether `place`, where others put something, is of another life of the name than what the ledger knows of the store.
+/// Whether `place`, where others put something, is of another life of the name than what the ledger
+/// knows of the store.
 fn is_another_life(known: &FollowState, stored: &[StoredVersion], place: Locator) -> bool {
     match (known.absorbed, known.store_version) {
         (Some(last), _) => !is_same_life(last, stored),
-        // What we put was never looked at. It is gone where it was the number that something of others has now, or a higher one.
+        // What we put was never looked at. It is gone where it was the number that something of
+        // others has now, or a higher one.
         (None, Some(ours)) => place.version == ours || stored.iter().all(|one| one.place.version < ours),
         (None, None) => false,
     }
 }
 
-/// Whether the store alone had the current value, and that went with the life of the name that it was in. A store that shows older versions
-/// only does not show it yet.
+/// Whether the store alone had the current value, and that went with the life of the name that it
+/// was in. A store that shows older versions only does not show it yet.
 pub(super) fn is_value_lost(current: &Current, stored: &[StoredVersion]) -> bool {
     let Some(State::Live(Held::Elsewhere(value, _))) = current.entry.as_ref().map(|entry| &entry.state) else {
         return false;

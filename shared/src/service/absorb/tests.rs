@@ -8,8 +8,8 @@ fn place(version: u64) -> Locator {
     Locator { version, modified_at: Timestamp::from_millis(version) }
 }
 
-/// A store that keeps these versions, of which `owners` says whose they are: `?` nobody's that we know, `v` put for a version,
-/// `0` ours and never committed, `…` ours and open.
+/// A store that keeps these versions, of which `owners` says whose they are: `?` nobody's that we
+/// know, `v` put for a version, `0` ours and never committed, `…` ours and open.
 fn store(owners: &[(Locator, &str)]) -> (Vec<StoredVersion>, HashMap<Locator, Owner>) {
     let stored = owners.iter().map(|(place, _)| StoredVersion::unmarked(*place)).collect();
     let owned = owners.iter().filter_map(|(place, owner)| match *owner {
@@ -50,7 +50,8 @@ fn followed(version: u64, absorbed: Option<u64>) -> FollowState {
     }
 }
 
-/// What is found, by store version, with a star behind what is superseded; then how far nothing is to be done, and what else.
+/// What is found, by store version, with a star behind what is superseded; then how far nothing is
+/// to be done, and what else.
 fn judged(current: &Current, owners: &[(Locator, &str)]) -> String {
     let (stored, owners) = store(owners);
     let seen = judge(current, &stored, &owners);
@@ -88,8 +89,8 @@ fn versions_are_judged() {
     }
 }
 
-/// While somebody is at the key, nobody can say whether the newest version is in its place: unless it shows what is committed, it is
-/// to be looked at again.
+/// While somebody is at the key, nobody can say whether the newest version is in its place: unless
+/// it shows what is committed, it is to be looked at again.
 #[test]
 fn what_cannot_be_judged_yet_is_looked_at_again() {
     let id = PutId::new(Timestamp::from_millis(1));
@@ -118,7 +119,8 @@ fn ids_are_forgotten_when_nothing_bears_them() {
     assert_eq!(done_with(&follow, &[bearing], now), []);
 }
 
-/// Where the key was written and its store does not show that yet, the later of the two writes wins, by the clock.
+/// Where the key was written and its store does not show that yet, the later of the two writes
+/// wins, by the clock.
 #[test]
 fn what_is_owed_competes_by_time() {
     let behind = |at| key_at(2, at, true, FollowState { absorbed: Some(place(1)), ..followed(1, None) });
@@ -130,7 +132,8 @@ fn what_is_owed_competes_by_time() {
     assert_eq!(judged(&deleted(6 + skew), &[(place(5), "?")]), "[5*] 5 gap", "left where it was");
 }
 
-/// What bears an id long after that was given out is a copy, made when the original had left the store's history.
+/// What bears an id long after that was given out is a copy, made when the original had left the
+/// store's history.
 #[test]
 fn old_ids_are_not_believed() {
     let given_out_at = Timestamp::from_millis(1_000_000);
@@ -140,7 +143,8 @@ fn old_ids_are_not_believed() {
     assert!(!is_in_time(&id, made(MAX_PUT_DELAY + Duration::from_secs(1))));
 }
 
-/// The same number at another time is another life of the name, and all of it is new; one that is merely gone is not.
+/// The same number at another time is another life of the name, and all of it is new; one that is
+/// merely gone is not.
 #[test]
 fn lives_are_told_apart_by_time() {
     let known = key_at(1, 0, true, followed(3, Some(3)));
@@ -151,7 +155,8 @@ fn lives_are_told_apart_by_time() {
     assert_eq!(judged(&known, &[(later(7), "?")]), "[7] 7 gap");
 }
 
-/// What the store showed some time ago, in this life of the name or in the one before, holds nothing new.
+/// What the store showed some time ago, in this life of the name or in the one before, holds
+/// nothing new.
 #[test]
 fn old_views_are_recognised() {
     let known = key_at(1, 0, true, followed(3, Some(3)));

@@ -1,4 +1,5 @@
-//! One who takes over what others put: `service/absorb.rs`. What lies in the store is judged by the real code.
+//! One who takes over what others put: `service/absorb.rs`. What lies in the store is judged by the
+//! real code.
 
 use super::{
     super::absorb::Seen,

@@ -1,4 +1,5 @@
-//! One who brings the store after: `service/follow.rs`. What there is to do is decided by the real [`Calls`].
+//! One who brings the store after: `service/follow.rs`. What there is to do is decided by the real
+//! [`Calls`].
 
 use super::{
     super::follow::{Calls, Due},
@@ -9,8 +10,8 @@ use super::{
 };
 use crate::entry::Version;
 
-/// How often the ledger may move on, and how often somebody's removal is looked at. Fewer than in the code, so that the end of a
-/// follower's patience is seen.
+/// How often the ledger may move on, and how often somebody's removal is looked at. Fewer than in
+/// the code, so that the end of a follower's patience is seen.
 const MAX_ROUNDS: u8 = 3;
 const MAX_LOOKS: u8 = 2;
 
@@ -33,7 +34,8 @@ struct Job {
     version: u8,
     value: Value,
     is_elsewhere: bool,
-    /// What the ledger said: ids that are announced, those of them that are abandoned, and the store's version.
+    /// What the ledger said: ids that are announced, those of them that are abandoned, and the
+    /// store's version.
     announced: Ids,
     abandoned: Ids,
     seen: u8,
@@ -88,8 +90,8 @@ impl Follower {
         Self::new(Some((id, version)), false)
     }
 
-    /// `RefreshService::follow`. Parameter Store told of a put around the ledger before it was committed, when nothing could be said of
-    /// it yet, so its store is looked through afterwards.
+    /// `RefreshService::follow`. Parameter Store told of a put around the ledger before it was
+    /// committed, when nothing could be said of it yet, so its store is looked through afterwards.
     pub(super) fn of_refresh(strategy: Strategy) -> Self {
         Self::new(None, strategy == Strategy::Around)
     }

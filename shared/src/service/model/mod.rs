@@ -1,12 +1,15 @@
-//! A model of the protocol that keeps Parameter Store and the ledger together, explored exhaustively for small sizes.
+//! A model of the protocol that keeps Parameter Store and the ledger together, explored
+//! exhaustively for small sizes.
 //!
-//! One key of one tenant. Writers, runs of config-refresh, somebody who edits the parameter behind our back, deaths between any two
-//! calls, a put that takes effect long after its process died, and the time that passes. Every external call is one atomic step. The
-//! decisions are taken by the code itself (`judge`, `owner_of`, `is_unmoved`, `Calls::due`, …); the order of the calls and the
+//! One key of one tenant. Writers, runs of config-refresh, somebody who edits the parameter behind
+//! our back, deaths between any two calls, a put that takes effect long after its process died, and
+//! the time that passes. Every external call is one atomic step. The decisions are taken by the
+//! code itself (`judge`, `owner_of`, `is_unmoved`, `Calls::due`, …); the order of the calls and the
 //! conditions of the updates are mirrored, and each place names what it mirrors.
 //!
-//! What a model cannot see: answers of DynamoDB that get lost (a commit's own repetition has tests of its own), versions that
-//! Parameter Store has dropped because there were more than 100, reads of it that lag behind, and clocks that differ.
+//! What a model cannot see: answers of DynamoDB that get lost (a commit's own repetition has tests
+//! of its own), versions that Parameter Store has dropped because there were more than 100, reads
+//! of it that lag behind, and clocks that differ.
 
 mod absorber;
 mod follower;
@@ -216,7 +219,8 @@ impl State {
         self.actors().fold(0, |all, actor| all | actor.ids())
     }
 
-    /// Up to where ids are abandoned, once the oldest announced one that is not is so: no older one is a living process's.
+    /// Up to where ids are abandoned, once the oldest announced one that is not is so: no older one
+    /// is a living process's.
     fn abandoned_next(&self) -> Option<u8> {
         let next = (self.world.old..self.world.ids).find(|id| self.world.item.announced & bit(*id) != 0)?;
         (self.alive() & (bit(next + 1) - 1) == 0).then_some(next + 1)

@@ -22,11 +22,13 @@ use crate::{
 static KEY: LazyLock<ConfigKey> =
     LazyLock::new(|| ConfigKey::parse("param_config_k", &TagRoutes::default()).expect("a key"));
 
-/// One tick of the model's clock: more than the clocks' skew, so few that all of them are within a put's delay.
+/// One tick of the model's clock: more than the clocks' skew, so few that all of them are within a
+/// put's delay.
 const TICK: u64 = 5_000;
 /// When a life of the model begins, and how much later it is after the long pause.
 const BEGIN: u64 = 10_000_000;
-/// How long after that it is now: so long that what was given out at the beginning is abandoned, and may still take effect.
+/// How long after that it is now: so long that what was given out at the beginning is abandoned,
+/// and may still take effect.
 const NOW: u64 = 800_000;
 
 /// How the model's numbers look to the code at one moment.

@@ -1,4 +1,5 @@
-//! What becomes of a key at which nobody is any more: the sweep and the comparison go on until there is nothing left to do.
+//! What becomes of a key at which nobody is any more: the sweep and the comparison go on until
+//! there is nothing left to do.
 
 use super::{
     Actor, Outcome,

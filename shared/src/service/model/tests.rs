@@ -13,7 +13,8 @@ const NONE: Budget = Budget { edits: 0, copies: 0, removals: 0, deaths: 0, refus
 const PUT: bool = false;
 const DELETE: bool = true;
 
-/// What came of exploring one size: how much there was, and the shortest trace to something that must never be.
+/// What came of exploring one size: how much there was, and the shortest trace to something that
+/// must never be.
 struct Explored {
     what: String,
     states: usize,
@@ -88,8 +89,8 @@ fn shown(state: &State) -> String {
     )
 }
 
-/// What is explored of a strategy. What a size takes depends on how many actors there are at once; so there are many small ones, and
-/// larger ones only with `cargo model`, which takes long.
+/// What is explored of a strategy. What a size takes depends on how many actors there are at once;
+/// so there are many small ones, and larger ones only with `cargo model`, which takes long.
 fn sizes(strategy: Strategy) -> Vec<Protocol> {
     let mut sizes = vec![
         (true, vec![PUT, PUT], 1, Budget { deaths: 1, runs: 1, ..NONE }),
@@ -107,8 +108,10 @@ fn sizes(strategy: Strategy) -> Vec<Protocol> {
             (written, vec![PUT], 1, Budget { deaths: 1, copies: 1, runs: 1, pauses: 1, ..NONE }),
         ]);
         if is_large() {
-            // A gap that is known: a first write around the ledger dies with its put on its way, somebody else puts and removes the parameter, and
-            // the late put comes between two runs that look at that. Then the put stays although the key is deleted, until its next write.
+            // A gap that is known: a first write around the ledger dies with its put on its way,
+            // somebody else puts and removes the parameter, and the late put comes between two runs
+            // that look at that. Then the put stays although the key is deleted, until its next
+            // write.
             let removals = u8::from(written || strategy != Strategy::Around);
             sizes.extend([
                 (written, vec![PUT, PUT], 1, Budget { edits: 1, deaths: 1, runs: 1, ..NONE }),
@@ -145,8 +148,9 @@ fn all_hold(strategy: Strategy) {
     eprintln!("{states:>9} states of {strategy:?} in all");
 }
 
-/// Promise: whatever writers, somebody else, config-refresh and the death of any of them do to a key that is written through, and in
-/// whatever order, no acknowledged write is lost, what others put is taken over once, and Parameter Store ends with what is committed.
+/// Promise: whatever writers, somebody else, config-refresh and the death of any of them do to a
+/// key that is written through, and in whatever order, no acknowledged write is lost, what others
+/// put is taken over once, and Parameter Store ends with what is committed.
 #[test]
 fn write_through_holds() {
     all_hold(Strategy::Through);

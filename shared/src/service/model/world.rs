@@ -1,4 +1,5 @@
-//! What the actors of the model share: Parameter Store, the key's items in the ledger, and the time as far as it matters.
+//! What the actors of the model share: Parameter Store, the key's items in the ledger, and the time
+//! as far as it matters.
 //!
 //! Every method is one external call, with the conditions that the code gives it.
 
@@ -148,7 +149,8 @@ pub(super) struct World {
     pub(super) defect: Option<Defect>,
     /// Counts what is dated: writes of Parameter Store and commits.
     pub(super) clock: u16,
-    /// How many put ids have been given out. Those below `old` count as abandoned; those below `ancient` cannot take effect any more.
+    /// How many put ids have been given out. Those below `old` count as abandoned; those below
+    /// `ancient` cannot take effect any more.
     pub(super) ids: u8,
     pub(super) old: u8,
     pub(super) ancient: u8,
@@ -311,7 +313,8 @@ impl World {
         known == 0 || known < placed || known == seen
     }
 
-    /// `Ledger::mark_followed`, but for the settling; none if that is refused, and whether other calls are open.
+    /// `Ledger::mark_followed`, but for the settling; none if that is refused, and whether other
+    /// calls are open.
     pub(super) fn mark_followed(
         &mut self,
         version: u8,
@@ -398,7 +401,8 @@ impl World {
 
     // `ledger/commit.rs`.
 
-    /// The conditions that every commit has. `head` is the one that it was planned upon; none where that was read just before.
+    /// The conditions that every commit has. `head` is the one that it was planned upon; none where
+    /// that was read just before.
     fn may_commit(&self, known: &Item, head: Option<u8>) -> bool {
         let version = known.next_version();
         let is_head = head.is_none_or(|head| head == self.head);
@@ -440,7 +444,8 @@ impl World {
         }
     }
 
-    /// A commit with `StoreWork::Announced` (an id is given out) or `StoreWork::Later`; with the id.
+    /// A commit with `StoreWork::Announced` (an id is given out) or `StoreWork::Later`; with the
+    /// id.
     pub(super) fn commit_first(&mut self, known: &Item, who: u8, value: Option<Value>, later: bool) -> Option<u8> {
         if !self.may_commit(known, None) {
             return None;

@@ -6,7 +6,8 @@ use super::{
     world::{Around, Ids, Item, Place, Value, World, bit},
 };
 
-/// How often a write around the ledger puts. Fewer than in the code, so that the end of its patience is seen.
+/// How often a write around the ledger puts. Fewer than in the code, so that the end of its
+/// patience is seen.
 const MAX_PUTS_AROUND: u8 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,7 +78,8 @@ impl Writer {
                 if world.strategy == Strategy::Around && !self.is_delete {
                     return self.to(At::Head(item));
                 }
-                // Whatever moves the head between its reading and the commit makes the commit lose; so it is read with it.
+                // Whatever moves the head between its reading and the commit makes the commit lose;
+                // so it is read with it.
                 self.to(At::Commit(item, 0))
             }
             At::Head(item) => self.put_around(world, item),
@@ -119,7 +121,8 @@ impl Writer {
         }
     }
 
-    /// `WriteService::put_around`, as far as its first call. Turns are not waited for: nothing rests on them.
+    /// `WriteService::put_around`, as far as its first call. Turns are not waited for: nothing
+    /// rests on them.
     fn put_around(self, world: &mut World, item: Item) -> Actor {
         let head = world.head;
         if let Some(around) = self.around

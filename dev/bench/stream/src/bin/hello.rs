@@ -1,5 +1,6 @@
-//! The yardstick: the least that a service on tonic can be. Answers `GetConfig` with a constant, and sends a message to all who watch when
-//! `BatchGetConfig` says so. Looks at no token and at no key. Same crate features, profile and runtime as config-stream.
+//! The yardstick: the least that a service on tonic can be. Answers `GetConfig` with a constant,
+//! and sends a message to all who watch when `BatchGetConfig` says so. Looks at no token and at no
+//! key. Same crate features, profile and runtime as config-stream.
 
 use std::{
     error::Error,

@@ -1,6 +1,8 @@
-//! What tenants in memory take: config-stream's own memory in a process of its own, filled as it is when tenants are read from the ledger.
+//! What tenants in memory take: config-stream's own memory in a process of its own, filled as it is
+//! when tenants are read from the ledger.
 //!
-//! `stream-memory TENANTS WATCHED KEY_BYTES` says on standard output, as JSON, what was added to the process's resident set.
+//! `stream-memory TENANTS WATCHED KEY_BYTES` says on standard output, as JSON, what was added to
+//! the process's resident set.
 
 use std::{
     collections::BTreeMap,

@@ -62,8 +62,9 @@ fn operators_compare_as_documented() {
     }
 }
 
-/// Promise: a key that is absent decides as documented: "Condition operators" (positive ones false, negated ones true, `IfExists`
-/// true, `Null`), "Multivalued context keys" (`ForAllValues` true, `ForAnyValue` false). No values at all are an absent key.
+/// Promise: a key that is absent decides as documented: "Condition operators" (positive ones false,
+/// negated ones true, `IfExists` true, `Null`), "Multivalued context keys" (`ForAllValues` true,
+/// `ForAnyValue` false). No values at all are an absent key.
 #[test]
 fn absent_keys_decide_as_documented() {
     let arn = "arn:aws:iam::1:role/a";
@@ -87,7 +88,8 @@ fn absent_keys_decide_as_documented() {
             (format!("ForAllValues:{operator}"), true),
             (format!("ForAllValues:{operator}IfExists"), true),
             (format!("ForAnyValue:{operator}"), false),
-            // IfExists is looked for at each value, and there is none (AWS re:Post; not documented).
+            // IfExists is looked for at each value, and there is none (AWS re:Post; not
+            // documented).
             (format!("ForAnyValue:{operator}IfExists"), false),
         ] {
             let condition = json!({ &name: { "dynamodb:LeadingKeys": value } });
@@ -102,7 +104,8 @@ fn absent_keys_decide_as_documented() {
     }
 }
 
-/// Promise: sets of values are compared as "Multivalued context keys" says, and an operator for one value takes any match.
+/// Promise: sets of values are compared as "Multivalued context keys" says, and an operator for one
+/// value takes any match.
 #[test]
 fn several_values_are_compared_as_documented() {
     for (operator, policy, values, expected) in [
@@ -129,8 +132,8 @@ fn several_values_are_compared_as_documented() {
     }
 }
 
-/// Promise: all keys under all operators must hold; the case of keys does not count ("Conditions with multiple context keys or
-/// values").
+/// Promise: all keys under all operators must hold; the case of keys does not count ("Conditions
+/// with multiple context keys or values").
 #[test]
 fn all_tests_must_hold() {
     let keys: &[(&str, &[&str])] = &[("aws:PrincipalTag/A", &["1"]), ("aws:PrincipalTag/B", &["2"])];
@@ -145,7 +148,8 @@ fn all_tests_must_hold() {
     }
 }
 
-/// Promise: a variable without a value matches nothing, and where the lack of a match would allow something, it does not.
+/// Promise: a variable without a value matches nothing, and where the lack of a match would allow
+/// something, it does not.
 #[test]
 fn variables_without_a_value_fail_closed() {
     let gone = "${aws:PrincipalTag/gone}";

@@ -31,8 +31,8 @@ fn decide(iam: &Iam, tags: &[(&str, &str)], policy: Option<&Value>, action: &str
     iam.decide(&session, action, resource, &context(&[]))
 }
 
-/// Promise: a statement that denies wins wherever it stands; without one, the role's policies must allow, and the session's policy
-/// too, if there is one. Nothing is allowed by saying nothing.
+/// Promise: a statement that denies wins wherever it stands; without one, the role's policies must
+/// allow, and the session's policy too, if there is one. Nothing is allowed by saying nothing.
 #[test]
 fn a_deny_wins_and_silence_allows_nothing() {
     use Decision::{Allowed, Denied, NotAllowed};
@@ -81,8 +81,8 @@ fn a_deny_wins_and_silence_allows_nothing() {
     }
 }
 
-/// Promise: session tags stand in for policy variables, in resources, in conditions, in the session's own policy; a session
-/// without the tag gets nothing.
+/// Promise: session tags stand in for policy variables, in resources, in conditions, in the
+/// session's own policy; a session without the tag gets nothing.
 #[test]
 fn session_tags_hold_a_tenant_to_its_own() {
     let parameters = |tenant: &str| format!("arn:aws:ssm:eu-central-1:{ACCOUNT}:parameter/tenantry/{tenant}/key");
@@ -120,7 +120,8 @@ fn session_tags_hold_a_tenant_to_its_own() {
     assert_eq!(found, Decision::NotAllowed(PolicyKind::Identity));
 }
 
-/// Promise: every call of a role has the condition keys of the account, the role, its session and the place.
+/// Promise: every call of a role has the condition keys of the account, the role, its session and
+/// the place.
 #[test]
 fn every_call_has_the_global_keys() {
     let iam = with_roles([]);
@@ -140,8 +141,9 @@ fn every_call_has_the_global_keys() {
     }
 }
 
-/// Promise: a role is assumed only if the caller's policies and the role's trust policy both allow it, session tags likewise; a deny
-/// on either side wins ("Policy evaluation logic", "Passing session tags in AWS STS"; stricter than AWS for roles that trust by name).
+/// Promise: a role is assumed only if the caller's policies and the role's trust policy both allow
+/// it, session tags likewise; a deny on either side wins ("Policy evaluation logic", "Passing
+/// session tags in AWS STS"; stricter than AWS for roles that trust by name).
 #[test]
 fn assuming_takes_both_sides() {
     use Decision::{Allowed, Denied, NotAllowed};
@@ -205,7 +207,8 @@ fn assuming_takes_both_sides() {
     assert_eq!(iam.decide_for("nobody", assume, &target, &context(&[])), None);
 }
 
-/// Promise: a refusal says who was refused what, and for want of what; what was allowed is remembered, and only that.
+/// Promise: a refusal says who was refused what, and for want of what; what was allowed is
+/// remembered, and only that.
 #[test]
 fn refusals_read_like_those_of_aws() {
     let policies = [document(&json!([allow("a:Get*", "*"), deny("a:GetSecret", "*")]))];

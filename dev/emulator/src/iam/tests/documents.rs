@@ -26,7 +26,8 @@ fn condition(operator: &str, key: &str, value: &Value) -> Value {
     statement(&json!({ "Condition": { operator: { key: value } } }))
 }
 
-/// Promise: every form that "Grammar of the IAM JSON policy language" has and the evaluation knows is taken.
+/// Promise: every form that "Grammar of the IAM JSON policy language" has and the evaluation knows
+/// is taken.
 #[test]
 fn documents_that_are_evaluated_are_taken() {
     for policy in [
@@ -48,7 +49,8 @@ fn documents_that_are_evaluated_are_taken() {
     }
 }
 
-/// Promise: what is not evaluated is refused when it comes in; nothing is allowed because it was not understood.
+/// Promise: what is not evaluated is refused when it comes in; nothing is allowed because it was
+/// not understood.
 #[test]
 fn documents_that_are_not_evaluated_are_refused() {
     for policy in [

@@ -1,4 +1,5 @@
-//! Policies, decisions and sessions, in tables. Each names the page of AWS's documentation that it follows.
+//! Policies, decisions and sessions, in tables. Each names the page of AWS's documentation that it
+//! follows.
 
 mod conditions;
 mod decisions;

@@ -7,8 +7,8 @@ const ALL: Syntax = Syntax { wildcards: true, variables: true };
 const WILDCARDS: Syntax = Syntax { wildcards: true, variables: false };
 const VARIABLES: Syntax = Syntax { wildcards: false, variables: true };
 
-/// Promise: wildcards and variables mean what "IAM policy elements: Variables and tags" and "IAM JSON policy elements: Resource"
-/// say, and a tag's value is never more than its letters.
+/// Promise: wildcards and variables mean what "IAM policy elements: Variables and tags" and "IAM
+/// JSON policy elements: Resource" say, and a tag's value is never more than its letters.
 #[test]
 fn patterns_match_as_documented() {
     let none: &[&str] = &[];
@@ -103,7 +103,8 @@ fn broken_variables_are_refused() {
     }
 }
 
-/// Promise: in ARN conditions no wildcard crosses a colon of the first five ("Amazon Resource Name (ARN) condition operators").
+/// Promise: in ARN conditions no wildcard crosses a colon of the first five ("Amazon Resource Name
+/// (ARN) condition operators").
 #[test]
 fn arns_match_part_by_part() {
     let pattern = "arn:aws:someservice:*:111122223333:finance/*";
@@ -121,7 +122,8 @@ fn arns_match_part_by_part() {
     }
 }
 
-/// Promise: a long text against many wildcards takes a time that nobody notices; the pattern comes from a caller's session policy.
+/// Promise: a long text against many wildcards takes a time that nobody notices; the pattern comes
+/// from a caller's session policy.
 #[test]
 fn many_wildcards_take_no_time() {
     let pattern = Pattern::parse(&"*a".repeat(1_000), ALL).expect("a pattern");

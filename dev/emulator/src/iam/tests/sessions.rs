@@ -52,8 +52,8 @@ fn assume(iam: &Iam, lasts: Duration) -> RoleCredentials {
     iam.assume("r", assumption).expect("the role").credentials
 }
 
-/// Promise: temporary credentials are good with their own token until their end, and never else; whoever has others is the
-/// administrator.
+/// Promise: temporary credentials are good with their own token until their end, and never else;
+/// whoever has others is the administrator.
 #[test]
 fn credentials_are_good_until_they_end() {
     let clock = SetClock::new();
@@ -96,7 +96,8 @@ fn credentials_are_good_until_they_end() {
     assert_eq!(caller(&iam, &credentials).err(), Some(BadCredentials::Unknown));
 }
 
-/// Promise: what is remembered has a bound, and what goes first is what would end first; functions keep their credentials.
+/// Promise: what is remembered has a bound, and what goes first is what would end first; functions
+/// keep their credentials.
 #[test]
 fn sessions_are_bounded() {
     let clock = SetClock::new();
@@ -117,8 +118,8 @@ fn sessions_are_bounded() {
     assert!(caller(&iam, &function).is_ok());
 }
 
-/// Promise: a function's credentials do not end, stay the same while its role is replaced, and are there only if Lambda may assume
-/// the role.
+/// Promise: a function's credentials do not end, stay the same while its role is replaced, and are
+/// there only if Lambda may assume the role.
 #[test]
 fn functions_have_lasting_credentials() {
     let clock = SetClock::new();

@@ -1,6 +1,7 @@
-//! `DynamoDB`: tables, indexes, streams, statements, and the partition keys of whatever is read or written. After "Actions, resources,
-//! and condition keys for Amazon `DynamoDB`" in the Service Authorization Reference, and "Using IAM policy conditions for fine-grained
-//! access control" in the developer guide.
+//! `DynamoDB`: tables, indexes, streams, statements, and the partition keys of whatever is read or
+//! written. After "Actions, resources, and condition keys for Amazon `DynamoDB`" in the Service
+//! Authorization Reference, and "Using IAM policy conditions for fine-grained access control" in
+//! the developer guide.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ fn table(rest: &str) -> String {
     format!("arn:aws:dynamodb:eu-central-1:1:table/{rest}")
 }
 
-/// The table `t` with the partition key `pk`, its index `i` with `ipk`, its index `many` with several; and the table `u` with `id`.
+/// The table `t` with the partition key `pk`, its index `i` with `ipk`, its index `many` with
+/// several; and the table `u` with `id`.
 fn stored() -> Stored {
     let keys = |partition: &str, indexes: &[(&str, &str)], stream: Option<&str>| {
         Arc::new(TableKeys {
@@ -48,8 +50,9 @@ fn check_all(cases: impl IntoIterator<Item = (&'static str, Value, Vec<Expected>
     }
 }
 
-/// Promise: a read or write of one item needs its table, with the item's partition key as `dynamodb:LeadingKeys`; an
-/// item that has none, or several, or cannot be read, has no such key at all.
+/// Promise: a read or write of one item needs its table, with the item's partition key as
+/// `dynamodb:LeadingKeys`; an item that has none, or several, or cannot be read, has no such key at
+/// all.
 #[test]
 fn items_need_their_table_and_key() {
     check_all([
@@ -142,7 +145,8 @@ fn queries_need_their_table_or_index() {
     ]);
 }
 
-/// Promise: batches need each table, with all keys; transactions need what their items need, each with its own key.
+/// Promise: batches need each table, with all keys; transactions need what their items need, each
+/// with its own key.
 #[test]
 fn batches_and_transactions_need_every_item() {
     check_all([
@@ -273,7 +277,8 @@ fn all() -> String {
     "*".to_owned()
 }
 
-/// Promise: of a key condition the partition key is found, and nothing else is taken for it; what is not read has none.
+/// Promise: of a key condition the partition key is found, and nothing else is taken for it; what
+/// is not read has none.
 #[test]
 fn key_conditions_are_read_or_left() {
     let values = json!({ ":p": { "S": "a" }, ":q": { "S": "b" }, ":s": { "S": "x AND pk = :q" }, ":t": { "S": "pk" } });
@@ -384,8 +389,8 @@ fn older_key_conditions_are_read() {
     }
 }
 
-/// Promise: a statement needs its kind of permission on its own table or index ("IAM policies with `PartiQL` for `DynamoDB`"); one
-/// whose table is not sure names none, and so needs leave for all.
+/// Promise: a statement needs its kind of permission on its own table or index ("IAM policies with
+/// `PartiQL` for `DynamoDB`"); one whose table is not sure names none, and so needs leave for all.
 #[test]
 fn statements_name_their_table() {
     for (text, actions, expected) in [

@@ -40,8 +40,8 @@ fn assert_needs(found: &[Need], expected: &[Expected], what: &str) {
     assert_eq!(found, expected, "{what}");
 }
 
-/// Promise: an event needs its bus, and says source and kind, each entry for itself ("Using IAM policy conditions in Amazon
-/// `EventBridge`").
+/// Promise: an event needs its bus, and says source and kind, each entry for itself ("Using IAM
+/// policy conditions in Amazon `EventBridge`").
 #[test]
 fn events_need_their_bus() {
     let bus = |name: &str| format!("arn:aws:events:eu-central-1:1:event-bus/{name}");
@@ -73,8 +73,9 @@ fn events_need_their_bus() {
     }
 }
 
-/// Promise: assuming a role needs that role, with the session's name and tags to judge by; tags need a permission of their own
-/// ("Passing session tags in AWS STS"). Everybody may ask who they are.
+/// Promise: assuming a role needs that role, with the session's name and tags to judge by; tags
+/// need a permission of their own ("Passing session tags in AWS STS"). Everybody may ask who they
+/// are.
 #[test]
 fn assuming_needs_the_role() {
     let role = "arn:aws:iam::111122223333:role/r";

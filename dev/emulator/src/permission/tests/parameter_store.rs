@@ -10,8 +10,8 @@ fn arn(name: &str) -> String {
     format!("arn:aws:ssm:eu-central-1:1:parameter/{name}")
 }
 
-/// Promise: a call needs the parameters that it names, whatever the spelling, and those alone ("Actions, resources, and condition
-/// keys for AWS Systems Manager").
+/// Promise: a call needs the parameters that it names, whatever the spelling, and those alone
+/// ("Actions, resources, and condition keys for AWS Systems Manager").
 #[test]
 fn parameters_are_needed_by_their_arn() {
     let one = |action: &str, name: &str| vec![expect(action, &arn(name), &[])];
@@ -70,8 +70,9 @@ fn parameters_are_needed_by_their_arn() {
     }
 }
 
-/// Promise: a value is encrypted and decrypted in the caller's name, with the parameter as encryption context, unless the key is
-/// that of Systems Manager itself ("AWS KMS encryption for Parameter Store `SecureString` parameters").
+/// Promise: a value is encrypted and decrypted in the caller's name, with the parameter as
+/// encryption context, unless the key is that of Systems Manager itself ("AWS KMS encryption for
+/// Parameter Store `SecureString` parameters").
 #[test]
 fn keys_of_ones_own_are_needed() {
     let key = |action: &str, key: &str| {

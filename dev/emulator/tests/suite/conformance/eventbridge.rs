@@ -28,7 +28,8 @@ async fn good_events_get_ids(aws: &Aws) -> Outcome {
     same!("ids", ids.len(), 2)
 }
 
-/// Guards: a bad event has an error of its own in a good answer, at its place; the others go through.
+/// Guards: a bad event has an error of its own in a good answer, at its place; the others go
+/// through.
 async fn bad_events_fail_alone(aws: &Aws) -> Outcome {
     let put = aws.events.put_events().entries(entry("a", "{}")).entries(entry("a", "{")).entries(entry("aws.s3", "{}"));
     let answer = put.send().await?;

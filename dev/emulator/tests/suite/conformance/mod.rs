@@ -1,8 +1,9 @@
 //! What AWS documents, as cases that any server can be asked to keep.
 //!
 //! By default each case meets an emulator of its own. With `CONFORMANCE_ENDPOINT=http://…` and
-//! `CONFORMANCE_SERVER=moto|ministack` it meets that server. Where another server is known to differ from AWS's
-//! documentation, the case says so, and then it has to fail there: a mark that is no longer true is reported.
+//! `CONFORMANCE_SERVER=moto|ministack` it meets that server. Where another server is known to
+//! differ from AWS's documentation, the case says so, and then it has to fail there: a mark that is
+//! no longer true is reported.
 
 mod dynamodb;
 mod eventbridge;

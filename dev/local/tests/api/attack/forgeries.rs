@@ -51,8 +51,8 @@ pub(super) fn forged_token(rng: &mut Rng, attacker: &Owner, victim: &Owner) -> S
     Sent::Function { name, event }
 }
 
-/// Claims as a mistaken authorizer might pass them, with the token that says so or with another: none of them is the
-/// victim.
+/// Claims as a mistaken authorizer might pass them, with the token that says so or with another:
+/// none of them is the victim.
 pub(super) fn odd_claims(rng: &mut Rng, attacker: &Owner, victim: &Owner) -> Sent {
     let (mine, theirs) = (&attacker.name, &victim.name);
     let claims = [

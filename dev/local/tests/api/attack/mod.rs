@@ -1,5 +1,6 @@
-//! The attack suite: every way that we know of to name another tenant's data, tried by tenants with awkward names on one another. The
-//! other's canary must stand in no byte of any answer, log line, metric or event, and nothing may change in the other's place.
+//! The attack suite: every way that we know of to name another tenant's data, tried by tenants with
+//! awkward names on one another. The other's canary must stand in no byte of any answer, log line,
+//! metric or event, and nothing may change in the other's place.
 //!
 //! `TENANTRY_PROBES` says how many attempts are made, 3,000 where it says nothing.
 
@@ -44,7 +45,8 @@ impl Tally {
     }
 }
 
-/// Attempts of each on each, in turns and at random from a seed; `before` hears of attacker and victim.
+/// Attempts of each on each, in turns and at random from a seed; `before` hears of attacker and
+/// victim.
 async fn attack(world: &World, rng: &mut Rng, attempts: usize, before: impl Fn(&Owner, &Owner)) -> Tally {
     let mut tally = Tally::default();
     for turn in 0..attempts {
@@ -55,7 +57,8 @@ async fn attack(world: &World, rng: &mut Rng, attempts: usize, before: impl Fn(&
                 break victim;
             }
         };
-        // Calls that were refused halfway leave announcements behind, for which later writers would wait.
+        // Calls that were refused halfway leave announcements behind, for which later writers would
+        // wait.
         if turn % 20 == 0 {
             world.api.pass(GRACE * 2);
         }
@@ -101,9 +104,10 @@ const OPERATIONS: [&str; 9] = [
     "DeleteParameter",
 ];
 
-/// Has the calls of one operation, or of all, that the functions make for the attacker name the victim instead: what a mistake of ours
-/// would do that derives keys from what the request says. This is put between the functions and the stores, so that no function has to
-/// carry such a mistake.
+/// Has the calls of one operation, or of all, that the functions make for the attacker name the
+/// victim instead: what a mistake of ours would do that derives keys from what the request says.
+/// This is put between the functions and the stores, so that no function has to carry such a
+/// mistake.
 fn confuse(world: &World, seed: u64) -> impl Fn(&Owner, &Owner) + use<> {
     struct Confusion {
         attacker: String,
@@ -130,8 +134,8 @@ fn confuse(world: &World, seed: u64) -> impl Fn(&Owner, &Owner) + use<> {
     move |attacker, victim| {
         let mut confusion = confusion.lock().expect("no panic while confusing");
         (confusion.attacker, confusion.victim) = (attacker.name.clone(), victim.name.clone());
-        // What a request calls first is often the same: only one operation at a time gets to the later ones. The last of them, which only
-        // deletes come to, more often.
+        // What a request calls first is often the same: only one operation at a time gets to the
+        // later ones. The last of them, which only deletes come to, more often.
         let one = confusion.rng.usize(..OPERATIONS.len() + 5);
         confusion.operation = if one == 0 { None } else { Some(OPERATIONS[(one - 1).min(OPERATIONS.len() - 1)]) };
     }
@@ -142,8 +146,8 @@ fn clear(world: &World) {
     world.api.suite.emulator().rewrite(Arc::new(|_, _: &str, _: &str| None));
 }
 
-/// Attacks with the application's own check gone, and demands that the storage holds: that it refused each operation, and gave and took
-/// nothing.
+/// Attacks with the application's own check gone, and demands that the storage holds: that it
+/// refused each operation, and gave and took nothing.
 async fn attack_the_storage(world: &World, rng: &mut Rng, attempts: usize) {
     let refused = || world.api.suite.emulator().permissions_refused();
     let before = refused();
@@ -172,8 +176,8 @@ async fn attack_the_storage(world: &World, rng: &mut Rng, attempts: usize) {
     eprintln!("answers by status: {:?}; items and parameters looked at: {places}", tally.statuses);
 }
 
-/// Promise: with the application's own check gone, so that requests reach for the data of the tenant that they name, the storage refuses every
-/// one of them, whatever the operation.
+/// Promise: with the application's own check gone, so that requests reach for the data of the
+/// tenant that they name, the storage refuses every one of them, whatever the operation.
 #[tokio::test]
 async fn the_storage_alone_is_a_wall() {
     let mut rng = Rng::with_seed(6);
@@ -182,8 +186,8 @@ async fn the_storage_alone_is_a_wall() {
     world.api.suite.stop().await;
 }
 
-/// Promise: the policy that each session brings is a wall by itself, whatever its role allows. That the roles are, too, with no such policy,
-/// `policies` shows.
+/// Promise: the policy that each session brings is a wall by itself, whatever its role allows. That
+/// the roles are, too, with no such policy, `policies` shows.
 #[tokio::test]
 async fn the_sessions_policy_alone_is_a_wall() {
     let mut rng = Rng::with_seed(8);
@@ -199,7 +203,8 @@ async fn the_sessions_policy_alone_is_a_wall() {
     world.api.suite.stop().await;
 }
 
-/// Promise: the tests above see it where there is no wall: without tenants' credentials the same mistake shows another's data.
+/// Promise: the tests above see it where there is no wall: without tenants' credentials the same
+/// mistake shows another's data.
 #[tokio::test]
 async fn without_the_wall_the_mistake_shows() {
     let mut rng = Rng::with_seed(7);

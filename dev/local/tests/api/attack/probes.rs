@@ -1,4 +1,5 @@
-//! Ways to name another tenant's data: every place in a request, an event or a token where somebody might try.
+//! Ways to name another tenant's data: every place in a request, an event or a token where somebody
+//! might try.
 
 use base64::{
     Engine,
@@ -26,7 +27,8 @@ pub(super) struct Probe {
 pub(super) enum Sent {
     /// To the API.
     Http { method: &'static str, path: String, headers: Vec<(String, String)>, body: String },
-    /// To a function, past the API: what no client can send, a mistake in front of the function could.
+    /// To a function, past the API: what no client can send, a mistake in front of the function
+    /// could.
     Function { name: &'static str, event: Value },
     /// To config-refresh, as an event of the account's buses.
     Event(Value),
@@ -117,7 +119,8 @@ pub(super) fn foreign_name(rng: &mut Rng, victim: &Owner) -> String {
         format!("/tenantry/{name}/{tag}/k"),
         format!("arn:aws:ssm:us-east-1:000000000000:parameter/tenantry/{name}/{tag}/k"),
         format!("{tag}{{{{ssm:/tenantry/{name}/{tag}/k}}}}"),
-        // Look-alikes: full width, a Cyrillic letter, a combining mark, a zero width space, a right-to-left override.
+        // Look-alikes: full width, a Cyrillic letter, a combining mark, a zero width space, a
+        // right-to-left override.
         key.replace('_', "\u{ff3f}"),
         key.replace('a', "\u{430}").replace('o', "\u{43e}"),
         format!("{key}\u{301}"),
@@ -168,7 +171,8 @@ fn for_name(rng: &mut Rng, attacker: &Owner, name: &str) -> Sent {
     Sent::Http { method, path, headers: Vec::new(), body }
 }
 
-/// What any tenant asks of its own: harmless, unless a mistake of ours has it reach elsewhere. So are the next two.
+/// What any tenant asks of its own: harmless, unless a mistake of ours has it reach elsewhere. So
+/// are the next two.
 fn plain_read(rng: &mut Rng, attacker: &Owner, _: &Owner) -> Sent {
     let key = pick(rng, &attacker.keys).clone();
     let (method, path, body) = match rng.u8(..6) {
@@ -202,7 +206,8 @@ fn plain_delete(rng: &mut Rng, _: &Owner, _: &Owner) -> Sent {
 fn path_trick(rng: &mut Rng, attacker: &Owner, victim: &Owner) -> Sent {
     let name = foreign_name(rng, victim);
     let path = encoded(rng, &name);
-    // What may be a key of the attacker's own is only read, so that no tenant gets a key of another's name.
+    // What may be a key of the attacker's own is only read, so that no tenant gets a key of
+    // another's name.
     if victim.keys.contains(&name.to_lowercase()) {
         get(format!("/v1/config/{path}"))
     } else {
@@ -434,7 +439,8 @@ fn foreign_etag(rng: &mut Rng, attacker: &Owner, victim: &Owner) -> Sent {
     Sent::Http { method, path: format!("/v1/config/{}", pick(rng, &attacker.keys)), headers, body }
 }
 
-/// What the victim asked for, under its idempotency key. The attacker's own keys of that name were written under other ones.
+/// What the victim asked for, under its idempotency key. The attacker's own keys of that name were
+/// written under other ones.
 fn foreign_idempotency_key(rng: &mut Rng, attacker: &Owner, victim: &Owner) -> Sent {
     let key = format!("{}{}", victim.idempotency, pick(rng, &victim.keys));
     let headers = vec![("idempotency-key".to_owned(), key)];
@@ -471,7 +477,8 @@ fn transaction(rng: &mut Rng, attacker: &Owner, victim: &Owner) -> Sent {
     let own = format!("{}own", a_tag(rng));
     let foreign = foreign_name(rng, victim);
     let operations = match rng.u8(..4) {
-        // Its own keys of the victim's names are never touched: each of these is refused as a whole, or writes to `own`.
+        // Its own keys of the victim's names are never touched: each of these is refused as a
+        // whole, or writes to `own`.
         0 => json!([{"op": "put", "key": own, "value": canary, "tenant": victim.name}]),
         1 => {
             json!([{"op": "put", "key": own, "value": canary}, {"op": "delete", "key": format!("TENANT#{}", victim.name)}])

@@ -1,4 +1,5 @@
-//! Tenants with awkward names, each value of theirs a canary that nobody else has, and eyes on everything that leaves the suite.
+//! Tenants with awkward names, each value of theirs a canary that nobody else has, and eyes on
+//! everything that leaves the suite.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -15,7 +16,8 @@ use serde_json::{Value, json};
 use super::probes::{Probe, Sent};
 use crate::harness::Api;
 
-/// Prefixes of one another, other cases, other punctuation, and names that look like our own delimiters, paths and items.
+/// Prefixes of one another, other cases, other punctuation, and names that look like our own
+/// delimiters, paths and items.
 pub(crate) const TENANTS: [&str; 24] = [
     "a",
     "A",
@@ -43,14 +45,16 @@ pub(crate) const TENANTS: [&str; 24] = [
     "x23456789.123456789-123456789_123456789.123456789-123456789_12",
 ];
 
-/// How many of them, the last ones, attack nobody: what is theirs must be the same at the end, byte for byte.
+/// How many of them, the last ones, attack nobody: what is theirs must be the same at the end, byte
+/// for byte.
 pub(super) const BYSTANDERS: usize = 4;
 
 /// A tag of each store and strategy.
 pub(super) const TAGS: [&str; 5] =
     ["tenant_config_", "param_config_", "back_config_", "around_config_", "secret_config_"];
 
-/// What every canary begins with. Four hexadecimal digits follow that say whose it is, and eight more.
+/// What every canary begins with. Four hexadecimal digits follow that say whose it is, and eight
+/// more.
 const CANARY: &str = "cnry";
 
 /// A tenant, and what others might know of it.
@@ -207,7 +211,8 @@ impl World {
                 let answer = call.raw(body.clone()).await;
                 let cursor = answer.body["cursor"].as_str().and_then(|text| BASE64_URL_SAFE_NO_PAD.decode(text).ok());
                 let cursor = cursor.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-                // What says of another's request or entry that it was made or is known, shows no canary.
+                // What says of another's request or entry that it was made or is known, shows no
+                // canary.
                 let sent = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
                 let is_first = sent("idempotency-key").is_some_and(|key| {
                     let tried = (attacker.name.clone(), key.clone());
@@ -230,7 +235,8 @@ impl World {
         }
     }
 
-    /// What is logged may name keys, each in a line that names its tenant; no canary of a value stands anywhere.
+    /// What is logged may name keys, each in a line that names its tenant; no canary of a value
+    /// stands anywhere.
     fn look_at_lines(&self, probe: &Probe, told: impl Fn(&str) -> bool) -> Result<(), Leak> {
         let lines: Vec<_> = self.seen.lines.lock().expect("no panic while noting").drain(..).collect();
         for text in lines {
@@ -266,8 +272,9 @@ impl World {
         Ok(())
     }
 
-    /// Everything in both stores, item by item and parameter by parameter: that nothing in a tenant's place is another's, and that each
-    /// tenant's entries are as they were. How many places were looked at.
+    /// Everything in both stores, item by item and parameter by parameter: that nothing in a
+    /// tenant's place is another's, and that each tenant's entries are as they were. How many
+    /// places were looked at.
     pub(super) async fn inspect(&self) -> Result<usize, Leak> {
         let mut looked_at = 0;
         for (partition, item) in self.api.items().await {
@@ -324,7 +331,8 @@ fn in_order(value: &AttributeValue) -> String {
     }
 }
 
-/// Gives a tenant entries under every tag, by names that all share, and one whose name is a canary itself.
+/// Gives a tenant entries under every tag, by names that all share, and one whose name is a canary
+/// itself.
 async fn fill(api: &Api, owner: &mut Owner, rng: &mut Rng) {
     let tenant = api.tenant(&owner.name);
     let mut keys: Vec<_> = TAGS.iter().map(|tag| format!("{tag}k")).collect();

@@ -14,9 +14,9 @@ async fn start(api: &Api, file: &Path, key: &str) -> Instance {
     Instance::start(api, &[("SNAPSHOT_FILE", file), ("SNAPSHOT_KEY", key), ("HEARTBEAT_SECONDS", "1")]).await
 }
 
-/// Promise: an instance that starts while the stores are down serves what it served last, marked stale, and the truth as soon as they answer.
-/// Secrets are not among it, nor is anything readable without the key; a file that was cut off, changed or sealed with another key is not
-/// believed.
+/// Promise: an instance that starts while the stores are down serves what it served last, marked
+/// stale, and the truth as soon as they answer. Secrets are not among it, nor is anything readable
+/// without the key; a file that was cut off, changed or sealed with another key is not believed.
 #[tokio::test]
 async fn an_instance_starts_without_the_stores() {
     let api = Api::frozen().await;

@@ -1,4 +1,5 @@
-//! How fresh memory is: what it costs to know, what happens when the index of changes does not tell, and when the stores do not answer.
+//! How fresh memory is: what it costs to know, what happens when the index of changes does not
+//! tell, and when the stores do not answer.
 
 use std::sync::Arc;
 
@@ -28,7 +29,8 @@ fn bring_stores_back(api: &Api) {
     api.pass(crate::harness::CIRCUIT);
 }
 
-/// Promise: what is in memory costs no call to a store, whatever the number of tenants; the follower's looks at the index are all there is.
+/// Promise: what is in memory costs no call to a store, whatever the number of tenants; the
+/// follower's looks at the index are all there is.
 #[tokio::test]
 async fn a_tenant_in_memory_costs_no_call() {
     let api = Api::frozen().await;
@@ -62,7 +64,8 @@ async fn a_tenant_in_memory_costs_no_call() {
     assert_eq!(counts()[2], before[2] + 1, "one look at its log");
 }
 
-/// Promise: a reader who asks for nothing special sees a change as soon as the index lists it, and one who names a revision at once.
+/// Promise: a reader who asks for nothing special sees a change as soon as the index lists it, and
+/// one who names a revision at once.
 #[tokio::test]
 async fn a_change_is_seen_by_the_index_or_by_asking() {
     let api = Api::start().await;
@@ -80,8 +83,8 @@ async fn a_change_is_seen_by_the_index_or_by_asking() {
     assert_eq!(slow.value("tenant_config_a").await, ("2".to_owned(), 2), "and it remembers");
 }
 
-/// Promise: a change that the index never lists, or a table that was restored, is noticed within the minute, and a watcher is given the state
-/// anew where its history is not continued.
+/// Promise: a change that the index never lists, or a table that was restored, is noticed within
+/// the minute, and a watcher is given the state anew where its history is not continued.
 #[tokio::test]
 async fn a_restored_table_is_noticed() {
     let api = Api::frozen().await;
@@ -113,7 +116,8 @@ async fn a_restored_table_is_noticed() {
     assert_eq!((snapshot.revision, snapshot.stale), (4, false));
 }
 
-/// Promise: a value that the log names and that is not there does not pass for a deleted key; the entries tell.
+/// Promise: a value that the log names and that is not there does not pass for a deleted key; the
+/// entries tell.
 #[tokio::test]
 async fn a_missing_version_is_no_deletion() {
     let api = Api::start().await;
@@ -129,7 +133,8 @@ async fn a_missing_version_is_no_deletion() {
     assert_eq!(entries(&watching.snapshot().await.entries), "tenant_config_a=2");
 }
 
-/// Promise: a value that its store shows too late is there soon after, though nothing changes any more.
+/// Promise: a value that its store shows too late is there soon after, though nothing changes any
+/// more.
 #[tokio::test]
 async fn a_late_value_is_looked_for_again() {
     let api = Api::frozen().await;
@@ -148,8 +153,8 @@ async fn a_late_value_is_looked_for_again() {
     assert_eq!(grpc.value("secret_config_host").await.0, r#""db-1""#);
 }
 
-/// Promise: while the stores do not answer, what was last known is served and marked so; what is not known is said to be unknown, not absent;
-/// and when they answer again, so is the truth.
+/// Promise: while the stores do not answer, what was last known is served and marked so; what is
+/// not known is said to be unknown, not absent; and when they answer again, so is the truth.
 #[tokio::test]
 async fn what_was_last_known_serves_while_the_stores_are_down() {
     let api = Api::frozen().await;
@@ -186,7 +191,8 @@ async fn what_was_last_known_serves_while_the_stores_are_down() {
     assert!(!answer.stale);
 }
 
-/// Promise: a tenant that has more than an instance may hold is refused by name, and costs the others nothing.
+/// Promise: a tenant that has more than an instance may hold is refused by name, and costs the
+/// others nothing.
 #[tokio::test]
 async fn a_tenant_may_be_too_large() {
     let api = Api::start().await;

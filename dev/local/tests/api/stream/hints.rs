@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// Promise: with the queue of events, a change is told without the index of changes having been looked at, and a made-up hint changes nothing.
+/// Promise: with the queue of events, a change is told without the index of changes having been
+/// looked at, and a made-up hint changes nothing.
 #[tokio::test]
 async fn a_hint_is_enough_to_look() {
     let api = Api::start().await;

@@ -11,7 +11,8 @@ async fn shown(instance: &Instance, name: &str) -> f64 {
     value.unwrap_or_else(|| panic!("no {name} in:\n{page}")).parse().expect("a number")
 }
 
-/// Promise: an instance that cannot look at the index of changes can be told by its metrics: looks fail, and the last one grows older.
+/// Promise: an instance that cannot look at the index of changes can be told by its metrics: looks
+/// fail, and the last one grows older.
 #[tokio::test]
 async fn an_instance_that_is_blind_is_seen() {
     let api = Api::frozen().await;
@@ -33,7 +34,8 @@ async fn an_instance_that_is_blind_is_seen() {
     assert_eq!(shown(&instance, "index_look_age_seconds").await.to_string(), "0");
 }
 
-/// Promise: the lag of commits is that of those that somebody waited for. What is caught up with after a quiet hour is no lag.
+/// Promise: the lag of commits is that of those that somebody waited for. What is caught up with
+/// after a quiet hour is no lag.
 #[tokio::test]
 async fn a_commit_is_late_only_if_somebody_waits() {
     let api = Api::frozen().await;

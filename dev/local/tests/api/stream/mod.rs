@@ -1,4 +1,5 @@
-//! The streaming service, against the whole suite: real gRPC over loopback, writes through the HTTP API and past it.
+//! The streaming service, against the whole suite: real gRPC over loopback, writes through the HTTP
+//! API and past it.
 
 mod chaos;
 mod disk;

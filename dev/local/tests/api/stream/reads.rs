@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// Promise: an entry comes as it was written, with its version and revision, and a change is seen as soon as the index tells of it.
+/// Promise: an entry comes as it was written, with its version and revision, and a change is seen
+/// as soon as the index tells of it.
 #[tokio::test]
 async fn entries_are_read_as_they_were_written() {
     let api = Api::start().await;
@@ -22,7 +23,8 @@ async fn entries_are_read_as_they_were_written() {
     instance.stream.stop().await;
 }
 
-/// Promise: lists and batches are what the HTTP API would answer, a page at a time, each of one revision.
+/// Promise: lists and batches are what the HTTP API would answer, a page at a time, each of one
+/// revision.
 #[tokio::test]
 async fn lists_and_batches_are_whole() {
     let api = Api::start().await;
@@ -69,7 +71,8 @@ async fn lists_and_batches_are_whole() {
     assert_eq!(http.body["missing"], json!(["tenant_config_x"]));
 }
 
-/// Promise: a call with more metadata than is taken is refused by itself; a watch, and the calls after it, go on over the same connection.
+/// Promise: a call with more metadata than is taken is refused by itself; a watch, and the calls
+/// after it, go on over the same connection.
 #[tokio::test]
 async fn too_much_metadata_costs_one_call() {
     let api = Api::start().await;
@@ -139,7 +142,8 @@ async fn bad_input_is_refused_by_name() {
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
 }
 
-/// Promise: only who has a good token with the right scope gets anything, and of its own tenant alone.
+/// Promise: only who has a good token with the right scope gets anything, and of its own tenant
+/// alone.
 #[tokio::test]
 async fn the_token_decides_whose_entries_are_read() {
     let api = Api::start().await;
@@ -166,8 +170,9 @@ async fn the_token_decides_whose_entries_are_read() {
     }
 }
 
-/// Promise: a secret's value is for those alone whose token has the scope for secrets, in reads, lists and watches, whoever else reads or
-/// watches the same tenant; the others learn of a single key not even whether there is one.
+/// Promise: a secret's value is for those alone whose token has the scope for secrets, in reads,
+/// lists and watches, whoever else reads or watches the same tenant; the others learn of a single
+/// key not even whether there is one.
 #[tokio::test]
 async fn secrets_are_for_those_who_may_read_them() {
     let api = Api::start().await;
@@ -217,7 +222,8 @@ async fn a_tenants_calls_are_limited() {
     assert_eq!(globex.get("tenant_config_a", 0).await.unwrap_err().code(), Code::NotFound);
 }
 
-/// Promise: a tenant's watchers, who all come at once when an instance has ended, do not keep out who reads.
+/// Promise: a tenant's watchers, who all come at once when an instance has ended, do not keep out
+/// who reads.
 #[tokio::test]
 async fn watchers_do_not_keep_out_readers() {
     let api = Api::frozen().await;

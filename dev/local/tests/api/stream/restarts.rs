@@ -1,4 +1,5 @@
-//! Stopping, starting and what stands around the interface: drain, TLS, health, reflection, metrics.
+//! Stopping, starting and what stands around the interface: drain, TLS, health, reflection,
+//! metrics.
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +25,8 @@ use tonic_reflection::pb::v1::{
 
 use super::*;
 
-/// What a load balancer does: new connections go to whoever serves now, and old ones stay where they are.
+/// What a load balancer does: new connections go to whoever serves now, and old ones stay where
+/// they are.
 struct Balancer {
     address: SocketAddr,
     target: Arc<Mutex<SocketAddr>>,
@@ -50,8 +52,8 @@ impl Balancer {
     }
 }
 
-/// Promise: an instance that is stopped under load fails no call: those that are open are answered, new ones go to the next instance, and
-/// watches go on there without losing or doubling a change.
+/// Promise: an instance that is stopped under load fails no call: those that are open are answered,
+/// new ones go to the next instance, and watches go on there without losing or doubling a change.
 #[tokio::test]
 async fn a_restart_fails_no_call() {
     let api = Api::start().await;
@@ -109,8 +111,8 @@ async fn a_restart_fails_no_call() {
     }
 }
 
-/// Promise: an instance that stops says so in its health, ends its watches with UNAVAILABLE, and is gone in time although one of them does
-/// not read.
+/// Promise: an instance that stops says so in its health, ends its watches with UNAVAILABLE, and is
+/// gone in time although one of them does not read.
 #[tokio::test]
 async fn an_instance_that_stops_waits_for_nobody_for_ever() {
     let api = Api::start().await;
@@ -139,8 +141,9 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_mins(1), what).await.expect("it does not take for ever")
 }
 
-/// Promise: a call that is open when an instance stops is answered, over the connection that it came by and without being made again, and
-/// meanwhile the instance says to load balancers, in their way, too, that it is not there for others.
+/// Promise: a call that is open when an instance stops is answered, over the connection that it
+/// came by and without being made again, and meanwhile the instance says to load balancers, in
+/// their way, too, that it is not there for others.
 #[tokio::test]
 async fn a_call_that_is_open_is_answered() {
     let api = Api::start().await;
@@ -162,7 +165,8 @@ async fn a_call_that_is_open_is_answered() {
     soon(stopping).await.unwrap();
 }
 
-/// Promise: whoever connects and says nothing, or nothing but that he speaks HTTP/2, keeps no instance from stopping.
+/// Promise: whoever connects and says nothing, or nothing but that he speaks HTTP/2, keeps no
+/// instance from stopping.
 #[tokio::test]
 async fn silence_holds_no_instance() {
     let api = Api::start().await;
@@ -176,7 +180,8 @@ async fn silence_holds_no_instance() {
     soon(instance.stream.stop()).await;
 }
 
-/// Promise: whoever connects and makes no call gives up his place to others after a while, and whoever makes calls keeps it.
+/// Promise: whoever connects and makes no call gives up his place to others after a while, and
+/// whoever makes calls keeps it.
 #[tokio::test]
 async fn silence_holds_no_place() {
     let api = Api::start().await;
@@ -208,7 +213,8 @@ async fn silence_holds_no_place() {
 /// What a client of HTTP/2 begins with: the preface, and its settings, of which it has none.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 
-/// Promise: streams of the standard services are told what they are there for, and then end, when an instance stops.
+/// Promise: streams of the standard services are told what they are there for, and then end, when
+/// an instance stops.
 #[tokio::test]
 async fn streams_of_standard_services_end() {
     let api = Api::start().await;
@@ -238,8 +244,8 @@ async fn an_instance_that_is_dropped_is_gone() {
     soon(watching.end()).await;
 }
 
-/// Promise: a call ends with `DEADLINE_EXCEEDED` when its caller's time is over, though the stores do not answer, and is counted so. What is
-/// no deadline is none.
+/// Promise: a call ends with `DEADLINE_EXCEEDED` when its caller's time is over, though the stores
+/// do not answer, and is counted so. What is no deadline is none.
 #[tokio::test]
 async fn deadlines_are_kept() {
     let api = Api::start().await;
@@ -267,7 +273,8 @@ async fn deadlines_are_kept() {
     assert_eq!((counted(Code::DeadlineExceeded as i64), counted(0)), (1, 2));
 }
 
-/// Promise: with certificates, the service is there for those alone who trust it and, where it asks for theirs, are trusted by it.
+/// Promise: with certificates, the service is there for those alone who trust it and, where it asks
+/// for theirs, are trusted by it.
 #[tokio::test]
 async fn tls_keeps_strangers_out() {
     let api = Api::start().await;
@@ -324,7 +331,8 @@ async fn tls_keeps_strangers_out() {
     }
 }
 
-/// Promise: the standard tools find their way: health by service, the interface by reflection, metrics over HTTP.
+/// Promise: the standard tools find their way: health by service, the interface by reflection,
+/// metrics over HTTP.
 #[tokio::test]
 async fn standard_tools_find_their_way() {
     let api = Api::start().await;

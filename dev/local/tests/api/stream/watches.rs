@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Promise: a watch begins with all there is, then tells each commit, made through the API or behind its back in Parameter Store, in the
-/// order of the revisions, each once.
+/// Promise: a watch begins with all there is, then tells each commit, made through the API or
+/// behind its back in Parameter Store, in the order of the revisions, each once.
 #[tokio::test]
 async fn a_watch_tells_every_commit_once() {
     let api = Api::start().await;
@@ -33,7 +33,8 @@ async fn a_watch_tells_every_commit_once() {
     instance.stream.stop().await;
 }
 
-/// Promise: who goes on from a position hears what it missed and then what is new, also from another instance; and nothing that it knew.
+/// Promise: who goes on from a position hears what it missed and then what is new, also from
+/// another instance; and nothing that it knew.
 #[tokio::test]
 async fn a_watch_goes_on_where_it_ended() {
     let api = Api::start().await;
@@ -68,7 +69,8 @@ async fn a_watch_goes_on_where_it_ended() {
     }
 }
 
-/// Promise: what happened long ago, before anything that is in memory, is told from the tenant's log, each commit once.
+/// Promise: what happened long ago, before anything that is in memory, is told from the tenant's
+/// log, each commit once.
 #[tokio::test]
 async fn a_watch_goes_on_from_long_ago() {
     let api = Api::start().await;
@@ -92,8 +94,9 @@ async fn a_watch_goes_on_from_long_ago() {
     }
 }
 
-/// Promise: where the changes since a position are not kept any more, where the history or the watch is another one, or where the position
-/// is ahead of all there is, the watcher is told to start anew, and never goes on over a gap.
+/// Promise: where the changes since a position are not kept any more, where the history or the
+/// watch is another one, or where the position is ahead of all there is, the watcher is told to
+/// start anew, and never goes on over a gap.
 #[tokio::test]
 async fn a_position_that_leads_nowhere_is_refused() {
     let api = Api::start().await;
@@ -140,7 +143,8 @@ async fn a_position_that_leads_nowhere_is_refused() {
     assert_eq!(grpc.go_on(at(3, &other)).await.err().unwrap().code(), Code::OutOfRange, "after one without a token");
 }
 
-/// Promise: a watcher who asks for some keys is told of them alone, and by heartbeats how far it has come.
+/// Promise: a watcher who asks for some keys is told of them alone, and by heartbeats how far it
+/// has come.
 #[tokio::test]
 async fn a_selection_is_all_that_is_told() {
     let api = Api::start().await;
@@ -180,7 +184,8 @@ async fn a_selection_is_all_that_is_told() {
     assert_eq!(line(&again.update().await), "8→9 tenant_config_c@3=5");
 }
 
-/// Promise: a watch lasts as long as the token that it began with, and ends with UNAUTHENTICATED; whoever comes with a new one goes on.
+/// Promise: a watch lasts as long as the token that it began with, and ends with UNAUTHENTICATED;
+/// whoever comes with a new one goes on.
 #[tokio::test]
 async fn a_watch_ends_with_its_token() {
     let api = Api::frozen().await;
@@ -212,7 +217,8 @@ async fn a_watcher_who_takes_nothing_ends_with_its_token() {
     until(|| memory.watchers() == 0).await;
 }
 
-/// Promise: a tenant has no more watchers than it may, nor has the instance, and those who leave make room.
+/// Promise: a tenant has no more watchers than it may, nor has the instance, and those who leave
+/// make room.
 #[tokio::test]
 async fn watchers_are_limited() {
     let api = Api::start().await;
@@ -234,7 +240,8 @@ async fn watchers_are_limited() {
     assert_eq!(instance.stream.memory().tenants().1, 2);
 }
 
-/// Promise: tenants that are watched take no more memory than they may; one that does not fit in is refused, and the others stay.
+/// Promise: tenants that are watched take no more memory than they may; one that does not fit in is
+/// refused, and the others stay.
 #[tokio::test]
 async fn watched_tenants_share_the_memory() {
     let api = Api::start().await;
@@ -252,7 +259,8 @@ async fn watched_tenants_share_the_memory() {
     instance.tenant(&globex).watch().await;
 }
 
-/// Promise: a state that does not fit into a message comes in parts, and none of them is a position.
+/// Promise: a state that does not fit into a message comes in parts, and none of them is a
+/// position.
 #[tokio::test]
 async fn a_large_state_comes_in_parts() {
     let api = Api::start().await;
@@ -278,8 +286,8 @@ async fn a_large_state_comes_in_parts() {
     assert_eq!(found, expected);
 }
 
-/// Promise: a watcher who does not keep up holds up nobody and costs no memory; it is then told the newest of each key, deleted ones among
-/// them, and which revisions it missed.
+/// Promise: a watcher who does not keep up holds up nobody and costs no memory; it is then told the
+/// newest of each key, deleted ones among them, and which revisions it missed.
 #[tokio::test]
 async fn a_slow_watcher_is_told_the_newest() {
     let api = Api::start().await;
@@ -317,7 +325,8 @@ async fn a_slow_watcher_is_told_the_newest() {
     assert!(instance.stream.memory().bytes().1 < 3_000_000);
 }
 
-/// Promise: who may read secrets is told of them with their values, whoever else makes the service look: a reader or a watcher who may not.
+/// Promise: who may read secrets is told of them with their values, whoever else makes the service
+/// look: a reader or a watcher who may not.
 #[tokio::test]
 async fn a_secret_reaches_who_may_read_it() {
     let api = Api::start().await;
@@ -351,7 +360,8 @@ async fn a_secret_reaches_who_may_read_it() {
     assert_eq!(line(&watching.update().await), r#"1→2 secret_config_s@2="two""#);
 }
 
-/// Promise: a commit that is made, and heard of, while the log is read is told as a commit like the others; the tenant is not read anew for it.
+/// Promise: a commit that is made, and heard of, while the log is read is told as a commit like the
+/// others; the tenant is not read anew for it.
 #[tokio::test]
 async fn a_commit_during_a_look_is_told_as_one() {
     let api = Api::start().await;

@@ -138,7 +138,8 @@ async fn an_item_has_at_most_400_kb(aws: &Aws) -> Outcome {
     Ok(())
 }
 
-/// Guards: items come by sort key, a page holds what was asked for, and the next one goes on where it ended.
+/// Guards: items come by sort key, a page holds what was asked for, and the next one goes on where
+/// it ended.
 async fn a_query_goes_by_sort_key_and_pages(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     fill(aws, &table, 10, 1).await?;

@@ -78,7 +78,8 @@ async fn a_transaction_is_all_or_nothing(aws: &Aws) -> Outcome {
     same!("second", get(aws, &table, "a", "2").await?, Some(number(2)))
 }
 
-/// Guards: one reason an action, in the order of the request, with the literal `None` for those that were well.
+/// Guards: one reason an action, in the order of the request, with the literal `None` for those
+/// that were well.
 async fn cancellation_reasons_come_in_order(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     put_once(aws, &table, item("a", "1", 1)).await;
@@ -107,7 +108,8 @@ async fn a_cancelled_transaction_can_return_the_old_item(aws: &Aws) -> Outcome {
     same!("old item", old, Some(number(5)))
 }
 
-/// Guards: the same request with the same `ClientRequestToken` is applied once and answered well each time.
+/// Guards: the same request with the same `ClientRequestToken` is applied once and answered well
+/// each time.
 async fn a_request_token_applies_a_transaction_once(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     for _ in 0..2 {
@@ -150,7 +152,8 @@ async fn a_transaction_has_at_most_100_actions(aws: &Aws) -> Outcome {
     Ok(())
 }
 
-/// Guards: "`ExpressionAttributeValues` must not be empty", and so the names, in whichever action of a transaction.
+/// Guards: "`ExpressionAttributeValues` must not be empty", and so the names, in whichever action
+/// of a transaction.
 async fn an_action_has_no_empty_names_or_values(aws: &Aws) -> Outcome {
     let table = aws.own_table().await?;
     let refused = "ValidationException";

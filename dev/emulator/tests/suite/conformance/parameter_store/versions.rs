@@ -73,7 +73,8 @@ async fn a_hundred_versions_are_kept(aws: &Aws) -> Outcome {
     same!("the first", code(oldest).await, "ParameterVersionNotFound")
 }
 
-/// Guards: a label on the oldest of 100 versions makes the next write fail, and moving it lets it through.
+/// Guards: a label on the oldest of 100 versions makes the next write fail, and moving it lets it
+/// through.
 async fn a_label_on_the_oldest_version_stops_writes(aws: &Aws) -> Outcome {
     let name = aws.parameter("a");
     for version in 1..=100 {
@@ -121,7 +122,8 @@ async fn a_version_has_at_most_ten_labels(aws: &Aws) -> Outcome {
     same!("one more", code(one_more).await, "ParameterVersionLabelLimitExceeded",)
 }
 
-/// Guards: a parameter that is deleted and created again has another life: version 1, no old versions, a later time.
+/// Guards: a parameter that is deleted and created again has another life: version 1, no old
+/// versions, a later time.
 async fn a_deleted_parameter_starts_again_at_one(aws: &Aws) -> Outcome {
     let name = aws.parameter("a");
     aws.put_parameter(&name, "one").await?;

@@ -60,7 +60,8 @@ async fn a_parameter_is_not_overwritten_unasked(aws: &Aws) -> Outcome {
     same!("value", aws.value(&name).await?, "1")
 }
 
-/// Guards: "You must specify a parameter type when creating a parameter"; not when updating (API reference).
+/// Guards: "You must specify a parameter type when creating a parameter"; not when updating (API
+/// reference).
 async fn a_new_parameter_needs_a_type(aws: &Aws) -> Outcome {
     let name = aws.parameter("a");
     let new = put(aws, &name, "v", None, None).await;

@@ -1,7 +1,8 @@
 //! What one watcher was told, held against the tenant's change log and its list.
 //!
-//! What can be seen from the messages alone is checked as they come: that revisions only go on, without gap or overlap, and that nothing is
-//! told of another tenant, of keys that were not asked for, or of secrets to who may not read them. The rest is checked at the end.
+//! What can be seen from the messages alone is checked as they come: that revisions only go on,
+//! without gap or overlap, and that nothing is told of another tenant, of keys that were not asked
+//! for, or of secrets to who may not read them. The rest is checked at the end.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! What happens to the tenants meanwhile: puts, deletes and transactions through the HTTP API, edits behind its back, under every tag.
+//! What happens to the tenants meanwhile: puts, deletes and transactions through the HTTP API,
+//! edits behind its back, under every tag.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,8 @@ use crate::harness::{Api, Tenant};
 const TAGS: [&str; 5] = ["tenant_config_", "param_config_", "back_config_", "around_config_", "secret_config_"];
 /// Keys of each tag; few, so that writers meet.
 const KEYS: usize = 3;
-/// How many large values a tenant gets in a rush, under how many keys, and how large: all of them do not fit into one message.
+/// How many large values a tenant gets in a rush, under how many keys, and how large: all of them
+/// do not fit into one message.
 const RUSH: usize = 26;
 const LARGE_KEYS: usize = 13;
 const LARGE: usize = 100_000;
@@ -39,7 +41,8 @@ pub(super) struct Deeds {
     pub(super) rushing: watch::Sender<bool>,
     /// How many of the first tenant's do, in the rush.
     pub(super) asleep: watch::Sender<usize>,
-    /// Held by whoever is at a change; the clock jumps only while nobody is, as no function works for so long.
+    /// Held by whoever is at a change; the clock jumps only while nobody is, as no function works
+    /// for so long.
     pub(super) at_work: RwLock<()>,
 }
 
@@ -114,7 +117,8 @@ impl Deeds {
         }
     }
 
-    /// Gives the first tenant more than the service keeps at hand, while its slow watchers, so many, sleep.
+    /// Gives the first tenant more than the service keeps at hand, while its slow watchers, so
+    /// many, sleep.
     pub(super) async fn rush(&self, tenant: &Tenant<'_>, sleepers: usize) {
         self.rushing.send_replace(true);
         let mut asleep = self.asleep.subscribe();

@@ -1,7 +1,9 @@
-//! Many watchers of many tenants while everything goes wrong: stores that throttle, fail, hang and lose replies, an index that lags and shows
-//! things out of order, hints that are lost, doubled and late, instances that are stopped and that die, clients that leave at random.
+//! Many watchers of many tenants while everything goes wrong: stores that throttle, fail, hang and
+//! lose replies, an index that lags and shows things out of order, hints that are lost, doubled and
+//! late, instances that are stopped and that die, clients that leave at random.
 //!
-//! `TENANTRY_WATCHERS` says how many watchers there are, 20 where it says nothing; a tenth as many tenants, and ten times as many changes.
+//! `TENANTRY_WATCHERS` says how many watchers there are, 20 where it says nothing; a tenth as many
+//! tenants, and ten times as many changes.
 
 mod account;
 mod deeds;
@@ -127,7 +129,8 @@ impl<'a> World<'a> {
         self.api.suite.emulator().faults().schedule(Schedule { seed: self.seed, faults, operations, max: usize::MAX })
     }
 
-    /// Has a look at the index miss what one of the tenants did, now and then, so that later changes come before it.
+    /// Has a look at the index miss what one of the tenants did, now and then, so that later
+    /// changes come before it.
     fn hide_from_the_index(&self) {
         let (random, tenants) = (Mutex::new(Rng::with_seed(self.seed)), self.deeds.tenants.clone());
         self.api.suite.emulator().rewrite(Arc::new(move |service, operation: &str, body: &str| {
@@ -227,9 +230,9 @@ fn crowd(api: &Api, deeds: &Deeds, watchers: usize, seed: u64) -> Vec<Watcher> {
     (0..watchers).map(watcher).collect()
 }
 
-/// Promise: whatever goes wrong, each watcher ends with exactly the tenant's state, having been told of each revision in order, once, with
-/// what the change log says of it, unless it was named as skipped; of its own tenant, of what it asked for, and of no secret that it may not
-/// read.
+/// Promise: whatever goes wrong, each watcher ends with exactly the tenant's state, having been
+/// told of each revision in order, once, with what the change log says of it, unless it was named
+/// as skipped; of its own tenant, of what it asked for, and of no secret that it may not read.
 #[tokio::test(flavor = "multi_thread")]
 async fn watchers_miss_nothing() {
     for seed in seeds() {
@@ -296,7 +299,8 @@ async fn watchers_miss_nothing() {
     }
 }
 
-/// Promise: what the index shows late, after later changes of others, is heard of all the same, without hints and without time passing.
+/// Promise: what the index shows late, after later changes of others, is heard of all the same,
+/// without hints and without time passing.
 #[tokio::test]
 async fn what_the_index_shows_late_is_heard() {
     let api = Api::frozen().await;

@@ -1,4 +1,5 @@
-//! The watchers: some over the bare interface, some with the client, who leave and come back at random, some of whom are slow.
+//! The watchers: some over the bare interface, some with the client, who leave and come back at
+//! random, some of whom are slow.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -40,7 +41,8 @@ pub(super) struct Scene {
     /// Where the instances are.
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) deeds: Arc<Deeds>,
-    /// The tenants' last revisions, as soon as they are known. Then nobody leaves before it is there.
+    /// The tenants' last revisions, as soon as they are known. Then nobody leaves before it is
+    /// there.
     pub(super) heads: watch::Receiver<Option<Vec<u64>>>,
 }
 
@@ -121,7 +123,8 @@ impl Watcher {
         }
     }
 
-    /// Ends that have to do with faults and instances that go. A position that leads nowhere is none of them.
+    /// Ends that have to do with faults and instances that go. A position that leads nowhere is
+    /// none of them.
     fn may_end_with(&self, status: &tonic::Status) {
         let is_expected = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal);
         assert!(is_expected, "{:?}: {status}", self.account);
