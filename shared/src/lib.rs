@@ -1,27 +1,42 @@
 //! Tenantry: every tenant's configuration behind one interface, each key on the store that suits
 //! it.
 //!
-//! A request travels [`function`] → [`http`] → [`auth`] → [`service`] → [`ledger`] and [`store`].
-//! What is decided where is in ARCHITECTURE.md.
+//! Modules stand on floors, and import from the floors below them alone; a test holds it
+//! (`dev/local/tests/invariants.rs`). From the ground up:
+//!
+//! | floor | modules |
+//! | --- | --- |
+//! | words | [`model`], [`clock`], `redact` |
+//! | ground | [`telemetry`], [`limit`] |
+//! | who | [`auth`] |
+//! | AWS | [`aws`] |
+//! | data | [`ledger`], [`store`], [`event`] |
+//! | memory | [`cache`] |
+//! | use cases | [`backend`], `outbox`, `import`, [`read`], [`write`], [`tail`], `reconcile`, [`refresh`] |
+//! | edge | [`http`], [`function`] |
+//! | top | [`settings`] |
 
 pub mod auth;
 pub mod aws;
+pub mod backend;
 pub mod cache;
 pub mod clock;
-pub mod comment;
-pub mod entry;
 pub mod event;
 pub mod function;
 pub mod http;
-pub mod key;
+mod import;
 pub mod ledger;
 pub mod limit;
+pub mod model;
+mod outbox;
+#[cfg(test)]
+mod protocol_model;
+pub mod read;
+mod reconcile;
 mod redact;
-pub mod refusal;
-pub mod routing;
-pub mod service;
+pub mod refresh;
 pub mod settings;
 pub mod store;
+pub mod tail;
 pub mod telemetry;
-pub mod tenant;
-pub mod value;
+pub mod write;

@@ -16,7 +16,7 @@ use quick_cache::sync::Cache;
 
 use crate::{
     clock::{Clock, Timestamp},
-    tenant::TenantId,
+    model::tenant::TenantId,
 };
 
 /// How many tenants' buckets are kept. One that had to make room starts full again, and those that

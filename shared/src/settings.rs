@@ -10,7 +10,7 @@ use crate::{
     aws::{MAX_SESSIONS, OwnCredentials, RoleArn, Roles, TrustedRoots, UnusableBundle},
     clock::Clock,
     limit::RequestLimit,
-    routing::{DEFAULT_ROUTES, InvalidRoutes, TagRoutes},
+    model::routing::{DEFAULT_ROUTES, InvalidRoutes, TagRoutes},
     telemetry::{InvalidDaemonAddress, Telemetry, Tracer},
 };
 

@@ -8,12 +8,16 @@ use config_proto::v1;
 use tenantry::{
     auth::AuthError,
     aws::FailureKind,
-    entry::{CommitId, Revision},
-    key::InvalidKey,
+    backend::Foundation,
     ledger::{ChangeOperation, LedgerError},
     limit::OverLimit,
-    service::{Foundation, KeyChange, Position, ReadError, Value, Valued},
+    model::{
+        entry::{CommitId, Revision},
+        key::InvalidKey,
+    },
+    read::ReadError,
     store::StoreError,
+    tail::{KeyChange, Position, Value, Valued},
 };
 use tonic::{Code, Status};
 use tracing::error;

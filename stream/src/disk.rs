@@ -21,10 +21,13 @@ use aws_lc_rs::{
     rand,
 };
 use tenantry::{
+    backend::Foundation,
     clock::Timestamp,
-    entry::{CommitId, Revision},
-    service::{Foundation, Position},
-    tenant::TenantId,
+    model::{
+        entry::{CommitId, Revision},
+        tenant::TenantId,
+    },
+    tail::Position,
 };
 use tokio::{sync::watch, time::interval};
 use tracing::{info, warn};

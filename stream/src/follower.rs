@@ -17,7 +17,7 @@ use tenantry::{
     auth::IndexAuthority,
     clock::Timestamp,
     ledger::{Ledger, LedgerError},
-    tenant::TenantId,
+    model::tenant::TenantId,
 };
 use tokio::{
     sync::{Semaphore, mpsc, watch},

@@ -13,7 +13,7 @@ use aws_sdk_sqs::{
     types::{DeleteMessageBatchRequestEntry, Message},
 };
 use serde_json::Value;
-use tenantry::{aws::said, settings::AwsSettings, tenant::TenantId};
+use tenantry::{aws::said, model::tenant::TenantId, settings::AwsSettings};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 

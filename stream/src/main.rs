@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use aws_config::{default_provider::credentials::DefaultCredentialsChain, provider_config::ProviderConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use config_stream::{Stream, settings::StreamSettings, signals::StopSignals};
-use tenantry::{aws::OwnCredentials, function, function::Error};
+use tenantry::{
+    aws::OwnCredentials,
+    function::{self, Error},
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {

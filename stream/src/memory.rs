@@ -18,10 +18,10 @@ use quick_cache::{
 use tenantry::{
     auth::TenantScope,
     clock::{Clock, Timestamp},
-    entry::Revision,
     ledger::Ledger,
-    service::{Commits, Position, ReadError, TailError, TailService},
-    tenant::TenantId,
+    model::{entry::Revision, tenant::TenantId},
+    read::ReadError,
+    tail::{Commits, Position, TailError, TailService},
 };
 use tokio::sync::Semaphore;
 use tracing::warn;

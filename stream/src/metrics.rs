@@ -7,7 +7,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use tenantry::{clock::Timestamp, service::Commit};
+use tenantry::{clock::Timestamp, tail::Commit};
 use tonic::Code;
 
 /// A method and the gRPC status code, as a number, that its calls ended with.

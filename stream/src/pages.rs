@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tenantry::service::{Value, Valued};
+use tenantry::tail::{Value, Valued};
 
 /// How many bytes a page has before another is begun. One entry may be larger.
 const PAGE_BYTES: usize = 4_096;
@@ -274,7 +274,7 @@ fn read_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tenantry::{
+    use tenantry::model::{
         entry::{Revision, Version},
         value::ConfigValue,
     };

@@ -19,9 +19,10 @@ use config_proto::v1::config_service_server::ConfigServiceServer;
 use prometheus_client::{encoding::text, registry::Registry};
 use tenantry::{
     auth::{Authenticator, HttpKeys, Permission, TokenMemory},
+    backend::Foundation,
     limit::{RequestLimit, TenantLimits},
-    service::{Foundation, TailService},
     store::UnusableRoute,
+    tail::TailService,
 };
 use tokio::{
     net::TcpListener,

@@ -7,11 +7,13 @@ use config_proto::v1::{self, config_service_server::ConfigService};
 use futures_util::Stream;
 use tenantry::{
     auth::{Bearer, TokenMemory},
-    entry::Revision,
-    key::{ConfigKey, is_key_prefix},
     ledger::MAX_BATCH_KEYS,
     limit::TenantLimits,
-    service::ReadError,
+    model::{
+        entry::Revision,
+        key::{ConfigKey, is_key_prefix},
+    },
+    read::ReadError,
 };
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 

@@ -17,7 +17,8 @@ use futures_util::{FutureExt, Stream, future::BoxFuture};
 use tenantry::{
     auth::TenantScope,
     clock::Timestamp,
-    service::{Commit, Position, ReadError, TailError},
+    read::ReadError,
+    tail::{Commit, Position, TailError},
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};

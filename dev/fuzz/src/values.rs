@@ -1,7 +1,7 @@
 //! Values: any JSON that every reader reads alike, kept in one spelling.
 
 use serde_json::Value;
-use tenantry::value::{ConfigValue, InvalidValue, MAX_DEPTH};
+use tenantry::model::value::{ConfigValue, InvalidValue, MAX_DEPTH};
 
 use crate::{Outcome, assert_blames_the_request};
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use tenantry::tenant::{InvalidTenantId, TenantId};
+use tenantry::model::tenant::{InvalidTenantId, TenantId};
 
 use crate::{
     issuer::{DEFAULT_LIFETIME, DEFAULT_SCOPE},

@@ -383,7 +383,7 @@ fn the_alarm_sees_work_that_is_put_off() -> TestResult {
     let (_, period) = alarm.split_once("Period: ").ok_or("no period")?;
     let period = Duration::from_secs(period.split('\n').next().unwrap_or_default().parse()?);
     let sweeps = stack()?.schedules.first().ok_or("no schedule")?.every;
-    assert!(period >= constant("shared/src/service/refresh.rs", "BACKOFF")? + 2 * sweeps, "{period:?}");
+    assert!(period >= constant("shared/src/refresh.rs", "BACKOFF")? + 2 * sweeps, "{period:?}");
     Ok(())
 }
 
@@ -396,22 +396,22 @@ fn timeouts_fit_the_budgets() -> TestResult {
     let call = constant("shared/src/aws/mod.rs", "CALL_TIMEOUT")?;
 
     let answer = constant("shared/src/function.rs", "ANSWER_BUDGET")?;
-    assert!(answer > constant("shared/src/service/write.rs", "REQUEST_BUDGET")?);
-    assert!(answer > constant("shared/src/service/read.rs", "READ_BUDGET")?);
+    assert!(answer > constant("shared/src/write/mod.rs", "REQUEST_BUDGET")?);
+    assert!(answer > constant("shared/src/read/mod.rs", "READ_BUDGET")?);
     for function in ["config-read", "config-write"] {
         assert!(timeout(function)? > answer, "{function}");
         assert!(timeout(function)? < API_GATEWAY_TIMEOUT, "{function}");
     }
     // The last piece of work begins at the end of the run's budget, fails, and is put off.
-    let refresh = |name| constant("shared/src/service/refresh.rs", name);
+    let refresh = |name| constant("shared/src/refresh.rs", name);
     let longest = refresh("RUN_BUDGET")? + refresh("ITEM_BUDGET")? + call;
     assert!(timeout("config-refresh")? > longest);
     // Work that began at the end of its time is over when there is still time left to compare.
     assert!(refresh("RUN_BUDGET")? > refresh("WORK_BUDGET")? + refresh("ITEM_BUDGET")?);
     // Who removes a value is done, or gone, before anybody else may put one.
-    let removal = constant("shared/src/service/follow.rs", "REMOVAL")?;
+    let removal = constant("shared/src/outbox/replicate.rs", "REMOVAL")?;
     for longest in
-        [refresh("WORK_BUDGET")?, refresh("ITEM_BUDGET")?, constant("shared/src/service/write.rs", "PAY_BUDGET")?]
+        [refresh("WORK_BUDGET")?, refresh("ITEM_BUDGET")?, constant("shared/src/write/mod.rs", "PAY_BUDGET")?]
     {
         assert!(removal > longest, "{longest:?}");
     }

@@ -5,17 +5,20 @@ use lambda_http::http::StatusCode;
 use serde::Serialize;
 use tenantry::{
     auth::{Permission, TenantScope},
+    backend::Foundation,
     clock::Timestamp,
-    comment::Comment,
-    entry::{Author, ETag, Epoch, Precondition, Revision, TagList, Version},
     function::{BoxFuture, Context, Front},
     http::{
         Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, PageTag, Problem, ProblemType, Respond, StoreView,
         VersionView, digest,
     },
-    key::{ConfigKey, is_key_prefix},
     ledger::{Change, ChangeOperation, Head},
-    service::{At, Fetched, Foundation, ReadService},
+    model::{
+        comment::Comment,
+        entry::{Author, ETag, Epoch, Precondition, Revision, TagList, Version},
+        key::{ConfigKey, is_key_prefix},
+    },
+    read::{At, Fetched, ReadService},
     settings::Settings,
 };
 

@@ -6,13 +6,14 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tenantry::{
+    backend::Foundation,
     clock::Clock,
     event,
     function::Context,
-    service::{Foundation, RefreshError, RefreshService},
+    model::tenant::TenantId,
+    refresh::{RefreshError, RefreshService},
     settings::Settings,
     telemetry::{Invocation, Outcome, Telemetry, TraceContext},
-    tenant::TenantId,
 };
 use tracing::warn;
 

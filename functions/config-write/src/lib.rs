@@ -4,16 +4,19 @@ use lambda_http::http::StatusCode;
 use serde::Serialize;
 use tenantry::{
     auth::{Permission, TenantScope},
-    comment::Comment,
-    entry::{ETag, Precondition, Revision, TagList},
+    backend::Foundation,
     function::{Context, Front},
     http::{
         Answer, Event, OperationBody, Problem, ProblemType, PutBody, Respond, RollbackBody, TransactionBody,
         WrittenView,
     },
-    key::ConfigKey,
-    service::{Foundation, MAX_OPERATIONS, Operation, WriteRequest, WriteService, Written},
+    model::{
+        comment::Comment,
+        entry::{ETag, Precondition, Revision, TagList},
+        key::ConfigKey,
+    },
     settings::Settings,
+    write::{MAX_OPERATIONS, Operation, WriteRequest, WriteService, Written},
 };
 
 const CONFIG: &str = "/v1/config/";

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 
 use super::{FetchKeys, KeySet};
 use crate::{
+    model::value::check_unambiguous,
     settings::{KeySource, TokenSettings, is_protected},
-    value::check_unambiguous,
 };
 
 /// The largest document that is read, in bytes: what API Gateway's JWT authorizer accepts of keys,

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::fetch::{Document, KeyFetchError};
-use crate::value::check_unambiguous;
+use crate::model::value::check_unambiguous;
 
 /// The shortest RSA modulus that counts, in bits (RFC 7518, 3.3).
 const MIN_RSA_BITS: usize = 2048;

@@ -14,9 +14,11 @@ use serde_json::Value;
 
 use crate::{
     clock::Clock,
-    entry::Author,
+    model::{
+        entry::Author,
+        tenant::{InvalidTenantId, TenantId},
+    },
     settings::TokenSettings,
-    tenant::{InvalidTenantId, TenantId},
 };
 
 pub use fetch::{Document, HttpKeys, KeyFetchError};

@@ -21,8 +21,8 @@ use serde_json::{Value, value::RawValue};
 use super::{AuthError, FetchKeys, keyring::Keyring};
 use crate::{
     clock::{Clock, Timestamp},
+    model::value::check_unambiguous,
     settings::TokenSettings,
-    value::check_unambiguous,
 };
 
 /// The longest token that is looked at, in bytes; API Gateway stops at 10,240 bytes of headers in

@@ -23,7 +23,7 @@ use tracing::warn;
 use super::{AwsFailure, Service};
 use crate::{
     clock::{Clock, Timestamp},
-    tenant::TenantId,
+    model::tenant::TenantId,
 };
 
 /// How long a session lasts: as long as that of a role that was taken on from another role may
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn a_session_policy_fits() {
         let root = format!("/{0}/{0}", "r".repeat(64));
-        let tenant = "t".repeat(crate::tenant::MAX_TENANT_ID_BYTES).parse().unwrap();
+        let tenant = "t".repeat(crate::model::tenant::MAX_TENANT_ID_BYTES).parse().unwrap();
         assert!(roles(&"t".repeat(255), &root).session_policy(&tenant).len() <= 2_048);
     }
 }

@@ -19,11 +19,13 @@ use quick_cache::{Weighter, sync::Cache as WeightedCache};
 
 use crate::{
     clock::Timestamp,
-    entry::{Entry, Revision},
-    key::ConfigKey,
     ledger::{Change, Head},
-    tenant::TenantId,
-    value::ConfigValue,
+    model::{
+        entry::{Entry, Revision},
+        key::ConfigKey,
+        tenant::TenantId,
+        value::ConfigValue,
+    },
 };
 
 /// What an entry weighs besides key and value: its own fields and the cache's, in bytes, rounded

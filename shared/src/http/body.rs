@@ -9,7 +9,10 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{Problem, ProblemType};
-use crate::{comment::Comment, entry::Version, redact::Redacted, value::ConfigValue};
+use crate::{
+    model::{comment::Comment, entry::Version, value::ConfigValue},
+    redact::Redacted,
+};
 
 /// How much of what the JSON parser says is passed on, in characters: it repeats names and texts of
 /// the body, however long they are.

@@ -7,7 +7,7 @@
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use super::{Problem, ProblemType};
-use crate::{key::is_key_prefix, tenant::TenantId};
+use crate::model::{key::is_key_prefix, tenant::TenantId};
 
 /// The form of today's cursors.
 const FORMAT: &str = "cursor/1";

@@ -31,13 +31,15 @@ pub use respond::{EntryView, Respond, StoreView, VersionView, WrittenView};
 
 use crate::{
     auth::{Authenticator, Permission, Presented, TenantScope},
-    comment::Comment,
-    entry::{ETag, Precondition, Revision, TagList, Version},
-    key::ConfigKey,
     ledger::{Head, IdempotencyClaim},
+    model::{
+        comment::Comment,
+        entry::{ETag, Precondition, Revision, TagList, Version},
+        key::ConfigKey,
+        routing::TagRoutes,
+    },
+    read::Freshness,
     redact::Redacted,
-    routing::TagRoutes,
-    service::Freshness,
     telemetry,
 };
 

@@ -12,15 +12,18 @@ use super::{Answer, Respond};
 use crate::{
     auth::AuthError,
     aws::{AwsFailure, FailureKind, Service},
-    comment::{InvalidComment, MAX_COMMENT_CHARS},
-    entry::{ETag, Revision, TagList},
-    key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
     ledger::LedgerError,
     limit::OverLimit,
-    service::{ReadError, WriteError},
+    model::{
+        comment::{InvalidComment, MAX_COMMENT_CHARS},
+        entry::{ETag, Revision, TagList},
+        key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
+        value::InvalidValue,
+    },
+    read::ReadError,
     store::{StoreError, ValueRefused},
     telemetry,
-    value::InvalidValue,
+    write::WriteError,
 };
 
 /// The kinds of problems. Their names are part of the API.

@@ -12,13 +12,16 @@ use super::{Answer, Problem, ProblemType};
 use crate::{
     cache::Resolved,
     clock::Timestamp,
-    comment::Comment,
-    entry::{Author, ETag, Entry, Revision, Version},
     ledger::WrittenKey,
-    refusal::Refusal,
-    service::{At, Fetched, StoreState},
+    model::{
+        comment::Comment,
+        entry::{Author, ETag, Entry, Revision, Version},
+        refusal::Refusal,
+        value::ConfigValue,
+    },
+    read::{At, Fetched},
     telemetry,
-    value::ConfigValue,
+    write::StoreState,
 };
 
 /// The header that names a revision at which the answer is valid.
@@ -259,7 +262,7 @@ pub struct WrittenView<'a> {
 
 impl<'a> WrittenView<'a> {
     /// The views of all writes of a request.
-    pub fn all(written: &'a crate::service::Written) -> Vec<Self> {
+    pub fn all(written: &'a crate::write::Written) -> Vec<Self> {
         let receipt = &written.receipt;
         let view = |(one, state): (&'a WrittenKey, &StoreState)| Self {
             key: &one.key,

@@ -22,11 +22,13 @@ use crate::{
     auth::TenantScope,
     aws::{AwsFailure, FailureKind, Service},
     clock::Timestamp,
-    comment::Comment,
-    entry::{Author, CommitId, Entry, Epoch, Locator, PutId, Revision, State, ValueFormat, Version},
-    key::ConfigKey,
-    refusal::Refusal,
-    tenant::TenantId,
+    model::{
+        comment::Comment,
+        entry::{Author, CommitId, Entry, Epoch, Locator, PutId, Revision, State, ValueFormat, Version},
+        key::ConfigKey,
+        refusal::Refusal,
+        tenant::TenantId,
+    },
 };
 
 /// How long changes are kept for readers to follow.

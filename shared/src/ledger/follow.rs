@@ -15,9 +15,11 @@ use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::{AwsFailure, Service},
     clock::Timestamp,
-    entry::{Locator, PutId, Revision, TextKind, Version},
-    key::ConfigKey,
-    tenant::TenantId,
+    model::{
+        entry::{Locator, PutId, Revision, TextKind, Version},
+        key::ConfigKey,
+        tenant::TenantId,
+    },
 };
 
 /// How long the one who committed has the work to itself, and how old an announced call must be to

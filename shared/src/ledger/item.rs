@@ -10,14 +10,17 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::{
     clock::Timestamp,
-    comment::Comment,
-    entry::{
-        Author, CommitId, Entry, Epoch, Held, Locator, PutId, Revision, State, TextKind, Trimmed, ValueFormat, Version,
+    model::{
+        comment::Comment,
+        entry::{
+            Author, CommitId, Entry, Epoch, Held, Locator, PutId, Revision, State, TextKind, Trimmed, ValueFormat,
+            Version,
+        },
+        key::ConfigKey,
+        refusal::{Refusal, RefusalReason},
+        tenant::TenantId,
+        value::ConfigValue,
     },
-    key::ConfigKey,
-    refusal::{Refusal, RefusalReason},
-    tenant::TenantId,
-    value::ConfigValue,
 };
 
 /// An item as the SDK gives and takes it.

@@ -27,10 +27,12 @@ use crate::{
     auth::TenantScope,
     aws::{AwsClients, AwsFailure, Service},
     clock::Clock,
-    entry::{Entry, Revision, Version},
-    key::ConfigKey,
-    routing::TagRoutes,
-    value::answer_bytes,
+    model::{
+        entry::{Entry, Revision, Version},
+        key::ConfigKey,
+        routing::TagRoutes,
+        value::answer_bytes,
+    },
 };
 use item::{Item, s};
 

@@ -8,8 +8,7 @@ use crate::{
     auth::IndexAuthority,
     aws::{AwsFailure, Service},
     clock::Timestamp,
-    entry::Revision,
-    tenant::TenantId,
+    model::{entry::Revision, tenant::TenantId},
 };
 
 /// A change, as the index lists it.

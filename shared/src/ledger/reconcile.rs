@@ -12,9 +12,8 @@ use super::{
 use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::{AwsFailure, Service},
-    key::ConfigKey,
+    model::{key::ConfigKey, tenant::TenantId},
     telemetry::Round,
-    tenant::TenantId,
 };
 
 /// The item that keeps how far the comparison has come.

@@ -10,7 +10,7 @@ use super::{
     follow::{MIN_REFUSED_WAIT, id_set},
     item::{self, n, s},
 };
-use crate::{refusal::Refusal, tenant::TenantId};
+use crate::model::{refusal::Refusal, tenant::TenantId};
 
 /// What an item says of its store's verdict from now on.
 pub(super) fn on_item(verdict: Option<&Refusal>, condition: &str) -> Expression {

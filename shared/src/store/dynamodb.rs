@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{ExternalStore, RouteOptions, Surroundings, UnusableRoute, ValueRefused, ValueStore};
-use crate::{key::ConfigKey, routing::Strategy, value::ConfigValue};
+use crate::model::{key::ConfigKey, routing::Strategy, value::ConfigValue};
 
 /// The largest value, in bytes of JSON. An item may have 400 KB (DynamoDB's limit); key, author and
 /// counters need some.

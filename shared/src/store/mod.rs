@@ -17,12 +17,14 @@ pub use survey::{MAX_DESCRIBED, Survey, SurveyPage};
 use crate::{
     auth::TenantScope,
     aws::{AwsClients, AwsFailure, Service},
-    entry::{Locator, PutId, TextKind, ValueFormat, Version},
-    key::{ConfigKey, Tag},
-    refusal::RefusalReason,
-    routing::{Route, Strategy, TagRoutes},
+    model::{
+        entry::{Locator, PutId, TextKind, ValueFormat, Version},
+        key::{ConfigKey, Tag},
+        refusal::RefusalReason,
+        routing::{Route, Strategy, TagRoutes},
+        value::{ConfigValue, InvalidValue},
+    },
     settings::Settings,
-    value::{ConfigValue, InvalidValue},
 };
 
 /// Every store there is, by the name that routes use.

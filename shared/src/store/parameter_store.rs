@@ -23,13 +23,15 @@ use crate::{
     auth::TenantScope,
     aws::{AwsClients, AwsFailure, FailureKind, Service, once_to_parameter_store},
     clock::Timestamp,
-    entry::{Locator, PutId, TextKind, Trimmed, ValueFormat, Version},
-    key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
-    refusal::RefusalReason,
-    routing::{Strategy, TagRoutes},
+    model::{
+        entry::{Locator, PutId, TextKind, Trimmed, ValueFormat, Version},
+        key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
+        refusal::RefusalReason,
+        routing::{Strategy, TagRoutes},
+        tenant::{InvalidTenantId, MAX_TENANT_ID_BYTES, TenantId},
+        value::ConfigValue,
+    },
     settings::MAX_PARAMETER_ROOT_BYTES,
-    tenant::{InvalidTenantId, MAX_TENANT_ID_BYTES, TenantId},
-    value::ConfigValue,
 };
 
 /// The largest value of a standard and of an advanced parameter, in bytes (Parameter Store's

@@ -10,11 +10,8 @@ use super::parameter_store::{NotAKey, key_of_parameter, locator, parameter_name}
 use crate::{
     auth::SystemAuthority,
     aws::{AwsClients, AwsFailure, Service},
-    entry::Locator,
-    key::ConfigKey,
-    routing::TagRoutes,
+    model::{entry::Locator, key::ConfigKey, routing::TagRoutes, tenant::TenantId},
     settings::Settings,
-    tenant::TenantId,
 };
 
 /// The most parameters that one `DescribeParameters` answers, and the most names that it is asked

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 
 use super::{CacheResult, Invocation, Notes, Outcome, TraceContext};
-use crate::{clock::Timestamp, entry::Revision, key::ConfigKey, tenant::TenantId};
+use crate::{
+    clock::Timestamp,
+    model::{entry::Revision, key::ConfigKey, tenant::TenantId},
+};
 
 /// The namespace of the suite's metrics.
 const NAMESPACE: &str = "Tenantry";

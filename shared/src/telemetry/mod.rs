@@ -20,10 +20,8 @@ pub use trace::{InvalidDaemonAddress, TraceContext, Tracer};
 
 use crate::{
     clock::{Clock, Timestamp},
-    entry::Revision,
-    key::ConfigKey,
-    service::SweepReport,
-    tenant::TenantId,
+    model::{entry::Revision, key::ConfigKey, tenant::TenantId},
+    refresh::SweepReport,
 };
 
 /// Where the lines and the traces go.

@@ -13,9 +13,9 @@ use std::{
 use tenantry::{
     auth::TenantScope,
     clock::Timestamp,
-    entry::Revision,
     ledger::ChangeOperation,
-    service::{Commit, Position, Snapshot, Value},
+    model::entry::Revision,
+    tail::{Commit, Position, Snapshot, Value},
 };
 
 use crate::{

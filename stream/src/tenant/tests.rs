@@ -1,6 +1,6 @@
 //! What a tenant in memory promises by itself.
 
-use tenantry::entry::CommitId;
+use tenantry::model::entry::CommitId;
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Traces that the model of the protocol found (`shared/src/service/model`), driven through the
+//! Traces that the model of the protocol found (`shared/src/protocol_model`), driven through the
 //! real functions: looks at a parameter that are overtaken or cut short, and puts that come when
 //! nobody waits for them any more.
 

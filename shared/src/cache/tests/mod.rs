@@ -6,10 +6,12 @@ use std::sync::LazyLock;
 
 use super::*;
 use crate::{
-    comment::Comment,
-    entry::{Author, CommitId, Epoch, Held as HeldValue, State, Version},
     ledger::{ChangeOperation, ChangedKey},
-    routing::TagRoutes,
+    model::{
+        comment::Comment,
+        entry::{Author, CommitId, Epoch, Held as HeldValue, State, Version},
+        routing::TagRoutes,
+    },
 };
 
 const PLENTY: u64 = 1024 * 1024;

@@ -3,12 +3,14 @@
 use super::*;
 use crate::{
     clock::Timestamp,
-    comment::MAX_COMMENT_CHARS,
-    entry::{Author, CommitId, Entry, State},
-    key::{MAX_NAME_BYTES, MAX_TAG_BYTES},
-    refusal::{Refusal, RefusalReason},
-    service::Fetched,
-    value::{ConfigValue, answer_bytes},
+    model::{
+        comment::MAX_COMMENT_CHARS,
+        entry::{Author, CommitId, Entry, State},
+        key::{MAX_NAME_BYTES, MAX_TAG_BYTES},
+        refusal::{Refusal, RefusalReason},
+        value::{ConfigValue, answer_bytes},
+    },
+    read::Fetched,
 };
 
 /// The comment of a request of each form, as far as that takes one.

@@ -4,7 +4,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use proptest::prelude::*;
 
 use super::*;
-use crate::tenant::TenantId;
+use crate::model::tenant::TenantId;
 
 fn tenant(id: &str) -> TenantId {
     id.parse().unwrap()

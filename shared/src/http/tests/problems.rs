@@ -8,12 +8,15 @@ use crate::{
     auth::{Document, FetchKeys, KeyFetchError, KeySet, fixture},
     aws::{AwsFailure, FailureKind, Service},
     clock::{Clock, Timestamp},
-    entry::{CommitId, ETag},
     ledger::LedgerError,
-    service::{ReadError, ValueGone, WriteError},
+    model::{
+        entry::{CommitId, ETag},
+        value::ConfigValue,
+    },
+    read::{ReadError, ValueGone},
     settings::{KeySource, TokenSettings},
     store::{StoreError, ValueRefused},
-    value::ConfigValue,
+    write::WriteError,
 };
 
 fn key(text: &str) -> ConfigKey {

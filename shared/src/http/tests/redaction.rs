@@ -7,10 +7,13 @@ use crate::{
     auth::fixture,
     cache::Resolved,
     clock::Timestamp,
-    comment::Comment,
-    entry::{Author, CommitId, Entry, Held, Precondition, State},
-    service::{At, Fetched, Operation, WriteRequest},
-    value::ConfigValue,
+    model::{
+        comment::Comment,
+        entry::{Author, CommitId, Entry, Held, Precondition, State},
+        value::ConfigValue,
+    },
+    read::{At, Fetched},
+    write::{Operation, WriteRequest},
 };
 
 const CANARY: &str = "canary-2c9e41";
@@ -85,6 +88,6 @@ async fn nothing_that_holds_a_secret_shows_it() {
     let secret = [("AWS_SECRET_ACCESS_KEY", CANARY), ("AWS_SESSION_TOKEN", CANARY)];
     let settings = fixture::settings(&secret).unwrap();
     hides(&settings);
-    hides(crate::service::Foundation::new(&settings).unwrap());
+    hides(crate::backend::Foundation::new(&settings).unwrap());
     hides(fixture::reader(&settings).await);
 }

@@ -25,12 +25,15 @@ use serde_json::json;
 use tenantry::{
     auth::SystemAuthority,
     aws::OwnCredentials,
-    entry::{CommitId, Revision, Version},
-    key::ConfigKey,
-    routing::TagRoutes,
-    service::{Foundation, Position, Snapshot, TailService, Value, Valued},
-    tenant::TenantId,
-    value::ConfigValue,
+    backend::Foundation,
+    model::{
+        entry::{CommitId, Revision, Version},
+        key::ConfigKey,
+        routing::TagRoutes,
+        tenant::TenantId,
+        value::ConfigValue,
+    },
+    tail::{Position, Snapshot, TailService, Value, Valued},
 };
 
 /// How many keys a tenant has, and how long a value is, the quotation marks of JSON among it.

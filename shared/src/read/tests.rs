@@ -5,8 +5,14 @@ use std::{net::TcpListener, time::Duration};
 
 use tokio::time::Instant;
 
-use super::*;
-use crate::{auth::fixture, aws::FailureKind, entry::Version, key::ConfigKey, ledger::Head};
+use super::{Freshness, ReadError, ReadService};
+use crate::{
+    auth::fixture,
+    aws::FailureKind,
+    backend::Foundation,
+    ledger::Head,
+    model::{entry::Version, key::ConfigKey},
+};
 
 /// Promise: who waits for a store that never answers is told so within a bounded time; after a few
 /// times at once, without asking it.

@@ -1,7 +1,9 @@
 //! What is made of every order in which our puts and those of others can lie.
 
-use super::*;
-use crate::{entry::Revision, routing::TagRoutes, value::ConfigValue};
+use crate::{
+    import::*,
+    model::{entry::Revision, routing::TagRoutes, value::ConfigValue},
+};
 
 /// A version at this number, written at as many milliseconds.
 fn place(version: u64) -> Locator {

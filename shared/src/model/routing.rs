@@ -8,7 +8,7 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-use crate::key::{InvalidTag, Tag};
+use crate::model::key::{InvalidTag, Tag};
 
 /// The routes that apply where the settings name none.
 pub const DEFAULT_ROUTES: &str = r#"{

@@ -11,12 +11,16 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    entry::{Author, CommitId, Entry, Held as RealHeld, Locator, PutId, Revision, State, TextKind, Trimmed, Version},
-    key::ConfigKey,
     ledger::{Current, FollowState},
-    routing::TagRoutes,
+    model::{
+        entry::{
+            Author, CommitId, Entry, Held as RealHeld, Locator, PutId, Revision, State, TextKind, Trimmed, Version,
+        },
+        key::ConfigKey,
+        routing::TagRoutes,
+        value::ConfigValue,
+    },
     store::StoredVersion,
-    value::ConfigValue,
 };
 
 static KEY: LazyLock<ConfigKey> =

@@ -7,17 +7,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{
-    Foundation, ReadError,
-    values::{Absent, MAX_LOOKS, pause_before, report},
-};
 use crate::{
     auth::TenantScope,
+    backend::Foundation,
     clock::Timestamp,
-    entry::{CommitId, Entry, Revision, Version},
-    key::ConfigKey,
     ledger::{Change, ChangeOperation, Head},
-    value::{ConfigValue, answer_bytes},
+    model::{
+        entry::{CommitId, Entry, Revision, Version},
+        key::ConfigKey,
+        value::{ConfigValue, answer_bytes},
+    },
+    read::{
+        ReadError,
+        values::{Absent, MAX_LOOKS, pause_before, report},
+    },
 };
 
 /// How many entries or changes are fetched at once.

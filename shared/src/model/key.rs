@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::routing::TagRoutes;
+use crate::model::routing::TagRoutes;
 
 /// The most segments a name may have. With `/root/tenant/tag` before them they stay within
 /// Parameter Store's 15 levels.

@@ -1,32 +1,13 @@
-//! The use cases: reading, writing, and working off what writes still owe.
-
-mod absorb;
-mod fit;
-mod follow;
-#[cfg(test)]
-mod model;
-mod read;
-mod reconcile;
-mod refresh;
-mod tail;
-mod values;
-mod verdict;
-mod write;
+//! What all use cases stand on.
 
 use std::sync::Arc;
-
-pub use read::{At, BatchFound, Fetched, Freshness, HistoryPage, ListPage, ReadError, ReadService};
-pub use refresh::{AbsorbReport, RefreshError, RefreshService, SweepReport};
-pub use tail::{Commit, Commits, KeyChange, Position, Snapshot, TailError, TailService, Value, Valued};
-pub use values::ValueGone;
-pub use write::{MAX_OPERATIONS, Operation, StoreState, WriteError, WriteRequest, WriteService, Written};
 
 use crate::{
     auth::TenantScope,
     aws::AwsClients,
     event::EventPublisher,
     ledger::{Change, Ledger, LedgerError},
-    routing::TagRoutes,
+    model::routing::TagRoutes,
     settings::Settings,
     store::{Stores, Surroundings, Survey, UnusableRoute},
 };
@@ -61,11 +42,8 @@ impl Foundation {
     }
 
     /// Publishes a change, and notes that it has been.
-    async fn publish(&self, scope: &TenantScope, change: &Change) -> Result<(), LedgerError> {
+    pub(crate) async fn publish(&self, scope: &TenantScope, change: &Change) -> Result<(), LedgerError> {
         self.publisher.publish(scope, change).await?;
         self.ledger.mark_published(scope, change.revision).await
     }
 }
-
-#[cfg(test)]
-mod tests;

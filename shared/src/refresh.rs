@@ -8,40 +8,42 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{
-    Foundation,
-    absorb::{AbsorbError, absorb},
-    follow::{FollowError, Followed, Occasion, follow},
-    reconcile::Reconciler,
-    verdict::{self, Noted},
-    write::MAX_OPERATIONS,
-};
 use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::FailureKind,
+    backend::Foundation,
     clock::Clock,
-    entry::Revision,
-    key::{ConfigKey, InvalidKey},
+    import::{AbsorbError, absorb},
     ledger::{Ledger, LedgerError, Owed, OwedItem},
-    routing::Strategy,
+    model::{
+        entry::Revision,
+        key::{ConfigKey, InvalidKey},
+        routing::Strategy,
+        tenant::TenantId,
+    },
+    outbox::{
+        replicate::{FollowError, Followed, Occasion, follow},
+        verdict::{self, Noted},
+    },
+    reconcile::Reconciler,
     settings::Settings,
     store::{NotAKey, StoreError},
     telemetry,
-    tenant::TenantId,
+    write::MAX_OPERATIONS,
 };
 
 /// How many pieces of work of a kind a run takes from a shard.
 const MAX_OWED: usize = 1000;
 /// How many pieces of work are done at once: about as many as Parameter Store takes puts a second,
 /// so that none waits long for its turn where the client has to slow down.
-pub(super) const AT_ONCE: usize = 4;
+pub(crate) const AT_ONCE: usize = 4;
 /// How long a run may begin further pieces of owed work, and then compare. With what the last ones
 /// take it stays under the function's timeout, and however much is owed, there is time left to
 /// compare.
 const WORK_BUDGET: Duration = Duration::from_secs(15);
 const RUN_BUDGET: Duration = Duration::from_secs(30);
 /// How long one piece of work may take.
-pub(super) const ITEM_BUDGET: Duration = Duration::from_secs(10);
+pub(crate) const ITEM_BUDGET: Duration = Duration::from_secs(10);
 /// How long a piece of work that failed waits before it is tried again; and one that was only
 /// refused for the moment, which so is done in the next run.
 const BACKOFF: Duration = Duration::from_mins(2);

@@ -4,26 +4,29 @@ use std::{collections::HashMap, fmt, time::Duration};
 
 use tracing::error;
 
-use super::{Foundation, ReadError};
 use crate::{
     auth::TenantScope,
-    entry::{Entry, Held, Locator, State, TextKind, Version},
-    key::ConfigKey,
+    backend::Foundation,
     ledger::LedgerError,
+    model::{
+        entry::{Entry, Held, Locator, State, TextKind, Version},
+        key::ConfigKey,
+        value::ConfigValue,
+    },
+    read::ReadError,
     store::StoreError,
-    value::ConfigValue,
 };
 
 /// How often a value is looked for that its store does not have. A newer version may have been
 /// committed meanwhile, and the commit comes before the old value goes; once that is ruled out,
 /// further looks only cost calls.
-pub(super) const MAX_LOOKS: usize = 3;
+pub(crate) const MAX_LOOKS: usize = 3;
 /// The longest wait between two looks, for a store whose answers lag behind its writes.
 const MAX_LOOK_WAIT: Duration = Duration::from_millis(40);
 
 /// Why a committed value is not to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Absent {
+pub(crate) enum Absent {
     /// Its store does not have it any more.
     Gone,
     /// The route of its tag leads to another store.
@@ -58,7 +61,7 @@ impl fmt::Display for ValueGone {
 
 impl Foundation {
     /// That the value of a version is gone, and whether a delete took it along.
-    pub(super) async fn gone(
+    pub(crate) async fn gone(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
@@ -81,18 +84,18 @@ impl Foundation {
     }
 
     /// Whether the scope may not read the value of `key`.
-    pub(super) fn is_withheld(&self, scope: &TenantScope, key: &ConfigKey) -> bool {
+    pub(crate) fn is_withheld(&self, scope: &TenantScope, key: &ConfigKey) -> bool {
         !scope.may_read_secrets() && self.stores.of(key).is_secret()
     }
 
     /// Whether the entry's value is in a store that the route of its tag does not lead to any more.
-    pub(super) fn is_off_route(&self, entry: &Entry) -> bool {
+    pub(crate) fn is_off_route(&self, entry: &Entry) -> bool {
         let is_elsewhere = matches!(entry.state, State::Live(Held::Elsewhere(..)));
         is_elsewhere && self.stores.of(&entry.key).external().is_none()
     }
 
     /// The values of live entries of different keys, in the same order.
-    pub(super) async fn resolve(
+    pub(crate) async fn resolve(
         &self,
         scope: &TenantScope,
         entries: Vec<Entry>,
@@ -124,14 +127,14 @@ impl Foundation {
 }
 
 /// Gives a store that has just been asked in vain some time.
-pub(super) async fn pause_before(look: usize) {
+pub(crate) async fn pause_before(look: usize) {
     if look > 0 {
         tokio::time::sleep(MAX_LOOK_WAIT.mul_f64(fastrand::f64())).await;
     }
 }
 
 /// Tells the operators of values that an answer has to do without.
-pub(super) fn report(scope: &TenantScope, absent: &[(ConfigKey, Absent)]) {
+pub(crate) fn report(scope: &TenantScope, absent: &[(ConfigKey, Absent)]) {
     for (key, why) in absent.iter().filter(|(_, why)| *why != Absent::Withheld) {
         error!(tenant.id = %scope.tenant(), config.key = %key, ?why, "a committed value is not in its store");
     }

@@ -1,24 +1,30 @@
 //! Reading: from memory where it is valid, from the ledger where it is not, and never from the
 //! past.
 
+mod fit;
+pub(crate) mod values;
+
 use std::{cmp::Ordering, collections::HashMap, sync::Arc, time::Duration};
 
-use super::{
-    Foundation,
+pub use self::values::ValueGone;
+use self::{
     fit::{MAX_ANSWER_BYTES, fit, fitting},
-    values::{Absent, MAX_LOOKS, ValueGone, pause_before, report},
+    values::{Absent, MAX_LOOKS, pause_before, report},
 };
 use crate::{
     auth::{Permission, TenantScope},
+    backend::Foundation,
     cache::{Cache, Known, Observed, Resolved, Validity},
     clock::Clock,
-    entry::{Entry, Held, Locator, Revision, State, TextKind, Version},
-    key::ConfigKey,
     ledger::{Change, Head, LedgerError},
+    model::{
+        entry::{Entry, Held, Locator, Revision, State, TextKind, Version},
+        key::ConfigKey,
+        value::ConfigValue,
+    },
     settings::Settings,
     store::StoreError,
     telemetry::{self, CacheResult},
-    value::ConfigValue,
 };
 
 /// How many changes a warm environment catches up on; behind more than that, it forgets the tenant.
@@ -28,6 +34,7 @@ const MAX_DELTA: u64 = 200;
 const READ_BUDGET: Duration = Duration::from_secs(10);
 /// How often a read that was overtaken by writes begins anew.
 const MAX_ROUNDS: usize = 8;
+
 /// How fresh an answer must be. By default: as fresh as can be.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Freshness {
@@ -546,3 +553,6 @@ async fn in_time<T>(reading: impl Future<Output = Result<T, ReadError>>) -> Resu
 fn from_memory(age: Option<Duration>) -> CacheResult {
     if age.is_some() { CacheResult::Hit } else { CacheResult::Validated }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::Foundation;
 use crate::{
     auth::TenantScope,
+    backend::Foundation,
     clock::Clock,
-    entry::{CommitId, PutId, Version},
-    key::ConfigKey,
     ledger::{CommitOutcome, LedgerError, Plan, PlannedWrite, StoreWork},
-    refusal::{Refusal, RefusalReason},
+    model::{
+        entry::{CommitId, PutId, Version},
+        key::ConfigKey,
+        refusal::{Refusal, RefusalReason},
+    },
     telemetry,
 };
 
@@ -24,7 +26,7 @@ const MIN_WAIT: Duration = Duration::from_millis(20);
 
 /// What the ledger says after [`note`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Noted {
+pub(crate) enum Noted {
     /// That the version is refused.
     Refused(Refusal),
     /// That it is not.
@@ -46,7 +48,7 @@ pub(super) enum Noted {
 ///
 /// Who dies before leaves nothing behind: the version is still owed to its store, and whoever puts
 /// it next finds the same.
-pub(super) async fn note(
+pub(crate) async fn note(
     foundation: &Foundation,
     clock: &Clock,
     scope: &TenantScope,

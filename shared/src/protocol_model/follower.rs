@@ -1,4 +1,4 @@
-//! One who brings the store after: `service/follow.rs`. What there is to do is decided by the real
+//! One who brings the store after: `outbox/replicate.rs`. What there is to do is decided by the real
 //! [`Calls`].
 
 use super::{
@@ -8,7 +8,7 @@ use super::{
     real::Lens,
     world::{Held, Ids, Item, Place, Value, World, bit},
 };
-use crate::entry::Version;
+use crate::model::entry::Version;
 
 /// How often the ledger may move on, and how often somebody's removal is looked at. Fewer than in
 /// the code, so that the end of a follower's patience is seen.

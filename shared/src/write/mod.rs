@@ -5,27 +5,27 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{
-    Foundation,
-    follow::{Followed, Occasion, follow},
-    values::ValueGone,
-};
 use crate::{
     auth::TenantScope,
     aws::{AwsFailure, Service},
+    backend::Foundation,
     clock::Clock,
-    comment::Comment,
-    entry::{CommitId, ETag, Entry, Held, Locator, Precondition, PutId, Revision, State, Version},
-    key::ConfigKey,
     ledger::{
         Basis, Change, CommitOutcome, Current, FollowState, IdempotencyClaim, LedgerError, Plan, PlannedWrite,
         PutBefore, Receipt, StoreWork,
     },
-    refusal::{Refusal, RefusalReason},
-    routing::Strategy,
+    model::{
+        comment::Comment,
+        entry::{CommitId, ETag, Entry, Held, Locator, Precondition, PutId, Revision, State, Version},
+        key::ConfigKey,
+        refusal::{Refusal, RefusalReason},
+        routing::Strategy,
+        value::ConfigValue,
+    },
+    outbox::replicate::{Followed, Occasion, follow},
+    read::values::ValueGone,
     settings::Settings,
     store::{ExternalStore, Placed, StoreError, ValueRefused},
-    value::ConfigValue,
 };
 
 /// The most puts and deletes of one transaction: DynamoDB takes 100 actions, and each of ours makes

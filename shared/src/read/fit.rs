@@ -2,23 +2,25 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::BatchFound;
 use crate::{
     cache::Known,
-    key::ConfigKey,
-    value::{ConfigValue, answer_bytes},
+    model::{
+        key::ConfigKey,
+        value::{ConfigValue, answer_bytes},
+    },
+    read::BatchFound,
 };
 
 /// The most bytes of entries in one answer, as [`answer_bytes`] counts them. Lambda's limit is 6 MB
 /// with everything around them.
-pub(super) const MAX_ANSWER_BYTES: usize = 4_000_000;
+pub(crate) const MAX_ANSWER_BYTES: usize = 4_000_000;
 
 /// How many entries with these values fit into an answer, from the first one on; at least one, if
 /// there is one.
 ///
 /// The ledger stops at the same limit, but knows nothing of the values that other stores hold, and
 /// goes one entry beyond it.
-pub(super) fn fitting<'a>(values: impl ExactSizeIterator<Item = Option<&'a ConfigValue>>) -> usize {
+pub(crate) fn fitting<'a>(values: impl ExactSizeIterator<Item = Option<&'a ConfigValue>>) -> usize {
     let (at_least, mut bytes) = (values.len().min(1), 0);
     let fits = |size: &usize| {
         bytes += size;
@@ -28,7 +30,7 @@ pub(super) fn fitting<'a>(values: impl ExactSizeIterator<Item = Option<&'a Confi
 }
 
 /// As many of the known entries as fit into an answer, in the order of the request; at least one.
-pub(super) fn fit(
+pub(crate) fn fit(
     keys: &[ConfigKey],
     known: &HashMap<&ConfigKey, Known>,
     is_absent: impl Fn(&ConfigKey) -> bool,

@@ -14,23 +14,23 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{
-    Foundation,
-    absorb::absorb,
-    follow::{Occasion, follow},
-    refresh::{AT_ONCE, ITEM_BUDGET, SweepReport},
-};
 use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::AwsFailure,
+    backend::Foundation,
     clock::Clock,
-    entry::{Entry, Locator},
-    key::ConfigKey,
+    import::absorb,
     ledger::{Current, Cursor, Ledger, LedgerError},
-    refusal::RefusalReason,
+    model::{
+        entry::{Entry, Locator},
+        key::ConfigKey,
+        refusal::RefusalReason,
+        tenant::TenantId,
+    },
+    outbox::replicate::{Occasion, follow},
+    refresh::{AT_ONCE, ITEM_BUDGET, SweepReport},
     store::MAX_DESCRIBED,
     telemetry::{self, Round},
-    tenant::TenantId,
 };
 
 /// How many pages one run compares: of at most [`MAX_DESCRIBED`] parameters, or of as many entries,

@@ -1,4 +1,4 @@
-//! One who takes over what others put: `service/absorb.rs`. What lies in the store is judged by the
+//! One who takes over what others put: `import/mod.rs`. What lies in the store is judged by the
 //! real code.
 
 use super::{

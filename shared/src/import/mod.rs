@@ -13,15 +13,18 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{Foundation, follow::is_abandoned};
 use crate::{
     auth::TenantScope,
+    backend::Foundation,
     clock::{Clock, Timestamp},
-    entry::{Author, CommitId, Entry, Held, Locator, PutId, State, TextKind, ValueFormat, Version},
-    key::ConfigKey,
     ledger::{CommitOutcome, Current, FollowState, Found, Head, LedgerError, Plan, PlannedWrite, StoreWork},
-    refusal::RefusalReason,
-    routing::Strategy,
+    model::{
+        entry::{Author, CommitId, Entry, Held, Locator, PutId, State, TextKind, ValueFormat, Version},
+        key::ConfigKey,
+        refusal::RefusalReason,
+        routing::Strategy,
+    },
+    outbox::replicate::is_abandoned,
     store::{ExternalStore, StoreError, StoredVersion},
     telemetry,
 };
@@ -313,7 +316,7 @@ impl Absorber<'_> {
 /// Whether another one who looks through the same store has just committed a version of it. They
 /// look again behind that, and so find whatever was there to be found by now; should they die,
 /// their event comes again.
-pub(super) fn is_taken_over(known: &Current, current: &Current) -> bool {
+pub(crate) fn is_taken_over(known: &Current, current: &Current) -> bool {
     let newest = current.entry.as_ref().filter(|entry| entry.author == Author::external());
     known.follow.absorbed != current.follow.absorbed
         && newest.is_some_and(|entry| known.entry.as_ref().is_none_or(|known| entry.version > known.version))
@@ -324,7 +327,7 @@ pub(super) fn is_taken_over(known: &Current, current: &Current) -> bool {
 /// to show what is committed, which may have come behind the look; or because the store does not
 /// show how far it has been looked through. Then it is another life of the name; or it was read
 /// before somebody else looked further, and what was taken over since would seem to be new.
-pub(super) fn needs_another_look(current: &Current, stored: &[StoredVersion], seen: &Seen) -> bool {
+pub(crate) fn needs_another_look(current: &Current, stored: &[StoredVersion], seen: &Seen) -> bool {
     let is_life_known = current.follow.absorbed.is_none_or(|last| is_same_life(last, stored));
     let is_value_there = !is_value_lost(current, stored);
     stored.is_empty() || !seen.foreign.is_empty() || seen.misplaced || !is_life_known || !is_value_there
@@ -332,7 +335,7 @@ pub(super) fn needs_another_look(current: &Current, stored: &[StoredVersion], se
 
 /// Whose a version in the store is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(crate) enum Owner {
     /// Ours: put for this version of the key.
     Version(Version),
     /// Ours, and never committed.
@@ -343,14 +346,14 @@ pub(super) enum Owner {
 
 /// A version in the store that bears a mark.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Marked<'a> {
-    pub(super) place: Locator,
-    pub(super) id: &'a PutId,
-    pub(super) version: Version,
+pub(crate) struct Marked<'a> {
+    pub(crate) place: Locator,
+    pub(crate) id: &'a PutId,
+    pub(crate) version: Version,
 }
 
 /// The versions behind what was looked at whose marks say something, if the ledger knows their ids.
-pub(super) fn credible<'a>(current: &Current, stored: &'a [StoredVersion]) -> Vec<Marked<'a>> {
+pub(crate) fn credible<'a>(current: &Current, stored: &'a [StoredVersion]) -> Vec<Marked<'a>> {
     let mut first = HashMap::new();
     let marked = stored.iter().filter_map(|one| {
         let (id, version) = one.mark.as_ref()?;
@@ -365,7 +368,7 @@ pub(super) fn credible<'a>(current: &Current, stored: &'a [StoredVersion]) -> Ve
 }
 
 /// Whose a version is, given the ids that were given out for the one that its mark names.
-pub(super) fn owner_of(current: &Current, marked: Marked<'_>, given_out: &[PutId], now: Timestamp) -> Option<Owner> {
+pub(crate) fn owner_of(current: &Current, marked: Marked<'_>, given_out: &[PutId], now: Timestamp) -> Option<Owner> {
     let Marked { place, id, version } = marked;
     if given_out.contains(id) {
         Some(Owner::Version(version))
@@ -383,31 +386,31 @@ pub(super) fn owner_of(current: &Current, marked: Marked<'_>, given_out: &[PutId
 
 /// What a look at a store comes to.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// Versions to take over, in their order.
-    pub(super) foreign: Vec<Foreign>,
+    pub(crate) foreign: Vec<Foreign>,
     /// How far nothing is to be done.
-    pub(super) through: Option<Locator>,
+    pub(crate) through: Option<Locator>,
     /// Whether somebody's put, not yet committed, stands in the way of looking further.
-    pub(super) is_open: bool,
+    pub(crate) is_open: bool,
     /// Whether the store does not show what is committed, and nobody is about to put that right.
-    pub(super) misplaced: bool,
+    pub(crate) misplaced: bool,
     /// Whether the store has dropped versions that were not looked at.
-    pub(super) has_gap: bool,
+    pub(crate) has_gap: bool,
 }
 
 /// A version that others put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Foreign {
-    pub(super) place: Locator,
-    pub(super) superseded: bool,
+pub(crate) struct Foreign {
+    pub(crate) place: Locator,
+    pub(crate) superseded: bool,
     /// Whether nothing lies on it that was put for a version of ours.
-    pub(super) is_on_top: bool,
+    pub(crate) is_on_top: bool,
 }
 
 /// What there is to do about `stored`, all versions that the store keeps, given what the ledger
 /// knows of it.
-pub(super) fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMap<Locator, Owner>) -> Seen {
+pub(crate) fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMap<Locator, Owner>) -> Seen {
     let follow = &current.follow;
     let mut seen = Seen { has_gap: has_gap(follow, stored), ..Seen::default() };
     let new: Vec<_> = stored.iter().map(|one| one.place).filter(|place| is_behind(follow, stored, *place)).collect();
@@ -437,7 +440,7 @@ pub(super) fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMa
 
 /// The retired ids that need not be known any more: their puts cannot take effect now, and nothing
 /// in the store bears them.
-pub(super) fn done_with(follow: &FollowState, stored: &[StoredVersion], now: Timestamp) -> Vec<PutId> {
+pub(crate) fn done_with(follow: &FollowState, stored: &[StoredVersion], now: Timestamp) -> Vec<PutId> {
     let is_borne = |id: &PutId| stored.iter().any(|one| one.mark.as_ref().is_some_and(|(borne, _)| borne == id));
     let is_done = |id: &&PutId| now.since(id.given_out_at()) > MAX_PUT_DELAY && !is_borne(id);
     follow.retired.iter().filter(is_done).cloned().collect()
@@ -499,7 +502,7 @@ fn is_another_life(known: &FollowState, stored: &[StoredVersion], place: Locator
 
 /// Whether the store alone had the current value, and that went with the life of the name that it
 /// was in. A store that shows older versions only does not show it yet.
-pub(super) fn is_value_lost(current: &Current, stored: &[StoredVersion]) -> bool {
+pub(crate) fn is_value_lost(current: &Current, stored: &[StoredVersion]) -> bool {
     let Some(State::Live(Held::Elsewhere(value, _))) = current.entry.as_ref().map(|entry| &entry.state) else {
         return false;
     };
@@ -526,7 +529,7 @@ fn is_committed_at(current: &Current, place: Locator) -> bool {
 }
 
 /// Whether nothing has happened to a key between two looks at its entry.
-pub(super) fn is_unmoved(before: &Current, after: &Current) -> bool {
+pub(crate) fn is_unmoved(before: &Current, after: &Current) -> bool {
     let version = |current: &Current| current.entry.as_ref().map(|entry| (entry.version, entry.commit.clone()));
     version(before) == version(after) && before.next_version() == after.next_version() && before.follow == after.follow
 }

@@ -7,17 +7,17 @@ use std::{collections::HashSet, time::Duration};
 
 use tracing::{debug, warn};
 
-use super::{
-    Foundation,
-    verdict::{self, Noted},
-};
 use crate::{
     auth::TenantScope,
+    backend::Foundation,
     clock::{Clock, Timestamp},
-    entry::{Entry, Held, PutId, State, Version},
-    key::ConfigKey,
     ledger::{Current, GRACE, LedgerError, Stored},
-    refusal::{Refusal, RefusalReason},
+    model::{
+        entry::{Entry, Held, PutId, State, Version},
+        key::ConfigKey,
+        refusal::{Refusal, RefusalReason},
+    },
+    outbox::verdict::{self, Noted},
     store::{ExternalStore, StoreError},
 };
 
@@ -122,17 +122,17 @@ struct Follower<'a> {
 
 /// The calls to a key's store that a follower answers for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Calls {
+pub(crate) struct Calls {
     /// An announced id that no call has been made under yet, with the version that it was given out
     /// for.
-    pub(super) unused: Option<(PutId, Option<Version>)>,
+    pub(crate) unused: Option<(PutId, Option<Version>)>,
     /// The announced ids of calls that have been made.
-    pub(super) own: Vec<PutId>,
+    pub(crate) own: Vec<PutId>,
     /// The version that the last call was made for.
-    pub(super) last_done: Option<Version>,
+    pub(crate) last_done: Option<Version>,
     /// Whether the ids here have taken the place of others, so that they stand for what those calls
     /// may have done.
-    pub(super) makes_up: bool,
+    pub(crate) makes_up: bool,
 }
 
 /// What one look at the ledger, and the call that followed from it, came to.
@@ -155,7 +155,7 @@ struct Call {
 
 /// What there is to do for a key's store.
 #[derive(Debug)]
-pub(super) enum Due<'a> {
+pub(crate) enum Due<'a> {
     /// Nothing.
     Nothing,
     /// Nothing by this follower: somebody else is at it.
@@ -169,7 +169,7 @@ pub(super) enum Due<'a> {
 
 impl Calls {
     /// What there is to do at `now`, as the ledger tells.
-    pub(super) fn due<'a>(&self, current: &'a Current, now: Timestamp) -> Due<'a> {
+    pub(crate) fn due<'a>(&self, current: &'a Current, now: Timestamp) -> Due<'a> {
         let unused = self.unused.as_ref().map(|(id, _)| id);
         let others = current.follow.announced.iter().filter(|id| !self.own.contains(id) && unused != Some(id)).cloned();
         let (abandoned, open): (Vec<_>, Vec<_>) = others.partition(|id| is_abandoned(id, now));
@@ -202,7 +202,7 @@ impl Calls {
 
     /// Those of the announced calls that are over once the next one is: the follower's own, and
     /// abandoned ones.
-    pub(super) fn ended(&self, announced: &[PutId], now: Timestamp) -> Vec<PutId> {
+    pub(crate) fn ended(&self, announced: &[PutId], now: Timestamp) -> Vec<PutId> {
         announced.iter().filter(|id| self.own.contains(id) || is_abandoned(id, now)).cloned().collect()
     }
 
@@ -213,7 +213,7 @@ impl Calls {
 }
 
 /// Whether nobody is left who could act upon what a call that was announced as `id` has done.
-pub(super) fn is_abandoned(id: &PutId, now: Timestamp) -> bool {
+pub(crate) fn is_abandoned(id: &PutId, now: Timestamp) -> bool {
     now.since(id.given_out_at()) > GRACE
 }
 

@@ -1,4 +1,4 @@
-//! A request of a writer: `service/write.rs`.
+//! A request of a writer: `write/mod.rs`.
 
 use super::{
     Actor, Outcome, Strategy,

@@ -5,7 +5,10 @@ use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Timestamp, comment::Comment, key::ConfigKey, refusal::Refusal, value::ConfigValue};
+use crate::{
+    clock::Timestamp,
+    model::{comment::Comment, key::ConfigKey, refusal::Refusal, value::ConfigValue},
+};
 
 /// Counts the writes of one key: 1, 2, 3, … never reused, not after a delete either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -479,7 +482,7 @@ impl Precondition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::refusal::RefusalReason;
+    use crate::model::refusal::RefusalReason;
 
     /// RFC 9110, 13.1.1 and 13.1.2: If-Match compares strongly, If-None-Match weakly, `*` means any
     /// live version.
