@@ -2,12 +2,12 @@
 //! real code.
 
 use super::{
-    super::absorb::Seen,
     Actor, Defect, Strategy,
     follower::Follower,
     real::Lens,
     world::{Found, Held, Ids, Item, Place, Stored, World},
 };
+use crate::import::Seen;
 
 /// How often a key is looked at that others are at. Fewer than in the code.
 const MAX_LOOKS: u8 = 3;

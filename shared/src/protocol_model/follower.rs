@@ -2,13 +2,15 @@
 //! [`Calls`].
 
 use super::{
-    super::follow::{Calls, Due},
     Actor, Defect, Outcome, Strategy,
     absorber::Absorber,
     real::Lens,
     world::{Held, Ids, Item, Place, Value, World, bit},
 };
-use crate::model::entry::Version;
+use crate::{
+    model::entry::Version,
+    outbox::replicate::{Calls, Due},
+};
 
 /// How often the ledger may move on, and how often somebody's removal is looked at. Fewer than in
 /// the code, so that the end of a follower's patience is seen.

@@ -3,14 +3,14 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use super::{
-    super::absorb::{
-        Owner, Seen, credible, done_with, is_taken_over, is_unmoved, is_value_lost, judge, needs_another_look, owner_of,
-    },
     Defect,
     world::{Held, Ids, Item, Place, Stored, World, bit},
 };
 use crate::{
     clock::Timestamp,
+    import::{
+        Owner, Seen, credible, done_with, is_taken_over, is_unmoved, is_value_lost, judge, needs_another_look, owner_of,
+    },
     ledger::{Current, FollowState},
     model::{
         entry::{

@@ -10,7 +10,7 @@ use crate::{
     auth::fixture,
     aws::FailureKind,
     backend::Foundation,
-    ledger::Head,
+    ledger::{Head, LedgerError},
     model::{entry::Version, key::ConfigKey},
 };
 
