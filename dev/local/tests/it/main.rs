@@ -1,5 +1,5 @@
-//! The suite as its clients meet it: HTTP in front, the real functions in between, the emulated AWS
-//! services behind.
+//! The local suite and what it is made of: the API as its clients meet it, with the real functions
+//! and the emulated AWS services behind; the command line; the template; the sources themselves.
 
 #[cfg(test)]
 mod attack;
@@ -7,6 +7,8 @@ mod attack;
 mod bad_input;
 #[cfg(test)]
 mod cache;
+#[cfg(test)]
+mod cli;
 #[cfg(test)]
 mod comments;
 #[cfg(test)]
@@ -20,9 +22,13 @@ mod crash_points;
 #[cfg(test)]
 mod deletes;
 #[cfg(test)]
+mod deployment;
+#[cfg(test)]
 mod edge;
 #[cfg(test)]
 mod entries;
+#[cfg(test)]
+mod events;
 #[cfg(test)]
 mod feed;
 #[cfg(test)]
@@ -31,6 +37,8 @@ mod foreign;
 mod forged;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod invariants;
 #[cfg(test)]
 mod isolation;
 #[cfg(test)]
@@ -66,9 +74,13 @@ mod stores;
 #[cfg(test)]
 mod stream;
 #[cfg(test)]
+mod suite;
+#[cfg(test)]
 mod sweep_points;
 #[cfg(test)]
 mod telemetry;
+#[cfg(test)]
+mod template;
 #[cfg(test)]
 mod texts;
 #[cfg(test)]
