@@ -12,7 +12,7 @@ use aws_credential_types::Credentials;
 use config_stream::settings::{StreamSettings, UnusableSettings};
 use local::{
     issuer::{CLIENT_ID, Issuer},
-    template::{Stack, StackError, Surroundings, TEMPLATE},
+    template::{Stack, StackError, StoreContext, TEMPLATE},
 };
 use serde_json::{Value, json};
 use tenantry::{
@@ -55,7 +55,7 @@ fn stack_with(more: &[(&str, &str)]) -> Result<Stack, StackError> {
         ("StreamImage", "local"),
         ("StreamSnapshotKeyArn", "arn:aws:secretsmanager:x"),
     ];
-    let surroundings = Surroundings {
+    let surroundings = StoreContext {
         region: "eu-central-1".into(),
         account: "123456789012".into(),
         stack: "tenantry".into(),
@@ -379,7 +379,7 @@ fn constant(file: &str, name: &str) -> Result<Duration, Error> {
 /// until it is due again; each period of the alarm has a sweep that does.
 #[test]
 fn the_alarm_sees_work_that_is_put_off() -> TestResult {
-    let (_, alarm) = TEMPLATE.split_once("MetricName: OwedWorkAge").ok_or("no alarm")?;
+    let (_, alarm) = TEMPLATE.split_once("MetricName: OutboxAge").ok_or("no alarm")?;
     let (_, period) = alarm.split_once("Period: ").ok_or("no period")?;
     let period = Duration::from_secs(period.split('\n').next().unwrap_or_default().parse()?);
     let sweeps = stack()?.schedules.first().ok_or("no schedule")?.every;

@@ -50,7 +50,7 @@ fn scopes_come_from_auth_alone() -> io::Result<()> {
         let in_auth = name.starts_with("shared/src/auth/");
         assert!(in_auth || !text.contains("TenantScope {"), "{name} makes a TenantScope");
         let for_refresh = in_auth || name == "shared/src/refresh.rs";
-        assert!(for_refresh || !text.contains("for_owed_work"), "{name} takes the authority over all tenants");
+        assert!(for_refresh || !text.contains("for_outbox"), "{name} takes the authority over all tenants");
         let for_following = in_auth || name == "stream/src/follower.rs";
         assert!(
             for_following || !text.contains("for_recent_changes"),

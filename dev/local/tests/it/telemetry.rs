@@ -224,7 +224,7 @@ async fn owed_work_has_an_age() {
         lines.take();
         api.suite.run_schedules().await.expect("a sweep");
         let swept = lines.take().into_iter().find(|line| line["Route"] == "schedule").expect("a line of the sweep");
-        (swept["OwedWorkAge"].as_f64().expect("an age"), swept["failed"].clone())
+        (swept["OutboxAge"].as_f64().expect("an age"), swept["failed"].clone())
     };
     assert_eq!(age().await, (0.0, json!(0)));
     api.suite.emulator().faults().inject("PutParameter", emulator::Fault::InternalError, 1_000);
