@@ -446,13 +446,13 @@ fn the_streaming_service_has_tasks_and_they_have_time() -> TestResult {
 /// Promise: who is woken by an alarm finds out what it means.
 #[test]
 fn alarms_point_into_the_runbook() -> TestResult {
-    let runbook = source("docs/runbook.md")?;
+    let runbook = source("docs/operations/runbook.md")?;
     let chapters: BTreeSet<_> = runbook
         .lines()
         .filter_map(|line| line.strip_prefix("## "))
         .map(|title| title.to_lowercase().replace(' ', "-"))
         .collect();
-    let named = TEMPLATE.split("docs/runbook.md#").skip(1).filter_map(|rest| rest.split('"').next());
+    let named = TEMPLATE.split("docs/operations/runbook.md#").skip(1).filter_map(|rest| rest.split('"').next());
     let named: Vec<_> = named.map(str::to_owned).collect();
     assert_eq!(named.len(), TEMPLATE.matches("Type: AWS::CloudWatch::Alarm").count(), "one chapter for each alarm");
     assert_eq!(BTreeSet::from_iter(named), chapters);
