@@ -135,6 +135,8 @@ fn lines_that_zsh_misreads(block: &str) -> Vec<String> {
             }
             // At the prompt it has no comments.
             (None, '#') if before.is_whitespace() => Some("a comment"),
+            // The command, not a pattern.
+            (None, '[') if characters.clone().next().is_some_and(char::is_whitespace) => None,
             // It refuses a pattern that no file matches.
             (None, '?' | '*' | '[') => Some("a pattern"),
             // A placeholder that nothing quotes is a redirection.
@@ -176,7 +178,7 @@ fn commands_are_pasted_into_any_shell() -> io::Result<()> {
     for wrong in ["a # b", "# b", "a \\\n# b", "curl $API/a?b=c", "ls *", "a \"b\" [c]", "a 'b\nc' # d", "a <b>"] {
         assert_eq!(lines_that_zsh_misreads(wrong).len(), 1, "{wrong}");
     }
-    for right in ["a#b", "a '# b' \"?*[ # \\\" #\" \\#", "a 'b\n# c'"] {
+    for right in ["a#b", "a '# b' \"?*[ # \\\" #\" \\#", "a 'b\n# c'", "if [ a = b ]"] {
         assert_eq!(lines_that_zsh_misreads(right), [""; 0], "{right}");
     }
 
@@ -318,7 +320,8 @@ fn settings_are_documented() -> io::Result<()> {
     let names = parameters.filter_map(|line| line.strip_prefix("  ")?.strip_suffix(':'));
     let mut given: Vec<_> = names.filter(|name| !name.starts_with([' ', '#'])).map(str::to_owned).collect();
     let mut told = documented(&text, "## Parameters of the template\n");
-    (given.sort_unstable(), told.sort_unstable());
+    given.sort_unstable();
+    told.sort_unstable();
     assert_eq!(told, given, "told on the left, there on the right");
 
     let code = [sources("shared/src")?, sources("stream/src")?].concat();
