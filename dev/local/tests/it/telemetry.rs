@@ -210,7 +210,7 @@ async fn edits_that_do_not_parse_are_counted() {
         let directives = told["_aws"]["CloudWatchMetrics"].as_array().expect("directives");
         assert_eq!(directives.contains(&directive), counted == 1, "{text}: {told}");
     }
-    assert!(include_str!("../../../../docs/runbook.md").contains("`UnparsedEdits`"));
+    assert!(include_str!("../../../../docs/operations/runbook.md").contains("`UnparsedEdits`"));
     api.suite.stop().await;
 }
 
