@@ -12,13 +12,14 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Map, Value};
 
+use crate::account::Account;
 use crate::call_log::CallLog;
 use crate::dynamodb::{self, DynamoDb};
 use crate::eventbridge::{self, EventBridge};
 use crate::faults::{Fault, Faults, View};
 use crate::iam::{BadCredentials, Caller, Iam};
 use crate::parameter_store::{self, ParameterStore};
-use crate::permission::{self, Account, Stored};
+use crate::permission::{self, Stored};
 use crate::shutdown::Shutdown;
 use crate::sqs::{self, Queues};
 use crate::wire::{AwsError, Protocol, Reply, json_reply, reply, request_id};

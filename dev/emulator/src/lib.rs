@@ -90,6 +90,7 @@
 //! - **Data** stays in two `SQLite` files. Both have a write on disk before it is answered.
 //!   Messages of queues do not stay.
 
+mod account;
 mod call_log;
 mod dynamodb;
 mod eventbridge;
@@ -115,6 +116,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use account::Account;
 pub use call_log::CallLog;
 pub use eventbridge::{Delivered, EventFate, EventOdds, Rule, RuleError, Target};
 pub use faults::{ANY, Fault, Faults, Held, Injected, Schedule, Scheduled};
@@ -238,7 +240,7 @@ impl Emulator {
             Arc::clone(&events),
         )?;
         let (dynamodb, mut tasks) = DynamoDb::start(file("dynamodb.sqlite").as_deref(), &stopped).await?;
-        let account = permission::Account { region, id: account };
+        let account = Account { region, id: account };
         let queues = Queues::new(account.clone(), stopped.clone());
         let gateway = Arc::new(Gateway {
             rewriting: gateway::Rewriting::default(),

@@ -7,6 +7,7 @@
 
 mod condition;
 mod context;
+mod need;
 mod pattern;
 mod policy;
 mod session;
@@ -23,12 +24,13 @@ use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
 pub(crate) use context::Context;
+pub(crate) use need::Need;
 pub use policy::PolicyError;
 use policy::{Asker, Kind, Policy, Request, Verdict};
 pub(crate) use session::Session;
 use session::{Found, Sessions, unique_id};
 
-use crate::permission::{Account, Need};
+use crate::account::Account;
 
 /// The services that functions and containers run in.
 const LAMBDA: &str = "lambda.amazonaws.com";
