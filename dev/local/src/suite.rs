@@ -16,11 +16,11 @@ use config_stream::{
     settings::{StreamSettings, UnusableSettings},
 };
 use emulator::{Emulator, EventFate};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tenantry::{aws::OwnCredentials, clock::Clock, telemetry::Telemetry};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
+pub use crate::account::{ACCOUNT, CREDENTIALS, REGION};
 use crate::{
     data::{DataError, DataFolder, DataLock},
     functions::{FunctionError, Functions},
@@ -38,12 +38,6 @@ use crate::{
 
 /// The tenants that tokens are made for at start.
 pub const SAMPLE_TENANTS: [&str; 2] = ["acme", "globex"];
-/// The region that the suite seems to run in.
-pub const REGION: &str = "us-east-1";
-/// The account that it seems to run in.
-pub const ACCOUNT: &str = "000000000000";
-/// Access key id and secret; the emulator takes any.
-pub const CREDENTIALS: &str = "local";
 
 /// How long the suite takes to stop at most: 20 seconds for open gRPC calls (`DRAIN_SECONDS`), then
 /// 5 for open requests, then 5 for their calls to the emulator. Nothing that was answered is lost
@@ -463,19 +457,4 @@ fn dynamodb(endpoint: &str) -> aws_sdk_dynamodb::Client {
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();
     aws_sdk_dynamodb::Client::from_conf(config)
-}
-
-/// The event that `EventBridge` sends for the schedule `name`.
-pub(crate) fn scheduled_event(name: &str) -> Value {
-    json!({
-        "version": "0",
-        "id": uuid::Uuid::new_v4().to_string(),
-        "detail-type": "Scheduled Event",
-        "source": "aws.events",
-        "account": ACCOUNT,
-        "time": OffsetDateTime::now_utc().replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok()),
-        "region": REGION,
-        "resources": [format!("arn:aws:events:{REGION}:{ACCOUNT}:rule/{name}")],
-        "detail": {},
-    })
 }
