@@ -121,13 +121,13 @@ impl Gateway {
         self.calls.record(call.service, &call.operation);
         // Whoever waits for messages and hangs up would take the next one with him.
         if call.service == Service::Sqs && call.operation == "ReceiveMessage" {
-            return self.suffer(call).await;
+            return self.dispatch(call).await;
         }
         // A task of its own: a call once begun is carried through, event and all, even if its
         // client hangs up.
         let service = call.service;
         let gateway = Arc::clone(&self);
-        tokio::spawn(async move { gateway.suffer(call).await }).await.unwrap_or_else(|error| {
+        tokio::spawn(async move { gateway.dispatch(call).await }).await.unwrap_or_else(|error| {
             tracing::error!(%error, "a call could not be carried out");
             let error = AwsError::internal("InternalFailure", "The emulator failed; its log says why.");
             Ok(error.into_reply(service.protocol()))
@@ -169,7 +169,7 @@ impl Gateway {
     }
 
     /// Executes a call, unless it is not allowed, or a fault waits for it.
-    async fn suffer(&self, mut call: Call) -> Result<Reply, Unanswered> {
+    async fn dispatch(&self, mut call: Call) -> Result<Reply, Unanswered> {
         if let Err(error) = self.admit(&mut call).await {
             return Ok(error.into_reply(call.service.protocol()));
         }
@@ -237,7 +237,7 @@ impl Gateway {
         answer.unwrap_or_else(|error| error.into_reply(protocol))
     }
 
-    /// Has a call suffer what does not need its answer.
+    /// Fails a call by a fault that does not need its answer.
     async fn fail(&self, fault: Fault, call: Call) -> Result<Reply, Unanswered> {
         let protocol = call.service.protocol();
         match fault {
