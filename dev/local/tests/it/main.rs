@@ -16,6 +16,8 @@ mod concurrency;
 #[cfg(test)]
 mod conditions;
 #[cfg(test)]
+mod contracts;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod crash_points;
@@ -49,8 +51,6 @@ mod limits;
 mod linearizability;
 #[cfg(test)]
 mod looks;
-#[cfg(test)]
-mod members;
 #[cfg(test)]
 mod mirror;
 #[cfg(test)]
