@@ -9,12 +9,12 @@ use crate::{
     ledger::{Change, Ledger, LedgerError},
     model::routing::TagRoutes,
     settings::Settings,
-    store::{Stores, Surroundings, Survey, UnusableRoute},
+    store::{Inventory, StoreContext, Stores, UnusableRoute},
 };
 
 /// What all use cases stand on, made once from the settings.
 #[derive(Clone, Debug)]
-pub struct Foundation {
+pub struct Backend {
     /// The routes that keys are parsed against.
     pub routes: Arc<TagRoutes>,
     /// The ledgers.
@@ -22,20 +22,20 @@ pub struct Foundation {
     /// The stores.
     pub stores: Stores,
     /// Looks over the parameters of all tenants.
-    pub survey: Survey,
+    pub inventory: Inventory,
     /// Where changes are published.
     pub publisher: EventPublisher,
 }
 
-impl Foundation {
+impl Backend {
     /// Makes the clients and opens the stores. Connects to nothing yet.
     pub fn new(settings: &Settings) -> Result<Self, UnusableRoute> {
         let clients = AwsClients::new(&settings.aws, &settings.clock);
         let routes = Arc::new(settings.routes.clone());
         Ok(Self {
             ledger: Ledger::new(clients.clone(), settings.table.clone(), Arc::clone(&routes), settings.clock.clone()),
-            stores: Stores::open(&routes, &Surroundings { clients: &clients, settings })?,
-            survey: Survey::new(clients.clone(), settings),
+            stores: Stores::open(&routes, &StoreContext { clients: &clients, settings })?,
+            inventory: Inventory::new(clients.clone(), settings),
             publisher: EventPublisher::new(clients, settings.event_bus.clone()),
             routes,
         })

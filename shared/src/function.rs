@@ -11,7 +11,7 @@ use tracing::error;
 
 use crate::{
     auth::{Authenticator, HttpKeys, Permission, TenantScope},
-    aws::said,
+    aws::error_chain,
     clock::Clock,
     http::{Answer, Event, Problem, ProblemType},
     limit::TenantLimits,
@@ -30,7 +30,7 @@ pub async fn run(main: impl Future<Output = Result<(), Error>>) -> ExitCode {
     match main.await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!(error = said(&*error), "the function ends");
+            error!(error = error_chain(&*error), "the function ends");
             ExitCode::FAILURE
         }
     }
@@ -39,7 +39,7 @@ pub async fn run(main: impl Future<Output = Result<(), Error>>) -> ExitCode {
 /// Stands between API Gateway and a function's routes: knows who asks, and tells operators what was
 /// answered.
 #[derive(Debug)]
-pub struct Front {
+pub struct ApiHandler {
     function: &'static str,
     authenticator: Authenticator,
     limits: TenantLimits,
@@ -47,8 +47,8 @@ pub struct Front {
     clock: Clock,
 }
 
-impl Front {
-    /// The front of `function`.
+impl ApiHandler {
+    /// The handler of `function`.
     pub fn new(function: &'static str, settings: &Settings) -> Self {
         let keys = HttpKeys::new(&settings.tokens);
         Self {

@@ -17,9 +17,9 @@ use tracing::{info, warn};
 use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::AwsFailure,
-    backend::Foundation,
+    backend::Backend,
     clock::Clock,
-    import::absorb,
+    import::import,
     ledger::{Current, Cursor, Ledger, LedgerError},
     model::{
         entry::{Entry, Locator},
@@ -27,7 +27,7 @@ use crate::{
         refusal::RefusalReason,
         tenant::TenantId,
     },
-    outbox::replicate::{Occasion, follow},
+    outbox::replicate::{Occasion, replicate},
     refresh::{AT_ONCE, ITEM_BUDGET, SweepReport},
     store::MAX_DESCRIBED,
     telemetry::{self, Round},
@@ -51,7 +51,7 @@ pub(crate) enum ReconcileError {
 
 /// One who compares.
 pub(crate) struct Reconciler<'a> {
-    pub(crate) foundation: &'a Foundation,
+    pub(crate) backend: &'a Backend,
     pub(crate) clock: &'a Clock,
     pub(crate) authority: &'a SystemAuthority,
     /// When nothing more is begun.
@@ -70,7 +70,7 @@ impl Reconciler<'_> {
     /// Goes on from where the last run stopped. What could not be looked through is compared again
     /// the next time round.
     pub(crate) async fn run(&self) -> Result<SweepReport, ReconcileError> {
-        let ledger = &self.foundation.ledger;
+        let ledger = &self.backend.ledger;
         let (mut cursor, mut round) = ledger.reconciled(self.authority).await?;
         let mut all = SweepReport::default();
         for _ in 0..PAGES {
@@ -104,12 +104,12 @@ impl Reconciler<'_> {
     }
 
     async fn parameters(&self, token: Option<String>) -> Result<Page, ReconcileError> {
-        let page = self.foundation.survey.page(self.authority, token).await?;
+        let page = self.backend.inventory.page(self.authority, token).await?;
         let compared = page.parameters.len();
         let counted = Round { parameters: compared, is_cut: page.is_cut, ..Round::default() };
         let mut tenants: HashMap<TenantId, Vec<(ConfigKey, Locator)>> = HashMap::new();
         for (name, place) in page.parameters {
-            match self.foundation.survey.key_of(&self.foundation.routes, &name) {
+            match self.backend.inventory.key_of(&self.backend.routes, &name) {
                 Ok((tenant, key)) => tenants.entry(tenant).or_default().push((key, place)),
                 Err(reason) => info!(name, %reason, "a parameter is left alone"),
             }
@@ -118,9 +118,9 @@ impl Reconciler<'_> {
         for (tenant, found) in tenants {
             let scope = self.authority.act_for(tenant.clone());
             let keys: Vec<_> = found.iter().map(|(key, _)| key.clone()).collect();
-            let currents = self.foundation.ledger.currents(&scope, &keys).await?;
+            let currents = self.backend.ledger.currents(&scope, &keys).await?;
             let known = currents.into_iter().zip(found);
-            let unseen = known.filter(|((_, current), (_, place))| current.follow.absorbed != Some(*place));
+            let unseen = known.filter(|((_, current), (_, place))| current.replica.imported_through != Some(*place));
             differ.extend(unseen.map(|((key, _), _)| (tenant.clone(), key)));
         }
         let entries = Cursor::Entries { shard: 0, tenant: None, key: None };
@@ -135,7 +135,7 @@ impl Reconciler<'_> {
         tenant: Option<String>,
         mut key: Option<String>,
     ) -> Result<Page, ReconcileError> {
-        let ledger = &self.foundation.ledger;
+        let ledger = &self.backend.ledger;
         let mut tenant: Option<TenantId> = tenant.and_then(|tenant| tenant.parse().ok());
         let mut waiting = VecDeque::new();
         let mut counted = Round::default();
@@ -161,10 +161,10 @@ impl Reconciler<'_> {
             let left = MAX_DESCRIBED - expected.len();
             let (entries, last) = ledger.entries_after(&scope, key.as_deref(), left).await?;
             let is_refused = |current: &Current| current.entry.as_ref().is_some_and(|entry| entry.refusal.is_some());
-            let has_store = |key| self.foundation.stores.of(key).external().is_some();
+            let has_store = |key| self.backend.stores.of(key).external().is_some();
             counted.refused += entries.iter().filter(|(key, current)| has_store(key) && is_refused(current)).count();
             let wanted = entries.into_iter().filter(|(key, current)| self.is_expected(key, current));
-            let wanted = wanted.map(|(key, current)| ((of.clone(), key), current.follow.absorbed));
+            let wanted = wanted.map(|(key, current)| ((of.clone(), key), current.replica.imported_through));
             expected.extend(wanted);
             key = last;
             if expected.len() == MAX_DESCRIBED || Instant::now() >= self.give_up_at {
@@ -175,7 +175,7 @@ impl Reconciler<'_> {
         let (keys, seen): (Vec<_>, Vec<_>) = expected.into_iter().unzip();
         let mut differ = Vec::new();
         if !keys.is_empty() {
-            let places = self.foundation.survey.places(self.authority, &keys).await?;
+            let places = self.backend.inventory.places(self.authority, &keys).await?;
             let known = keys.into_iter().zip(seen.into_iter().zip(places));
             differ.extend(known.filter(|(_, (seen, place))| place.is_none() || seen != place).map(|(key, _)| key));
         }
@@ -185,8 +185,8 @@ impl Reconciler<'_> {
 
     /// Whether a parameter has to be there for the key.
     fn is_expected(&self, key: &ConfigKey, current: &Current) -> bool {
-        let has_store = self.foundation.stores.of(key).external().is_some();
-        has_store && current.follow.store_version.is_some() && current.entry.as_ref().is_some_and(Entry::is_live)
+        let has_store = self.backend.stores.of(key).external().is_some();
+        has_store && current.replica.store_version.is_some() && current.entry.as_ref().is_some_and(Entry::is_live)
     }
 
     /// Looks keys through, some at a time; what fails holds up no other. Whether there was time for
@@ -200,7 +200,7 @@ impl Reconciler<'_> {
         let looked: Vec<_> = looking.buffer_unordered(AT_ONCE).collect().await;
         for one in &looked {
             match one {
-                Some(committed) => all.absorbed += committed,
+                Some(committed) => all.imported += committed,
                 None => all.failed += 1,
             }
         }
@@ -211,17 +211,16 @@ impl Reconciler<'_> {
     async fn look_at(&self, tenant: TenantId, key: ConfigKey) -> Option<usize> {
         let scope = self.authority.act_for(tenant);
         let looking = async {
-            let absorbed =
-                absorb(self.foundation, self.clock, &scope, &key).await.map_err(|error| error.to_string())?;
-            let is_worth_it = match absorbed.refused {
-                Some(reason) => absorbed.committed > 0 || self.is_out_of_the_way(&scope, &key, reason).await,
+            let imported = import(self.backend, self.clock, &scope, &key).await.map_err(|error| error.to_string())?;
+            let is_worth_it = match imported.refused {
+                Some(reason) => imported.committed > 0 || self.is_out_of_the_way(&scope, &key, reason).await,
                 None => false,
             };
             if is_worth_it {
-                let following = follow(self.foundation, self.clock, &scope, &key, Occasion::Due);
+                let following = replicate(self.backend, self.clock, &scope, &key, Occasion::Due);
                 following.await.map_err(|error| error.to_string())?;
             }
-            Ok(absorbed.committed)
+            Ok(imported.committed)
         };
         let failed = match tokio::time::timeout(ITEM_BUDGET, looking).await {
             Ok(Ok(committed)) => return Some(committed),
@@ -236,7 +235,7 @@ impl Reconciler<'_> {
     /// cannot be seen, it is not asked with each round: the key is due now and then, and an event
     /// has it tried at once.
     async fn is_out_of_the_way(&self, scope: &TenantScope, key: &ConfigKey, reason: RefusalReason) -> bool {
-        let Some((external, _)) = self.foundation.stores.of(key).external().filter(|_| reason.can_be_seen()) else {
+        let Some((external, _)) = self.backend.stores.of(key).external().filter(|_| reason.can_be_seen()) else {
             return false;
         };
         matches!(external.in_the_way(scope, key).await, Ok(None))

@@ -11,10 +11,10 @@ use tracing::{info, warn};
 use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::FailureKind,
-    backend::Foundation,
+    backend::Backend,
     clock::Clock,
-    import::{AbsorbError, absorb},
-    ledger::{Ledger, LedgerError, Owed, OwedItem},
+    import::{ImportError, import},
+    ledger::{Ledger, LedgerError, OutboxItem, OutboxTask},
     model::{
         entry::Revision,
         key::{ConfigKey, InvalidKey},
@@ -22,8 +22,8 @@ use crate::{
         tenant::TenantId,
     },
     outbox::{
-        replicate::{FollowError, Followed, Occasion, follow},
-        verdict::{self, Noted},
+        refusal::{self, Noted},
+        replicate::{Occasion, ReplicateError, Replication, replicate},
     },
     reconcile::Reconciler,
     settings::Settings,
@@ -55,11 +55,11 @@ pub struct SweepReport {
     /// Changes published.
     pub published: usize,
     /// Stores brought after.
-    pub followed: usize,
+    pub replicated: usize,
     /// Parameters and entries that were compared with each other.
     pub compared: usize,
     /// Versions and removals of others that were found by that and committed.
-    pub absorbed: usize,
+    pub imported: usize,
     /// Stores that refuse what is committed, and were left alone or asked in vain.
     pub refused: usize,
     /// Pieces of work that failed and were put off.
@@ -68,17 +68,17 @@ pub struct SweepReport {
 
 /// What came of looking at a parameter that somebody changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct AbsorbReport {
+pub struct ImportReport {
     /// Versions and removals of others that were committed.
     pub committed: usize,
     /// Stores brought after because they did not show what is committed.
-    pub followed: usize,
+    pub replicated: usize,
 }
 
 /// Works off what is owed.
 #[derive(Debug)]
 pub struct RefreshService {
-    foundation: Foundation,
+    backend: Backend,
     clock: Clock,
     authority: SystemAuthority,
 }
@@ -105,13 +105,13 @@ pub enum RefreshError {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum WorkError {
+enum TaskError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
-    Follow(#[from] FollowError),
+    Replicate(#[from] ReplicateError),
     #[error(transparent)]
-    Absorb(#[from] AbsorbError),
+    Import(#[from] ImportError),
     #[error(transparent)]
     Key(#[from] InvalidKey),
     #[error("it took too long")]
@@ -120,10 +120,10 @@ enum WorkError {
     Busy,
 }
 
-impl WorkError {
+impl TaskError {
     /// How long the work waits before it is tried again.
     fn backoff(&self) -> Duration {
-        let (Self::Follow(FollowError::Store(error)) | Self::Absorb(AbsorbError::Store(error))) = self else {
+        let (Self::Replicate(ReplicateError::Store(error)) | Self::Import(ImportError::Store(error))) = self else {
             return BACKOFF;
         };
         match error {
@@ -135,26 +135,26 @@ impl WorkError {
 
 impl RefreshService {
     /// A worker.
-    pub fn new(foundation: Foundation, settings: &Settings) -> Self {
-        Self { foundation, clock: settings.clock.clone(), authority: SystemAuthority::for_owed_work() }
+    pub fn new(backend: Backend, settings: &Settings) -> Self {
+        Self { backend, clock: settings.clock.clone(), authority: SystemAuthority::for_outbox() }
     }
 
     /// Works off everything that is due, until nothing is or the time is up. What fails is put off
     /// and holds up nothing else.
     pub async fn sweep(&self) -> Result<SweepReport, LedgerError> {
         let begun = Instant::now();
-        let ledger = &self.foundation.ledger;
+        let ledger = &self.backend.ledger;
         // Events first: a slow store must not keep readers from hearing of changes.
-        let events = Ledger::shards().map(|shard| ledger.owed_events(&self.authority, shard, MAX_OWED));
+        let events = Ledger::shards().map(|shard| ledger.unpublished(&self.authority, shard, MAX_OWED));
         let events = try_join_all(events).await?.concat();
         let since = events.iter().map(|owed| owed.since).min();
-        let published = self.work_off(events, &Occasion::Due, begun + WORK_BUDGET).await;
-        let puts = Ledger::shards().map(|shard| ledger.owed_puts(&self.authority, shard, MAX_OWED));
+        let published = self.run_all(events, &Occasion::Due, begun + WORK_BUDGET).await;
+        let puts = Ledger::shards().map(|shard| ledger.unreplicated(&self.authority, shard, MAX_OWED));
         let mut puts = try_join_all(puts).await?.concat();
         // Not by how long it has been owed: what fails again and again must not always come first.
         puts.sort_unstable_by_key(|owed| owed.due);
         let oldest = since.into_iter().chain(puts.iter().map(|owed| owed.since)).min();
-        let mut report = published + self.work_off(puts, &Occasion::Due, begun + WORK_BUDGET).await;
+        let mut report = published + self.run_all(puts, &Occasion::Due, begun + WORK_BUDGET).await;
         let age = oldest.map_or(Duration::ZERO, |since| self.clock.now().since(since));
         match Box::pin(self.reconciler(begun + RUN_BUDGET).run()).await {
             Ok(reconciled) => report = report + reconciled,
@@ -169,7 +169,7 @@ impl RefreshService {
     }
 
     fn reconciler(&self, give_up_at: Instant) -> Reconciler<'_> {
-        Reconciler { foundation: &self.foundation, clock: &self.clock, authority: &self.authority, give_up_at }
+        Reconciler { backend: &self.backend, clock: &self.clock, authority: &self.authority, give_up_at }
     }
 
     /// Looks at keys that a `Config Changed` event named, and brings their stores after if they are
@@ -182,115 +182,115 @@ impl RefreshService {
         }
         let mut named: Vec<ConfigKey> = Vec::with_capacity(keys.len());
         for key in keys {
-            let key = ConfigKey::parse(key, &self.foundation.routes)?;
+            let key = ConfigKey::parse(key, &self.backend.routes)?;
             if !named.contains(&key) {
                 named.push(key);
             }
         }
         telemetry::note_tenant(tenant);
-        named.retain(|key| self.foundation.stores.of(key).external().is_some());
+        named.retain(|key| self.backend.stores.of(key).external().is_some());
         let since = self.clock.now();
         let owed = |key: &ConfigKey| {
-            let item = OwedItem::Follow(tenant.clone(), key.to_string());
-            Owed { item, since, due: since }
+            let task = OutboxTask::Replicate(tenant.clone(), key.to_string());
+            OutboxItem { task, since, due: since }
         };
         let Some((first, others)) = named.split_first() else { return Ok(SweepReport::default()) };
         let give_up_at = Instant::now() + WORK_BUDGET;
-        let looked = self.work_off(vec![owed(first)], &Occasion::Told, give_up_at).boxed().await;
+        let looked = self.run_all(vec![owed(first)], &Occasion::Told, give_up_at).boxed().await;
         if looked == SweepReport::default() {
             return Err(RefreshError::NeverWritten(first.clone()));
         }
         let others = others.iter().map(owed).collect();
-        Ok(looked + self.work_off(others, &Occasion::Told, give_up_at).boxed().await)
+        Ok(looked + self.run_all(others, &Occasion::Told, give_up_at).boxed().await)
     }
 
     /// Looks through a parameter that somebody may have changed, and commits what is not ours.
-    pub async fn look_at_parameter(&self, name: &str) -> Result<AbsorbReport, RefreshError> {
-        let (tenant, key) = self.foundation.survey.key_of(&self.foundation.routes, name)?;
+    pub async fn import_parameter(&self, name: &str) -> Result<ImportReport, RefreshError> {
+        let (tenant, key) = self.backend.inventory.key_of(&self.backend.routes, name)?;
         telemetry::note_tenant(&tenant);
         telemetry::note_key(&key);
         let scope = self.authority.act_for(tenant);
         let looking = async {
-            let absorbed = absorb(&self.foundation, &self.clock, &scope, &key).await?;
-            let mut report = AbsorbReport { committed: absorbed.committed, followed: 0 };
-            if absorbed.misplaced || absorbed.refused.is_some() {
-                report.followed = self.follow(&scope, key.as_str(), &Occasion::Due).await?.followed;
+            let imported = import(&self.backend, &self.clock, &scope, &key).await?;
+            let mut report = ImportReport { committed: imported.committed, replicated: 0 };
+            if imported.misplaced || imported.refused.is_some() {
+                report.replicated = self.replicate(&scope, key.as_str(), &Occasion::Due).await?.replicated;
             }
             Ok(report)
         };
-        let looked = tokio::time::timeout(WORK_BUDGET, looking).await.unwrap_or(Err(WorkError::TooLong));
+        let looked = tokio::time::timeout(WORK_BUDGET, looking).await.unwrap_or(Err(TaskError::TooLong));
         looked.map_err(|error| RefreshError::Failed(error.into()))
     }
 
-    async fn work_off(&self, owed: Vec<Owed>, occasion: &Occasion, give_up_at: Instant) -> SweepReport {
-        let in_time = |_: &Owed| std::future::ready(Instant::now() < give_up_at);
-        let working = stream::iter(owed).take_while(in_time).map(|owed| self.work(owed, occasion));
+    async fn run_all(&self, items: Vec<OutboxItem>, occasion: &Occasion, give_up_at: Instant) -> SweepReport {
+        let in_time = |_: &OutboxItem| std::future::ready(Instant::now() < give_up_at);
+        let working = stream::iter(items).take_while(in_time).map(|item| self.run(item, occasion));
         let working = working.buffer_unordered(AT_ONCE);
         working.fold(SweepReport::default(), async |all, one| all + one).await
     }
 
-    async fn work(&self, owed: Owed, occasion: &Occasion) -> SweepReport {
-        let (OwedItem::Publish(tenant, _) | OwedItem::Follow(tenant, _)) = &owed.item;
+    async fn run(&self, item: OutboxItem, occasion: &Occasion) -> SweepReport {
+        let (OutboxTask::Publish(tenant, _) | OutboxTask::Replicate(tenant, _)) = &item.task;
         let scope = self.authority.act_for(tenant.clone());
         let working = async {
-            match &owed.item {
-                OwedItem::Publish(_, revision) => self.publish(&scope, *revision).await,
-                OwedItem::Follow(_, key) => self.follow(&scope, key, occasion).await,
+            match &item.task {
+                OutboxTask::Publish(_, revision) => self.publish(&scope, *revision).await,
+                OutboxTask::Replicate(_, key) => self.replicate(&scope, key, occasion).await,
             }
         };
-        let error = match tokio::time::timeout(ITEM_BUDGET, working).await.unwrap_or(Err(WorkError::TooLong)) {
+        let error = match tokio::time::timeout(ITEM_BUDGET, working).await.unwrap_or(Err(TaskError::TooLong)) {
             Ok(report) => return report,
             Err(error) => error,
         };
-        warn!(tenant.id = %tenant, owed = ?owed.item, %error, "owed work failed and is put off");
-        if let Err(error) = self.foundation.ledger.defer(&scope, &owed, self.clock.now().plus(error.backoff())).await {
-            warn!(tenant.id = %tenant, owed = ?owed.item, %error, "owed work could not be put off");
+        warn!(tenant.id = %tenant, task = ?item.task, %error, "an outbox item failed and is put off");
+        if let Err(error) = self.backend.ledger.defer(&scope, &item, self.clock.now().plus(error.backoff())).await {
+            warn!(tenant.id = %tenant, task = ?item.task, %error, "an outbox item could not be put off");
         }
         SweepReport { failed: 1, ..SweepReport::default() }
     }
 
-    async fn publish(&self, scope: &TenantScope, revision: Revision) -> Result<SweepReport, WorkError> {
-        let Some(change) = self.foundation.ledger.change(scope, revision).await? else {
+    async fn publish(&self, scope: &TenantScope, revision: Revision) -> Result<SweepReport, TaskError> {
+        let Some(change) = self.backend.ledger.change(scope, revision).await? else {
             // The log does not have it any more.
             return Ok(SweepReport::default());
         };
-        self.foundation.publish(scope, &change).await?;
+        self.backend.publish(scope, &change).await?;
         Ok(SweepReport { published: 1, ..SweepReport::default() })
     }
 
-    async fn follow(&self, scope: &TenantScope, key: &str, occasion: &Occasion) -> Result<SweepReport, WorkError> {
-        let key = ConfigKey::parse(key, &self.foundation.routes)?;
-        match self.foundation.stores.of(&key).external() {
+    async fn replicate(&self, scope: &TenantScope, key: &str, occasion: &Occasion) -> Result<SweepReport, TaskError> {
+        let key = ConfigKey::parse(key, &self.backend.routes)?;
+        match self.backend.stores.of(&key).external() {
             None => {
                 self.accept_what_no_store_refuses(scope, &key).await?;
-                self.foundation.ledger.forget_store(scope, &key).await?;
+                self.backend.ledger.forget_store(scope, &key).await?;
             }
-            Some((_, strategy)) => match follow(&self.foundation, &self.clock, scope, &key, occasion.clone()).await? {
-                Followed::NeverWritten => return Ok(SweepReport::default()),
-                Followed::Refused(_) => return Ok(SweepReport { refused: 1, ..SweepReport::default() }),
-                Followed::Later => {
+            Some((_, strategy)) => match replicate(&self.backend, &self.clock, scope, &key, occasion.clone()).await? {
+                Replication::NeverWritten => return Ok(SweepReport::default()),
+                Replication::Refused(_) => return Ok(SweepReport { refused: 1, ..SweepReport::default() }),
+                Replication::Later => {
                     info!(tenant.id = %scope.tenant(), config.key = %key, "somebody else is bringing the store after");
                 }
                 // Parameter Store told of the put before it was committed, when nothing could be
                 // said of it yet.
-                Followed::Done if strategy == Strategy::WriteAround => {
-                    absorb(&self.foundation, &self.clock, scope, &key).await?;
+                Replication::Done if strategy == Strategy::WriteAround => {
+                    import(&self.backend, &self.clock, scope, &key).await?;
                 }
-                Followed::Done => {}
+                Replication::Done => {}
             },
         }
-        Ok(SweepReport { followed: 1, ..SweepReport::default() })
+        Ok(SweepReport { replicated: 1, ..SweepReport::default() })
     }
 
     /// Takes back that a version is refused: the key's tag has no store any more that could.
-    async fn accept_what_no_store_refuses(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), WorkError> {
-        let current = self.foundation.ledger.current(scope, key).await?;
+    async fn accept_what_no_store_refuses(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), TaskError> {
+        let current = self.backend.ledger.current(scope, key).await?;
         let Some(entry) = current.and_then(|current| current.entry).filter(|entry| entry.refusal.is_some()) else {
             return Ok(());
         };
-        match verdict::note(&self.foundation, &self.clock, scope, key, entry.version, None, &[]).await? {
+        match refusal::note(&self.backend, &self.clock, scope, key, entry.version, None, &[]).await? {
             // It is still marked as owed, by which it is found again.
-            Noted::Busy => Err(WorkError::Busy),
+            Noted::Busy => Err(TaskError::Busy),
             Noted::Accepted | Noted::Refused(_) | Noted::MovedOn => Ok(()),
         }
     }
@@ -302,9 +302,9 @@ impl std::ops::Add for SweepReport {
     fn add(self, other: Self) -> Self {
         Self {
             published: self.published + other.published,
-            followed: self.followed + other.followed,
+            replicated: self.replicated + other.replicated,
             compared: self.compared + other.compared,
-            absorbed: self.absorbed + other.absorbed,
+            imported: self.imported + other.imported,
             refused: self.refused + other.refused,
             failed: self.failed + other.failed,
         }

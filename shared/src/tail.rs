@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     auth::TenantScope,
-    backend::Foundation,
+    backend::Backend,
     clock::Timestamp,
     ledger::{Change, ChangeOperation, Head},
     model::{
@@ -35,7 +35,7 @@ const VALUES_PAGE: usize = 16;
 /// Reads tenants as a whole.
 #[derive(Clone, Debug)]
 pub struct TailService {
-    foundation: Foundation,
+    backend: Backend,
 }
 
 /// A value, or why it is not there.
@@ -172,18 +172,18 @@ from_read_errors!(crate::ledger::LedgerError, crate::store::StoreError);
 
 impl TailService {
     /// A reader of whole tenants.
-    pub fn new(foundation: Foundation) -> Self {
-        Self { foundation }
+    pub fn new(backend: Backend) -> Self {
+        Self { backend }
     }
 
     /// What it stands on.
-    pub fn foundation(&self) -> &Foundation {
-        &self.foundation
+    pub fn backend(&self) -> &Backend {
+        &self.backend
     }
 
     /// The newest revision, read strongly.
     pub async fn head(&self, scope: &TenantScope) -> Result<Head, ReadError> {
-        Ok(self.foundation.ledger.head(scope).await?)
+        Ok(self.backend.ledger.head(scope).await?)
     }
 
     /// All live entries, those of at least the newest revision at the time of the call.
@@ -191,7 +191,7 @@ impl TailService {
     /// Without the scope for secrets their values are withheld. It is an error if they are more
     /// than `limit` bytes together.
     pub async fn snapshot(&self, scope: &TenantScope, limit: u64) -> Result<Snapshot, ReadError> {
-        let ledger = &self.foundation.ledger;
+        let ledger = &self.backend.ledger;
         for _ in 0..MAX_ROUNDS {
             let before = ledger.head(scope).await?;
             let mut entries: BTreeMap<ConfigKey, Entry> = BTreeMap::new();
@@ -265,11 +265,7 @@ impl TailService {
         let mut commits = Vec::with_capacity(changes.len());
         for change in changes {
             let parsed = change.keys.iter().filter_map(|changed| {
-                Some((
-                    ConfigKey::parse(&changed.key, &self.foundation.routes).ok()?,
-                    changed.version,
-                    changed.operation,
-                ))
+                Some((ConfigKey::parse(&changed.key, &self.backend.routes).ok()?, changed.version, changed.operation))
             });
             let parsed: Vec<_> = parsed.collect();
             let found = |key: &ConfigKey, version| versions.get(&(key.clone(), version)).cloned();
@@ -294,7 +290,7 @@ impl TailService {
 
     /// The changes after `from`, at most `limit`, if the log leads on from there.
     async fn log(&self, scope: &TenantScope, from: &Position, limit: u64) -> Result<Vec<Change>, TailError> {
-        let ledger = &self.foundation.ledger;
+        let ledger = &self.backend.ledger;
         let mut changes: Vec<Change> = Vec::new();
         // From its own revision on, so that the change there shows whether it is still the same
         // history.
@@ -340,7 +336,7 @@ impl TailService {
         let mut last: HashMap<ConfigKey, (Version, ChangeOperation)> = HashMap::new();
         for changed in changes.iter().flat_map(|change| &change.keys) {
             if changed.operation.is_write()
-                && let Ok(key) = ConfigKey::parse(&changed.key, &self.foundation.routes)
+                && let Ok(key) = ConfigKey::parse(&changed.key, &self.backend.routes)
             {
                 last.insert(key, (changed.version, changed.operation));
             }
@@ -363,16 +359,16 @@ impl TailService {
         wanted: impl Iterator<Item = (&'a str, Version)>,
     ) -> Result<HashMap<(ConfigKey, Version), Entry>, ReadError> {
         let parsed =
-            wanted.filter_map(|(key, version)| Some((ConfigKey::parse(key, &self.foundation.routes).ok()?, version)));
+            wanted.filter_map(|(key, version)| Some((ConfigKey::parse(key, &self.backend.routes).ok()?, version)));
         let parsed: Vec<_> = parsed.collect();
-        let found = self.foundation.ledger.versions(scope, &parsed).await?;
+        let found = self.backend.ledger.versions(scope, &parsed).await?;
         Ok(found.into_iter().map(|entry| ((entry.key.clone(), entry.version), entry)).collect())
     }
 
     /// The values of live entries, in the same order.
     async fn valued(&self, scope: &TenantScope, entries: Vec<Entry>) -> Result<Vec<Valued>, ReadError> {
         for look in 1.. {
-            let resolved = self.foundation.resolve(scope, entries.clone()).await?;
+            let resolved = self.backend.resolve(scope, entries.clone()).await?;
             let absent =
                 |(entry, value): &(Entry, Result<_, Absent>)| Some((entry.key.clone(), value.as_ref().err().copied()?));
             let absent: Vec<_> = resolved.iter().filter_map(absent).collect();

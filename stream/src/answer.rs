@@ -8,7 +8,7 @@ use config_proto::v1;
 use tenantry::{
     auth::AuthError,
     aws::FailureKind,
-    backend::Foundation,
+    backend::Backend,
     ledger::{ChangeOperation, LedgerError},
     limit::OverLimit,
     model::{
@@ -34,7 +34,7 @@ const JSON: &str = "application/json";
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View<'a> {
     /// Knows which keys hold secrets.
-    pub(crate) foundation: &'a Foundation,
+    pub(crate) backend: &'a Backend,
     /// Whether the caller may read them.
     pub(crate) may_read_secrets: bool,
 }
@@ -42,7 +42,7 @@ pub(crate) struct View<'a> {
 impl View<'_> {
     /// Whether the value of this key must not be shown.
     pub(crate) fn hides(&self, key: &str) -> bool {
-        !self.may_read_secrets && self.foundation.is_secret(key)
+        !self.may_read_secrets && self.backend.is_secret(key)
     }
 
     /// An entry of memory.

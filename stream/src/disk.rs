@@ -21,7 +21,7 @@ use aws_lc_rs::{
     rand,
 };
 use tenantry::{
-    backend::Foundation,
+    backend::Backend,
     clock::Timestamp,
     model::{
         entry::{CommitId, Revision},
@@ -144,7 +144,7 @@ fn write_all(memory: &Memory, settings: &SnapshotSettings, path: &Path) -> Resul
     out.write_all(&frames.header)?;
     for (id, tenant) in memory.all() {
         if let Some(held) = tenant.held() {
-            frames.write(&mut out, encode(&id, &held, memory.tail().foundation()))?;
+            frames.write(&mut out, encode(&id, &held, memory.tail().backend()))?;
         }
     }
     frames.write(&mut out, Vec::new())?;
@@ -226,7 +226,7 @@ impl Frames {
 
 /// A tenant: length and text of its id, revision, length and text of the commit's id, entries as
 /// pages have them.
-fn encode(id: &TenantId, held: &Held, foundation: &Foundation) -> Vec<u8> {
+fn encode(id: &TenantId, held: &Held, backend: &Backend) -> Vec<u8> {
     let commit = held.position.commit.as_ref().map(CommitId::to_string).unwrap_or_default();
     let mut bytes = Vec::new();
     for text in [id.as_str(), &commit] {
@@ -236,7 +236,7 @@ fn encode(id: &TenantId, held: &Held, foundation: &Foundation) -> Vec<u8> {
     }
     bytes.extend_from_slice(&held.position.revision.get().to_le_bytes());
     let slots = held.pages.iter().map(|slot| {
-        let value = if foundation.is_secret(slot.key) { SlotValue::Unavailable } else { slot.value };
+        let value = if backend.is_secret(slot.key) { SlotValue::Unavailable } else { slot.value };
         Slot { value, ..slot }
     });
     Pages::of(slots).append_to(&mut bytes);

@@ -183,7 +183,7 @@ async fn look(memory: &Memory, authority: &IndexAuthority, every: Duration, brin
 
 /// Looks at what has been listed in a shard.
 async fn look_at(memory: &Memory, authority: &IndexAuthority, number: u32, shard: &mut Shard) -> Result<(), LookError> {
-    let ledger = &memory.tail().foundation().ledger;
+    let ledger = &memory.tail().backend().ledger;
     let since = shard.begin(memory.now());
     let looking = ledger.recent_changes(authority, number, since, LOOK_LIMIT);
     let listed = timeout(LOOK_TIMEOUT, looking).await.map_err(|_| LookError::Timeout)??;

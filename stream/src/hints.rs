@@ -13,7 +13,7 @@ use aws_sdk_sqs::{
     types::{DeleteMessageBatchRequestEntry, Message},
 };
 use serde_json::Value;
-use tenantry::{aws::said, model::tenant::TenantId, settings::AwsSettings};
+use tenantry::{aws::error_chain, model::tenant::TenantId, settings::AwsSettings};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
@@ -63,7 +63,10 @@ pub(crate) async fn listen(
         let messages = match received {
             Ok(received) => received.messages.unwrap_or_default(),
             Err(error) => {
-                warn!(error = said(&error), "the queue of hints cannot be read; changes come by the index alone");
+                warn!(
+                    error = error_chain(&error),
+                    "the queue of hints cannot be read; changes come by the index alone"
+                );
                 tokio::select! {
                     () = tokio::time::sleep(PAUSE) => continue,
                     _ = stop.wait_for(|stop| *stop) => return,
@@ -100,6 +103,6 @@ async fn delete(client: &Client, queue: &str, messages: Vec<Message>) {
         return;
     }
     if let Err(error) = client.delete_message_batch().queue_url(queue).set_entries(Some(entries)).send().await {
-        warn!(error = said(&error), "hints could not be taken off the queue");
+        warn!(error = error_chain(&error), "hints could not be taken off the queue");
     }
 }

@@ -19,7 +19,7 @@ use config_proto::v1::config_service_server::ConfigServiceServer;
 use prometheus_client::{encoding::text, registry::Registry};
 use tenantry::{
     auth::{Authenticator, HttpKeys, Permission, TokenMemory},
-    backend::Foundation,
+    backend::Backend,
     limit::{RequestLimit, TenantLimits},
     store::UnusableRoute,
     tail::TailService,
@@ -107,8 +107,8 @@ impl Stream {
     /// Starts it; when this returns, it answers.
     pub async fn start(settings: &StreamSettings) -> Result<Self, StartError> {
         let shared = &settings.shared;
-        let foundation = Foundation::new(shared)?;
-        foundation.ledger.warm_up().await;
+        let backend = Backend::new(shared)?;
+        backend.ledger.warm_up().await;
         let limits = Limits {
             bytes: shared.cache_max_bytes,
             watchers: settings.max_watchers,
@@ -116,7 +116,7 @@ impl Stream {
         };
         let patience = LEAST_PATIENCE.max(settings.follow_interval * PATIENCE_INTERVALS);
         let metrics = Arc::new(Metrics::default());
-        let memory = TailService::new(foundation);
+        let memory = TailService::new(backend);
         let memory = Arc::new(Memory::new(memory, limits, patience, shared.clock.clone(), Arc::clone(&metrics)));
         if let Some(snapshot) = &settings.snapshot {
             disk::restore(&memory, snapshot);

@@ -77,20 +77,20 @@ impl Service {
     }
 
     fn view(&self, bearer: &Bearer) -> View<'_> {
-        let foundation = self.memory.tail().foundation();
-        View { foundation, may_read_secrets: bearer.scope.may_read_secrets() }
+        let backend = self.memory.tail().backend();
+        View { backend, may_read_secrets: bearer.scope.may_read_secrets() }
     }
 
     /// A key whose value the caller may read. Decided before anything is looked for, so that who
     /// may not does not learn whether there is one.
     fn readable(&self, bearer: &Bearer, text: &str) -> Result<ConfigKey, Status> {
         let key = self.key(text)?;
-        self.memory.tail().foundation().permit(&bearer.scope, &key).map_err(|error| refusal(&error))?;
+        self.memory.tail().backend().permit(&bearer.scope, &key).map_err(|error| refusal(&error))?;
         Ok(key)
     }
 
     fn key(&self, text: &str) -> Result<ConfigKey, Status> {
-        let routes = &self.memory.tail().foundation().routes;
+        let routes = &self.memory.tail().backend().routes;
         ConfigKey::parse(text, routes).map_err(|invalid| no_key(text, &invalid))
     }
 

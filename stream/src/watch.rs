@@ -237,7 +237,7 @@ impl Watch {
     }
 
     fn view(&self) -> View<'_> {
-        View { foundation: self.memory.tail().foundation(), may_read_secrets: self.watched.scope.may_read_secrets() }
+        View { backend: self.memory.tail().backend(), may_read_secrets: self.watched.scope.may_read_secrets() }
     }
 
     /// The commit, as far as it is watched.

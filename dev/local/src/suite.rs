@@ -32,7 +32,7 @@ use crate::{
     schedule::Schedules,
     server,
     table::{self, TableError},
-    template::{Stack, StackError, StreamService, Surroundings, TEMPLATE, Target},
+    template::{Stack, StackError, StoreContext, StreamService, TEMPLATE, Target},
     token::Identity,
 };
 
@@ -405,7 +405,7 @@ fn stack(issuer: &Issuer, parameters: BTreeMap<String, String>) -> Result<Stack,
     Ok(stack)
 }
 
-fn surroundings(issuer: &Issuer, parameters: BTreeMap<String, String>) -> Surroundings {
+fn surroundings(issuer: &Issuer, parameters: BTreeMap<String, String>) -> StoreContext {
     let mut values = BTreeMap::from([
         ("TokenIssuer".to_owned(), issuer.url().to_owned()),
         ("TokenAudience".to_owned(), CLIENT_ID.to_owned()),
@@ -413,7 +413,7 @@ fn surroundings(issuer: &Issuer, parameters: BTreeMap<String, String>) -> Surrou
         ("StreamImage".to_owned(), "local".to_owned()),
     ]);
     values.extend(parameters);
-    Surroundings {
+    StoreContext {
         region: REGION.to_owned(),
         account: ACCOUNT.to_owned(),
         stack: "tenantry".to_owned(),

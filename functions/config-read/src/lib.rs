@@ -5,9 +5,9 @@ use lambda_http::http::StatusCode;
 use serde::Serialize;
 use tenantry::{
     auth::{Permission, TenantScope},
-    backend::Foundation,
+    backend::Backend,
     clock::Timestamp,
-    function::{BoxFuture, Context, Front},
+    function::{ApiHandler, BoxFuture, Context},
     http::{
         Answer, BatchGetBody, Cursor, CursorKind, EntryView, Event, PageTag, Problem, ProblemType, Respond, StoreView,
         VersionView, digest,
@@ -15,7 +15,7 @@ use tenantry::{
     ledger::{Change, ChangeOperation, Head},
     model::{
         comment::Comment,
-        entry::{Author, ETag, Epoch, Precondition, Revision, TagList, Version},
+        entry::{Author, ETag, EntityTagList, Epoch, Precondition, Revision, Version},
         key::{ConfigKey, is_key_prefix},
     },
     read::{At, Fetched, ReadService},
@@ -43,8 +43,8 @@ pub const ROUTES: [&str; 6] = [HEALTH, GET_ENTRY, LIST_ENTRIES, BATCH_GET, GET_H
 /// The running function.
 #[derive(Debug)]
 pub struct App {
-    front: Front,
-    foundation: Foundation,
+    handler: ApiHandler,
+    backend: Backend,
     reader: ReadService,
     /// A digest of the tag routes.
     routes: String,
@@ -53,24 +53,24 @@ pub struct App {
 /// Answers one request.
 pub async fn handle(app: &App, event: Event, context: &Context) -> Answer {
     let route = event.route(&ROUTES);
-    app.front.answer(&event, route, context, app.answer(route, &event)).await
+    app.handler.answer(&event, route, context, app.answer(route, &event)).await
 }
 
 impl App {
     /// Makes the function from its settings. Connects to nothing yet.
     pub fn start(settings: &Settings) -> Result<Self, lambda_runtime::Error> {
-        let foundation = Foundation::new(settings)?;
+        let backend = Backend::new(settings)?;
         Ok(Self {
-            front: Front::new("config-read", settings),
-            reader: ReadService::new(foundation.clone(), settings),
+            handler: ApiHandler::new("config-read", settings),
+            reader: ReadService::new(backend.clone(), settings),
             routes: digest(&settings.routes),
-            foundation,
+            backend,
         })
     }
 
     /// Connects to the ledger, within a second, whether that succeeds or not.
     pub async fn warm_up(&self) {
-        self.foundation.ledger.warm_up().await;
+        self.backend.ledger.warm_up().await;
     }
 
     /// Each route's future in a box of its own, so that none is as large as the largest of them.
@@ -87,15 +87,15 @@ impl App {
     }
 
     async fn scope(&self, event: &Event) -> Result<TenantScope, Problem> {
-        self.front.authorize(event, Permission::Read).await
+        self.handler.authorize(event, Permission::Read).await
     }
 
     fn is_secret(&self, key: &ConfigKey) -> bool {
-        self.foundation.stores.of(key).is_secret()
+        self.backend.stores.of(key).is_secret()
     }
 
     async fn entry(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
-        let key = event.key(CONFIG, &self.foundation.routes)?;
+        let key = event.key(CONFIG, &self.backend.routes)?;
         let query = event.query(&["version", "minRevision"])?;
         let asked = event.precondition()?;
         let (version, min_revision) = (query.version()?, query.revision("minRevision")?);
@@ -153,7 +153,7 @@ impl App {
         let mut keys: Vec<ConfigKey> = Vec::with_capacity(body.count());
         for (index, text) in body.keys().enumerate() {
             let text = text?;
-            let key = ConfigKey::parse(&text, &self.foundation.routes)
+            let key = ConfigKey::parse(&text, &self.backend.routes)
                 .map_err(|error| Problem::from(error).of_item(index, Some(&text)))?;
             self.reader.permit(scope, &key).map_err(|error| Problem::from(error).of_item(index, Some(&text)))?;
             if !keys.contains(&key) {
@@ -173,7 +173,7 @@ impl App {
     }
 
     async fn history(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
-        let key = event.key(HISTORY, &self.foundation.routes)?;
+        let key = event.key(HISTORY, &self.backend.routes)?;
         let query = event.query(&["limit", "cursor"])?;
         let cursor = Cursor { tenant: scope.tenant(), kind: CursorKind::History(key.as_str()) };
         let position = query.text("cursor").map(|text| cursor.position(text)).transpose()?;
@@ -246,7 +246,8 @@ fn shown<T>(
 /// shows what there is at this revision. `*` says nothing of that kind, and `If-Match` is for pages
 /// that there are: both are decided once the page is read.
 fn known_page(tag: &ETag, head: &Head, asked: &Precondition, may_be_secret: bool) -> Option<Answer> {
-    let names_it = matches!(&asked.if_none_match, Some(tags @ TagList::Tags(_)) if tags.matches_weakly(Some(tag)));
+    let names_it =
+        matches!(&asked.if_none_match, Some(tags @ EntityTagList::Tags(_)) if tags.matches_weakly(Some(tag)));
     let at = At { revision: head.revision, age: None, stale: false, found: () };
     let respond = || Respond::new(StatusCode::NOT_MODIFIED).at(&at).etag(tag).secret(may_be_secret);
     (names_it && asked.if_match.is_none()).then(|| respond().empty())

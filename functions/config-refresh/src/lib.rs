@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tenantry::{
-    backend::Foundation,
+    backend::Backend,
     clock::Clock,
     event,
     function::Context,
@@ -37,7 +37,7 @@ impl App {
     pub fn start(settings: &Settings) -> Result<Self, lambda_runtime::Error> {
         settings.require_system_role()?;
         Ok(Self {
-            refresh: RefreshService::new(Foundation::new(settings)?, settings),
+            refresh: RefreshService::new(Backend::new(settings)?, settings),
             telemetry: settings.telemetry.clone(),
             clock: settings.clock.clone(),
         })
@@ -163,7 +163,7 @@ impl App {
                 Err(why) => Done::Dropped(why.to_owned()),
             },
             Kind::ParameterStoreChange => match changed_parameter(envelope, own_arn) {
-                Ok(name) => worked(self.refresh.look_at_parameter(&name).await)?,
+                Ok(name) => worked(self.refresh.import_parameter(&name).await)?,
                 Err(why) => Done::Dropped(why.to_owned()),
             },
             Kind::Other => Done::Dropped("nothing is done about its kind".to_owned()),

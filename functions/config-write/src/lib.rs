@@ -4,15 +4,15 @@ use lambda_http::http::StatusCode;
 use serde::Serialize;
 use tenantry::{
     auth::{Permission, TenantScope},
-    backend::Foundation,
-    function::{Context, Front},
+    backend::Backend,
+    function::{ApiHandler, Context},
     http::{
         Answer, Event, OperationBody, Problem, ProblemType, PutBody, Respond, RollbackBody, TransactionBody,
         WrittenView,
     },
     model::{
         comment::Comment,
-        entry::{ETag, Precondition, Revision, TagList},
+        entry::{ETag, EntityTagList, Precondition, Revision},
         key::ConfigKey,
     },
     settings::Settings,
@@ -33,31 +33,31 @@ pub const ROUTES: [&str; 4] = [PUT_ENTRY, DELETE_ENTRY, ROLL_BACK_ENTRY, COMMIT_
 /// The running function.
 #[derive(Debug)]
 pub struct App {
-    front: Front,
-    foundation: Foundation,
+    handler: ApiHandler,
+    backend: Backend,
     writer: WriteService,
 }
 
 /// Answers one request.
 pub async fn handle(app: &App, event: Event, context: &Context) -> Answer {
     let route = event.route(&ROUTES);
-    app.front.answer(&event, route, context, Box::pin(app.answer(route, &event))).await
+    app.handler.answer(&event, route, context, Box::pin(app.answer(route, &event))).await
 }
 
 impl App {
     /// Makes the function from its settings. Connects to nothing yet.
     pub fn start(settings: &Settings) -> Result<Self, lambda_runtime::Error> {
-        let foundation = Foundation::new(settings)?;
+        let backend = Backend::new(settings)?;
         Ok(Self {
-            front: Front::new("config-write", settings),
-            writer: WriteService::new(foundation.clone(), settings),
-            foundation,
+            handler: ApiHandler::new("config-write", settings),
+            writer: WriteService::new(backend.clone(), settings),
+            backend,
         })
     }
 
     /// Connects to the ledger, within a second, whether that succeeds or not.
     pub async fn warm_up(&self) {
-        self.foundation.ledger.warm_up().await;
+        self.backend.ledger.warm_up().await;
     }
 
     async fn answer(&self, route: Option<&str>, event: &Event) -> Result<Answer, Problem> {
@@ -71,11 +71,11 @@ impl App {
     }
 
     async fn scope(&self, event: &Event) -> Result<TenantScope, Problem> {
-        self.front.authorize(event, Permission::Write).await
+        self.handler.authorize(event, Permission::Write).await
     }
 
     async fn put(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
-        let key = event.key(CONFIG, &self.foundation.routes)?;
+        let key = event.key(CONFIG, &self.backend.routes)?;
         event.query(&[])?;
         let (text, body): (_, PutBody) = event.json(r#"{"value": …}"#)?;
         let comment = body.comment()?;
@@ -83,7 +83,7 @@ impl App {
     }
 
     async fn delete(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
-        let key = event.key(CONFIG, &self.foundation.routes)?;
+        let key = event.key(CONFIG, &self.backend.routes)?;
         // Not in a body: that of a DELETE has no meaning (RFC 9110, 9.3.5), and many on the way
         // drop it.
         let query = event.query(&["comment"])?;
@@ -96,7 +96,7 @@ impl App {
     }
 
     async fn rollback(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
-        let key = event.key(ROLLBACK, &self.foundation.routes)?;
+        let key = event.key(ROLLBACK, &self.backend.routes)?;
         event.query(&[])?;
         let (text, body): (_, RollbackBody) = event.json(r#"{"version": 3}"#)?;
         let comment = body.comment()?;
@@ -155,8 +155,8 @@ impl App {
     }
 
     fn operation(&self, body: &OperationBody) -> Result<WriteRequest, Problem> {
-        let key = ConfigKey::parse(&body.key, &self.foundation.routes)?;
-        let tags = |name: &str, text: &Option<String>| -> Result<Option<TagList>, Problem> {
+        let key = ConfigKey::parse(&body.key, &self.backend.routes)?;
+        let tags = |name: &str, text: &Option<String>| -> Result<Option<EntityTagList>, Problem> {
             let parse = |text: &String| {
                 text.parse().map_err(|error| {
                     Problem::new(ProblemType::InvalidBody, format!("{name} of {key} is malformed: {error}"))
@@ -171,7 +171,7 @@ impl App {
         let operation = match body.value()? {
             Some(value) => {
                 // The service checks this, too, but does not say which operation it is.
-                self.foundation.stores.of(&key).check(&key, &value)?;
+                self.backend.stores.of(&key).check(&key, &value)?;
                 Operation::Put(value)
             }
             None => Operation::Delete,

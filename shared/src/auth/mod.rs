@@ -98,7 +98,7 @@ pub struct SystemAuthority(());
 
 impl SystemAuthority {
     /// Taken once, by the function that works off what is owed.
-    pub fn for_owed_work() -> Self {
+    pub fn for_outbox() -> Self {
         Self(())
     }
 

@@ -300,7 +300,7 @@ where
 {
     match tokio::time::timeout(WARM_UP_TIMEOUT, calling).await {
         Ok(Ok(_) | Err(SdkError::ServiceError(_))) => None,
-        Ok(Err(error)) => Some(format!("{service}: {}", said(&error))),
+        Ok(Err(error)) => Some(format!("{service}: {}", error_chain(&error))),
         Err(_) => Some(format!("{service}: no answer within {} s", WARM_UP_TIMEOUT.as_secs())),
     }
 }
@@ -407,7 +407,7 @@ impl AwsFailure {
             // Timeouts, broken connections, unreadable answers, and whatever the SDK adds.
             _ => FailureKind::Unavailable,
         };
-        Self { service, operation, kind, code, detail: said(error) }
+        Self { service, operation, kind, code, detail: error_chain(error) }
     }
 
     /// The failure without AWS's words, which may repeat what was sent.
@@ -454,7 +454,7 @@ fn kind_of(code: &str, is_server_error: bool) -> FailureKind {
 
 /// What an error and its causes say. Not what they show for debugging: that may be the body of an
 /// answer, and so a value.
-pub fn said(error: &dyn std::error::Error) -> String {
+pub fn error_chain(error: &dyn std::error::Error) -> String {
     causes(error).fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
 }
 

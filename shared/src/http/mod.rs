@@ -34,7 +34,7 @@ use crate::{
     ledger::{Head, IdempotencyClaim},
     model::{
         comment::Comment,
-        entry::{ETag, Precondition, Revision, TagList, Version},
+        entry::{ETag, EntityTagList, Precondition, Revision, Version},
         key::ConfigKey,
         routing::TagRoutes,
     },
@@ -240,11 +240,14 @@ impl Event {
 
     /// `If-Match` and `If-None-Match`.
     pub fn precondition(&self) -> Result<Precondition, Problem> {
-        Ok(Precondition { if_match: self.tag_list("if-match")?, if_none_match: self.tag_list("if-none-match")? })
+        Ok(Precondition {
+            if_match: self.entity_tag_list("if-match")?,
+            if_none_match: self.entity_tag_list("if-none-match")?,
+        })
     }
 
     /// A header that lists entity tags.
-    fn tag_list(&self, name: &str) -> Result<Option<TagList>, Problem> {
+    fn entity_tag_list(&self, name: &str) -> Result<Option<EntityTagList>, Problem> {
         let parse = |text: &str| {
             text.parse().map_err(|error| {
                 Problem::new(ProblemType::InvalidParameter, format!("the header {name} is malformed: {error}"))

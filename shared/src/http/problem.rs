@@ -16,7 +16,7 @@ use crate::{
     limit::OverLimit,
     model::{
         comment::{InvalidComment, MAX_COMMENT_CHARS},
-        entry::{ETag, Revision, TagList},
+        entry::{ETag, EntityTagList, Revision},
         key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
         value::InvalidValue,
     },
@@ -127,7 +127,7 @@ impl Problem {
 
     /// That the version, or the page, that is current at a revision is not what `If-Match` asks
     /// for.
-    pub fn not_matched(asked: &TagList, current: &ETag, revision: Revision) -> Self {
+    pub fn not_matched(asked: &EntityTagList, current: &ETag, revision: Revision) -> Self {
         let advice = match asked.matches_only_weakly(Some(current)) {
             true if current.is_weak() => "; pages have weak tags, which never match in If-Match: use If-None-Match",
             only_weakly => weak_tag_advice(only_weakly),

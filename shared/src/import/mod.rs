@@ -15,11 +15,11 @@ use tracing::{info, warn};
 
 use crate::{
     auth::TenantScope,
-    backend::Foundation,
+    backend::Backend,
     clock::{Clock, Timestamp},
-    ledger::{CommitOutcome, Current, FollowState, Found, Head, LedgerError, Plan, PlannedWrite, StoreWork},
+    ledger::{CommitOutcome, Current, Found, Head, LedgerError, Plan, PlannedWrite, ReplicaState, StoreChange},
     model::{
-        entry::{Author, CommitId, Entry, Held, Locator, PutId, State, TextKind, ValueFormat, Version},
+        entry::{Author, CommitId, Entry, Held, IntentId, Locator, State, TextKind, ValueFormat, Version},
         key::ConfigKey,
         refusal::RefusalReason,
         routing::Strategy,
@@ -31,9 +31,9 @@ use crate::{
 
 /// How often a key is looked at that others are at, and the longest wait between two looks: 0.05 s
 /// at first, doubling.
-const MAX_LOOKS: u32 = 8;
-const MIN_LOOK_WAIT: Duration = Duration::from_millis(50);
-const MAX_LOOK_WAIT: Duration = Duration::from_millis(800);
+const MAX_SCANS: u32 = 8;
+const MIN_SCAN_WAIT: Duration = Duration::from_millis(50);
+const MAX_SCAN_WAIT: Duration = Duration::from_millis(800);
 /// How long after a commit a parameter that is not there is looked for again, because reads of a
 /// store may lag behind its writes.
 const MAY_LAG: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ const MAX_PUT_DELAY: Duration = Duration::from_mins(15);
 
 /// Why a store could not be looked through.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AbsorbError {
+pub(crate) enum ImportError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
@@ -57,7 +57,7 @@ pub(crate) enum AbsorbError {
 
 /// What came of looking through a key's store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Absorbed {
+pub(crate) struct Imported {
     /// How many versions, and removals, were taken over.
     pub(crate) committed: usize,
     /// Whether the store turned out not to show what is committed, and is owed that now.
@@ -68,30 +68,30 @@ pub(crate) struct Absorbed {
 }
 
 /// Takes over what is new in the store of `key`.
-pub(crate) async fn absorb(
-    foundation: &Foundation,
+pub(crate) async fn import(
+    backend: &Backend,
     clock: &Clock,
     scope: &TenantScope,
     key: &ConfigKey,
-) -> Result<Absorbed, AbsorbError> {
-    let Some((external, strategy)) = foundation.stores.of(key).external() else { return Ok(Absorbed::default()) };
-    let one = Absorber { foundation, clock, scope, key, external, strategy };
-    let mut absorbed = Absorbed::default();
-    let mut wait = MIN_LOOK_WAIT;
-    for _ in 0..MAX_LOOKS {
-        match one.look(&mut absorbed).await? {
-            Looked::Done => return Ok(absorbed),
-            Looked::Again => {}
-            Looked::GoOn => continue,
+) -> Result<Imported, ImportError> {
+    let Some((external, strategy)) = backend.stores.of(key).external() else { return Ok(Imported::default()) };
+    let one = Importer { backend, clock, scope, key, external, strategy };
+    let mut imported = Imported::default();
+    let mut wait = MIN_SCAN_WAIT;
+    for _ in 0..MAX_SCANS {
+        match one.scan(&mut imported).await? {
+            Scanned::Done => return Ok(imported),
+            Scanned::Again => {}
+            Scanned::GoOn => continue,
         }
         tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        wait = (wait * 2).min(MAX_LOOK_WAIT);
+        wait = (wait * 2).min(MAX_SCAN_WAIT);
     }
-    Err(AbsorbError::Busy)
+    Err(ImportError::Busy)
 }
 
 /// Whether there is more to look for.
-enum Looked {
+enum Scanned {
     Done,
     /// What was taken over may not be all.
     GoOn,
@@ -100,8 +100,8 @@ enum Looked {
 }
 
 /// One who looks through the store of one key.
-struct Absorber<'a> {
-    foundation: &'a Foundation,
+struct Importer<'a> {
+    backend: &'a Backend,
     clock: &'a Clock,
     scope: &'a TenantScope,
     key: &'a ConfigKey,
@@ -109,34 +109,34 @@ struct Absorber<'a> {
     strategy: Strategy,
 }
 
-impl Absorber<'_> {
-    async fn look(&self, absorbed: &mut Absorbed) -> Result<Looked, AbsorbError> {
-        let (ledger, scope, key) = (&self.foundation.ledger, self.scope, self.key);
+impl Importer<'_> {
+    async fn scan(&self, imported: &mut Imported) -> Result<Scanned, ImportError> {
+        let (ledger, scope, key) = (&self.backend.ledger, self.scope, self.key);
         let mut stored = self.external.versions(scope, key, false).await?;
         // Behind the look at the store, so that every call of ours that it may show has been
         // announced by then.
         let current = ledger.current(scope, key).await?.unwrap_or_default();
-        absorbed.refused = current.entry.as_ref().and_then(|entry| entry.refusal).map(|refusal| refusal.reason);
-        if current.follow.is_being_removed(self.clock.now()) {
-            return Ok(Looked::Again);
+        imported.refused = current.entry.as_ref().and_then(|entry| entry.refusal).map(|refusal| refusal.reason);
+        if current.replica.is_being_removed(self.clock.now()) {
+            return Ok(Scanned::Again);
         }
         let mut seen = judge(&current, &stored, &self.owners(&current, &stored).await?);
-        if needs_another_look(&current, &stored, &seen) {
+        if needs_another_scan(&current, &stored, &seen) {
             // What is judged now must have been so at one moment.
             stored = self.external.versions(scope, key, true).await?;
             let after = ledger.current(scope, key).await?.unwrap_or_default();
             if !is_unmoved(&current, &after) {
-                return Ok(Looked::Again);
+                return Ok(Scanned::Again);
             }
             if stored.is_empty() {
-                return self.removed(after, absorbed).await;
+                return self.removed(after, imported).await;
             }
             seen = judge(&after, &stored, &self.owners(&after, &stored).await?);
             if !seen.foreign.is_empty() {
-                return self.take_over(after, &stored, &seen, absorbed).await;
+                return self.take_over(after, &stored, &seen, imported).await;
             }
             if is_value_lost(&after, &stored) {
-                return self.removed(after, absorbed).await;
+                return self.removed(after, imported).await;
             }
         }
         // Whoever has a put open commits it, and its event brings another look; or leaves it, and
@@ -145,19 +145,19 @@ impl Absorber<'_> {
             // Before it is noted that this version was looked at: whoever dies in between leaves it
             // to be looked at again.
             let version = current.entry.as_ref().map(|entry| entry.version);
-            if !ledger.owe_again(scope, key, version).await? {
-                return Ok(Looked::Again);
+            if !ledger.requeue(scope, key, version).await? {
+                return Ok(Scanned::Again);
             }
-            absorbed.misplaced = true;
+            imported.misplaced = true;
         }
-        if let Some(to) = seen.through.filter(|to| current.follow.absorbed != Some(*to)) {
-            let done = done_with(&current.follow, &stored, self.clock.now());
+        if let Some(to) = seen.through.filter(|to| current.replica.imported_through != Some(*to)) {
+            let done = done_with(&current.replica, &stored, self.clock.now());
             let noted = (to, newest_mark(&stored, to));
-            if !ledger.note_absorbed(scope, key, current.follow.absorbed, noted, &done).await? {
-                return Ok(Looked::Again);
+            if !ledger.note_imported(scope, key, current.replica.imported_through, noted, &done).await? {
+                return Ok(Scanned::Again);
             }
         }
-        Ok(Looked::Done)
+        Ok(Scanned::Done)
     }
 
     /// Commits what others put.
@@ -166,17 +166,17 @@ impl Absorber<'_> {
         current: Current,
         stored: &[StoredVersion],
         seen: &Seen,
-        absorbed: &mut Absorbed,
-    ) -> Result<Looked, AbsorbError> {
+        imported: &mut Imported,
+    ) -> Result<Scanned, ImportError> {
         if seen.has_gap {
             warn!(tenant.id = %self.scope.tenant(), config.key = %self.key, "versions that nobody looked at in time are not kept by the store any more");
         }
         let mut known = current;
-        let mut head = self.foundation.ledger.head(self.scope).await?;
+        let mut head = self.backend.ledger.head(self.scope).await?;
         for foreign in &seen.foreign {
             let Some(version) = stored.iter().find(|one| one.place == foreign.place) else { break };
             let mark = newest_mark(stored, foreign.place).cloned();
-            let is_anew = foreign.is_on_top && is_another_life(&known.follow, stored, foreign.place);
+            let is_anew = foreign.is_on_top && is_another_life(&known.replica, stored, foreign.place);
             let found = Found {
                 at: version.place.modified_at,
                 place: Some(version.place),
@@ -184,16 +184,16 @@ impl Absorber<'_> {
                 superseded: foreign.superseded,
                 fits: version.fits,
                 is_anew,
-                known: known.follow.clone(),
+                known: known.replica.clone(),
             };
             match self.commit_version(known, &mut head, version, found).await? {
                 Ok(after) => known = after,
-                Err(looked) => return Ok(looked),
+                Err(scanned) => return Ok(scanned),
             }
-            absorbed.committed += 1;
+            imported.committed += 1;
         }
         // What is behind them, and what has come meanwhile.
-        Ok(Looked::GoOn)
+        Ok(Scanned::GoOn)
     }
 
     /// Whose each version is that bears a mark.
@@ -203,12 +203,12 @@ impl Absorber<'_> {
         stored: &[StoredVersion],
     ) -> Result<HashMap<Locator, Owner>, LedgerError> {
         let mut owners: HashMap<Locator, Owner> = HashMap::new();
-        let mut given_out: HashMap<Version, Vec<PutId>> = HashMap::new();
+        let mut given_out: HashMap<Version, Vec<IntentId>> = HashMap::new();
         for marked in credible(current, stored) {
             let ids = match given_out.entry(marked.version) {
                 MapEntry::Occupied(known) => known.into_mut(),
                 MapEntry::Vacant(one) => {
-                    one.insert(self.foundation.ledger.put_ids(self.scope, self.key, marked.version).await?)
+                    one.insert(self.backend.ledger.intent_ids(self.scope, self.key, marked.version).await?)
                 }
             };
             if let Some(owner) = owner_of(current, marked, ids, self.clock.now()) {
@@ -226,7 +226,7 @@ impl Absorber<'_> {
         head: &mut Head,
         stored: &StoredVersion,
         found: Found,
-    ) -> Result<Result<Current, Looked>, AbsorbError> {
+    ) -> Result<Result<Current, Scanned>, ImportError> {
         let (value, kind) = self.external.interpret(&stored.text, known.format);
         let is_unparsed = known.format == ValueFormat::Json && kind != TextKind::Json;
         // Secrets stay where they are, whatever the tag's route says.
@@ -245,29 +245,29 @@ impl Absorber<'_> {
 
     /// Nothing lies in the store, or nothing of the life that the value was in, which nobody else
     /// has.
-    async fn removed(&self, current: Current, absorbed: &mut Absorbed) -> Result<Looked, AbsorbError> {
-        let Some(entry) = current.entry.as_ref().filter(|entry| entry.is_live()) else { return Ok(Looked::Done) };
-        let follow = &current.follow;
+    async fn removed(&self, current: Current, imported: &mut Imported) -> Result<Scanned, ImportError> {
+        let Some(entry) = current.entry.as_ref().filter(|entry| entry.is_live()) else { return Ok(Scanned::Done) };
+        let replica = &current.replica;
         let is_elsewhere = matches!(entry.state, State::Live(Held::Elsewhere(..)));
-        let was_there = is_elsewhere || follow.followed == Some(entry.version) && follow.store_version.is_some();
+        let was_there = is_elsewhere || replica.replicated == Some(entry.version) && replica.store_version.is_some();
         let now = self.clock.now();
-        if !was_there || follow.announced.iter().any(|id| !is_abandoned(id, now)) {
+        if !was_there || replica.intents.iter().any(|id| !is_abandoned(id, now)) {
             // It is yet to be put.
-            return Ok(Looked::Done);
+            return Ok(Scanned::Done);
         }
         if now.since(entry.modified_at) < MAY_LAG {
             // At last it is left to whoever looks next: the event comes again, or the comparison
             // finds it.
-            return Ok(Looked::Again);
+            return Ok(Scanned::Again);
         }
-        let known = follow.clone();
+        let known = replica.clone();
         let found = Found { at: now, place: None, mark: None, superseded: false, fits: true, is_anew: false, known };
-        let mut head = self.foundation.ledger.head(self.scope).await?;
+        let mut head = self.backend.ledger.head(self.scope).await?;
         match self.commit(current, &mut head, State::Deleted, found).await? {
-            Ok(_) => absorbed.committed += 1,
-            Err(looked) => return Ok(looked),
+            Ok(_) => imported.committed += 1,
+            Err(scanned) => return Ok(scanned),
         }
-        Ok(Looked::Done)
+        Ok(Scanned::Done)
     }
 
     async fn commit(
@@ -276,8 +276,8 @@ impl Absorber<'_> {
         head: &mut Head,
         state: State,
         found: Found,
-    ) -> Result<Result<Current, Looked>, AbsorbError> {
-        let Foundation { ledger, .. } = self.foundation;
+    ) -> Result<Result<Current, Scanned>, ImportError> {
+        let Backend { ledger, .. } = self.backend;
         let (scope, key) = (self.scope, self.key);
         let (version, place, mark) = (known.next_version(), found.place, found.mark.clone());
         let (fits, is_anew, is_superseded) = (found.fits, found.is_anew, found.superseded);
@@ -288,7 +288,7 @@ impl Absorber<'_> {
             creates: !known.entry.as_ref().is_some_and(Entry::is_live),
             state,
             format: None,
-            store: StoreWork::Found(found),
+            store: StoreChange::Found(found),
             // Nobody asked for it, so nobody is told in an answer.
             removes_older_values: false,
         };
@@ -297,15 +297,15 @@ impl Absorber<'_> {
         let plan = Plan { head: head.clone(), commit, at, writes, comment: None, idempotency: None };
         let CommitOutcome::Committed(receipt, change) = ledger.commit(scope, &plan).await? else {
             let current = ledger.current(scope, key).await?.unwrap_or_default();
-            return Ok(Err(if is_taken_over(&known, &current) { Looked::Done } else { Looked::Again }));
+            return Ok(Err(if is_taken_over(&known, &current) { Scanned::Done } else { Scanned::Again }));
         };
         info!(tenant.id = %scope.tenant(), config.key = %key, revision = %receipt.revision, %version, "what somebody else did to the store is committed");
-        if let Err(error) = self.foundation.publish(scope, &change).await {
+        if let Err(error) = self.backend.publish(scope, &change).await {
             warn!(tenant.id = %scope.tenant(), revision = %receipt.revision, %error, "a change is left for the sweep to publish");
         }
         if !is_superseded && known.entry.as_ref().is_some_and(|entry| entry.refusal.is_some()) {
             // What was put off is not owed any more.
-            ledger.settle(scope, key).await?;
+            ledger.acknowledge(scope, key).await?;
         }
         *head = Head { revision: receipt.revision, commit: plan.commit.clone(), ..head.clone() };
         let entries = plan.writes.iter().map(|write| plan.entry(scope, write));
@@ -318,7 +318,7 @@ impl Absorber<'_> {
 /// their event comes again.
 pub(crate) fn is_taken_over(known: &Current, current: &Current) -> bool {
     let newest = current.entry.as_ref().filter(|entry| entry.author == Author::external());
-    known.follow.absorbed != current.follow.absorbed
+    known.replica.imported_through != current.replica.imported_through
         && newest.is_some_and(|entry| known.entry.as_ref().is_none_or(|known| entry.version > known.version))
 }
 
@@ -327,8 +327,8 @@ pub(crate) fn is_taken_over(known: &Current, current: &Current) -> bool {
 /// to show what is committed, which may have come behind the look; or because the store does not
 /// show how far it has been looked through. Then it is another life of the name; or it was read
 /// before somebody else looked further, and what was taken over since would seem to be new.
-pub(crate) fn needs_another_look(current: &Current, stored: &[StoredVersion], seen: &Seen) -> bool {
-    let is_life_known = current.follow.absorbed.is_none_or(|last| is_same_life(last, stored));
+pub(crate) fn needs_another_scan(current: &Current, stored: &[StoredVersion], seen: &Seen) -> bool {
+    let is_life_known = current.replica.imported_through.is_none_or(|last| is_same_life(last, stored));
     let is_value_there = !is_value_lost(current, stored);
     stored.is_empty() || !seen.foreign.is_empty() || seen.misplaced || !is_life_known || !is_value_there
 }
@@ -348,7 +348,7 @@ pub(crate) enum Owner {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Marked<'a> {
     pub(crate) place: Locator,
-    pub(crate) id: &'a PutId,
+    pub(crate) id: &'a IntentId,
     pub(crate) version: Version,
 }
 
@@ -359,24 +359,24 @@ pub(crate) fn credible<'a>(current: &Current, stored: &'a [StoredVersion]) -> Ve
         let (id, version) = one.mark.as_ref()?;
         // A description is copied with whatever edits a parameter without giving another one, or
         // makes it anew.
-        let is_copy =
-            *first.entry(id).or_insert(one.place) != one.place || current.follow.absorbed_id.as_ref() == Some(id);
-        let is_credible = !is_copy && is_in_time(id, one.place) && is_behind(&current.follow, stored, one.place);
+        let is_copy = *first.entry(id).or_insert(one.place) != one.place
+            || current.replica.imported_through_id.as_ref() == Some(id);
+        let is_credible = !is_copy && is_in_time(id, one.place) && is_behind(&current.replica, stored, one.place);
         is_credible.then_some(Marked { place: one.place, id, version: *version })
     });
     marked.collect()
 }
 
 /// Whose a version is, given the ids that were given out for the one that its mark names.
-pub(crate) fn owner_of(current: &Current, marked: Marked<'_>, given_out: &[PutId], now: Timestamp) -> Option<Owner> {
+pub(crate) fn owner_of(current: &Current, marked: Marked<'_>, given_out: &[IntentId], now: Timestamp) -> Option<Owner> {
     let Marked { place, id, version } = marked;
     if given_out.contains(id) {
         Some(Owner::Version(version))
     } else if is_committed_at(current, place) {
         Some(Owner::Version(current.entry.as_ref().map_or(version, |entry| entry.version)))
-    } else if current.follow.retired.contains(id) {
+    } else if current.replica.expired_intents.contains(id) {
         Some(Owner::Nobody)
-    } else if current.follow.announced.contains(id) {
+    } else if current.replica.intents.contains(id) {
         // Who could still commit an abandoned put is gone.
         Some(if is_abandoned(id, now) { Owner::Nobody } else { Owner::Open })
     } else {
@@ -411,9 +411,9 @@ pub(crate) struct Foreign {
 /// What there is to do about `stored`, all versions that the store keeps, given what the ledger
 /// knows of it.
 pub(crate) fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMap<Locator, Owner>) -> Seen {
-    let follow = &current.follow;
-    let mut seen = Seen { has_gap: has_gap(follow, stored), ..Seen::default() };
-    let new: Vec<_> = stored.iter().map(|one| one.place).filter(|place| is_behind(follow, stored, *place)).collect();
+    let replica = &current.replica;
+    let mut seen = Seen { has_gap: has_gap(replica, stored), ..Seen::default() };
+    let new: Vec<_> = stored.iter().map(|one| one.place).filter(|place| is_behind(replica, stored, *place)).collect();
     let upto = new.iter().position(|place| owners.get(place) == Some(&Owner::Open)).unwrap_or(new.len());
     seen.is_open = upto < new.len();
     let new = &new[..upto];
@@ -425,7 +425,7 @@ pub(crate) fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMa
             seen.foreign.push(Foreign { place: *place, superseded, is_on_top });
         }
     }
-    let is_at_rest = !follow.owed && follow.announced.is_empty();
+    let is_at_rest = !replica.pending && replica.intents.is_empty();
     if let Some((last, before)) = new.split_last() {
         let shown = current.entry.as_ref().filter(|entry| entry.is_live()).map(|entry| Owner::Version(entry.version));
         let is_shown = shown.is_some_and(|shown| owners.get(last) == Some(&shown));
@@ -440,20 +440,20 @@ pub(crate) fn judge(current: &Current, stored: &[StoredVersion], owners: &HashMa
 
 /// The retired ids that need not be known any more: their puts cannot take effect now, and nothing
 /// in the store bears them.
-pub(crate) fn done_with(follow: &FollowState, stored: &[StoredVersion], now: Timestamp) -> Vec<PutId> {
-    let is_borne = |id: &PutId| stored.iter().any(|one| one.mark.as_ref().is_some_and(|(borne, _)| borne == id));
-    let is_done = |id: &&PutId| now.since(id.given_out_at()) > MAX_PUT_DELAY && !is_borne(id);
-    follow.retired.iter().filter(is_done).cloned().collect()
+pub(crate) fn done_with(replica: &ReplicaState, stored: &[StoredVersion], now: Timestamp) -> Vec<IntentId> {
+    let is_borne = |id: &IntentId| stored.iter().any(|one| one.mark.as_ref().is_some_and(|(borne, _)| borne == id));
+    let is_done = |id: &&IntentId| now.since(id.given_out_at()) > MAX_PUT_DELAY && !is_borne(id);
+    replica.expired_intents.iter().filter(is_done).cloned().collect()
 }
 
 /// The id that the newest version up to `place` bears that bears one.
-fn newest_mark(stored: &[StoredVersion], place: Locator) -> Option<&PutId> {
+fn newest_mark(stored: &[StoredVersion], place: Locator) -> Option<&IntentId> {
     let upto = stored.iter().filter(|one| one.place.version <= place.version);
     upto.rev().find_map(|one| one.mark.as_ref()).map(|(id, _)| id)
 }
 
 /// Whether a put under `id` can have come when the version was made.
-fn is_in_time(id: &PutId, place: Locator) -> bool {
+fn is_in_time(id: &IntentId, place: Locator) -> bool {
     place.modified_at.since(id.given_out_at()) <= MAX_PUT_DELAY
 }
 
@@ -461,7 +461,7 @@ fn is_in_time(id: &PutId, place: Locator) -> bool {
 /// there at that time is older.
 fn is_newer(current: &Current, at: Timestamp) -> bool {
     let Some(entry) = &current.entry else { return false };
-    if current.follow.followed != Some(entry.version) {
+    if current.replica.replicated != Some(entry.version) {
         return entry.modified_at > at;
     }
     // What was left where a deleted key's value had been, because it was not all ours.
@@ -471,8 +471,8 @@ fn is_newer(current: &Current, at: Timestamp) -> bool {
 /// Whether a version lies behind the last one that was looked at. Within one life of a name its
 /// versions tell; between two lives, the time: what is shown may be an earlier life, because reads
 /// of a store may lag behind its writes.
-fn is_behind(follow: &FollowState, stored: &[StoredVersion], place: Locator) -> bool {
-    follow.absorbed.is_none_or(|last| {
+fn is_behind(replica: &ReplicaState, stored: &[StoredVersion], place: Locator) -> bool {
+    replica.imported_through.is_none_or(|last| {
         if is_same_life(last, stored) { place.version > last.version } else { place.modified_at > last.modified_at }
     })
 }
@@ -490,8 +490,8 @@ fn is_same_life(last: Locator, stored: &[StoredVersion]) -> bool {
 
 /// Whether `place`, where others put something, is of another life of the name than what the ledger
 /// knows of the store.
-fn is_another_life(known: &FollowState, stored: &[StoredVersion], place: Locator) -> bool {
-    match (known.absorbed, known.store_version) {
+fn is_another_life(known: &ReplicaState, stored: &[StoredVersion], place: Locator) -> bool {
+    match (known.imported_through, known.store_version) {
         (Some(last), _) => !is_same_life(last, stored),
         // What we put was never looked at. It is gone where it was the number that something of
         // others has now, or a higher one.
@@ -512,9 +512,9 @@ pub(crate) fn is_value_lost(current: &Current, stored: &[StoredVersion]) -> bool
 }
 
 /// Whether versions have been dropped that nobody has looked at.
-fn has_gap(follow: &FollowState, stored: &[StoredVersion]) -> bool {
+fn has_gap(replica: &ReplicaState, stored: &[StoredVersion]) -> bool {
     let Some(first) = stored.first() else { return false };
-    match follow.absorbed.filter(|last| is_same_life(*last, stored)) {
+    match replica.imported_through.filter(|last| is_same_life(*last, stored)) {
         Some(last) => first.place.version > last.version + 1,
         None => first.place.version > 1,
     }
@@ -531,7 +531,9 @@ fn is_committed_at(current: &Current, place: Locator) -> bool {
 /// Whether nothing has happened to a key between two looks at its entry.
 pub(crate) fn is_unmoved(before: &Current, after: &Current) -> bool {
     let version = |current: &Current| current.entry.as_ref().map(|entry| (entry.version, entry.commit.clone()));
-    version(before) == version(after) && before.next_version() == after.next_version() && before.follow == after.follow
+    version(before) == version(after)
+        && before.next_version() == after.next_version()
+        && before.replica == after.replica
 }
 
 #[cfg(test)]

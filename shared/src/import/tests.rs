@@ -24,7 +24,7 @@ fn store(owners: &[(Locator, &str)]) -> (Vec<StoredVersion>, HashMap<Locator, Ow
 }
 
 /// A key at a version that was written at a time, with what is known of its store.
-fn key_at(version: u64, at: u64, is_live: bool, follow: FollowState) -> Current {
+fn key_at(version: u64, at: u64, is_live: bool, replica: ReplicaState) -> Current {
     let routes = TagRoutes::default();
     let entry = Entry {
         key: ConfigKey::parse("param_config_k", &routes).unwrap(),
@@ -39,16 +39,16 @@ fn key_at(version: u64, at: u64, is_live: bool, follow: FollowState) -> Current 
         refusal: None,
     };
     let mut current = Current::default();
-    (current.entry, current.follow) = (Some(entry), follow);
+    (current.entry, current.replica) = (Some(entry), replica);
     current
 }
 
-fn followed(version: u64, absorbed: Option<u64>) -> FollowState {
-    FollowState {
-        followed: Some(Version::new(version)),
+fn replicated(version: u64, imported_through: Option<u64>) -> ReplicaState {
+    ReplicaState {
+        replicated: Some(Version::new(version)),
         store_version: Some(version),
-        absorbed: absorbed.map(place),
-        ..FollowState::default()
+        imported_through: imported_through.map(place),
+        ..ReplicaState::default()
     }
 }
 
@@ -69,7 +69,7 @@ fn judged(current: &Current, owners: &[(Locator, &str)]) -> String {
 #[test]
 fn versions_are_judged() {
     let one = |owners: &[&'static str]| -> Vec<_> { (1..).map(place).zip(owners.iter().copied()).collect() };
-    let at_rest = |version| key_at(version, 0, true, followed(version, Some(1)));
+    let at_rest = |version| key_at(version, 0, true, replicated(version, Some(1)));
     for (what, current, stored, expected) in [
         ("nothing new", at_rest(1), one(&["1"]), "[] 0"),
         ("our own newer put", at_rest(2), one(&["1", "2"]), "[] 2"),
@@ -83,7 +83,7 @@ fn versions_are_judged() {
         ("an open put", at_rest(1), one(&["1", "…"]), "[] 0 open"),
         ("an edit behind an open put", at_rest(1), one(&["1", "…", "?"]), "[] 0 open"),
         ("an edit before an open put", at_rest(1), one(&["1", "?", "…"]), "[2] 2 open"),
-        ("nothing known so far", key_at(1, 0, true, followed(1, None)), one(&["1", "?"]), "[2] 2"),
+        ("nothing known so far", key_at(1, 0, true, replicated(1, None)), one(&["1", "?"]), "[2] 2"),
         ("never written", Current::default(), one(&["?", "?"]), "[1 2] 2"),
         ("a first put that nobody committed", Current::default(), one(&["0"]), "[] 1 misplaced"),
     ] {
@@ -95,41 +95,41 @@ fn versions_are_judged() {
 /// it shows what is committed, it is to be looked at again.
 #[test]
 fn what_cannot_be_judged_yet_is_looked_at_again() {
-    let id = PutId::new(Timestamp::from_millis(1));
-    let calls_open = |version| FollowState { announced: vec![id.clone()], ..followed(version, Some(1)) };
-    let owed = |version| FollowState { owed: true, ..followed(version, Some(1)) };
-    for follow in [calls_open(2), owed(2)] {
-        let current = key_at(2, 0, true, follow);
+    let id = IntentId::new(Timestamp::from_millis(1));
+    let calls_open = |version| ReplicaState { intents: vec![id.clone()], ..replicated(version, Some(1)) };
+    let owed = |version| ReplicaState { pending: true, ..replicated(version, Some(1)) };
+    for replica in [calls_open(2), owed(2)] {
+        let current = key_at(2, 0, true, replica);
         assert_eq!(judged(&current, &[(place(1), "1"), (place(2), "2")]), "[] 2");
         assert_eq!(judged(&current, &[(place(1), "1"), (place(2), "2"), (place(3), "1")]), "[] 2");
         assert_eq!(judged(&current, &[(place(1), "1"), (place(2), "0")]), "[] 0");
     }
     // What nobody ever committed is in nobody's place.
-    let never = FollowState { absorbed: Some(place(1)), ..FollowState::default() };
+    let never = ReplicaState { imported_through: Some(place(1)), ..ReplicaState::default() };
     let mut current = Current::default();
-    current.follow = never;
+    current.replica = never;
     assert_eq!(judged(&current, &[(place(1), "0"), (place(2), "0")]), "[] 2 misplaced");
 }
 
 /// An id is kept in mind as long as its put may come, or is there.
 #[test]
 fn ids_are_forgotten_when_nothing_bears_them() {
-    let (now, old) = (Timestamp::from_millis(10_000_000), PutId::new(Timestamp::from_millis(1)));
-    let follow = FollowState { retired: vec![old.clone(), PutId::new(now)], ..FollowState::default() };
+    let (now, old) = (Timestamp::from_millis(10_000_000), IntentId::new(Timestamp::from_millis(1)));
+    let replica = ReplicaState { expired_intents: vec![old.clone(), IntentId::new(now)], ..ReplicaState::default() };
     let bearing = StoredVersion { mark: Some((old.clone(), Version::FIRST)), ..StoredVersion::unmarked(place(1)) };
-    assert_eq!(done_with(&follow, &[StoredVersion::unmarked(place(1))], now), [old]);
-    assert_eq!(done_with(&follow, &[bearing], now), []);
+    assert_eq!(done_with(&replica, &[StoredVersion::unmarked(place(1))], now), [old]);
+    assert_eq!(done_with(&replica, &[bearing], now), []);
 }
 
 /// Where the key was written and its store does not show that yet, the later of the two writes
 /// wins, by the clock.
 #[test]
 fn what_is_owed_competes_by_time() {
-    let behind = |at| key_at(2, at, true, FollowState { absorbed: Some(place(1)), ..followed(1, None) });
+    let behind = |at| key_at(2, at, true, ReplicaState { imported_through: Some(place(1)), ..replicated(1, None) });
     assert_eq!(judged(&behind(9), &[(place(1), "1"), (place(5), "?")]), "[5*] 5");
     assert_eq!(judged(&behind(4), &[(place(1), "1"), (place(5), "?")]), "[5] 5");
     let skew = u64::try_from(CLOCK_SKEW.as_millis()).unwrap();
-    let deleted = |at| key_at(2, at, false, FollowState { store_version: None, ..followed(2, None) });
+    let deleted = |at| key_at(2, at, false, ReplicaState { store_version: None, ..replicated(2, None) });
     assert_eq!(judged(&deleted(5 + skew), &[(place(5), "?")]), "[5] 5 gap", "made anew");
     assert_eq!(judged(&deleted(6 + skew), &[(place(5), "?")]), "[5*] 5 gap", "left where it was");
 }
@@ -139,7 +139,7 @@ fn what_is_owed_competes_by_time() {
 #[test]
 fn old_ids_are_not_believed() {
     let given_out_at = Timestamp::from_millis(1_000_000);
-    let id = PutId::new(given_out_at);
+    let id = IntentId::new(given_out_at);
     let made = |after: Duration| Locator { version: 1, modified_at: given_out_at.plus(after) };
     assert!(is_in_time(&id, made(Duration::from_secs(1))) && is_in_time(&id, place(1)));
     assert!(!is_in_time(&id, made(MAX_PUT_DELAY + Duration::from_secs(1))));
@@ -149,7 +149,7 @@ fn old_ids_are_not_believed() {
 /// merely gone is not.
 #[test]
 fn lives_are_told_apart_by_time() {
-    let known = key_at(1, 0, true, followed(3, Some(3)));
+    let known = key_at(1, 0, true, replicated(3, Some(3)));
     let later = |version| Locator { version, modified_at: Timestamp::from_millis(version + 100) };
     assert_eq!(judged(&known, &[(later(1), "?"), (later(2), "?")]), "[1 2] 2");
     assert_eq!(judged(&known, &[(later(1), "?"), (later(2), "?"), (later(3), "?"), (later(4), "?")]), "[1 2 3 4] 4");
@@ -161,11 +161,11 @@ fn lives_are_told_apart_by_time() {
 /// nothing new.
 #[test]
 fn old_views_are_recognised() {
-    let known = key_at(1, 0, true, followed(3, Some(3)));
+    let known = key_at(1, 0, true, replicated(3, Some(3)));
     assert_eq!(judged(&known, &[(place(1), "1"), (place(2), "?")]), "[] 0");
     assert_eq!(judged(&known, &[]), "[] 0");
     let second_life = Locator { version: 2, modified_at: Timestamp::from_millis(200) };
-    let known = key_at(1, 0, true, FollowState { absorbed: Some(second_life), ..followed(3, None) });
+    let known = key_at(1, 0, true, ReplicaState { imported_through: Some(second_life), ..replicated(3, None) });
     let first_life: Vec<_> = (1..=3).map(|version| (place(version), "?")).collect();
     assert!(judged(&known, &first_life).starts_with("[] 0"));
     assert!(judged(&known, &first_life[2..]).starts_with("[] 0"), "with its oldest dropped");

@@ -12,11 +12,11 @@ use aws_sdk_dynamodb::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Change, ChangeOperation, ChangedKey, FollowState, Head, Ledger, LedgerError,
+    Change, ChangeOperation, ChangedKey, Head, Ledger, LedgerError, ReplicaState,
     expression::{Expression, unless_empty},
-    follow::{GRACE, STORE_IS_NOT_FURTHER, id_set},
     item::{self, FORMAT, Item, Reader, n, s},
-    primary_key, verdict,
+    outbox::{GRACE, STORE_IS_NOT_FURTHER, id_set},
+    primary_key, refusal,
 };
 use crate::{
     auth::TenantScope,
@@ -24,7 +24,7 @@ use crate::{
     clock::Timestamp,
     model::{
         comment::Comment,
-        entry::{Author, CommitId, Entry, Epoch, Locator, PutId, Revision, State, ValueFormat, Version},
+        entry::{Author, CommitId, Entry, Epoch, IntentId, Locator, Revision, State, ValueFormat, Version},
         key::ConfigKey,
         refusal::Refusal,
         tenant::TenantId,
@@ -73,7 +73,7 @@ pub struct PlannedWrite {
     /// What the key's values are from now on; none where that stays as it is.
     pub format: Option<ValueFormat>,
     /// What the write means for the tag's store.
-    pub store: StoreWork,
+    pub store: StoreChange,
     /// Whether the values of the key's earlier versions go with it, because they lie in that store
     /// alone.
     pub removes_older_values: bool,
@@ -81,11 +81,11 @@ pub struct PlannedWrite {
 
 /// What a write means for the store outside the ledger.
 #[derive(Debug)]
-pub enum StoreWork {
+pub enum StoreChange {
     /// There is none.
     None,
     /// A call to it follows at once, announced under this id.
-    Announced(PutId),
+    Intent(IntentId),
     /// config-refresh calls it.
     Later,
     /// It has the value already.
@@ -93,12 +93,12 @@ pub enum StoreWork {
     /// The write was found there.
     Found(Found),
     /// There is no write: the store refuses the current version, or has taken it after all.
-    Verdict {
+    Refusal {
         /// The refusal, if it is one.
         refusal: Option<Refusal>,
         /// The calls that have to be announced still where the version was known to be in the
         /// store.
-        made_up: Vec<PutId>,
+        made_up: Vec<IntentId>,
     },
 }
 
@@ -110,7 +110,7 @@ pub struct Found {
     /// Where it lies; none for a removal.
     pub place: Option<Locator>,
     /// The id that the newest version up to there bears that bears one.
-    pub mark: Option<PutId>,
+    pub mark: Option<IntentId>,
     /// Whether a later put of ours had replaced it already.
     pub superseded: bool,
     /// Whether the puts of the tag's route fit on it, as they do not on another type.
@@ -119,14 +119,14 @@ pub struct Found {
     /// nothing of ours lies on it.
     pub is_anew: bool,
     /// What the ledger knew of the store when it was found.
-    pub known: FollowState,
+    pub known: ReplicaState,
 }
 
 /// A put that went before its commit.
 #[derive(Clone, Debug)]
 pub struct PutBefore {
     /// The id that the put was announced under.
-    pub id: PutId,
+    pub id: IntentId,
     /// The version that the put was described as: the next one at that time.
     pub described: Version,
     /// The store's own version of it.
@@ -181,16 +181,16 @@ pub enum CommitOutcome {
     /// It took place.
     Committed(Receipt, Change),
     /// Something it was planned upon has changed. Nothing was written.
-    Lost,
+    Conflict,
 }
 
 impl PlannedWrite {
     fn found(&self) -> Option<&Found> {
-        if let StoreWork::Found(found) = &self.store { Some(found) } else { None }
+        if let StoreChange::Found(found) = &self.store { Some(found) } else { None }
     }
 
-    fn verdict(&self) -> Option<&Option<Refusal>> {
-        if let StoreWork::Verdict { refusal, .. } = &self.store { Some(refusal) } else { None }
+    fn refusal(&self) -> Option<&Option<Refusal>> {
+        if let StoreChange::Refusal { refusal, .. } = &self.store { Some(refusal) } else { None }
     }
 
     fn is_superseded(&self) -> bool {
@@ -215,13 +215,13 @@ impl Plan {
             commit: self.commit.clone(),
             state: write.state.clone(),
             superseded: write.is_superseded(),
-            refusal: write.verdict().copied().flatten(),
+            refusal: write.refusal().copied().flatten(),
         }
     }
 
     /// Whoever committed something that was found, or what a store made of it, is not who did that.
     fn author(&self, scope: &TenantScope) -> Author {
-        if self.writes.iter().any(|write| write.found().is_some() || write.verdict().is_some()) {
+        if self.writes.iter().any(|write| write.found().is_some() || write.refusal().is_some()) {
             Author::external()
         } else {
             scope.author().clone()
@@ -254,7 +254,7 @@ impl Plan {
             ChangedKey {
                 key: entry.key.to_string(),
                 version: entry.version,
-                operation: match (write.verdict(), &entry.state) {
+                operation: match (write.refusal(), &entry.state) {
                     (Some(Some(_)), _) => ChangeOperation::Refuse,
                     (Some(None), _) => ChangeOperation::Accept,
                     _ if entry.superseded => ChangeOperation::Supersede,
@@ -296,13 +296,13 @@ impl Ledger {
             };
             let failure = AwsFailure::of(Service::DynamoDb, "TransactWriteItems", &error);
             match (judge(&error, &failure), open.take()) {
-                (Judgement::HeadMoved | Judgement::Lost, None) => return Ok(CommitOutcome::Lost),
+                (Judgement::HeadMoved | Judgement::Conflict, None) => return Ok(CommitOutcome::Conflict),
                 (Judgement::HeadMoved, Some(lost_sight_by)) => {
                     return match self.change(scope, plan.revision()).await {
                         Ok(Some(change)) if change.commit == plan.commit => {
                             Ok(CommitOutcome::Committed(receipt, change))
                         }
-                        Ok(_) => Ok(CommitOutcome::Lost),
+                        Ok(_) => Ok(CommitOutcome::Conflict),
                         Err(_) => Err(LedgerError::OutcomeUnknown(lost_sight_by)),
                     };
                 }
@@ -350,10 +350,10 @@ impl Ledger {
 
         let mut items = vec![update(head_update(plan, tenant), item::HEAD.to_owned())?];
         for write in &plan.writes {
-            if let Some(verdict) = write.verdict() {
-                let of_entry = verdict::on_entry(write, verdict.as_ref(), tenant);
+            if let Some(refusal) = write.refusal() {
+                let of_entry = refusal::on_entry(write, refusal.as_ref(), tenant);
                 items.push(update(of_entry, item::entry_key(write.key.as_str()))?);
-                let of_version = verdict::on_item(verdict.as_ref(), "attribute_exists(pk)");
+                let of_version = refusal::on_item(refusal.as_ref(), "attribute_exists(pk)");
                 items.push(update(of_version, item::version_key(&write.key, write.version))?);
                 continue;
             }
@@ -361,10 +361,10 @@ impl Ledger {
             items.push(update(entry_update(plan, write, &entry, tenant), item::entry_key(write.key.as_str()))?);
             let mut version = primary_key(scope, item::version_key(&write.key, entry.version));
             version.extend(item::entry_attributes(&entry).into_iter().map(|(name, value)| (name.to_owned(), value)));
-            if let StoreWork::Announced(id) | StoreWork::Done(PutBefore { id, .. }) = &write.store {
+            if let StoreChange::Intent(id) | StoreChange::Done(PutBefore { id, .. }) = &write.store {
                 // The ids that were given out for a version stay with it: that is how its puts are
                 // known as ours later.
-                version.insert("putIds".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
+                version.insert("intentIds".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
             }
             items.push(put(version, "attribute_not_exists(pk)", None)?);
         }
@@ -387,7 +387,7 @@ enum Judgement {
     /// Another commit came first, perhaps an earlier send of this very one.
     HeadMoved,
     /// Something else stood in the way; nothing was written by this send.
-    Lost,
+    Conflict,
     /// It may or may not have taken place.
     Open,
     /// It did not; the same may pass a moment later.
@@ -410,7 +410,7 @@ fn judge(error: &SdkError<TransactWriteItemsError, HttpResponse>, failure: &AwsF
     if codes().next() == Some("ConditionalCheckFailed") {
         return Judgement::HeadMoved;
     }
-    let mut worst = Judgement::Lost;
+    let mut worst = Judgement::Conflict;
     for code in codes() {
         match code {
             "None" | "ConditionalCheckFailed" | "TransactionConflict" => {}
@@ -428,10 +428,10 @@ fn note_found(expression: &mut Expression, found: &Found, version: Version) {
     let unchanged = |name: &str, known: bool| {
         if known { format!("{name} = :known_{name}") } else { format!("attribute_not_exists({name})") }
     };
-    let absorbed = known.absorbed;
+    let absorbed = known.imported_through;
     let mut conditions = vec![
-        unchanged("absorbedVersion", absorbed.is_some()),
-        unchanged("absorbedModifiedAt", absorbed.is_some()),
+        unchanged("importedThrough", absorbed.is_some()),
+        unchanged("importedThroughModifiedAt", absorbed.is_some()),
         unchanged("storeVersion", known.store_version.is_some()),
     ];
     if !found.superseded {
@@ -443,8 +443,8 @@ fn note_found(expression: &mut Expression, found: &Found, version: Version) {
         }
     }
     if let Some(absorbed) = absorbed {
-        expression.values.insert(":known_absorbedVersion".to_owned(), n(absorbed.version));
-        expression.values.insert(":known_absorbedModifiedAt".to_owned(), n(absorbed.modified_at.millis()));
+        expression.values.insert(":known_importedThrough".to_owned(), n(absorbed.version));
+        expression.values.insert(":known_importedThroughModifiedAt".to_owned(), n(absorbed.modified_at.millis()));
     }
     if let Some(store_version) = known.store_version {
         expression.values.insert(":known_storeVersion".to_owned(), n(store_version));
@@ -455,28 +455,28 @@ fn note_found(expression: &mut Expression, found: &Found, version: Version) {
         expression.set(item::OTHER_TYPE, AttributeValue::Bool(true));
     }
     if let Some(mark) = &found.mark {
-        expression.set("absorbedId", s(mark.as_str()));
+        expression.set("importedThroughId", s(mark.as_str()));
     }
     match found.place {
         Some(place) => {
-            expression.set("absorbedVersion", n(place.version));
-            expression.set("absorbedModifiedAt", n(place.modified_at.millis()));
+            expression.set("importedThrough", n(place.version));
+            expression.set("importedThroughModifiedAt", n(place.modified_at.millis()));
         }
         None => {
-            for gone in ["absorbedVersion", "absorbedModifiedAt", "storeVersion"] {
+            for gone in ["importedThrough", "importedThroughModifiedAt", "storeVersion"] {
                 expression.remove(gone);
             }
         }
     }
     if !found.superseded {
-        expression.set("followedVersion", n(version.get()));
+        expression.set("replicatedVersion", n(version.get()));
         if let Some(place) = found.place {
             expression.set("storeVersion", n(place.version));
         } else {
             // Calls that are abandoned do not stand in the way; new ones do.
-            conditions.push(unchanged("announced", !known.announced.is_empty()));
-            if !known.announced.is_empty() {
-                expression.values.insert(":known_announced".to_owned(), id_set(&known.announced));
+            conditions.push(unchanged("intents", !known.intents.is_empty()));
+            if !known.intents.is_empty() {
+                expression.values.insert(":known_intents".to_owned(), id_set(&known.intents));
             }
         }
     }
@@ -536,32 +536,32 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
         expression.set("deletedVersion", n(entry.version.get()));
     }
     let mut due = |from: Timestamp| {
-        expression.set("workShard", s(item::follow_shard(item::shard(tenant))));
-        expression.set("workKey", s(item::work_key(from, plan.at, tenant)));
+        expression.set("outboxShard", s(item::replicate_shard(item::shard(tenant))));
+        expression.set("outboxKey", s(item::outbox_position(from, plan.at, tenant)));
     };
     match &write.store {
-        StoreWork::None | StoreWork::Found(_) | StoreWork::Verdict { .. } => {}
-        StoreWork::Later => due(plan.at),
-        StoreWork::Announced(id) => {
+        StoreChange::None | StoreChange::Found(_) | StoreChange::Refusal { .. } => {}
+        StoreChange::Later => due(plan.at),
+        StoreChange::Intent(id) => {
             due(plan.at.plus(GRACE));
-            expression.other.push("ADD announced :announced".to_owned());
-            expression.values.insert(":announced".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
+            expression.other.push("ADD intents :intents".to_owned());
+            expression.values.insert(":intents".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
         }
-        StoreWork::Done(PutBefore { id, described, placed, seen }) => {
+        StoreChange::Done(PutBefore { id, described, placed, seen }) => {
             if *described != entry.version {
                 // The description names another version's item, which does not have the id.
-                expression.other.push("ADD retired :announced".to_owned());
+                expression.other.push("ADD expiredIntents :intents".to_owned());
             }
-            expression.set("followedVersion", n(entry.version.get()));
+            expression.set("replicatedVersion", n(entry.version.get()));
             expression.set("storeVersion", n(*placed));
             // Where somebody else has taken the put for abandoned, or is known to have put another
             // value after it, what it put is not what the store shows.
-            expression.condition.push_str(" AND contains(announced, :id) AND ");
+            expression.condition.push_str(" AND contains(intents, :id) AND ");
             expression.condition.push_str(STORE_IS_NOT_FURTHER);
             expression.values.insert(":id".to_owned(), s(id.as_str()));
             expression.values.insert(":seen".to_owned(), n(seen.unwrap_or_default()));
-            expression.other.push("DELETE announced :announced".to_owned());
-            expression.values.insert(":announced".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
+            expression.other.push("DELETE intents :intents".to_owned());
+            expression.values.insert(":intents".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
         }
     }
     expression

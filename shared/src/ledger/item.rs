@@ -13,7 +13,7 @@ use crate::{
     model::{
         comment::Comment,
         entry::{
-            Author, CommitId, Entry, Epoch, Held, Locator, PutId, Revision, State, TextKind, Trimmed, ValueFormat,
+            Author, CommitId, Entry, Epoch, Held, IntentId, Locator, Revision, State, TextKind, Trimmed, ValueFormat,
             Version,
         },
         key::ConfigKey,
@@ -80,16 +80,16 @@ pub(super) fn idempotency_key(hash: &str) -> String {
 }
 
 /// What a sort key found on the index of owed work stands for.
-pub(super) enum OwedKey<'a> {
+pub(super) enum OutboxKey<'a> {
     Change(Revision),
     Entry(&'a str),
 }
 
-pub(super) fn owed_key(sort_key: &str) -> Option<OwedKey<'_>> {
+pub(super) fn outbox_key(sort_key: &str) -> Option<OutboxKey<'_>> {
     if let Some(digits) = sort_key.strip_prefix(CHANGE) {
-        return digits.parse().ok().map(|n| OwedKey::Change(Revision::new(n)));
+        return digits.parse().ok().map(|n| OutboxKey::Change(Revision::new(n)));
     }
-    sort_key.strip_prefix(ENTRY).map(OwedKey::Entry)
+    sort_key.strip_prefix(ENTRY).map(OutboxKey::Entry)
 }
 
 /// A tenant's shard in the indexes across tenants: FNV-1a, because it must never change with a
@@ -107,8 +107,8 @@ pub(super) fn publish_shard(shard: u32) -> String {
 }
 
 /// The shard that a tenant's keys stand in whose stores are to be brought after.
-pub(super) fn follow_shard(shard: u32) -> String {
-    format!("FOLLOW#{shard}")
+pub(super) fn replicate_shard(shard: u32) -> String {
+    format!("REPLICATE#{shard}")
 }
 
 pub(super) fn time_shard(tenant: &TenantId) -> String {
@@ -131,14 +131,14 @@ pub(super) fn directory(shard: u32) -> String {
 
 /// Where an item stands in the order of owed work: by the time from which it may be done. Behind
 /// that, the time since which it has been owed.
-pub(super) fn work_key(due: Timestamp, since: Timestamp, tenant: &TenantId) -> String {
+pub(super) fn outbox_position(due: Timestamp, since: Timestamp, tenant: &TenantId) -> String {
     format!("{:015}#{:015}#{tenant}", due.millis(), since.millis())
 }
 
 /// From when the work may be done that stands at this place in the order, and since when it has
 /// been owed.
-pub(super) fn work_times(work_key: &str) -> Option<(Timestamp, Timestamp)> {
-    let mut times = work_key.split('#').map(|time| time.parse().ok().map(Timestamp::from_millis));
+pub(super) fn outbox_times(outbox_position: &str) -> Option<(Timestamp, Timestamp)> {
+    let mut times = outbox_position.split('#').map(|time| time.parse().ok().map(Timestamp::from_millis));
     Some((times.next()??, times.next()??))
 }
 
@@ -194,8 +194,8 @@ pub struct Head {
 
 impl Head {
     /// The head of a tenant that never committed.
-    pub fn unborn() -> Self {
-        Self { revision: Revision::ZERO, epoch: Epoch::unborn(), commit: CommitId::from_stored("0") }
+    pub fn empty() -> Self {
+        Self { revision: Revision::ZERO, epoch: Epoch::empty(), commit: CommitId::from_stored("0") }
     }
 
     pub(super) fn read(item: &Item) -> Result<Self, DamagedItem> {
@@ -214,7 +214,7 @@ pub struct Current {
     /// The current version; none while the key's very first write is under way.
     pub entry: Option<Entry>,
     /// How far the store has followed.
-    pub follow: FollowState,
+    pub replica: ReplicaState,
     /// What the key's values are.
     pub format: ValueFormat,
     /// The newest version that is a deletion, if there is one: what lay in the store alone before
@@ -230,28 +230,28 @@ pub struct Current {
 
 /// How far a tag's store has followed a key's entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FollowState {
+pub struct ReplicaState {
     /// The newest version known to be in the store.
-    pub followed: Option<Version>,
+    pub replicated: Option<Version>,
     /// The store's own version of it.
     pub store_version: Option<u64>,
     /// Calls to the store that were announced and not yet seen to have ended.
-    pub announced: Vec<PutId>,
+    pub intents: Vec<IntentId>,
     /// Until when somebody may be removing the value from the store. No further call is announced
     /// before that.
     pub removing_until: Option<Timestamp>,
     /// The ids of calls that are over and of which nobody knows what they did.
-    pub retired: Vec<PutId>,
+    pub expired_intents: Vec<IntentId>,
     /// How far the store's own versions have been looked through for what others put there.
-    pub absorbed: Option<Locator>,
+    pub imported_through: Option<Locator>,
     /// The id that the newest of those versions bears that bears one. Whatever else bears it is a
     /// copy, in another life of the name, too.
-    pub absorbed_id: Option<PutId>,
+    pub imported_through_id: Option<IntentId>,
     /// Whether something is owed.
-    pub owed: bool,
+    pub pending: bool,
 }
 
-impl FollowState {
+impl ReplicaState {
     /// Whether somebody may be removing the value from the store at `now`.
     pub(crate) fn is_being_removed(&self, now: Timestamp) -> bool {
         self.removing_until.is_some_and(|until| until > now)
@@ -263,15 +263,15 @@ impl Current {
         let read = Reader(item);
         Ok(Self {
             entry: if item.contains_key("version") { Some(read_entry(item, key)?) } else { None },
-            follow: FollowState {
-                followed: read.optional_number("followedVersion").map(Version::new),
+            replica: ReplicaState {
+                replicated: read.optional_number("replicatedVersion").map(Version::new),
                 store_version: read.optional_number("storeVersion"),
-                announced: id_set(item, "announced"),
+                intents: id_set(item, "intents"),
                 removing_until: read.optional_number("removingUntil").map(Timestamp::from_millis),
-                retired: id_set(item, "retired"),
-                absorbed: read_locator(&read, "absorbedVersion", "absorbedModifiedAt"),
-                absorbed_id: read.optional_text("absorbedId").map(PutId::from_stored),
-                owed: item.contains_key("workShard"),
+                expired_intents: id_set(item, "expiredIntents"),
+                imported_through: read_locator(&read, "importedThrough", "importedThroughModifiedAt"),
+                imported_through_id: read.optional_text("importedThroughId").map(IntentId::from_stored),
+                pending: item.contains_key("outboxShard"),
             },
             format: read_format(&read)?,
             deleted: read.optional_number("deletedVersion").map(Version::new),
@@ -287,21 +287,21 @@ impl Current {
         mut self,
         entry: Entry,
         place: Option<Locator>,
-        mark: Option<PutId>,
+        mark: Option<IntentId>,
         fits: bool,
         is_anew: bool,
     ) -> Self {
         self.has_other_type = !fits;
-        self.follow.absorbed = place;
-        self.follow.absorbed_id = mark.or(self.follow.absorbed_id);
+        self.replica.imported_through = place;
+        self.replica.imported_through_id = mark.or(self.replica.imported_through_id);
         if entry.superseded {
             self.latest = Some(entry.version);
             if is_anew {
-                self.follow.store_version = None;
+                self.replica.store_version = None;
             }
         } else {
-            self.follow.followed = Some(entry.version);
-            self.follow.store_version = place.map(|place| place.version);
+            self.replica.replicated = Some(entry.version);
+            self.replica.store_version = place.map(|place| place.version);
             if !entry.is_live() {
                 self.deleted = Some(entry.version);
             }
@@ -323,9 +323,9 @@ fn read_locator(read: &Reader<'_>, version: &str, modified_at: &str) -> Option<L
 }
 
 /// A set of put ids; empty where there is none.
-pub(super) fn id_set(item: &Item, name: &str) -> Vec<PutId> {
+pub(super) fn id_set(item: &Item, name: &str) -> Vec<IntentId> {
     let ids = item.get(name).and_then(|set| set.as_ss().ok());
-    ids.into_iter().flatten().map(|id| PutId::from_stored(id)).collect()
+    ids.into_iter().flatten().map(|id| IntentId::from_stored(id)).collect()
 }
 
 /// Reads the entry of an `ENTRY#` or `VERSION#` item.
@@ -538,8 +538,8 @@ impl Change {
             ("keys", AttributeValue::L(keys.collect())),
             ("timeShard", s(time_shard(tenant))),
             ("timeKey", s(format!("{:015}#{tenant}#{:020}", self.at.millis(), self.revision.get()))),
-            ("workShard", s(publish_shard(shard(tenant)))),
-            ("workKey", s(work_key(publish_from, self.at, tenant))),
+            ("outboxShard", s(publish_shard(shard(tenant)))),
+            ("outboxKey", s(outbox_position(publish_from, self.at, tenant))),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();

@@ -1,25 +1,25 @@
 //! The ledger: each tenant's record in DynamoDB, and the commit point of every tag.
 //!
-//! This file reads; [`commit`] writes; [`follow`] keeps what a commit still owes; [`item`] knows
+//! This file reads; [`commit`] writes; [`outbox`] keeps what a commit still owes; [`item`] knows
 //! how records lie in the table.
 
 mod commit;
 mod expression;
-mod follow;
 mod item;
+mod outbox;
 mod recent;
 mod reconcile;
-mod verdict;
+mod refusal;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
 
 pub use commit::{
-    CommitOutcome, Found, IdempotencyClaim, Plan, PlannedWrite, PutBefore, Receipt, StoreWork, WrittenKey,
+    CommitOutcome, Found, IdempotencyClaim, Plan, PlannedWrite, PutBefore, Receipt, StoreChange, WrittenKey,
 };
-pub use follow::{GRACE, MAX_REFUSED_WAIT, MIN_REFUSED_WAIT, Owed, OwedItem, Stored};
-pub use item::{Change, ChangeOperation, ChangedKey, Current, DamagedItem, FollowState, Head};
+pub use item::{Change, ChangeOperation, ChangedKey, Current, DamagedItem, Head, ReplicaState};
+pub use outbox::{GRACE, MAX_REFUSED_WAIT, MIN_REFUSED_WAIT, OutboxItem, OutboxTask, Stored};
 pub use recent::ListedChange;
 pub use reconcile::Cursor;
 
@@ -114,7 +114,7 @@ impl Ledger {
     pub async fn head(&self, scope: &TenantScope) -> Result<Head, LedgerError> {
         match self.get(scope, item::HEAD.to_owned()).await? {
             Some(found) => Ok(Head::read(&found)?),
-            None => Ok(Head::unborn()),
+            None => Ok(Head::empty()),
         }
     }
 
@@ -171,7 +171,7 @@ impl Ledger {
             Some(found) => commit::read_receipt(found, self.clock.now())?,
             None => None,
         };
-        let head = items.get(item::HEAD).map_or_else(|| Ok(Head::unborn()), Head::read)?;
+        let head = items.get(item::HEAD).map_or_else(|| Ok(Head::empty()), Head::read)?;
         Ok(Basis { head, currents, earlier })
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Ledger, LedgerError,
-    item::{self, Item, OwedKey, Reader, s},
+    item::{self, Item, OutboxKey, Reader, s},
 };
 use crate::{
     auth::IndexAuthority,
@@ -66,7 +66,7 @@ impl Ledger {
 fn listed_change(found: &Item) -> Option<ListedChange> {
     let read = Reader(found);
     let tenant = item::tenant_of_partition(read.optional_text("pk")?)?;
-    let OwedKey::Change(revision) = item::owed_key(read.optional_text("sk")?)? else { return None };
+    let OutboxKey::Change(revision) = item::outbox_key(read.optional_text("sk")?)? else { return None };
     let millis = read.optional_text("timeKey")?.split('#').next()?.parse().ok()?;
     Some(ListedChange { tenant, revision, at: Timestamp::from_millis(millis) })
 }

@@ -79,7 +79,7 @@ const COMMIT_BYTES: usize = 16;
 
 /// Names one put to a store outside the ledger: the time it was given out, and 64 random bits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PutId(Box<str>);
+pub struct IntentId(Box<str>);
 
 macro_rules! identifier {
     ($name:ident) => {
@@ -103,11 +103,11 @@ macro_rules! identifier {
     };
 }
 identifier!(Epoch);
-identifier!(PutId);
+identifier!(IntentId);
 
 impl Epoch {
     /// The epoch that a tenant has before its first commit.
-    pub fn unborn() -> Self {
+    pub fn empty() -> Self {
         Self("0".into())
     }
 
@@ -141,7 +141,7 @@ impl fmt::Display for CommitId {
     }
 }
 
-impl PutId {
+impl IntentId {
     /// A new put id, given out at `now`.
     pub fn new(now: Timestamp) -> Self {
         Self(format!("{:011x}-{}", now.millis(), random_hex::<8>()).into())
@@ -376,7 +376,7 @@ impl fmt::Display for ETag {
 
 /// The list of entity tags in an `If-Match` or `If-None-Match` header (RFC 9110, 13.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TagList {
+pub enum EntityTagList {
     /// `*`: any current version.
     Any,
     /// One of these; the flag says whether the tag is weak.
@@ -388,9 +388,9 @@ pub enum TagList {
 #[error(
     "expected * or a comma-separated list of quoted entity tags such as \"3-0123456789ab\", as the ETag header gave them"
 )]
-pub struct InvalidTagList;
+pub struct InvalidEntityTagList;
 
-impl TagList {
+impl EntityTagList {
     /// Strong comparison: a weak tag never matches. What a store makes of a version is nothing that
     /// this depends on: the tag of a version that is shown as refused counts as the version's own.
     pub fn matches_strongly(&self, current: Option<&ETag>) -> bool {
@@ -429,8 +429,8 @@ impl TagList {
     }
 }
 
-impl FromStr for TagList {
-    type Err = InvalidTagList;
+impl FromStr for EntityTagList {
+    type Err = InvalidEntityTagList;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
@@ -444,21 +444,21 @@ impl FromStr for TagList {
         let mut rest = text.trim_start_matches(is_between);
         while !rest.is_empty() {
             let (weak, quoted) = rest.strip_prefix(WEAK).map_or((false, rest), |tail| (true, tail));
-            let body = quoted.strip_prefix('"').ok_or(InvalidTagList)?;
-            let end = body.find('"').ok_or(InvalidTagList)?;
+            let body = quoted.strip_prefix('"').ok_or(InvalidEntityTagList)?;
+            let end = body.find('"').ok_or(InvalidEntityTagList)?;
             if body[..end].chars().any(|c| c.is_ascii_control() || c == ' ') {
-                return Err(InvalidTagList);
+                return Err(InvalidEntityTagList);
             }
             tags.push((ETag(format!("\"{}\"", &body[..end])), weak));
             let behind = body[end + 1..].trim_start();
             if !behind.is_empty() && !behind.starts_with(',') {
-                return Err(InvalidTagList);
+                return Err(InvalidEntityTagList);
             }
             rest = behind.trim_start_matches(is_between);
         }
         // A list without any tag is a mistake of who made it: as a condition it would never hold,
         // or always.
-        if tags.is_empty() { Err(InvalidTagList) } else { Ok(Self::Tags(tags)) }
+        if tags.is_empty() { Err(InvalidEntityTagList) } else { Ok(Self::Tags(tags)) }
     }
 }
 
@@ -466,9 +466,9 @@ impl FromStr for TagList {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Precondition {
     /// The current version must be one of these.
-    pub if_match: Option<TagList>,
+    pub if_match: Option<EntityTagList>,
     /// The current version must be none of these.
-    pub if_none_match: Option<TagList>,
+    pub if_none_match: Option<EntityTagList>,
 }
 
 impl Precondition {
@@ -505,7 +505,7 @@ mod tests {
             (Some("\"2-e.parameter-limit.1\""), None, false, false),
             (None, Some("\"3-e.type-mismatch.2\""), false, true),
         ] {
-            let parse = |text: Option<&str>| text.map(|t| t.parse::<TagList>().unwrap());
+            let parse = |text: Option<&str>| text.map(|t| t.parse::<EntityTagList>().unwrap());
             let condition = Precondition { if_match: parse(if_match), if_none_match: parse(if_none_match) };
             assert_eq!(condition.holds(Some(&current)), live, "{condition:?}");
             assert_eq!(condition.holds(None), absent, "{condition:?}");
@@ -540,7 +540,7 @@ mod tests {
         for bad in
             ["", "3-e", "\"3-e", "\"a\" \"b\"", "w/\"a\"", "*, \"a\"", "*,", "\"a b\"", "\"a\tb\"", ",", " , ,", ",a"]
         {
-            assert_eq!(bad.parse::<TagList>(), Err(InvalidTagList), "{bad}");
+            assert_eq!(bad.parse::<EntityTagList>(), Err(InvalidEntityTagList), "{bad}");
         }
     }
 
@@ -552,7 +552,7 @@ mod tests {
         for (tags, weakly, strongly) in
             [("W/\"3-e\"", true, false), ("\"3-e\"", true, false), ("\"3-f\"", false, false), ("*", true, true)]
         {
-            let tags: TagList = tags.parse().unwrap();
+            let tags: EntityTagList = tags.parse().unwrap();
             assert_eq!((tags.matches_weakly(Some(&page)), tags.matches_strongly(Some(&page))), (weakly, strongly));
         }
     }
@@ -564,7 +564,7 @@ mod tests {
         let own = ETag::new(Version::new(3), &CommitId::from_stored("e"));
         let refusal = Refusal { reason: RefusalReason::ParameterLimit, since: Timestamp::from_millis(1) };
         let shown = own.shown(Some(&refusal)).into_owned();
-        let list = |text: &str| text.parse::<TagList>().unwrap();
+        let list = |text: &str| text.parse::<EntityTagList>().unwrap();
         for one in [&own, &shown] {
             for current in [&own, &shown] {
                 let (tags, weak) = (list(one.as_str()), list(&format!("W/{one}")));
@@ -578,9 +578,9 @@ mod tests {
     /// RFC 9110, 5.6.1.2: elements of a list that are empty do not count.
     #[test]
     fn empty_elements_of_a_list_do_not_count() {
-        let two: TagList = "\"a\", W/\"b\"".parse().unwrap();
+        let two: EntityTagList = "\"a\", W/\"b\"".parse().unwrap();
         for same in [",\"a\",W/\"b\"", "\"a\",W/\"b\",", "\"a\",,W/\"b\"", " , ,\"a\" ,\t, W/\"b\" , ,"] {
-            assert_eq!(same.parse::<TagList>().as_ref(), Ok(&two), "{same}");
+            assert_eq!(same.parse::<EntityTagList>().as_ref(), Ok(&two), "{same}");
         }
     }
 }

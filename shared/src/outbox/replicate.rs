@@ -9,30 +9,30 @@ use tracing::{debug, warn};
 
 use crate::{
     auth::TenantScope,
-    backend::Foundation,
+    backend::Backend,
     clock::{Clock, Timestamp},
     ledger::{Current, GRACE, LedgerError, Stored},
     model::{
-        entry::{Entry, Held, PutId, State, Version},
+        entry::{Entry, Held, IntentId, State, Version},
         key::ConfigKey,
         refusal::{Refusal, RefusalReason},
     },
-    outbox::verdict::{self, Noted},
+    outbox::refusal::{self, Noted},
     store::{ExternalStore, StoreError},
 };
 
-/// How often the ledger may move on under a follower before it leaves the rest to the next one.
+/// How often the ledger may move on under a replicator before it leaves the rest to the next one.
 const MAX_ROUNDS: usize = 6;
 /// How long a removal has the field to itself: longer than any piece of work of which it is a part.
 const REMOVAL: Duration = Duration::from_secs(30);
-/// How often a follower looks whether somebody's removal has ended, and the longest wait between
+/// How often a replicator looks whether somebody's removal has ended, and the longest wait between
 /// two looks.
-const MAX_LOOKS: usize = 16;
-const MAX_LOOK_WAIT: Duration = Duration::from_millis(120);
+const MAX_POLLS: usize = 16;
+const MAX_POLL_WAIT: Duration = Duration::from_millis(120);
 
 /// How following ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Followed {
+pub(crate) enum Replication {
     /// The store holds what is committed.
     Done,
     /// Somebody else is at it; config-refresh looks again later.
@@ -43,7 +43,7 @@ pub(crate) enum Followed {
     NeverWritten,
 }
 
-impl FollowError {
+impl ReplicateError {
     /// Whether nothing was done to the store.
     fn did_nothing(&self) -> bool {
         match self {
@@ -55,18 +55,18 @@ impl FollowError {
 
 /// Why a store could not be brought after.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FollowError {
+pub(crate) enum ReplicateError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// What a follower was called for.
+/// What a replicator was called for.
 #[derive(Clone, Debug)]
 pub(crate) enum Occasion {
     /// The commit of this version, which gave out this id for the first call.
-    Commit(PutId, Version),
+    Commit(IntentId, Version),
     /// A change that was told. What the store refuses waits until it is due: that itself is such a
     /// change.
     Told,
@@ -75,44 +75,44 @@ pub(crate) enum Occasion {
 }
 
 /// Makes the store of `key` hold what is committed.
-pub(crate) async fn follow(
-    foundation: &Foundation,
+pub(crate) async fn replicate(
+    backend: &Backend,
     clock: &Clock,
     scope: &TenantScope,
     key: &ConfigKey,
     occasion: Occasion,
-) -> Result<Followed, FollowError> {
-    let Some((external, _)) = foundation.stores.of(key).external() else { return Ok(Followed::Done) };
+) -> Result<Replication, ReplicateError> {
+    let Some((external, _)) = backend.stores.of(key).external() else { return Ok(Replication::Done) };
     let waits = matches!(occasion, Occasion::Told);
     let unused = if let Occasion::Commit(id, version) = occasion { Some((id, Some(version))) } else { None };
     let calls = Calls { unused, ..Calls::default() };
-    let mut follower = Follower { foundation, clock, external, scope, key, calls };
-    let (mut rounds, mut looks) = (0, 0);
-    while rounds < MAX_ROUNDS && looks < MAX_LOOKS {
-        let Some(current) = foundation.ledger.current(scope, key).await? else { return Ok(Followed::NeverWritten) };
+    let mut replicator = Replicator { backend, clock, external, scope, key, calls };
+    let (mut rounds, mut polls) = (0, 0);
+    while rounds < MAX_ROUNDS && polls < MAX_POLLS {
+        let Some(current) = backend.ledger.current(scope, key).await? else { return Ok(Replication::NeverWritten) };
         if let Some(refusal) = current.entry.as_ref().and_then(|entry| entry.refusal).filter(|_| waits) {
-            return Ok(Followed::Refused(refusal));
+            return Ok(Replication::Refused(refusal));
         }
-        if current.follow.is_being_removed(clock.now()) {
-            looks += 1;
-            tokio::time::sleep(MAX_LOOK_WAIT.mul_f64(fastrand::f64())).await;
+        if current.replica.is_being_removed(clock.now()) {
+            polls += 1;
+            tokio::time::sleep(MAX_POLL_WAIT.mul_f64(fastrand::f64())).await;
             continue;
         }
         rounds += 1;
-        match follower.step(&current).await? {
+        match replicator.step(&current).await? {
             Step::Again => debug!(config.key = %key, rounds, "the key moved on while its store was brought after"),
-            Step::Done => return Ok(Followed::Done),
-            Step::Refused(refusal) => return Ok(Followed::Refused(refusal)),
+            Step::Done => return Ok(Replication::Done),
+            Step::Refused(refusal) => return Ok(Replication::Refused(refusal)),
             Step::Leave => break,
         }
     }
-    follower.leave().await?;
-    Ok(Followed::Later)
+    replicator.leave().await?;
+    Ok(Replication::Later)
 }
 
 /// One who brings the store of one key after.
-struct Follower<'a> {
-    foundation: &'a Foundation,
+struct Replicator<'a> {
+    backend: &'a Backend,
     clock: &'a Clock,
     external: &'a dyn ExternalStore,
     scope: &'a TenantScope,
@@ -120,14 +120,14 @@ struct Follower<'a> {
     calls: Calls,
 }
 
-/// The calls to a key's store that a follower answers for.
+/// The calls to a key's store that a replicator answers for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Calls {
     /// An announced id that no call has been made under yet, with the version that it was given out
     /// for.
-    pub(crate) unused: Option<(PutId, Option<Version>)>,
+    pub(crate) unused: Option<(IntentId, Option<Version>)>,
     /// The announced ids of calls that have been made.
-    pub(crate) own: Vec<PutId>,
+    pub(crate) own: Vec<IntentId>,
     /// The version that the last call was made for.
     pub(crate) last_done: Option<Version>,
     /// Whether the ids here have taken the place of others, so that they stand for what those calls
@@ -145,12 +145,12 @@ enum Step {
 
 /// A call to the store that has been announced.
 struct Call {
-    id: PutId,
+    id: IntentId,
     given_out_for: Option<Version>,
     /// The announced calls that are over once this one is: itself, and those that it makes up for.
-    ended: Vec<PutId>,
+    ended: Vec<IntentId>,
     /// All calls that are announced with it.
-    open: Vec<PutId>,
+    open: Vec<IntentId>,
 }
 
 /// What there is to do for a key's store.
@@ -158,10 +158,10 @@ struct Call {
 pub(crate) enum Due<'a> {
     /// Nothing.
     Nothing,
-    /// Nothing by this follower: somebody else is at it.
+    /// Nothing by this replicator: somebody else is at it.
     Left,
     /// The value of the committed version is to be put, which makes up for these abandoned calls.
-    Put(Version, &'a Held, Vec<PutId>),
+    Put(Version, &'a Held, Vec<IntentId>),
     /// The value is to be removed: of a key that was deleted at this version, or that never got
     /// one.
     Remove(Option<Version>),
@@ -171,7 +171,7 @@ impl Calls {
     /// What there is to do at `now`, as the ledger tells.
     pub(crate) fn due<'a>(&self, current: &'a Current, now: Timestamp) -> Due<'a> {
         let unused = self.unused.as_ref().map(|(id, _)| id);
-        let others = current.follow.announced.iter().filter(|id| !self.own.contains(id) && unused != Some(id)).cloned();
+        let others = current.replica.intents.iter().filter(|id| !self.own.contains(id) && unused != Some(id)).cloned();
         let (abandoned, open): (Vec<_>, Vec<_>) = others.partition(|id| is_abandoned(id, now));
         if unused.is_none() && self.own.is_empty() && !open.is_empty() {
             // Who announced a call looks again after it. Should they die, their call counts as
@@ -180,10 +180,10 @@ impl Calls {
         }
         let version = current.entry.as_ref().map(|entry| entry.version);
         let behind = match version {
-            Some(_) => current.follow.followed != version,
+            Some(_) => current.replica.replicated != version,
             // What a first write that never was committed has put late is found, and owed, when its
             // call is long over.
-            None => current.follow.owed && current.follow.announced.is_empty(),
+            None => current.replica.pending && current.replica.intents.is_empty(),
         };
         let undone = self.last_done.is_some() && self.last_done != version;
         if !behind && !undone && abandoned.is_empty() {
@@ -200,30 +200,30 @@ impl Calls {
         }
     }
 
-    /// Those of the announced calls that are over once the next one is: the follower's own, and
+    /// Those of the announced calls that are over once the next one is: the replicator's own, and
     /// abandoned ones.
-    pub(crate) fn ended(&self, announced: &[PutId], now: Timestamp) -> Vec<PutId> {
-        announced.iter().filter(|id| self.own.contains(id) || is_abandoned(id, now)).cloned().collect()
+    pub(crate) fn ended(&self, intents: &[IntentId], now: Timestamp) -> Vec<IntentId> {
+        intents.iter().filter(|id| self.own.contains(id) || is_abandoned(id, now)).cloned().collect()
     }
 
-    /// All ids that the follower answers for.
-    fn ids(&self) -> Vec<PutId> {
+    /// All ids that the replicator answers for.
+    fn ids(&self) -> Vec<IntentId> {
         self.own.iter().chain(self.unused.iter().map(|(id, _)| id)).cloned().collect()
     }
 }
 
 /// Whether nobody is left who could act upon what a call that was announced as `id` has done.
-pub(crate) fn is_abandoned(id: &PutId, now: Timestamp) -> bool {
+pub(crate) fn is_abandoned(id: &IntentId, now: Timestamp) -> bool {
     now.since(id.given_out_at()) > GRACE
 }
 
-impl Follower<'_> {
-    async fn step(&mut self, current: &Current) -> Result<Step, FollowError> {
+impl Replicator<'_> {
+    async fn step(&mut self, current: &Current) -> Result<Step, ReplicateError> {
         match self.calls.due(current, self.clock.now()) {
             Due::Nothing => {
                 let ended = self.calls.ids();
-                if current.follow.owed || !ended.is_empty() {
-                    self.foundation.ledger.end_calls(self.scope, self.key, &ended).await?;
+                if current.replica.pending || !ended.is_empty() {
+                    self.backend.ledger.end_calls(self.scope, self.key, &ended).await?;
                 }
                 Ok(Step::Done)
             }
@@ -239,9 +239,9 @@ impl Follower<'_> {
         current: &Current,
         version: Version,
         held: &Held,
-        abandoned: &[PutId],
-    ) -> Result<Step, FollowError> {
-        let (scope, key, ledger) = (self.scope, self.key, &self.foundation.ledger);
+        abandoned: &[IntentId],
+    ) -> Result<Step, ReplicateError> {
+        let (scope, key, ledger) = (self.scope, self.key, &self.backend.ledger);
         let value = match held {
             Held::Value(value) => value.clone(),
             Held::Elsewhere(locator, kind) => {
@@ -250,7 +250,7 @@ impl Follower<'_> {
             }
         };
         let replaced = [self.calls.own.as_slice(), abandoned].concat();
-        let Some(call) = self.announce(current, &replaced).await? else { return Ok(Step::Again) };
+        let Some(call) = self.record_intent(current, &replaced).await? else { return Ok(Step::Again) };
         if call.given_out_for != Some(version) {
             ledger.give_out(scope, key, version, &call.id).await?;
         }
@@ -273,7 +273,7 @@ impl Follower<'_> {
                 });
             }
         };
-        let mut stored = Stored { placed: placed.version, seen: current.follow.store_version, locator: None };
+        let mut stored = Stored { placed: placed.version, seen: current.replica.store_version, locator: None };
         if matches!(held, Held::Elsewhere(..)) {
             // The version that was committed will be dropped by the store some day; this one is
             // newer.
@@ -288,9 +288,9 @@ impl Follower<'_> {
                 return Ok(Step::Leave);
             }
         }
-        let is_others = |id: &&PutId| **id != call.id && !self.calls.own.contains(id);
+        let is_others = |id: &&IntentId| **id != call.id && !self.calls.own.contains(id);
         let made_up_for: Vec<_> = call.ended.iter().filter(is_others).cloned().collect();
-        let marked = ledger.mark_followed(scope, key, version, &stored, &call.ended, &made_up_for).await?;
+        let marked = ledger.mark_replicated(scope, key, version, &stored, &call.ended, &made_up_for).await?;
         if let Some(place) = stored.locator.as_ref().filter(|_| marked) {
             ledger.relocate(scope, key, version, place).await?;
         }
@@ -298,20 +298,20 @@ impl Follower<'_> {
     }
 
     /// Removes the value of a key that was deleted at `version`, or that never got one.
-    async fn remove(&mut self, current: &Current, version: Option<Version>) -> Result<Step, FollowError> {
-        let (scope, key, ledger) = (self.scope, self.key, &self.foundation.ledger);
-        let Some(call) = self.announce(current, &[]).await? else { return Ok(Step::Again) };
+    async fn remove(&mut self, current: &Current, version: Option<Version>) -> Result<Step, ReplicateError> {
+        let (scope, key, ledger) = (self.scope, self.key, &self.backend.ledger);
+        let Some(call) = self.record_intent(current, &[]).await? else { return Ok(Step::Again) };
         let until = self.clock.now().plus(REMOVAL);
-        let known = current.follow.store_version;
+        let known = current.replica.store_version;
         if !ledger.begin_removal(scope, key, version, &call.ended, known, until).await? {
             self.calls.unused = Some((call.id, call.given_out_for));
             return Ok(Step::Again);
         }
-        let removed = if current.follow.store_version.is_some() {
-            self.external.remove(scope, key).await.map(|()| true).map_err(FollowError::from)
+        let removed = if current.replica.store_version.is_some() {
+            self.external.remove(scope, key).await.map(|()| true).map_err(ReplicateError::from)
         } else {
             // Nothing of ours is known to lie there. What does may be an operator's.
-            let known: Vec<_> = call.ended.iter().chain(&current.follow.retired).cloned().collect();
+            let known: Vec<_> = call.ended.iter().chain(&current.replica.expired_intents).cloned().collect();
             self.remove_if_ours(&known).await
         };
         let is_left = match removed {
@@ -338,13 +338,13 @@ impl Follower<'_> {
 
     /// Removes the value if every version of it was put by us: under one of `known`, or an id that
     /// the ledger keeps with the version.
-    async fn remove_if_ours(&self, known: &[PutId]) -> Result<bool, FollowError> {
+    async fn remove_if_ours(&self, known: &[IntentId]) -> Result<bool, ReplicateError> {
         let versions = self.external.versions(self.scope, self.key, false).await?;
         let mut ids = HashSet::new();
         for one in &versions {
             let Some((id, version)) = &one.mark else { return Ok(false) };
             let is_given_out = known.contains(id)
-                || self.foundation.ledger.put_ids(self.scope, self.key, *version).await?.contains(id);
+                || self.backend.ledger.intent_ids(self.scope, self.key, *version).await?.contains(id);
             // An id that comes twice was copied.
             if !is_given_out || !ids.insert(id) {
                 return Ok(false);
@@ -359,8 +359,12 @@ impl Follower<'_> {
     /// Announces the next call: under the id that the commit gave out, or under a new one, in the
     /// place of `replaced`, which the call makes up for. None where others announced calls
     /// meanwhile.
-    async fn announce(&mut self, current: &Current, replaced: &[PutId]) -> Result<Option<Call>, FollowError> {
-        let seen = &current.follow.announced;
+    async fn record_intent(
+        &mut self,
+        current: &Current,
+        replaced: &[IntentId],
+    ) -> Result<Option<Call>, ReplicateError> {
+        let seen = &current.replica.intents;
         // All others that are announced are over once this call is, but for those that are open.
         let mut ended = self.calls.ended(seen, self.clock.now());
         if let Some((id, given_out_for)) = self.calls.unused.take() {
@@ -368,8 +372,8 @@ impl Follower<'_> {
             ended.push(id.clone());
             return Ok(Some(Call { id, given_out_for, ended, open: seen.clone() }));
         }
-        let id = PutId::new(self.clock.now());
-        if !self.foundation.ledger.announce(self.scope, self.key, &id, seen, replaced).await? {
+        let id = IntentId::new(self.clock.now());
+        if !self.backend.ledger.record_intent(self.scope, self.key, &id, seen, replaced).await? {
             return Ok(None);
         }
         ended.retain(|id| !replaced.contains(id));
@@ -386,14 +390,14 @@ impl Follower<'_> {
         &self,
         version: Version,
         reason: Option<RefusalReason>,
-        made_up: &[PutId],
+        made_up: &[IntentId],
     ) -> Result<Noted, LedgerError> {
-        verdict::note(self.foundation, self.clock, self.scope, self.key, version, reason, made_up).await
+        refusal::note(self.backend, self.clock, self.scope, self.key, version, reason, made_up).await
     }
 
     /// Takes back what was noted of a put that did nothing.
-    async fn give_up(&mut self, call: Call, version: Version) -> Result<(), FollowError> {
-        let ledger = &self.foundation.ledger;
+    async fn give_up(&mut self, call: Call, version: Version) -> Result<(), ReplicateError> {
+        let ledger = &self.backend.ledger;
         ledger.take_back(self.scope, self.key, version, &call.id).await?;
         if self.calls.makes_up {
             self.calls.own.push(call.id);
@@ -410,8 +414,8 @@ impl Follower<'_> {
     }
 
     /// Leaves the rest to others, and keeps them waiting as little as can be.
-    async fn leave(&self) -> Result<(), FollowError> {
-        let ledger = &self.foundation.ledger;
+    async fn leave(&self) -> Result<(), ReplicateError> {
+        let ledger = &self.backend.ledger;
         let ended = self.calls.ids();
         if ended.is_empty() {
             return Ok(());

@@ -11,9 +11,9 @@
 //! of its own), versions that Parameter Store has dropped because there were more than 100, reads
 //! of it that lag behind, and clocks that differ.
 
-mod absorber;
-mod follower;
+mod importer;
 mod real;
+mod replicator;
 mod rest;
 mod tests;
 mod world;
@@ -22,8 +22,8 @@ mod writer;
 use stateright::{Model, Property};
 
 use self::{
-    absorber::Absorber,
-    follower::Follower,
+    importer::Importer,
+    replicator::Replicator,
     world::{Ids, Value, World, bit, fault},
     writer::Writer,
 };
@@ -44,7 +44,7 @@ enum Strategy {
 enum Defect {
     /// A commit does not ask whether its version is new.
     AnyVersion,
-    /// `note_absorbed` does not ask where the mark stood.
+    /// `note_imported` does not ask where the mark stood.
     AbsorbedAnyhow,
     /// What is found is committed wherever the mark stands.
     FoundAnyhow,
@@ -60,7 +60,7 @@ enum Defect {
     AroundFurther,
     /// A put is noted whatever version it was made for.
     MarksAnyVersion,
-    /// A put around the ledger is not announced.
+    /// A put around the ledger is not intents.
     Unannounced,
     /// What others did is judged by one look, not by two that agree.
     OneLook,
@@ -80,8 +80,8 @@ enum Actor {
     /// Nothing to do, or dead.
     Idle,
     Write(Writer),
-    Follow(Follower),
-    Absorb(Absorber),
+    Replicate(Replicator),
+    Import(Importer),
 }
 
 /// What becomes of a call.
@@ -98,15 +98,15 @@ impl Actor {
         match self {
             Self::Idle => true,
             Self::Write(writer) => writer.is_at_begin(),
-            Self::Follow(_) | Self::Absorb(_) => false,
+            Self::Replicate(_) | Self::Import(_) => false,
         }
     }
 
     fn ids(&self) -> Ids {
         match self {
             Self::Write(writer) => writer.ids(),
-            Self::Follow(follower) => follower.ids(),
-            Self::Idle | Self::Absorb(_) => 0,
+            Self::Replicate(replicator) => replicator.ids(),
+            Self::Idle | Self::Import(_) => 0,
         }
     }
 
@@ -114,14 +114,14 @@ impl Actor {
     fn next_put(&self) -> Option<(u8, u8, Value)> {
         match self {
             Self::Write(writer) => writer.next_put(),
-            Self::Follow(follower) => follower.next_put(),
-            Self::Idle | Self::Absorb(_) => None,
+            Self::Replicate(replicator) => replicator.next_put(),
+            Self::Idle | Self::Import(_) => None,
         }
     }
 
     fn is_at_store(&self) -> bool {
         match self {
-            Self::Follow(follower) => follower.is_at_store(),
+            Self::Replicate(replicator) => replicator.is_at_store(),
             _ => self.next_put().is_some(),
         }
     }
@@ -130,8 +130,8 @@ impl Actor {
         match self {
             Self::Idle => self,
             Self::Write(writer) => writer.step(world, outcome),
-            Self::Follow(follower) => follower.step(world, outcome),
-            Self::Absorb(absorber) => absorber.step(world),
+            Self::Replicate(replicator) => replicator.step(world, outcome),
+            Self::Import(importer) => importer.step(world),
         }
     }
 }
@@ -186,8 +186,8 @@ enum Action {
     /// So much time passes that no put can take effect any more that was signed before.
     Pause,
     /// An event or the schedule has config-refresh bring the store after, or look it through.
-    Follow,
-    Absorb,
+    Replicate,
+    Import,
 }
 
 /// One size of the model.
@@ -222,7 +222,7 @@ impl State {
     /// Up to where ids are abandoned, once the oldest announced one that is not is so: no older one
     /// is a living process's.
     fn abandoned_next(&self) -> Option<u8> {
-        let next = (self.world.old..self.world.ids).find(|id| self.world.item.announced & bit(*id) != 0)?;
+        let next = (self.world.old..self.world.ids).find(|id| self.world.item.intents & bit(*id) != 0)?;
         (self.alive() & (bit(next + 1) - 1) == 0).then_some(next + 1)
     }
 
@@ -278,8 +278,8 @@ impl Model for Protocol {
                 Action::RemovalOver,
             ),
             (budget.pauses > 0 && state.is_at_rest(), Action::Pause),
-            (budget.runs > 0 && state.runs.contains(&Actor::Idle) && state.world.item.exists, Action::Follow),
-            (budget.runs > 0 && state.runs.contains(&Actor::Idle), Action::Absorb),
+            (budget.runs > 0 && state.runs.contains(&Actor::Idle) && state.world.item.exists, Action::Replicate),
+            (budget.runs > 0 && state.runs.contains(&Actor::Idle), Action::Import),
         ];
         actions.extend(may.into_iter().filter(|(may, _)| *may).map(|(_, action)| action));
     }
@@ -327,12 +327,12 @@ impl Model for Protocol {
                 state.late = None;
                 world.pause();
             }
-            Action::Follow | Action::Absorb => {
+            Action::Replicate | Action::Import => {
                 state.budget.runs -= 1;
-                let run = if action == Action::Follow {
-                    Actor::Follow(Follower::of_refresh(self.strategy))
+                let run = if action == Action::Replicate {
+                    Actor::Replicate(Replicator::of_refresh(self.strategy))
                 } else {
-                    Actor::Absorb(Absorber::of_event(self.strategy))
+                    Actor::Import(Importer::of_event(self.strategy))
                 };
                 *state.runs.iter_mut().find(|run| **run == Actor::Idle)? = run;
             }

@@ -9,12 +9,12 @@ use super::{
 use crate::{
     clock::Timestamp,
     import::{
-        Owner, Seen, credible, done_with, is_taken_over, is_unmoved, is_value_lost, judge, needs_another_look, owner_of,
+        Owner, Seen, credible, done_with, is_taken_over, is_unmoved, is_value_lost, judge, needs_another_scan, owner_of,
     },
-    ledger::{Current, FollowState},
+    ledger::{Current, ReplicaState},
     model::{
         entry::{
-            Author, CommitId, Entry, Held as RealHeld, Locator, PutId, Revision, State, TextKind, Trimmed, Version,
+            Author, CommitId, Entry, Held as RealHeld, IntentId, Locator, Revision, State, TextKind, Trimmed, Version,
         },
         key::ConfigKey,
         routing::TagRoutes,
@@ -62,21 +62,21 @@ impl Lens {
         Timestamp::from_millis((pauses + 1) * BEGIN + ticks * TICK)
     }
 
-    pub(super) fn id(self, id: u8) -> PutId {
+    pub(super) fn id(self, id: u8) -> IntentId {
         let given_out_at = match id {
             _ if id < self.ancient => BEGIN,
             _ if id < self.old => self.begin(),
             _ => self.begin() + NOW,
         };
-        PutId::from_stored(&format!("{given_out_at:011x}-{id}"))
+        IntentId::from_stored(&format!("{given_out_at:011x}-{id}"))
     }
 
-    pub(super) fn ids(self, ids: Ids) -> Vec<PutId> {
+    pub(super) fn ids(self, ids: Ids) -> Vec<IntentId> {
         (0..16).filter(|id| ids & bit(*id) != 0).map(|id| self.id(id)).collect()
     }
 
-    pub(super) fn bits(ids: &[PutId]) -> Ids {
-        let number = |id: &PutId| id.as_str().split('-').next_back().and_then(|number| number.parse().ok());
+    pub(super) fn bits(ids: &[IntentId]) -> Ids {
+        let number = |id: &IntentId| id.as_str().split('-').next_back().and_then(|number| number.parse().ok());
         ids.iter().filter_map(number).fold(0, |all, id: u8| all | bit(id))
     }
 
@@ -109,17 +109,17 @@ impl Lens {
             current = current.with_found(entry(item.latest, true), None, None, true, false);
         }
         current.entry = item.entry.map(|one| entry(one.version, false));
-        current.follow = FollowState {
-            followed: version(item.followed),
+        current.replica = ReplicaState {
+            replicated: version(item.replicated),
             store_version: version(item.store_version).map(Version::get),
-            announced: self.ids(item.announced),
+            intents: self.ids(item.intents),
             removing_until: item
                 .removing
                 .map(|(id, is_over)| Timestamp::from_millis(if is_over { 0 } else { u64::MAX / 2 } + u64::from(id))),
-            retired: self.ids(item.retired),
-            absorbed: item.absorbed.map(Self::locator),
-            owed: item.owed,
-            ..FollowState::default()
+            expired_intents: self.ids(item.expired_intents),
+            imported_through: item.imported_through.map(Self::locator),
+            pending: item.pending,
+            ..ReplicaState::default()
         };
         current
     }
@@ -137,13 +137,13 @@ impl Lens {
         !credible(&self.current(item), &self.stored(stored)).is_empty()
     }
 
-    /// `Absorber::owners` and `judge`.
+    /// `Importer::owners` and `judge`.
     pub(super) fn judge(self, world: &World, item: &Item, stored: &[Stored]) -> Seen {
         let (current, real) = (self.current(item), self.stored(stored));
         let mut owners: HashMap<Locator, Owner> = HashMap::new();
         for marked in credible(&current, &real) {
             let version = u8::try_from(marked.version.get()).unwrap_or_default();
-            if let Some(owner) = owner_of(&current, marked, &self.ids(world.put_ids(version)), self.now()) {
+            if let Some(owner) = owner_of(&current, marked, &self.ids(world.intent_ids(version)), self.now()) {
                 owners.insert(marked.place, owner);
             }
         }
@@ -161,9 +161,9 @@ impl Lens {
         judge(&current, &real, &owners)
     }
 
-    /// `needs_another_look`.
-    pub(super) fn needs_another_look(self, item: &Item, stored: &[Stored], seen: &Seen) -> bool {
-        needs_another_look(&self.current(item), &self.stored(stored), seen)
+    /// `needs_another_scan`.
+    pub(super) fn needs_another_scan(self, item: &Item, stored: &[Stored], seen: &Seen) -> bool {
+        needs_another_scan(&self.current(item), &self.stored(stored), seen)
     }
 
     /// `is_value_lost`.
@@ -177,7 +177,7 @@ impl Lens {
 
     /// `done_with`.
     pub(super) fn done_with(self, item: &Item, stored: &[Stored]) -> Ids {
-        Self::bits(&done_with(&self.current(item).follow, &self.stored(stored), self.now()))
+        Self::bits(&done_with(&self.current(item).replica, &self.stored(stored), self.now()))
     }
 
     /// `is_unmoved`.

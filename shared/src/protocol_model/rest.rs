@@ -3,8 +3,8 @@
 
 use super::{
     Actor, Outcome,
-    absorber::Absorber,
-    follower::Follower,
+    importer::Importer,
+    replicator::Replicator,
     world::{Held, Value, World, bit, fault},
     writer::Writer,
 };
@@ -33,13 +33,13 @@ pub(super) fn recover(world: &mut World) -> bool {
         world.old = world.ids;
         world.item.end_removal();
         // `RefreshService::sweep`
-        let is_owed = world.item.owed;
+        let is_owed = world.item.pending;
         if is_owed {
-            run(world, Actor::Follow(Follower::of_refresh(world.strategy)));
+            run(world, Actor::Replicate(Replicator::of_refresh(world.strategy)));
         }
         let differs = differs(world);
         if differs {
-            run(world, Actor::Absorb(Absorber::alone()));
+            run(world, Actor::Import(Importer::alone()));
         }
         if !is_owed && !differs {
             return true;
@@ -52,7 +52,7 @@ pub(super) fn recover(world: &mut World) -> bool {
 fn differs(world: &World) -> bool {
     let item = &world.item;
     match world.store.last() {
-        Some(newest) => item.absorbed != Some(newest.place),
+        Some(newest) => item.imported_through != Some(newest.place),
         None => item.store_version > 0 && item.entry.is_some_and(|entry| entry.is_live()),
     }
 }
@@ -62,7 +62,7 @@ pub(super) fn faults(world: &World) -> u16 {
     let mut world = world.clone();
     let mut faults = if recover(&mut world) { 0 } else { fault::STUCK };
     faults |= apart(&world) | missed(&world) | lost(&world);
-    let announced = world.item.announced != 0 || world.item.owed;
+    let announced = world.item.intents != 0 || world.item.pending;
     let before = world.item.version();
     write(&mut world, LAST);
     let is_written = world.item.version() > before && world.item.value() == Some(Value::Writer(LAST));

@@ -69,22 +69,23 @@ fn shown(state: &State) -> String {
         let held = item.value().map_or("deleted".to_owned(), value);
         format!("v{} {held} at {}", entry.version, entry.modified_at)
     });
-    let absorbed = item.absorbed.map_or("-".to_owned(), |place| format!("{}@{}", place.version, place.at));
+    let imported_through =
+        item.imported_through.map_or("-".to_owned(), |place| format!("{}@{}", place.version, place.at));
     let ids =
         |ids: Ids| (0..32).filter(|id| ids & bit(*id) != 0).map(|id| id.to_string()).collect::<Vec<_>>().join(",");
     format!(
-        "store [{}] entry {entry}, latest v{}, followed v{} at {}, announced {{{}}}, retired {{{}}}, absorbed {absorbed}{}{}{}",
+        "store [{}] entry {entry}, latest v{}, replicated v{} at {}, intents {{{}}}, expired intents {{{}}}, imported_through {imported_through}{}{}{}",
         store.join(", "),
         item.latest,
-        item.followed,
+        item.replicated,
         item.store_version,
-        ids(item.announced),
-        ids(item.retired),
+        ids(item.intents),
+        ids(item.expired_intents),
         item.removing.map_or_else(String::new, |(id, over)| format!(
             ", removing under {id}{}",
             if over { " is over" } else { "" }
         )),
-        if item.owed { ", owed" } else { "" },
+        if item.pending { ", owed" } else { "" },
         state.late.map_or_else(String::new, |(id, ..)| format!(", late put {id}")),
     )
 }

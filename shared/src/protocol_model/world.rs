@@ -63,18 +63,18 @@ pub(super) struct Item {
     pub(super) exists: bool,
     pub(super) entry: Option<Entry>,
     pub(super) latest: u8,
-    pub(super) followed: u8,
+    pub(super) replicated: u8,
     pub(super) store_version: u8,
-    pub(super) announced: Ids,
-    pub(super) retired: Ids,
+    pub(super) intents: Ids,
+    pub(super) expired_intents: Ids,
     /// The call that removes, and whether its time is over.
     pub(super) removing: Option<(u8, bool)>,
-    pub(super) absorbed: Option<Place>,
-    pub(super) owed: bool,
+    pub(super) imported_through: Option<Place>,
+    pub(super) pending: bool,
 }
 
 impl Item {
-    /// `FollowState::is_being_removed`.
+    /// `ReplicaState::is_being_removed`.
     pub(super) fn is_being_removed(&self) -> bool {
         self.removing.is_some_and(|(_, is_over)| !is_over)
     }
@@ -109,7 +109,7 @@ pub(super) struct Past {
     pub(super) value: Option<Value>,
     pub(super) is_external: bool,
     pub(super) superseded: bool,
-    pub(super) put_ids: Ids,
+    pub(super) intent_ids: Ids,
     /// The request that wrote it; none for what was found.
     pub(super) writer: Option<u8>,
 }
@@ -198,7 +198,7 @@ impl World {
         self.clock
     }
 
-    /// `PutId::new`.
+    /// `IntentId::new`.
     pub(super) fn new_id(&mut self) -> u8 {
         self.ids += 1;
         self.ids - 1
@@ -249,36 +249,36 @@ impl World {
 
     // `ledger/follow.rs`.
 
-    /// `Ledger::announce`.
-    pub(super) fn announce(&mut self, id: u8, seen: Ids, replaced: Ids) -> bool {
+    /// `Ledger::record_intent`.
+    pub(super) fn record_intent(&mut self, id: u8, seen: Ids, replaced: Ids) -> bool {
         let item = &mut self.item;
         let free = !item.is_being_removed() || self.defect == Some(Defect::RemovalAlone);
-        if item.announced != seen || !free {
+        if item.intents != seen || !free {
             return false;
         }
         item.exists = true;
-        item.announced = (seen & !replaced) | bit(id);
-        item.retired |= replaced;
-        item.owed = true;
+        item.intents = (seen & !replaced) | bit(id);
+        item.expired_intents |= replaced;
+        item.pending = true;
         true
     }
 
     /// The first update of `Ledger::end_calls`.
     pub(super) fn end_calls(&mut self, ended: Ids) {
-        self.item.announced &= !ended;
+        self.item.intents &= !ended;
     }
 
     /// `Ledger::leave_calls`.
     pub(super) fn leave_calls(&mut self, ended: Ids) {
         let item = &mut self.item;
-        if item.entry.is_some() && item.followed != item.version() && item.announced == ended {
-            item.announced = 0;
+        if item.entry.is_some() && item.replicated != item.version() && item.intents == ended {
+            item.intents = 0;
         }
     }
 
     /// `Ledger::begin_removal`.
     pub(super) fn begin_removal(&mut self, version: u8, known: Ids, store_version: u8, id: u8) -> bool {
-        let announced = self.item.announced == known || self.has(Defect::RemovalWithOthers);
+        let announced = self.item.intents == known || self.has(Defect::RemovalWithOthers);
         let item = &mut self.item;
         let is_deleted = item.version() == version && !item.entry.is_some_and(|entry| entry.is_live());
         if !is_deleted || !announced || item.store_version != store_version || item.is_being_removed() {
@@ -298,13 +298,13 @@ impl World {
     /// `Ledger::give_out` and `Ledger::take_back`.
     pub(super) fn change_put_ids(&mut self, version: u8, id: u8, is_given: bool) {
         for past in self.history.iter_mut().filter(|past| past.version == version) {
-            past.put_ids = if is_given { past.put_ids | bit(id) } else { past.put_ids & !bit(id) };
+            past.intent_ids = if is_given { past.intent_ids | bit(id) } else { past.intent_ids & !bit(id) };
         }
     }
 
-    /// `Ledger::put_ids`.
-    pub(super) fn put_ids(&self, version: u8) -> Ids {
-        self.history.iter().find(|past| past.version == version).map_or(0, |past| past.put_ids)
+    /// `Ledger::intent_ids`.
+    pub(super) fn intent_ids(&self, version: u8) -> Ids {
+        self.history.iter().find(|past| past.version == version).map_or(0, |past| past.intent_ids)
     }
 
     /// [`STORE_IS_NOT_FURTHER`](crate::ledger).
@@ -313,9 +313,9 @@ impl World {
         known == 0 || known < placed || known == seen
     }
 
-    /// `Ledger::mark_followed`, but for the settling; none if that is refused, and whether other
+    /// `Ledger::mark_replicated`, but for the settling; none if that is refused, and whether other
     /// calls are open.
-    pub(super) fn mark_followed(
+    pub(super) fn mark_replicated(
         &mut self,
         version: u8,
         placed: Place,
@@ -330,72 +330,72 @@ impl World {
         }
         let others = if self.has(Defect::MadeUpForForgotten) { 0 } else { others };
         let item = &mut self.item;
-        item.followed = version;
+        item.replicated = version;
         item.store_version = placed.version;
         if let Some(Entry { held: Held::Elsewhere(place, _), .. }) = &mut item.entry {
             *place = placed;
         }
-        item.retired |= others;
-        let is_open = item.announced != ended;
-        item.announced &= !ended;
-        item.owed &= is_open;
+        item.expired_intents |= others;
+        let is_open = item.intents != ended;
+        item.intents &= !ended;
+        item.pending &= is_open;
         Some(is_open)
     }
 
     /// `Ledger::mark_removed`.
     pub(super) fn mark_removed(&mut self, version: u8, ended: Ids, is_left: bool) -> bool {
-        if self.item.version() != version || self.item.announced != ended {
+        if self.item.version() != version || self.item.intents != ended {
             return false;
         }
         let forgets = self.has(Defect::LeftForgotten);
         let item = &mut self.item;
-        item.followed = version;
+        item.replicated = version;
         item.store_version = 0;
         item.removing = None;
-        item.announced = 0;
-        item.owed = false;
-        item.absorbed = item.absorbed.filter(|_| is_left && !forgets);
-        item.retired |= ended;
+        item.intents = 0;
+        item.pending = false;
+        item.imported_through = item.imported_through.filter(|_| is_left && !forgets);
+        item.expired_intents |= ended;
         true
     }
 
     /// `Ledger::settle`.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn acknowledge(&mut self) {
         let item = &mut self.item;
-        if item.announced == 0 && (item.entry.is_none() || item.followed == item.version()) {
-            item.owed = false;
+        if item.intents == 0 && (item.entry.is_none() || item.replicated == item.version()) {
+            item.pending = false;
         }
     }
 
-    fn absorb_to(&mut self, to: Option<Place>) {
-        if let (Some(before), Some(to)) = (self.item.absorbed, to)
+    fn import_to(&mut self, to: Option<Place>) {
+        if let (Some(before), Some(to)) = (self.item.imported_through, to)
             && before.life == to.life
             && to.version < before.version
         {
             self.faults |= fault::BACKWARDS;
         }
-        self.item.absorbed = to;
+        self.item.imported_through = to;
     }
 
-    /// `Ledger::note_absorbed`.
-    pub(super) fn note_absorbed(&mut self, before: Option<Place>, now: Place, done: Ids) -> bool {
-        let same = self.item.absorbed == before || self.has(Defect::AbsorbedAnyhow);
+    /// `Ledger::note_imported`.
+    pub(super) fn note_imported(&mut self, before: Option<Place>, now: Place, done: Ids) -> bool {
+        let same = self.item.imported_through == before || self.has(Defect::AbsorbedAnyhow);
         if !self.item.exists || !same {
             return false;
         }
-        self.absorb_to(Some(now));
-        self.item.retired &= !done;
+        self.import_to(Some(now));
+        self.item.expired_intents &= !done;
         true
     }
 
-    /// `Ledger::owe_again`.
-    pub(super) fn owe_again(&mut self, version: u8) -> bool {
+    /// `Ledger::requeue`.
+    pub(super) fn requeue(&mut self, version: u8) -> bool {
         let item = &mut self.item;
-        if item.version() != version || item.announced != 0 {
+        if item.version() != version || item.intents != 0 {
             return false;
         }
-        item.owed = true;
-        item.followed = 0;
+        item.pending = true;
+        item.replicated = 0;
         true
     }
 
@@ -444,26 +444,26 @@ impl World {
         }
     }
 
-    /// A commit with `StoreWork::Announced` (an id is given out) or `StoreWork::Later`; with the
+    /// A commit with `StoreChange::Intent` (an id is given out) or `StoreChange::Later`; with the
     /// id.
     pub(super) fn commit_first(&mut self, known: &Item, who: u8, value: Option<Value>, later: bool) -> Option<u8> {
         if !self.may_commit(known, None) {
             return None;
         }
         let id = if later { None } else { Some(self.new_id()) };
-        let (version, put_ids) = (known.next_version(), id.map_or(0, bit));
+        let (version, intent_ids) = (known.next_version(), id.map_or(0, bit));
         let held = value.map_or(Held::Deleted, Held::Here);
         let entry = Entry { version, held, modified_at: self.tick(), is_external: false };
-        let past = Past { version, value, is_external: false, superseded: false, put_ids, writer: Some(who) };
+        let past = Past { version, value, is_external: false, superseded: false, intent_ids, writer: Some(who) };
         self.commit(past, Some(entry));
-        self.item.announced |= put_ids;
-        self.item.owed = true;
+        self.item.intents |= intent_ids;
+        self.item.pending = true;
         Some(id.unwrap_or_default())
     }
 
-    /// A commit with `StoreWork::Done`.
+    /// A commit with `StoreChange::Done`.
     pub(super) fn commit_around(&mut self, known: &Item, head: u8, who: u8, around: Around) -> bool {
-        let stands = self.item.announced & bit(around.id) != 0 || self.has(Defect::Unannounced);
+        let stands = self.item.intents & bit(around.id) != 0 || self.has(Defect::Unannounced);
         let further = !self.is_not_further(around.place.version, around.seen) && !self.has(Defect::AroundFurther);
         if !self.may_commit(known, Some(head)) || !stands || further {
             return false;
@@ -471,27 +471,27 @@ impl World {
         let (version, value) = (known.next_version(), Value::Writer(who));
         let state = Held::Elsewhere(around.place, value);
         let entry = Entry { version, held: state, modified_at: self.tick(), is_external: false };
-        let (value, put_ids, writer) = (Some(value), bit(around.id), Some(who));
-        self.commit(Past { version, value, is_external: false, superseded: false, put_ids, writer }, Some(entry));
+        let (value, intent_ids, writer) = (Some(value), bit(around.id), Some(who));
+        self.commit(Past { version, value, is_external: false, superseded: false, intent_ids, writer }, Some(entry));
         if around.described != version {
-            self.item.retired |= bit(around.id);
+            self.item.expired_intents |= bit(around.id);
         }
-        self.item.followed = version;
+        self.item.replicated = version;
         self.item.store_version = around.place.version;
-        self.item.announced &= !bit(around.id);
+        self.item.intents &= !bit(around.id);
         true
     }
 
-    /// A commit with `StoreWork::Found`: `Expression::note_found`.
+    /// A commit with `StoreChange::Found`: `Expression::note_found`.
     pub(super) fn commit_found(&mut self, known: &Item, head: Option<u8>, found: Found) -> bool {
-        let same = known.absorbed == self.item.absorbed || self.has(Defect::FoundAnyhow);
+        let same = known.imported_through == self.item.imported_through || self.has(Defect::FoundAnyhow);
         let same = same && (known.store_version == self.item.store_version || self.has(Defect::FoundAnyhow));
         // A removal that has begun since has its mark there, whether or not its time is over.
         let is_removed = match self.defect {
             Some(Defect::RemovalOverlooked) => self.item.is_being_removed(),
             _ => self.item.removing != known.removing,
         };
-        let is_alone = !is_removed && (found.stored.is_some() || self.item.announced == known.announced);
+        let is_alone = !is_removed && (found.stored.is_some() || self.item.intents == known.intents);
         let free = found.superseded || is_alone;
         if !self.may_commit(known, head) || !same || !free {
             return false;
@@ -504,13 +504,13 @@ impl World {
         });
         let entry = Entry { version, held: state, modified_at, is_external: true };
         let (value, superseded) = (found.stored.map(|one| one.value), found.superseded);
-        let past = Past { version, value, is_external: true, superseded, put_ids: 0, writer: None };
+        let past = Past { version, value, is_external: true, superseded, intent_ids: 0, writer: None };
         self.commit(past, (!superseded).then_some(entry));
-        self.absorb_to(found.stored.map(|one| one.place));
+        self.import_to(found.stored.map(|one| one.place));
         if superseded {
             self.item.latest = version;
         } else {
-            self.item.followed = version;
+            self.item.replicated = version;
             self.item.store_version = found.stored.map_or(0, |one| one.place.version);
         }
         true

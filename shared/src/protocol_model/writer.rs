@@ -2,7 +2,7 @@
 
 use super::{
     Actor, Outcome, Strategy,
-    follower::Follower,
+    replicator::Replicator,
     world::{Around, Ids, Item, Place, Value, World, bit},
 };
 
@@ -25,11 +25,11 @@ pub(super) enum At {
     /// `Ledger::basis`, which is no snapshot: the entry may be older than the head.
     Entry,
     Head(Item),
-    Announce(Item, u8),
+    RecordIntent(Item, u8),
     Put(Item, u8, u8),
     Locate(Item, u8, u8, Place),
     Commit(Item, u8),
-    Settle,
+    Acknowledge,
     /// The put did nothing.
     EndCalls(u8),
 }
@@ -83,10 +83,10 @@ impl Writer {
                 self.to(At::Commit(item, 0))
             }
             At::Head(item) => self.put_around(world, item),
-            At::Announce(item, head) => {
+            At::RecordIntent(item, head) => {
                 let overtaken = self.around.map_or(0, |around| bit(around.id));
                 let id = world.new_id();
-                if !world.announce(id, item.announced, overtaken) {
+                if !world.record_intent(id, item.intents, overtaken) {
                     world.ids -= 1;
                     return self.to(At::Entry);
                 }
@@ -109,14 +109,14 @@ impl Writer {
                 self.to(At::Commit(item, head))
             }
             At::Commit(item, head) => self.commit(world, &item, head),
-            At::Settle => {
-                world.settle();
+            At::Acknowledge => {
+                world.acknowledge();
                 Actor::Idle
             }
             At::EndCalls(id) => {
                 world.end_calls(bit(id));
                 self.around = None;
-                self.to(At::Settle)
+                self.to(At::Acknowledge)
             }
         }
     }
@@ -126,7 +126,7 @@ impl Writer {
     fn put_around(self, world: &mut World, item: Item) -> Actor {
         let head = world.head;
         if let Some(around) = self.around
-            && item.announced & bit(around.id) != 0
+            && item.intents & bit(around.id) != 0
             && is_newest(around.place, &item)
         {
             return self.to(At::Commit(item, head));
@@ -141,17 +141,17 @@ impl Writer {
             let id = world.new_id();
             return self.to(At::Put(item, head, id));
         }
-        self.to(At::Announce(item, head))
+        self.to(At::RecordIntent(item, head))
     }
 
     fn commit(self, world: &mut World, known: &Item, head: u8) -> Actor {
         if let Some(around) = self.around {
             let done = world.commit_around(known, head, self.who, around);
-            return self.to(if done { At::Settle } else { At::Entry });
+            return self.to(if done { At::Acknowledge } else { At::Entry });
         }
         let later = world.strategy == Strategy::Back;
         let Some(id) = world.commit_first(known, self.who, self.value(), later) else { return self.to(At::Entry) };
-        if later { Actor::Idle } else { Actor::Follow(Follower::of_commit(id, known.next_version())) }
+        if later { Actor::Idle } else { Actor::Replicate(Replicator::of_commit(id, known.next_version())) }
     }
 }
 
@@ -161,5 +161,8 @@ fn is_newest(place: Place, item: &Item) -> bool {
         Some(super::world::Held::Elsewhere(committed, _)) => Some(committed),
         _ => None,
     };
-    committed.into_iter().chain(item.absorbed).all(|other| (place.at, place.version) > (other.at, other.version))
+    committed
+        .into_iter()
+        .chain(item.imported_through)
+        .all(|other| (place.at, place.version) > (other.at, other.version))
 }

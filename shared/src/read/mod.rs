@@ -13,7 +13,7 @@ use self::{
 };
 use crate::{
     auth::{Permission, TenantScope},
-    backend::Foundation,
+    backend::Backend,
     cache::{Cache, Known, Observed, Resolved, Validity},
     clock::Clock,
     ledger::{Change, Head, LedgerError},
@@ -190,21 +190,21 @@ impl ReadError {
 /// Reads entries.
 #[derive(Debug)]
 pub struct ReadService {
-    foundation: Foundation,
+    backend: Backend,
     cache: Cache,
     clock: Clock,
 }
 
 impl ReadService {
     /// A reader with an empty memory.
-    pub fn new(foundation: Foundation, settings: &Settings) -> Self {
-        Self { foundation, cache: Cache::new(settings.cache_max_bytes), clock: settings.clock.clone() }
+    pub fn new(backend: Backend, settings: &Settings) -> Self {
+        Self { backend, cache: Cache::new(settings.cache_max_bytes), clock: settings.clock.clone() }
     }
 
     /// That the scope permits to read the value of `key`. Decided before anything is looked for, in
     /// memory or in a store, so that who may not read a secret does not learn whether there is one.
     pub fn permit(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), ReadError> {
-        self.foundation.permit(scope, key)
+        self.backend.permit(scope, key)
     }
 
     /// The current entry of a key.
@@ -246,11 +246,11 @@ impl ReadService {
                 return Ok(At { revision: valid.head.revision, age, stale: false, found: known });
             }
             telemetry::note_cache(CacheResult::Miss);
-            let entry = self.foundation.ledger.current(scope, key).await?.and_then(|current| current.entry);
+            let entry = self.backend.ledger.current(scope, key).await?.and_then(|current| current.entry);
             let written_at = entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision);
             let revision = written_at.max(valid.head.revision);
             let live: Vec<_> = entry.into_iter().filter(Entry::is_live).collect();
-            let known: Known = match self.foundation.resolve(scope, live).await?.pop() {
+            let known: Known = match self.backend.resolve(scope, live).await?.pop() {
                 None => None,
                 Some((entry, Ok(value))) => Some(Arc::new(Resolved { entry, value })),
                 Some((_, Err(Absent::RouteChanged))) => return Err(ReadError::RouteChanged(key.clone())),
@@ -307,7 +307,7 @@ impl ReadService {
             }
             let wanted: Vec<_> = keys.iter().filter(|key| !known.contains_key(key)).cloned().collect();
             telemetry::note_cache(if wanted.is_empty() { from_memory(age) } else { CacheResult::Miss });
-            let (mut loaded, unread) = self.foundation.ledger.entries(scope, &wanted, MAX_ANSWER_BYTES).await?;
+            let (mut loaded, unread) = self.backend.ledger.entries(scope, &wanted, MAX_ANSWER_BYTES).await?;
             if loaded.values().any(|entry| entry.revision > valid.head.revision) {
                 // Some are from after the head that the others are valid at: together they might
                 // show half a transaction.
@@ -315,7 +315,7 @@ impl ReadService {
             }
             let live: Vec<_> = wanted.iter().filter_map(|key| loaded.remove(key)).filter(Entry::is_live).collect();
             let (mut resolved, mut absent) = (HashMap::new(), Vec::new());
-            for (entry, value) in self.foundation.resolve(scope, live).await? {
+            for (entry, value) in self.backend.resolve(scope, live).await? {
                 let key = entry.key.clone();
                 match value {
                     Ok(value) => _ = resolved.insert(key, Arc::new(Resolved { entry, value })),
@@ -341,7 +341,7 @@ impl ReadService {
 
     /// The tenant's head: which revision lists, histories and changes are read at.
     pub async fn head(&self, scope: &TenantScope) -> Result<Head, ReadError> {
-        Ok(self.foundation.ledger.head(scope).await?)
+        Ok(self.backend.ledger.head(scope).await?)
     }
 
     /// Live entries whose key begins with `prefix`, behind the key `after`, read at `head`, or at a
@@ -361,12 +361,12 @@ impl ReadService {
             if round > 1 {
                 head = self.head(scope).await?;
             }
-            let page = self.foundation.ledger.list(scope, prefix, after, limit, MAX_ANSWER_BYTES).await?;
+            let page = self.backend.ledger.list(scope, prefix, after, limit, MAX_ANSWER_BYTES).await?;
             let torn = page.entries.iter().any(|entry| entry.revision > head.revision);
             if torn && round < MAX_ROUNDS {
                 continue;
             }
-            let resolved = self.foundation.resolve(scope, page.entries).await?;
+            let resolved = self.backend.resolve(scope, page.entries).await?;
             let absent =
                 |(entry, value): &(Entry, Result<_, Absent>)| Some((entry.key.clone(), value.as_ref().err().copied()?));
             let absent: Vec<_> = resolved.iter().filter_map(absent).collect();
@@ -399,17 +399,17 @@ impl ReadService {
         min_revision: Option<Revision>,
     ) -> Result<At<Option<Fetched>>, ReadError> {
         self.permit(scope, key)?;
-        let head = self.foundation.ledger.head(scope).await?;
+        let head = self.backend.ledger.head(scope).await?;
         if let Some(asked) = min_revision.filter(|asked| *asked > head.revision) {
             return Err(ReadError::NotReached { head: head.revision, asked });
         }
-        let found = match self.foundation.ledger.version(scope, key, version).await? {
-            Some(entry) if self.foundation.is_off_route(&entry) => return Err(ReadError::RouteChanged(key.clone())),
+        let found = match self.backend.ledger.version(scope, key, version).await? {
+            Some(entry) if self.backend.is_off_route(&entry) => return Err(ReadError::RouteChanged(key.clone())),
             Some(entry) => self.past_values(scope, key, vec![entry]).await?.pop(),
             None => None,
         };
         if found.as_ref().is_some_and(|past| past.entry.is_live() && past.value.is_none()) {
-            let gone = self.foundation.gone(scope, key, version).await?;
+            let gone = self.backend.gone(scope, key, version).await?;
             return Err(ReadError::VersionGone { gone, head: head.revision });
         }
         Ok(At { revision: head.revision, age: None, stale: false, found })
@@ -425,7 +425,7 @@ impl ReadService {
         limit: usize,
     ) -> Result<At<HistoryPage>, ReadError> {
         self.permit(scope, key)?;
-        let (entries, more) = self.foundation.ledger.history(scope, key, before, limit, MAX_ANSWER_BYTES).await?;
+        let (entries, more) = self.backend.ledger.history(scope, key, before, limit, MAX_ANSWER_BYTES).await?;
         let mut versions = self.past_values(scope, key, entries).await?;
         let fitting = fitting(versions.iter().map(|past| past.value.as_ref()));
         let cut = versions.drain(fitting..).next().is_some();
@@ -444,7 +444,7 @@ impl ReadService {
         let changes = match since.cmp(&head.revision) {
             Ordering::Equal => Vec::new(),
             Ordering::Greater => return Err(ReadError::Ahead { since, head: head.revision }),
-            Ordering::Less => self.foundation.ledger.changes(scope, since, limit).await?,
+            Ordering::Less => self.backend.ledger.changes(scope, since, limit).await?,
         };
         if changes.is_empty() && since < head.revision {
             return Err(ReadError::Compacted { since, head: head.revision });
@@ -473,7 +473,7 @@ impl ReadService {
         }
         let tenant = scope.tenant();
         let asked = self.cache.ask(self.clock.now());
-        let head = self.foundation.ledger.head(scope).await?;
+        let head = self.backend.ledger.head(scope).await?;
         let valid = match self.cache.observe(tenant, asked, &head) {
             Observed::Valid(valid) => valid,
             Observed::Behind(from) => {
@@ -484,7 +484,7 @@ impl ReadService {
                 let changes = if wanted > MAX_DELTA {
                     Vec::new()
                 } else {
-                    self.foundation.ledger.changes(scope, since, usize::try_from(wanted).unwrap_or(usize::MAX)).await?
+                    self.backend.ledger.changes(scope, since, usize::try_from(wanted).unwrap_or(usize::MAX)).await?
                 };
                 self.cache.advance(tenant, &from, asked, &head, &changes)
             }
@@ -524,7 +524,7 @@ impl ReadService {
         entries: Vec<Entry>,
     ) -> Result<Vec<Fetched>, ReadError> {
         let places: Vec<_> = entries.iter().filter_map(place).collect();
-        let mut elsewhere = match self.foundation.stores.of(key).external() {
+        let mut elsewhere = match self.backend.stores.of(key).external() {
             Some((external, _)) if !places.is_empty() => external.get_history(scope, key, &places).await?.into_iter(),
             _ => Vec::new().into_iter(),
         };

@@ -9,7 +9,7 @@ use super::{Freshness, ReadError, ReadService};
 use crate::{
     auth::fixture,
     aws::FailureKind,
-    backend::Foundation,
+    backend::Backend,
     ledger::{Head, LedgerError},
     model::{entry::Version, key::ConfigKey},
 };
@@ -23,9 +23,9 @@ async fn nobody_waits_for_ever() {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let settings = fixture::settings(&[("AWS_ENDPOINT_URL", &endpoint)]).unwrap();
     let scope = fixture::reader(&settings).await;
-    let foundation = Foundation::new(&settings).unwrap();
-    let key = ConfigKey::parse("tenant_config_k", &foundation.routes).unwrap();
-    let reader = ReadService::new(foundation, &settings);
+    let backend = Backend::new(&settings).unwrap();
+    let key = ConfigKey::parse("tenant_config_k", &backend.routes).unwrap();
+    let reader = ReadService::new(backend, &settings);
     let mut took = Vec::new();
     let mut last = None;
     for _ in 0..3 {
@@ -46,15 +46,15 @@ async fn every_read_of_a_value_asks_for_the_right_to_it() {
     // Where nobody answers, a read that was let through would fail otherwise.
     let settings = fixture::settings(&[("AWS_ENDPOINT_URL", "http://127.0.0.1:1")]).unwrap();
     let scope = fixture::reader(&settings).await;
-    let foundation = Foundation::new(&settings).unwrap();
-    let keys = ["param_config_k", "secret_config_k"].map(|key| ConfigKey::parse(key, &foundation.routes).unwrap());
-    let reader = ReadService::new(foundation, &settings);
+    let backend = Backend::new(&settings).unwrap();
+    let keys = ["param_config_k", "secret_config_k"].map(|key| ConfigKey::parse(key, &backend.routes).unwrap());
+    let reader = ReadService::new(backend, &settings);
     let (secret, fresh) = (&keys[1], Freshness::default());
     for refused in [
         reader.get(&scope, secret, fresh).await.err(),
         reader.batch_get(&scope, &keys, fresh).await.err(),
         reader.version(&scope, secret, Version::new(1), None).await.err(),
-        reader.history(&scope, &Head::unborn(), secret, None, 1).await.err(),
+        reader.history(&scope, &Head::empty(), secret, None, 1).await.err(),
     ] {
         assert!(matches!(&refused, Some(ReadError::Secret(key)) if key == secret), "{refused:?}");
     }

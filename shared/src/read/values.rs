@@ -6,7 +6,7 @@ use tracing::error;
 
 use crate::{
     auth::TenantScope,
-    backend::Foundation,
+    backend::Backend,
     ledger::LedgerError,
     model::{
         entry::{Entry, Held, Locator, State, TextKind, Version},
@@ -59,7 +59,7 @@ impl fmt::Display for ValueGone {
     }
 }
 
-impl Foundation {
+impl Backend {
     /// That the value of a version is gone, and whether a delete took it along.
     pub(crate) async fn gone(
         &self,

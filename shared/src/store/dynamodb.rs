@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{ExternalStore, RouteOptions, Surroundings, UnusableRoute, ValueRefused, ValueStore};
+use super::{ExternalStore, RouteOptions, StoreContext, UnusableRoute, ValueRefused, ValueStore};
 use crate::model::{key::ConfigKey, routing::Strategy, value::ConfigValue};
 
 /// The largest value, in bytes of JSON. An item may have 400 KB (DynamoDB's limit); key, author and
@@ -13,7 +13,7 @@ const MAX_VALUE_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 struct DynamoDb;
 
-pub(super) fn open(_: &Surroundings<'_>, options: &mut RouteOptions) -> Result<Arc<dyn ValueStore>, UnusableRoute> {
+pub(super) fn open(_: &StoreContext<'_>, options: &mut RouteOptions) -> Result<Arc<dyn ValueStore>, UnusableRoute> {
     if let Some(strategy) = options.strategy {
         return Err(options.unusable(format!(
             "the store dynamodb takes no strategy, since its values are in the ledger; leave {strategy} out"

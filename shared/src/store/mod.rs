@@ -4,21 +4,21 @@
 //! A new store is one file here that implements [`ValueStore`], and one line in [`STORES`].
 
 mod dynamodb;
+mod inventory;
 mod parameter_store;
-mod survey;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
+pub use inventory::{Inventory, InventoryPage, MAX_DESCRIBED};
 pub use parameter_store::NotAKey;
 use serde_json::Value;
-pub use survey::{MAX_DESCRIBED, Survey, SurveyPage};
 
 use crate::{
     auth::TenantScope,
     aws::{AwsClients, AwsFailure, Service},
     model::{
-        entry::{Locator, PutId, TextKind, ValueFormat, Version},
+        entry::{IntentId, Locator, TextKind, ValueFormat, Version},
         key::{ConfigKey, Tag},
         refusal::RefusalReason,
         routing::{Route, Strategy, TagRoutes},
@@ -31,11 +31,11 @@ use crate::{
 const STORES: &[(&str, OpenStore)] = &[("dynamodb", dynamodb::open), ("parameter-store", parameter_store::open)];
 
 /// Makes the store of one route.
-type OpenStore = fn(&Surroundings<'_>, &mut RouteOptions) -> Result<Arc<dyn ValueStore>, UnusableRoute>;
+type OpenStore = fn(&StoreContext<'_>, &mut RouteOptions) -> Result<Arc<dyn ValueStore>, UnusableRoute>;
 
 /// What a store is made from, besides its route.
 #[derive(Debug)]
-pub struct Surroundings<'a> {
+pub struct StoreContext<'a> {
     /// The AWS clients.
     pub clients: &'a AwsClients,
     /// All settings.
@@ -71,7 +71,7 @@ pub trait ExternalStore: Send + Sync {
         scope: &TenantScope,
         key: &ConfigKey,
         value: &ConfigValue,
-        id: &PutId,
+        id: &IntentId,
         version: Version,
     ) -> Result<Placed, StoreError>;
 
@@ -81,7 +81,7 @@ pub trait ExternalStore: Send + Sync {
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
-        id: &PutId,
+        id: &IntentId,
         version: u64,
     ) -> Result<Locator, StoreError>;
 
@@ -129,7 +129,7 @@ pub struct StoredVersion {
     pub place: Locator,
     /// The id and our version that it was put with; none if it bears no mark of ours. A mark proves
     /// nothing: anybody may have copied it.
-    pub mark: Option<(PutId, Version)>,
+    pub mark: Option<(IntentId, Version)>,
     /// What it says.
     pub text: StoredText,
     /// Whether the store keeps it as a secret.
@@ -269,7 +269,7 @@ pub struct Stores(Arc<BTreeMap<String, Arc<dyn ValueStore>>>);
 
 impl Stores {
     /// Opens the store of every route, or says which route is unusable.
-    pub fn open(routes: &TagRoutes, surroundings: &Surroundings<'_>) -> Result<Self, UnusableRoute> {
+    pub fn open(routes: &TagRoutes, surroundings: &StoreContext<'_>) -> Result<Self, UnusableRoute> {
         let opened = routes.iter().map(|(tag, route)| {
             let mut options = RouteOptions::new(tag, route);
             let Some((_, open)) = STORES.iter().find(|(name, _)| *name == route.store) else {

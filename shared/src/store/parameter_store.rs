@@ -16,7 +16,7 @@ use aws_sdk_ssm::{
 use futures_util::future::try_join_all;
 
 use super::{
-    ExternalStore, Placed, RouteOptions, StoreError, StoredText, StoredVersion, Surroundings, UnusableRoute,
+    ExternalStore, Placed, RouteOptions, StoreContext, StoreError, StoredText, StoredVersion, UnusableRoute,
     ValueRefused, ValueStore,
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     aws::{AwsClients, AwsFailure, FailureKind, Service, once_to_parameter_store},
     clock::Timestamp,
     model::{
-        entry::{Locator, PutId, TextKind, Trimmed, ValueFormat, Version},
+        entry::{IntentId, Locator, TextKind, Trimmed, ValueFormat, Version},
         key::{ConfigKey, InvalidKey, MAX_NAME_BYTES, MAX_TAG_BYTES},
         refusal::RefusalReason,
         routing::{Strategy, TagRoutes},
@@ -70,7 +70,7 @@ struct ParameterStore {
 }
 
 pub(super) fn open(
-    surroundings: &Surroundings<'_>,
+    surroundings: &StoreContext<'_>,
     options: &mut RouteOptions,
 ) -> Result<Arc<dyn ValueStore>, UnusableRoute> {
     let secure = options.take("type", &["String", "SecureString"])? == Some("SecureString");
@@ -145,7 +145,7 @@ impl ExternalStore for ParameterStore {
         scope: &TenantScope,
         key: &ConfigKey,
         value: &ConfigValue,
-        id: &PutId,
+        id: &IntentId,
         version: Version,
     ) -> Result<Placed, StoreError> {
         let (text, kind) = encode(value);
@@ -196,7 +196,7 @@ impl ExternalStore for ParameterStore {
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
-        id: &PutId,
+        id: &IntentId,
         version: u64,
     ) -> Result<Locator, StoreError> {
         let name = self.name(scope, key);
@@ -323,7 +323,7 @@ impl ParameterStore {
         &self,
         scope: &TenantScope,
         name: &str,
-        id: &PutId,
+        id: &IntentId,
         version: u64,
     ) -> Result<Locator, StoreError> {
         // Not by DescribeParameters: who may call that sees the parameters of every tenant, because
@@ -423,14 +423,14 @@ fn refusal(error: &PutParameterError) -> Option<RefusalReason> {
 }
 
 /// The description that every put of ours carries: a mark, the id, and our version.
-fn description(id: &PutId, version: Version) -> String {
+fn description(id: &IntentId, version: Version) -> String {
     format!("tenantry/1 {id} v{version}")
 }
 
 /// The id and version of a description of ours.
-fn mark(description: &str) -> Option<(PutId, Version)> {
+fn mark(description: &str) -> Option<(IntentId, Version)> {
     let (id, version) = description.strip_prefix("tenantry/1 ")?.split_once(" v")?;
-    Some((PutId::from_stored(id), Version::new(version.parse().ok()?)))
+    Some((IntentId::from_stored(id), Version::new(version.parse().ok()?)))
 }
 
 /// What a parameter that was found is, given the locator that it was asked for by.

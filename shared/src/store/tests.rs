@@ -12,7 +12,7 @@ fn open_below(root: &str, routes: &str) -> Result<(TagRoutes, Stores), String> {
     let settings = fixture::settings(&[("PARAMETER_ROOT", root), ("TAG_ROUTES", routes)]);
     let settings = settings.map_err(|error| error.to_string())?;
     let clients = AwsClients::new(&settings.aws, &settings.clock);
-    let stores = Stores::open(&settings.routes, &Surroundings { clients: &clients, settings: &settings });
+    let stores = Stores::open(&settings.routes, &StoreContext { clients: &clients, settings: &settings });
     stores.map(|stores| (settings.routes, stores)).map_err(|error| error.to_string())
 }
 

@@ -35,8 +35,8 @@ struct Line<'a> {
     requests: u8,
     #[serde(rename = "Duration")]
     duration: f64,
-    #[serde(rename = "OwedWorkAge", skip_serializing_if = "Option::is_none")]
-    owed_work_age: Option<f64>,
+    #[serde(rename = "OutboxAge", skip_serializing_if = "Option::is_none")]
+    outbox_age: Option<f64>,
     #[serde(rename = "UnparsedEdits", skip_serializing_if = "Option::is_none")]
     unparsed_edits: Option<u32>,
     #[serde(rename = "Refusals", skip_serializing_if = "Option::is_none")]
@@ -74,11 +74,11 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     published: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    followed: Option<usize>,
+    replicated: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     compared: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    absorbed: Option<usize>,
+    imported: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,7 +113,7 @@ const BY_TAG: &[&str] = &["Function", "Tag", "Outcome"];
 const OF_REQUESTS: &[Metric] =
     &[Metric { name: "Requests", unit: "Count" }, Metric { name: "Duration", unit: "Milliseconds" }];
 const BY_FUNCTION: &[&[&str]] = &[&["Function"]];
-const OF_SWEEPS: &[Metric] = &[Metric { name: "OwedWorkAge", unit: "Seconds" }];
+const OF_SWEEPS: &[Metric] = &[Metric { name: "OutboxAge", unit: "Seconds" }];
 const OF_EDITS: &[Metric] = &[Metric { name: "UnparsedEdits", unit: "Count" }];
 const OF_REFUSALS: &[Metric] = &[Metric { name: "Refusals", unit: "Count" }];
 const OF_ROUNDS: &[Metric] = &[Metric { name: "RefusedKeys", unit: "Count" }];
@@ -160,7 +160,7 @@ pub(super) fn write(
         outcome: class(outcome),
         requests: 1,
         duration,
-        owed_work_age: notes.swept.as_ref().map(|(_, oldest)| oldest.as_secs_f64()),
+        outbox_age: notes.swept.as_ref().map(|(_, oldest)| oldest.as_secs_f64()),
         unparsed_edits,
         refusals,
         refused_keys,
@@ -183,9 +183,9 @@ pub(super) fn write(
         }),
         calls: &notes.calls,
         published: report.map(|report| report.published),
-        followed: report.map(|report| report.followed),
+        replicated: report.map(|report| report.replicated),
         compared: report.map(|report| report.compared),
-        absorbed: report.map(|report| report.absorbed),
+        imported: report.map(|report| report.imported),
         refused: report.map(|report| report.refused),
         failed: report.map(|report| report.failed),
     };

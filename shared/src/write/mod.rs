@@ -8,21 +8,21 @@ use tracing::warn;
 use crate::{
     auth::TenantScope,
     aws::{AwsFailure, Service},
-    backend::Foundation,
+    backend::Backend,
     clock::Clock,
     ledger::{
-        Basis, Change, CommitOutcome, Current, FollowState, IdempotencyClaim, LedgerError, Plan, PlannedWrite,
-        PutBefore, Receipt, StoreWork,
+        Basis, Change, CommitOutcome, Current, IdempotencyClaim, LedgerError, Plan, PlannedWrite, PutBefore, Receipt,
+        ReplicaState, StoreChange,
     },
     model::{
         comment::Comment,
-        entry::{CommitId, ETag, Entry, Held, Locator, Precondition, PutId, Revision, State, Version},
+        entry::{CommitId, ETag, Entry, Held, IntentId, Locator, Precondition, Revision, State, Version},
         key::ConfigKey,
         refusal::{Refusal, RefusalReason},
         routing::Strategy,
         value::ConfigValue,
     },
-    outbox::replicate::{Followed, Occasion, follow},
+    outbox::replicate::{Occasion, Replication, replicate},
     read::values::ValueGone,
     settings::Settings,
     store::{ExternalStore, Placed, StoreError, ValueRefused},
@@ -46,7 +46,7 @@ const MAX_OPEN_CALLS: usize = 10;
 /// counts as free: longer than a put and its commit usually take.
 const AT_WORK: Duration = Duration::from_secs(3);
 /// How long what a commit owes may keep its answer waiting.
-const PAY_BUDGET: Duration = Duration::from_secs(10);
+const FLUSH_BUDGET: Duration = Duration::from_secs(10);
 /// When a request must have been answered, counted from its begin: before the function's timeout,
 /// and before the 30 s that API Gateway waits.
 const REQUEST_BUDGET: Duration = Duration::from_secs(26);
@@ -180,14 +180,14 @@ pub enum WriteError {
 /// Writes entries.
 #[derive(Debug)]
 pub struct WriteService {
-    foundation: Foundation,
+    backend: Backend,
     clock: Clock,
 }
 
 impl WriteService {
     /// A writer.
-    pub fn new(foundation: Foundation, settings: &Settings) -> Self {
-        Self { foundation, clock: settings.clock.clone() }
+    pub fn new(backend: Backend, settings: &Settings) -> Self {
+        Self { backend, clock: settings.clock.clone() }
     }
 
     /// Carries out all of `requests`, which name no key twice, or none; the comment is the
@@ -222,7 +222,7 @@ impl WriteService {
         let give_up_at = Instant::now() + CONTENTION_BUDGET;
         let mut ceiling = Duration::from_millis(20);
         loop {
-            let basis = self.foundation.ledger.basis(scope, &keys, hash).await?;
+            let basis = self.backend.ledger.basis(scope, &keys, hash).await?;
             if let Some(earlier) = basis.earlier {
                 return replay(earlier, idempotency);
             }
@@ -236,11 +236,9 @@ impl WriteService {
                         comment: comment.clone(),
                         idempotency: idempotency.cloned(),
                     };
-                    if let CommitOutcome::Committed(receipt, change) =
-                        self.foundation.ledger.commit(scope, &plan).await?
-                    {
-                        let pay_until = (Instant::now() + PAY_BUDGET).min(answer_by - ANSWER_RESERVE);
-                        let stores = Box::pin(self.pay(scope, &plan, &change, pay_until)).await;
+                    if let CommitOutcome::Committed(receipt, change) = self.backend.ledger.commit(scope, &plan).await? {
+                        let flush_until = (Instant::now() + FLUSH_BUDGET).min(answer_by - ANSWER_RESERVE);
+                        let stores = Box::pin(self.flush(scope, &plan, &change, flush_until)).await;
                         return Ok(Written { receipt, stores, replayed: false });
                     }
                     WriteError::Contention
@@ -250,7 +248,7 @@ impl WriteService {
                     // A twin of this request may have come between the look at its result and the
                     // look at the entries: then it was its success that made this one fail.
                     if let Some(hash) = hash
-                        && let Some(earlier) = self.foundation.ledger.earlier(scope, hash).await?
+                        && let Some(earlier) = self.backend.ledger.earlier(scope, hash).await?
                     {
                         return replay(earlier, idempotency);
                     }
@@ -270,7 +268,7 @@ impl WriteService {
     fn check(&self, requests: &[WriteRequest]) -> Result<(), WriteError> {
         let mut bytes = 0;
         for WriteRequest { key, operation, .. } in requests {
-            let store = self.foundation.stores.of(key);
+            let store = self.backend.stores.of(key);
             if requests.len() > 1 && matches!(store.external(), Some((_, Strategy::WriteAround))) {
                 return Err(WriteError::CannotJoin { tag: key.tag().to_owned(), key: key.clone() });
             }
@@ -321,13 +319,13 @@ impl WriteService {
             if let (Some(current), true) = (current, value.is_some()) {
                 self.look_for_what_is_in_the_way(scope, key, current).await?;
             }
-            let format = value.as_ref().map(|value| self.foundation.stores.of(key).format_of(value));
+            let format = value.as_ref().map(|value| self.backend.stores.of(key).format_of(value));
             let lies_there_alone = matches!(entry.map(|entry| &entry.state), Some(State::Live(Held::Elsewhere(..))));
-            let (state, store) = match (value, self.foundation.stores.of(key).external()) {
-                (value, None) => (state_of(value), StoreWork::None),
-                (value, Some((_, Strategy::WriteBack))) => (state_of(value), StoreWork::Later),
+            let (state, store) = match (value, self.backend.stores.of(key).external()) {
+                (value, None) => (state_of(value), StoreChange::None),
+                (value, Some((_, Strategy::WriteBack))) => (state_of(value), StoreChange::Later),
                 (value @ Some(_), Some((_, Strategy::WriteThrough))) | (value @ None, Some(_)) => {
-                    (state_of(value), StoreWork::Announced(PutId::new(self.clock.now())))
+                    (state_of(value), StoreChange::Intent(IntentId::new(self.clock.now())))
                 }
                 (Some(value), Some((external, Strategy::WriteAround))) => {
                     match self.put_around(scope, external, key, &value, current, attempt).await? {
@@ -342,7 +340,7 @@ impl WriteService {
                 version: current.map_or(Version::FIRST, Current::next_version),
                 creates: !entry.is_some_and(Entry::is_live),
                 removes_older_values: lies_there_alone
-                    && matches!(store, StoreWork::Announced(_))
+                    && matches!(store, StoreChange::Intent(_))
                     && state == State::Deleted,
                 state,
                 format,
@@ -366,7 +364,7 @@ impl WriteService {
             return Ok(());
         }
         // A put around the ledger is made before the commit anyway.
-        let Some((external, Strategy::WriteThrough | Strategy::WriteBack)) = self.foundation.stores.of(key).external()
+        let Some((external, Strategy::WriteThrough | Strategy::WriteBack)) = self.backend.stores.of(key).external()
         else {
             return Ok(());
         };
@@ -391,10 +389,10 @@ impl WriteService {
         if let Some(value) = &attempt.rolled_back {
             return Ok(value.clone());
         }
-        let Some(entry) = self.foundation.ledger.version(scope, key, version).await? else {
+        let Some(entry) = self.backend.ledger.version(scope, key, version).await? else {
             return Err(WriteError::NoSuchVersion(key.clone(), version));
         };
-        let store = self.foundation.stores.of(key);
+        let store = self.backend.stores.of(key);
         let value = match entry.state {
             State::Deleted => return Err(WriteError::VersionIsTombstone(key.clone(), version)),
             State::Live(Held::Value(value)) => Some(value),
@@ -403,7 +401,7 @@ impl WriteService {
                 None => return Err(WriteError::RouteChanged(key.clone())),
             },
         };
-        let Some(value) = value else { return Err(self.foundation.gone(scope, key, version).await?.into()) };
+        let Some(value) = value else { return Err(self.backend.gone(scope, key, version).await?.into()) };
         // The tag's store may have been another one when the version was written.
         store.check(key, &value)?;
         attempt.rolled_back = Some(value.clone());
@@ -424,12 +422,12 @@ impl WriteService {
         value: &ConfigValue,
         current: Option<&Current>,
         attempt: &mut Attempt,
-    ) -> Result<Result<(State, StoreWork), WriteError>, WriteError> {
-        let ledger = &self.foundation.ledger;
-        let follow = current.map(|current| current.follow.clone()).unwrap_or_default();
+    ) -> Result<Result<(State, StoreChange), WriteError>, WriteError> {
+        let ledger = &self.backend.ledger;
+        let follow = current.map(|current| current.replica.clone()).unwrap_or_default();
         let entry = current.and_then(|current| current.entry.as_ref());
         if let Some(around) = &attempt.around
-            && follow.announced.contains(&around.id)
+            && follow.intents.contains(&around.id)
             && around.is_newest(entry, &follow)
         {
             return Ok(Ok(around.write()));
@@ -441,13 +439,13 @@ impl WriteService {
         // An earlier put of this request is over, and what has been committed since lies on top of
         // it.
         let overtaken: Vec<_> = attempt.around.iter().map(|around| around.id.clone()).collect();
-        let is_at_work = |id: &PutId| !overtaken.contains(id) && now.since(id.given_out_at()) < AT_WORK;
-        let is_crowded = attempt.puts == MAX_PUTS_AROUND || follow.announced.len() >= MAX_OPEN_CALLS;
-        if is_crowded || follow.announced.iter().any(is_at_work) {
+        let is_at_work = |id: &IntentId| !overtaken.contains(id) && now.since(id.given_out_at()) < AT_WORK;
+        let is_crowded = attempt.puts == MAX_PUTS_AROUND || follow.intents.len() >= MAX_OPEN_CALLS;
+        if is_crowded || follow.intents.iter().any(is_at_work) {
             return Ok(Err(WriteError::Contention));
         }
-        let id = PutId::new(now);
-        if !ledger.announce(scope, key, &id, &follow.announced, &overtaken).await? {
+        let id = IntentId::new(now);
+        if !ledger.record_intent(scope, key, &id, &follow.intents, &overtaken).await? {
             return Ok(Err(WriteError::Contention));
         }
         attempt.around = None;
@@ -473,9 +471,9 @@ impl WriteService {
 
     /// Does what a commit owes. What fails is left to config-refresh, which finds it in the ledger;
     /// the commit stands.
-    async fn pay(&self, scope: &TenantScope, plan: &Plan, change: &Change, until: Instant) -> Vec<StoreState> {
+    async fn flush(&self, scope: &TenantScope, plan: &Plan, change: &Change, until: Instant) -> Vec<StoreState> {
         let publish = async {
-            let left = match tokio::time::timeout_at(until, self.foundation.publish(scope, change)).await {
+            let left = match tokio::time::timeout_at(until, self.backend.publish(scope, change)).await {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error.to_string(),
                 Err(late) => late.to_string(),
@@ -490,28 +488,28 @@ impl WriteService {
         let mut stores = Vec::with_capacity(plan.writes.len());
         for PlannedWrite { key, store, version, .. } in &plan.writes {
             let state = match store {
-                StoreWork::None | StoreWork::Found(_) | StoreWork::Verdict { .. } => StoreState::Done,
-                StoreWork::Later => StoreState::Pending,
-                StoreWork::Done(..) => {
+                StoreChange::None | StoreChange::Found(_) | StoreChange::Refusal { .. } => StoreState::Done,
+                StoreChange::Later => StoreState::Pending,
+                StoreChange::Done(..) => {
                     // The value is where it belongs; only the mark that somebody was at it comes
                     // off.
-                    let settling = self.foundation.ledger.settle(scope, key);
+                    let settling = self.backend.ledger.acknowledge(scope, key);
                     if let Ok(Err(error)) = tokio::time::timeout_at(until, settling).await {
                         warn!(tenant.id = %scope.tenant(), config.key = %key, %error, "a mark is left for config-refresh to take off");
                     }
                     StoreState::Done
                 }
-                StoreWork::Announced(id) => {
+                StoreChange::Intent(id) => {
                     let occasion = Occasion::Commit(id.clone(), *version);
-                    let following = follow(&self.foundation, &self.clock, scope, key, occasion);
-                    match tokio::time::timeout_at(until, following).await {
-                        Ok(Ok(Followed::Refused(refusal))) => StoreState::Refused(refusal),
-                        Ok(Ok(Followed::Done | Followed::NeverWritten)) => StoreState::Done,
+                    let replicating = replicate(&self.backend, &self.clock, scope, key, occasion);
+                    match tokio::time::timeout_at(until, replicating).await {
+                        Ok(Ok(Replication::Refused(refusal))) => StoreState::Refused(refusal),
+                        Ok(Ok(Replication::Done | Replication::NeverWritten)) => StoreState::Done,
                         Ok(Err(error)) => {
                             warn!(tenant.id = %scope.tenant(), config.key = %key, %error, "a store is left for config-refresh to bring after");
                             StoreState::Pending
                         }
-                        Ok(Ok(Followed::Later)) | Err(_) => StoreState::Pending,
+                        Ok(Ok(Replication::Later)) | Err(_) => StoreState::Pending,
                     }
                 }
             };
@@ -555,7 +553,7 @@ struct Attempt {
 
 /// A put that went before its commit.
 struct Around {
-    id: PutId,
+    id: IntentId,
     described: Version,
     placed: Placed,
     locator: Locator,
@@ -566,19 +564,19 @@ struct Around {
 impl Around {
     /// Whether the value was put after the committed one, and after what has been seen in the store
     /// since. Within one life of a parameter its versions tell; between two lives, the time.
-    fn is_newest(&self, committed: Option<&Entry>, follow: &FollowState) -> bool {
+    fn is_newest(&self, committed: Option<&Entry>, follow: &ReplicaState) -> bool {
         let committed = match committed.map(|entry| &entry.state) {
             Some(State::Live(Held::Elsewhere(locator, _))) => Some(*locator),
             _ => None,
         };
         let order = |place: Locator| (place.modified_at, place.version);
-        committed.into_iter().chain(follow.absorbed).all(|other| order(self.locator) > order(other))
+        committed.into_iter().chain(follow.imported_through).all(|other| order(self.locator) > order(other))
     }
 
-    fn write(&self) -> (State, StoreWork) {
+    fn write(&self) -> (State, StoreChange) {
         (
             State::Live(Held::Elsewhere(self.locator, self.placed.kind.clone())),
-            StoreWork::Done(PutBefore {
+            StoreChange::Done(PutBefore {
                 id: self.id.clone(),
                 described: self.described,
                 placed: self.placed.version,

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 /// Names that stand in a template without being declared there, as they are locally.
 #[derive(Debug, Clone)]
-pub struct Surroundings {
+pub struct StoreContext {
     /// `AWS::Region`.
     pub region: String,
     /// `AWS::AccountId`, 12 digits.
@@ -54,14 +54,14 @@ const MAX_DEPTH: usize = 64;
 #[derive(Debug)]
 pub(super) struct Resolver<'a> {
     template: &'a Value,
-    surroundings: &'a Surroundings,
+    surroundings: &'a StoreContext,
     /// The parameters that were asked for.
     asked: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Resolver<'a> {
     /// A resolver for `template` in long form.
-    pub(super) fn new(template: &'a Value, surroundings: &'a Surroundings) -> Result<Self, ResolveError> {
+    pub(super) fn new(template: &'a Value, surroundings: &'a StoreContext) -> Result<Self, ResolveError> {
         for name in surroundings.parameters.keys() {
             if template["Parameters"].get(name).is_none() {
                 return Err(ResolveError::UnknownParameter(name.clone()));
@@ -235,7 +235,7 @@ impl<'a> Resolver<'a> {
 
     /// `!Ref` gives a queue's address, where others have their name.
     fn queue_url(&self, logical_id: &str, queue: &Value, depth: usize) -> Result<Value, ResolveError> {
-        let Surroundings { region, account, .. } = self.surroundings;
+        let StoreContext { region, account, .. } = self.surroundings;
         let name = self.given_name(logical_id, &queue["Properties"]["QueueName"], depth)?;
         let name = text(&name).unwrap_or_default();
         Ok(format!("https://sqs.{region}.amazonaws.com/{account}/{name}").into())
@@ -253,7 +253,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn attribute(&self, resource: &str, attribute: &str, depth: usize) -> Result<Value, ResolveError> {
-        let Surroundings { region, account, .. } = self.surroundings;
+        let StoreContext { region, account, .. } = self.surroundings;
         let definition =
             self.template["Resources"].get(resource).ok_or_else(|| ResolveError::UnknownName(resource.to_owned()))?;
         let name = self.name(resource, depth + 1)?.as_ref().and_then(text).unwrap_or_default();
@@ -339,7 +339,7 @@ mod tests {
 
     use serde_json::json;
 
-    use super::{Resolver, Surroundings};
+    use super::{Resolver, StoreContext};
     use crate::template::yaml;
 
     const TEMPLATE: &str = "
@@ -368,7 +368,7 @@ Resources:
 
     fn check(expression: &str) -> Result<serde_json::Value, String> {
         let template = yaml::parse(TEMPLATE).unwrap();
-        let surroundings = Surroundings {
+        let surroundings = StoreContext {
             region: "eu-central-1".into(),
             account: "123456789012".into(),
             stack: "s".into(),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     api::{Cors, not_honoured},
-    intrinsics::{ResolveError, Resolver, Surroundings, text},
+    intrinsics::{ResolveError, Resolver, StoreContext, text},
     role::{PolicyProperties, Role, RoleProperties},
     stream::{Queue, QueueProperties, RuleProperties, StreamService, TaskProperties},
     yaml::{self, YamlError},
@@ -151,7 +151,7 @@ pub struct Schedule {
 
 impl Stack {
     /// Reads `template` for a machine as described by `surroundings`.
-    pub fn read(template: &str, surroundings: &Surroundings) -> Result<Self, StackError> {
+    pub fn read(template: &str, surroundings: &StoreContext) -> Result<Self, StackError> {
         let template = yaml::parse(template)?;
         let resolver = Resolver::new(&template, surroundings)
             .map_err(|source| StackError::Resolve { place: "Parameters".into(), source })?;

@@ -52,7 +52,7 @@ async fn a_warm_read_costs_one_look_at_the_head() {
     api.suite.stop().await;
 }
 
-/// Promise: a write and a read cost the AWS calls that README.md states, and no more.
+/// Promise: a write and a read cost the AWS calls that docs/operations/cost.md states, and no more.
 #[tokio::test]
 async fn each_strategy_costs_what_is_stated() {
     let api = Api::start().await;

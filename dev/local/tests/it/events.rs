@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use local::{
     Options, Suite,
-    template::{Stack, Surroundings, TEMPLATE},
+    template::{Stack, StoreContext, TEMPLATE},
 };
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ fn events() -> Result<BTreeMap<String, Value>, Box<dyn std::error::Error>> {
 
 fn stack() -> Result<Stack, local::template::StackError> {
     let given = [("TokenIssuer", "http://issuer"), ("TokenAudience", "a")];
-    let surroundings = Surroundings {
+    let surroundings = StoreContext {
         region: "eu-central-1".into(),
         account: "123456789012".into(),
         stack: "tenantry".into(),

@@ -168,7 +168,7 @@ async fn a_removal_beside_a_failed_put_is_a_deletion() {
         assert_eq!(history.each("versions", "author"), ["external", "acme-developer"], "{comes}: {}", history.text);
         assert_eq!(api.parameter(&name).await, None, "{comes}");
         let kept = api.item(&acme, "ENTRY#secret_config_k").await;
-        assert!(!kept.contains_key("workShard") && !kept.contains_key("announced"), "{comes}: {kept:?}");
+        assert!(!kept.contains_key("outboxShard") && !kept.contains_key("intents"), "{comes}: {kept:?}");
         acme.put("secret_config_k", &json!("ours again")).await.expect(201);
         api.suite.stop().await;
     }

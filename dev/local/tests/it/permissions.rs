@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, future::IntoFuture};
 
 use emulator::{EventFate, Fault};
 use futures_util::future::join;
-use local::template::{Stack, Surroundings, TEMPLATE};
+use local::template::{Stack, StoreContext, TEMPLATE};
 use serde_json::json;
 use tenantry::ledger::GRACE;
 
@@ -80,7 +80,7 @@ async fn roles_allow_nothing_that_is_not_used() {
     let used = api.suite.emulator().permissions_used();
     api.suite.stop().await;
 
-    let surroundings = Surroundings {
+    let surroundings = StoreContext {
         region: local::suite::REGION.to_owned(),
         account: local::suite::ACCOUNT.to_owned(),
         stack: "tenantry".to_owned(),

@@ -174,7 +174,7 @@ type Row = (&'static str, Value, bool);
 /// What no role of a tenant may do, whichever function's it is.
 fn never_allowed() -> Vec<Row> {
     let scan = json!({"TableName": TABLE});
-    let scan_index = json!({"TableName": TABLE, "IndexName": "work"});
+    let scan_index = json!({"TableName": TABLE, "IndexName": "outbox"});
     let select = |partition: &str| json!({"Statement": format!("SELECT * FROM \"{TABLE}\" WHERE pk = '{partition}'")});
     let insert = json!({"Statement": format!("INSERT INTO \"{TABLE}\" VALUE {{'pk': 'TENANT#acme', 'sk': 'x'}}")});
     let condition_check = json!({"ConditionCheck": {"TableName": TABLE, "Key": item("TENANT#acme"), "ConditionExpression": "attribute_exists(pk)"}});
@@ -208,7 +208,7 @@ fn never_allowed() -> Vec<Row> {
         (QUERY, query("pk = :p", "TENANT#globex"), DENIED),
         (QUERY, query("sk > :s AND pk = :p", "TENANT#globex"), DENIED),
         (QUERY, query("pk = :p AND begins_with(sk, :s)", "TENANT#acme-eu"), DENIED),
-        (QUERY, index("work", "workShard", "FOLLOW#0"), DENIED),
+        (QUERY, index("outbox", "outboxShard", "REPLICATE#0"), DENIED),
         (QUERY, index("changes-by-time", "timeShard", "TENANT#acme"), DENIED),
         ("DynamoDB_20120810.Scan", scan, DENIED),
         ("DynamoDB_20120810.Scan", scan_index, DENIED),
@@ -331,7 +331,7 @@ async fn roles_are_walls() {
     let system =
         wall.assume(Some(&own_rights), "tenantry-ConfigRefreshSystemRole", "system", &[]).await.expect("a session");
     let mine = vec![
-        (QUERY, index("work", "workShard", "FOLLOW#0"), ALLOWED),
+        (QUERY, index("outbox", "outboxShard", "REPLICATE#0"), ALLOWED),
         (QUERY, index("changes-by-time", "timeShard", "TENANTS#0"), ALLOWED),
         (GET, get("SYSTEM#RECONCILE"), ALLOWED),
         (PUT, put("SYSTEM#RECONCILE"), ALLOWED),
@@ -454,7 +454,7 @@ async fn the_streaming_service_only_reads_by_itself() {
     let rows = [
         (GET, get("TENANT#globex"), ALLOWED),
         (QUERY, recent(), ALLOWED),
-        (QUERY, index("work", "workShard", "FOLLOW#0"), DENIED),
+        (QUERY, index("outbox", "outboxShard", "REPLICATE#0"), DENIED),
         (PUT, put("SYSTEM#RECONCILE"), DENIED),
         ("AmazonSSM.DescribeParameters", json!({}), DENIED),
         ("DynamoDB_20120810.Scan", json!({"TableName": TABLE}), DENIED),

@@ -209,7 +209,7 @@ async fn what_replaces_a_refused_version_is_not_refused() {
     let edited = acme.get("param_config_l").await.expect(200);
     assert_eq!((refusal(&edited.body), &edited.body["value"]), (None, &json!("a,b,c")), "{}", edited.text);
     let kept = api.item(&acme, "ENTRY#param_config_l").await;
-    assert!(!kept.contains_key("workShard"), "nothing is owed any more: {kept:?}");
+    assert!(!kept.contains_key("outboxShard"), "nothing is owed any more: {kept:?}");
     // What never got there goes on saying so in the history.
     let history = acme.history("param_config_l").await.expect(200);
     let ours = history.body["versions"].as_array().expect("versions").iter().find(|one| one["value"] == "ours");
@@ -295,7 +295,7 @@ async fn what_nobody_tells_of_is_tried_again_seldom() {
         let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
         let line = lines.iter().find(|line| line["Route"] == "schedule").expect("a line of the sweep");
         assert_eq!((&line["failed"], &line["refused"]), (&json!(0), &json!(puts)), "{line}");
-        (puts, line["OwedWorkAge"].as_f64().expect("an age"))
+        (puts, line["OutboxAge"].as_f64().expect("an age"))
     };
     let mut puts = Vec::new();
     for minute in 1..=45 {
@@ -409,7 +409,7 @@ async fn a_tag_without_a_store_is_not_refused() {
     api.sweep(5).await;
     let kept = acme.get("param_config_l").await.expect(200);
     assert_eq!((refusal(&kept.body), &kept.body["value"]), (None, &json!("ours")), "{}", kept.text);
-    assert!(!api.item(&acme, "ENTRY#param_config_l").await.contains_key("workShard"));
+    assert!(!api.item(&acme, "ENTRY#param_config_l").await.contains_key("outboxShard"));
     let changes = acme.changes(&format!("since={}", refused.revision() - 2)).await.expect(200);
     assert_eq!(operations(&changes), ["put", "refuse", "accept"], "{}", changes.text);
     api.suite.stop().await;
@@ -437,8 +437,8 @@ async fn what_an_operator_made_anew_is_not_removed() {
             // That it was put is never looked at.
             unseen(&api, async { _ = acme.put(&key, &json!("ours")).await.expect(201) }).await;
             api.sweep(1).await;
-            api.remove_attribute(&acme, &format!("ENTRY#{key}"), "absorbedVersion").await;
-            api.remove_attribute(&acme, &format!("ENTRY#{key}"), "absorbedModifiedAt").await;
+            api.remove_attribute(&acme, &format!("ENTRY#{key}"), "importedThrough").await;
+            api.remove_attribute(&acme, &format!("ENTRY#{key}"), "importedThroughModifiedAt").await;
         }
         unseen(&api, async {
             remove(&api, &name).await;
@@ -511,7 +511,7 @@ async fn what_cannot_be_put_back_on_top_is_refused() {
     assert_eq!((refusal(&healed.body), healed.etag()), (None, before.etag()), "{}", healed.text);
     assert_eq!(api.parameter(&name).await, Some(("second".to_owned(), 101)));
     let kept = api.item(&acme, "ENTRY#param_config_k").await;
-    assert!(!kept.contains_key("workShard") && !kept.contains_key("announced"), "{kept:?}");
+    assert!(!kept.contains_key("outboxShard") && !kept.contains_key("intents"), "{kept:?}");
     api.suite.stop().await;
 }
 

@@ -75,7 +75,7 @@ async fn a_delete_leaves_a_foreign_parameter_alone() {
     api.sweep(1).await;
     assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 1)));
     let kept = api.item(&acme, "ENTRY#param_config_k").await;
-    assert!(!kept.contains_key("workShard"), "nothing is owed: {kept:?}");
+    assert!(!kept.contains_key("outboxShard"), "nothing is owed: {kept:?}");
     api.suite.stop().await;
 }
 
@@ -313,7 +313,7 @@ async fn lost_answers_of_notes_keep_nobody_waiting() {
         let deleted = acme.delete(key).await.expect(200);
         assert_eq!((lost.hits(), deleted.body.get("pending")), (1, None), "{key}");
         let kept = api.item(&acme, &format!("ENTRY#{key}")).await;
-        for note in ["announced", "removingUntil"] {
+        for note in ["intents", "removingUntil"] {
             assert!(!kept.contains_key(note), "{key}: {kept:?}");
         }
     }
@@ -340,7 +340,7 @@ async fn a_refused_follower_makes_way() {
     api.settled().await;
     assert_eq!(api.parameter(&name).await, Some(("2".to_owned(), 2)));
     let kept = api.item(&acme, "VERSION#back_config_k#00000000000000000003").await;
-    assert!(!kept.contains_key("putIds"), "{kept:?}");
+    assert!(!kept.contains_key("intentIds"), "{kept:?}");
     acme.put("back_config_k", &json!("4")).await.expect(200);
     api.settled().await;
     assert_eq!(api.parameter(&name).await, Some(("4".to_owned(), 3)));
@@ -413,7 +413,7 @@ async fn a_value_follows_a_removal_at_once() {
     let parameter = api.parameter(&acme.parameter_name("param_config_", "k")).await;
     assert_eq!(parameter.map(|(text, _)| text), Some("after".to_owned()));
     let kept = api.item(&acme, "ENTRY#param_config_k").await;
-    assert!(!kept.contains_key("workShard"), "nothing is owed any more: {kept:?}");
+    assert!(!kept.contains_key("outboxShard"), "nothing is owed any more: {kept:?}");
     api.suite.stop().await;
 }
 
@@ -457,13 +457,13 @@ async fn refused_puts_leave_nothing_behind() {
     assert_eq!(acme.put("param_config_k", &json!("v")).await.expect(201).body["pending"], true);
     acme.put("secret_config_k", &json!("v")).await.expect_problem(429, "throttled");
     let kept = api.item(&acme, "ENTRY#secret_config_k").await;
-    assert!(!kept.contains_key("announced"), "it keeps no other writer waiting: {kept:?}");
+    assert!(!kept.contains_key("intents"), "it keeps no other writer waiting: {kept:?}");
     for _ in 0..5 {
         api.sweep(1).await;
     }
     for sort_key in ["ENTRY#param_config_k", "ENTRY#secret_config_k", "VERSION#param_config_k#00000000000000000001"] {
         let kept = api.item(&acme, sort_key).await;
-        assert!(!kept.contains_key("announced") && !kept.contains_key("putIds"), "{sort_key}: {kept:?}");
+        assert!(!kept.contains_key("intents") && !kept.contains_key("intentIds"), "{sort_key}: {kept:?}");
     }
     api.suite.stop().await;
 }
@@ -499,9 +499,9 @@ async fn changed_routes_hold_up_nothing() {
     assert_eq!(acme.get("back_config_0").await.expect(200).body["value"], 0);
     for n in [0, 118] {
         let kept = api.item(&acme, &format!("ENTRY#back_config_{n}")).await;
-        assert!(!kept.contains_key("workShard"), "{n}: {kept:?}");
+        assert!(!kept.contains_key("outboxShard"), "{n}: {kept:?}");
     }
-    assert!(api.item(&acme, "ENTRY#param_config_119").await.contains_key("workShard"), "it waits for its route");
+    assert!(api.item(&acme, "ENTRY#param_config_119").await.contains_key("outboxShard"), "it waits for its route");
     assert_eq!(puts, 0);
     api.suite.stop().await;
 

@@ -102,7 +102,7 @@ async fn the_table_is_that_of_the_template() -> TestResult {
         indexes,
         [
             r#"Some("changes-by-time") ["timeShard", "timeKey"] Some("KEYS_ONLY")"#,
-            r#"Some("work") ["workShard", "workKey"] Some("KEYS_ONLY")"#,
+            r#"Some("outbox") ["outboxShard", "outboxKey"] Some("KEYS_ONLY")"#,
         ]
     );
     let expiry = client.describe_time_to_live().table_name("tenantry-ConfigTable").send().await?;

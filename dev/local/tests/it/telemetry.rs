@@ -210,7 +210,7 @@ async fn edits_that_do_not_parse_are_counted() {
         let directives = told["_aws"]["CloudWatchMetrics"].as_array().expect("directives");
         assert_eq!(directives.contains(&directive), counted == 1, "{text}: {told}");
     }
-    assert!(include_str!("../../../../docs/runbook.md").contains("`UnparsedEdits`"));
+    assert!(include_str!("../../../../docs/operations/runbook.md").contains("`UnparsedEdits`"));
     api.suite.stop().await;
 }
 
@@ -224,7 +224,7 @@ async fn owed_work_has_an_age() {
         lines.take();
         api.suite.run_schedules().await.expect("a sweep");
         let swept = lines.take().into_iter().find(|line| line["Route"] == "schedule").expect("a line of the sweep");
-        (swept["OwedWorkAge"].as_f64().expect("an age"), swept["failed"].clone())
+        (swept["OutboxAge"].as_f64().expect("an age"), swept["failed"].clone())
     };
     assert_eq!(age().await, (0.0, json!(0)));
     api.suite.emulator().faults().inject("PutParameter", emulator::Fault::InternalError, 1_000);

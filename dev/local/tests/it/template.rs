@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use local::template::{Authorizer, Queue, Rule, Schedule, Stack, Surroundings, TEMPLATE, Target};
+use local::template::{Authorizer, Queue, Rule, Schedule, Stack, StoreContext, TEMPLATE, Target};
 use serde_json::json;
 
-fn surroundings() -> Surroundings {
-    Surroundings {
+fn surroundings() -> StoreContext {
+    StoreContext {
         region: "eu-central-1".into(),
         account: "123456789012".into(),
         stack: "tenantry".into(),
@@ -137,7 +137,7 @@ fn table_rules_and_schedule() {
             )
         })
         .collect();
-    assert_eq!(indexes, [r#""changes-by-time" "timeShard" "KEYS_ONLY""#, r#""work" "workShard" "KEYS_ONLY""#]);
+    assert_eq!(indexes, [r#""changes-by-time" "timeShard" "KEYS_ONLY""#, r#""outbox" "outboxShard" "KEYS_ONLY""#]);
     assert_eq!(table.properties["TimeToLiveSpecification"], json!({"AttributeName": "expiresAt", "Enabled": true}));
 
     let function = "config-refresh".to_owned();
@@ -162,7 +162,7 @@ fn table_rules_and_schedule() {
             },
         ]
     );
-    let schedule = Schedule { name: "ConfigRefreshOwedWork".into(), every: Duration::from_mins(1), function };
+    let schedule = Schedule { name: "ConfigRefreshOutbox".into(), every: Duration::from_mins(1), function };
     assert_eq!(stack.schedules, [schedule]);
 }
 
@@ -208,7 +208,7 @@ Resources:
 }
 
 /// The template with the streaming service.
-fn with_stream(more: &[(&str, &str)]) -> Surroundings {
+fn with_stream(more: &[(&str, &str)]) -> StoreContext {
     let mut surroundings = surroundings();
     let given = [("StreamImage", "local")].into_iter().chain(more.iter().copied());
     surroundings.parameters.extend(given.map(|(name, value)| (name.to_owned(), value.to_owned())));

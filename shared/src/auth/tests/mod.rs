@@ -427,7 +427,7 @@ async fn reading_secrets_takes_its_own_scope() {
         let may_read_secrets = caller.authorize(permission).ok().map(|scope| scope.may_read_secrets());
         assert_eq!(may_read_secrets, secrets, "{scopes:?} for {permission:?}");
     }
-    assert!(!SystemAuthority::for_owed_work().act_for("acme".parse().unwrap()).may_read_secrets());
+    assert!(!SystemAuthority::for_outbox().act_for("acme".parse().unwrap()).may_read_secrets());
 }
 
 /// The scheme is `Bearer` in any case. A bare token, which API Gateway takes, and any other scheme
@@ -473,6 +473,6 @@ async fn a_refusal_does_not_say_which_check_failed() {
 /// named.
 #[test]
 fn owed_work_is_done_in_the_services_name() {
-    let scope = SystemAuthority::for_owed_work().act_for("acme".parse().unwrap());
+    let scope = SystemAuthority::for_outbox().act_for("acme".parse().unwrap());
     assert_eq!((scope.tenant().as_str(), scope.author().as_str()), ("acme", "tenantry"));
 }

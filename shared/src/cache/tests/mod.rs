@@ -257,7 +257,7 @@ fn another_history_drops_the_tenant() {
         other_head(5, "another life", "commit 5"),
         other_head(4, "another life", "commit 4"),
         other_head(6, "another life", "commit 6"),
-        Head::unborn(),
+        Head::empty(),
     ] {
         let (memory, _) = Memory::warm();
         let valid = memory.see(&seen);

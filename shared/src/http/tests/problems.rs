@@ -178,9 +178,9 @@ fn a_failed_precondition_tells_the_current_tag() {
 fn a_weak_tag_in_if_match_is_explained() {
     const ADVICE: &str = "a weak tag, W/\"…\", never matches in If-Match: send the tag as it is, without W/";
     let tag = ETag::new(Version::new(3), &CommitId::from_stored("e"));
-    let weak: TagList = "W/\"3-e\"".parse().unwrap();
-    let others: TagList = "W/\"2-e\", \"4-e\"".parse().unwrap();
-    let read = |asked: &TagList| refusal::<()>(Err(Problem::not_matched(asked, &tag, Revision::new(41))));
+    let weak: EntityTagList = "W/\"3-e\"".parse().unwrap();
+    let others: EntityTagList = "W/\"2-e\", \"4-e\"".parse().unwrap();
+    let read = |asked: &EntityTagList| refusal::<()>(Err(Problem::not_matched(asked, &tag, Revision::new(41))));
     assert_eq!(read(&weak), format!("412 precondition-failed: If-Match does not hold: the ETag is \"3-e\"; {ADVICE}"));
     assert_eq!(read(&others), "412 precondition-failed: If-Match does not hold: the ETag is \"3-e\"");
     let write = |only_weakly| {

@@ -88,6 +88,6 @@ async fn nothing_that_holds_a_secret_shows_it() {
     let secret = [("AWS_SECRET_ACCESS_KEY", CANARY), ("AWS_SESSION_TOKEN", CANARY)];
     let settings = fixture::settings(&secret).unwrap();
     hides(&settings);
-    hides(crate::backend::Foundation::new(&settings).unwrap());
+    hides(crate::backend::Backend::new(&settings).unwrap());
     hides(fixture::reader(&settings).await);
 }

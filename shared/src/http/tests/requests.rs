@@ -242,7 +242,7 @@ fn malformed_preconditions_are_refused() {
     let none = event(json!({})).precondition().unwrap();
     assert_eq!(none, Precondition::default());
     let both = event(json!({"headers": {"if-match": "\"3-ab\"", "if-none-match": "*"}})).precondition().unwrap();
-    assert!(both.if_match.is_some() && both.if_none_match == Some(TagList::Any));
+    assert!(both.if_match.is_some() && both.if_none_match == Some(EntityTagList::Any));
     for name in ["if-match", "if-none-match"] {
         for bad in ["", " ", "3-ab", "\"3-ab", "\"a\" \"b\"", "*, \"a\"", "w/\"a\"", ",", "null"] {
             let refusal = refusal(with_header(name, bad).precondition());

@@ -25,7 +25,7 @@ use serde_json::json;
 use tenantry::{
     auth::SystemAuthority,
     aws::OwnCredentials,
-    backend::Foundation,
+    backend::Backend,
     model::{
         entry::{CommitId, Revision, Version},
         key::ConfigKey,
@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let settings = StreamSettings::load(&setting, OwnCredentials::Fixed(Credentials::from_keys("id", "secret", None)))?;
     let shared = &settings.shared;
-    let tail = TailService::new(Foundation::new(shared)?);
+    let tail = TailService::new(Backend::new(shared)?);
     let limits = Limits { bytes: u64::MAX / 4, watchers: active, tenant_watchers: active };
     let memory = Memory::new(tail, limits, Duration::ZERO, shared.clock.clone(), Arc::new(Metrics::default()));
     let memory = Arc::new(memory);
@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let after = resident_bytes()?;
     let (weight, _) = memory.bytes();
 
-    let authority = SystemAuthority::for_owed_work();
+    let authority = SystemAuthority::for_outbox();
     let mut watches = Vec::with_capacity(active);
     for number in 1..=active {
         watches.push(memory.watch(&Arc::new(authority.act_for(id(number)?)))?);

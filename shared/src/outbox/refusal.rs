@@ -8,11 +8,11 @@ use tracing::{info, warn};
 
 use crate::{
     auth::TenantScope,
-    backend::Foundation,
+    backend::Backend,
     clock::Clock,
-    ledger::{CommitOutcome, LedgerError, Plan, PlannedWrite, StoreWork},
+    ledger::{CommitOutcome, LedgerError, Plan, PlannedWrite, StoreChange},
     model::{
-        entry::{CommitId, PutId, Version},
+        entry::{CommitId, IntentId, Version},
         key::ConfigKey,
         refusal::{Refusal, RefusalReason},
     },
@@ -49,15 +49,15 @@ pub(crate) enum Noted {
 /// Who dies before leaves nothing behind: the version is still owed to its store, and whoever puts
 /// it next finds the same.
 pub(crate) async fn note(
-    foundation: &Foundation,
+    backend: &Backend,
     clock: &Clock,
     scope: &TenantScope,
     key: &ConfigKey,
     version: Version,
     reason: Option<RefusalReason>,
-    made_up: &[PutId],
+    made_up: &[IntentId],
 ) -> Result<Noted, LedgerError> {
-    let ledger = &foundation.ledger;
+    let ledger = &backend.ledger;
     let mut wait = MIN_WAIT;
     for _ in 0..MAX_TRIES {
         let mut basis = ledger.basis(scope, std::slice::from_ref(key), None).await?;
@@ -70,8 +70,8 @@ pub(crate) async fn note(
             ledger.put_off_refused(scope, key, version, refusal.since).await?;
             return Ok(Noted::Refused(refusal));
         }
-        let is_there = current.follow.followed == Some(version);
-        if reason.is_some() && is_there && !is_same_set(&current.follow.announced, made_up) {
+        let is_there = current.replica.replicated == Some(version);
+        if reason.is_some() && is_there && !is_same_set(&current.replica.intents, made_up) {
             return Ok(Noted::MovedOn);
         }
         let at = clock.now();
@@ -83,7 +83,7 @@ pub(crate) async fn note(
             creates: false,
             state: entry.state,
             format: None,
-            store: StoreWork::Verdict { refusal, made_up: made_up.to_vec() },
+            store: StoreChange::Refusal { refusal, made_up: made_up.to_vec() },
             removes_older_values: false,
         };
         let (head, commit) = (basis.head, CommitId::random());
@@ -99,7 +99,7 @@ pub(crate) async fn note(
                     info!(tenant.id = %scope.tenant(), config.key = %key, %version, "a value is not refused by its store any more");
                 }
             }
-            if let Err(error) = foundation.publish(scope, &change).await {
+            if let Err(error) = backend.publish(scope, &change).await {
                 warn!(tenant.id = %scope.tenant(), revision = %change.revision, %error, "a change is left for the sweep to publish");
             }
             return Ok(refusal.map_or(Noted::Accepted, Noted::Refused));
@@ -111,6 +111,6 @@ pub(crate) async fn note(
 }
 
 /// Whether there are calls, and the same ones.
-fn is_same_set(some: &[PutId], others: &[PutId]) -> bool {
+fn is_same_set(some: &[IntentId], others: &[IntentId]) -> bool {
     !some.is_empty() && some.len() == others.len() && some.iter().all(|id| others.contains(id))
 }

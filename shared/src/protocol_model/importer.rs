@@ -3,8 +3,8 @@
 
 use super::{
     Actor, Defect, Strategy,
-    follower::Follower,
     real::Lens,
+    replicator::Replicator,
     world::{Found, Held, Ids, Item, Place, Stored, World},
 };
 use crate::import::Seen;
@@ -13,8 +13,8 @@ use crate::import::Seen;
 const MAX_LOOKS: u8 = 3;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Absorber {
-    looks: u8,
+pub(super) struct Importer {
+    polls: u8,
     misplaced: bool,
     /// Whether the store is brought after if it turned out not to show what is committed.
     follows: Option<Strategy>,
@@ -33,16 +33,16 @@ enum At {
     /// What is left to commit, behind what is known by now and the head that follows from it.
     Commit(Item, Option<u8>, Vec<Found>),
     Lost(Item),
-    Owe(Item, Option<(Place, Ids)>),
+    Requeue(Item, Option<(Place, Ids)>),
     Note(Item, Place, Ids, bool),
 }
 
-impl Absorber {
+impl Importer {
     fn new(follows: Option<Strategy>) -> Self {
-        Self { looks: 1, misplaced: false, follows, at: At::Versions }
+        Self { polls: 1, misplaced: false, follows, at: At::Versions }
     }
 
-    /// `RefreshService::look_at_parameter`.
+    /// `RefreshService::import_parameter`.
     pub(super) fn of_event(strategy: Strategy) -> Self {
         Self::new(Some(strategy))
     }
@@ -54,7 +54,7 @@ impl Absorber {
 
     fn to(mut self, at: At) -> Actor {
         self.at = at;
-        Actor::Absorb(self)
+        Actor::Import(self)
     }
 
     pub(super) fn step(self, world: &mut World) -> Actor {
@@ -69,9 +69,9 @@ impl Absorber {
                 if lens.has_credible(&item, &stored) {
                     return self.to(At::Owners(stored, item));
                 }
-                self.look(world, &stored, item)
+                self.scan(world, &stored, item)
             }
-            At::Owners(stored, item) => self.look(world, &stored, item),
+            At::Owners(stored, item) => self.scan(world, &stored, item),
             At::VersionsAgain(item) => self.to(At::CurrentAgain(item, world.store.clone())),
             At::CurrentAgain(item, stored) => {
                 let after = world.item;
@@ -105,8 +105,8 @@ impl Absorber {
                     self.again()
                 }
             }
-            At::Owe(item, through) => {
-                if !world.owe_again(item.version()) {
+            At::Requeue(item, through) => {
+                if !world.requeue(item.version()) {
                     return self.again();
                 }
                 let owed = Self { misplaced: true, ..self };
@@ -115,24 +115,24 @@ impl Absorber {
                     None => owed.done(),
                 }
             }
-            At::Note(item, to, done, owes) => {
-                if !world.note_absorbed(item.absorbed, to, done) {
+            At::Note(item, to, done, requeues) => {
+                if !world.note_imported(item.imported_through, to, done) {
                     return self.again();
                 }
-                if owes { self.to(At::Owe(item, None)) } else { self.done() }
+                if requeues { self.to(At::Requeue(item, None)) } else { self.done() }
             }
         }
     }
 
-    /// `Absorber::look`, once the owners are known.
-    fn look(self, world: &World, stored: &[Stored], item: Item) -> Actor {
+    /// `Importer::look`, once the owners are known.
+    fn scan(self, world: &World, stored: &[Stored], item: Item) -> Actor {
         let lens = Lens::of(world);
         let seen = lens.judge(world, &item, stored);
         let has_news = stored.is_empty() || !seen.foreign.is_empty();
         let needs_another = match world.defect {
             Some(Defect::OneLook) if stored.is_empty() => return self.removed(world, item),
             Some(Defect::OneLook) if has_news => return self.take_over(item, stored, &seen),
-            _ => lens.needs_another_look(&item, stored, &seen),
+            _ => lens.needs_another_scan(&item, stored, &seen),
         };
         if needs_another { self.to(At::VersionsAgain(item)) } else { self.note(world, item, stored, &seen) }
     }
@@ -152,30 +152,30 @@ impl Absorber {
 
     fn note(self, world: &World, item: Item, stored: &[Stored], seen: &Seen) -> Actor {
         let through = seen.through.and_then(|to| Lens::place(stored, to)).map(|one| one.place);
-        let through = through.filter(|to| item.absorbed != Some(*to));
+        let through = through.filter(|to| item.imported_through != Some(*to));
         let through = through.map(|to| (to, Lens::of(world).done_with(&item, stored)));
         match through {
             Some((to, done)) if !seen.misplaced || world.has(Defect::NotedFirst) => {
                 self.to(At::Note(item, to, done, seen.misplaced))
             }
-            _ if seen.misplaced => self.to(At::Owe(item, through)),
+            _ if seen.misplaced => self.to(At::Requeue(item, through)),
             _ => self.done(),
         }
     }
 
-    /// `Absorber::take_over`.
+    /// `Importer::take_over`.
     fn take_over(self, item: Item, stored: &[Stored], seen: &Seen) -> Actor {
         let found =
             seen.foreign.iter().map(|one| Found { stored: Lens::place(stored, one.place), superseded: one.superseded });
         self.to(At::Commit(item, None, found.collect()))
     }
 
-    /// `Absorber::removed`. That reads may lag is not modelled, so nothing is waited for.
+    /// `Importer::removed`. That reads may lag is not modelled, so nothing is waited for.
     fn removed(self, world: &World, item: Item) -> Actor {
         let is_live = item.entry.is_some_and(|entry| entry.is_live());
         let is_elsewhere = item.entry.is_some_and(|entry| matches!(entry.held, Held::Elsewhere(..)));
-        let was_there = is_elsewhere || item.followed == item.version() && item.store_version > 0;
-        if !is_live || !was_there || item.announced & !world.abandoned() != 0 {
+        let was_there = is_elsewhere || item.replicated == item.version() && item.store_version > 0;
+        if !is_live || !was_there || item.intents & !world.abandoned() != 0 {
             return self.done();
         }
         self.to(At::Commit(item, None, vec![Found { stored: None, superseded: false }]))
@@ -188,18 +188,18 @@ impl Absorber {
 
     /// `Looked::GoOn`.
     fn go_on(mut self) -> Actor {
-        if self.looks == MAX_LOOKS {
-            // `AbsorbError::Busy`
+        if self.polls == MAX_LOOKS {
+            // `ImportError::Busy`
             return Actor::Idle;
         }
-        self.looks += 1;
+        self.polls += 1;
         self.to(At::Versions)
     }
 
     /// `Looked::Done`.
     fn done(self) -> Actor {
         match self.follows.filter(|_| self.misplaced) {
-            Some(strategy) => Actor::Follow(Follower::of_refresh(strategy)),
+            Some(strategy) => Actor::Replicate(Replicator::of_refresh(strategy)),
             None => Actor::Idle,
         }
     }
@@ -207,12 +207,12 @@ impl Absorber {
 
 /// `Current::with_found`.
 fn with_found(world: &World, mut known: Item, found: Found) -> Item {
-    known.absorbed = found.stored.map(|one| one.place);
+    known.imported_through = found.stored.map(|one| one.place);
     if found.superseded {
         known.latest = known.next_version();
     } else {
         known.entry = world.item.entry;
-        known.followed = world.item.followed;
+        known.replicated = world.item.replicated;
         known.store_version = world.item.store_version;
     }
     known

@@ -20,14 +20,14 @@ pub const MAX_DESCRIBED: usize = 50;
 
 /// Looks over the parameters below the suite's root.
 #[derive(Clone, Debug)]
-pub struct Survey {
+pub struct Inventory {
     clients: AwsClients,
     root: String,
 }
 
 /// Some of the parameters.
 #[derive(Debug, Default)]
-pub struct SurveyPage {
+pub struct InventoryPage {
     /// Their names, and where their newest versions lie. A page may be empty and still not be the
     /// last.
     pub parameters: Vec<(String, Locator)>,
@@ -37,8 +37,8 @@ pub struct SurveyPage {
     pub is_cut: bool,
 }
 
-impl Survey {
-    /// A survey by the suite's settings.
+impl Inventory {
+    /// An inventory by the suite's settings.
     pub fn new(clients: AwsClients, settings: &Settings) -> Self {
         Self { clients, root: settings.parameter_root.clone() }
     }
@@ -50,12 +50,12 @@ impl Survey {
 
     /// The parameters from `token` on. A token that Parameter Store does not take any more is the
     /// end: the rest waits for the next round.
-    pub async fn page(&self, authority: &SystemAuthority, token: Option<String>) -> Result<SurveyPage, AwsFailure> {
+    pub async fn page(&self, authority: &SystemAuthority, token: Option<String>) -> Result<InventoryPage, AwsFailure> {
         let begins = token.is_none();
         match self.describe(authority, ("Path", "Recursive"), vec![self.root.clone()], token).await {
             Err(failure) if failure.is("InvalidNextToken") && !begins => {
                 warn!(error = %failure, "the parameters could not all be compared in this round");
-                Ok(SurveyPage { is_cut: true, ..SurveyPage::default() })
+                Ok(InventoryPage { is_cut: true, ..InventoryPage::default() })
             }
             page => page,
         }
@@ -87,14 +87,14 @@ impl Survey {
         by: (&str, &str),
         values: Vec<String>,
         token: Option<String>,
-    ) -> Result<SurveyPage, AwsFailure> {
+    ) -> Result<InventoryPage, AwsFailure> {
         let answer = describe(&self.clients.parameter_store_of_system(authority).await?, by, values, token).await?;
         let mut parameters = Vec::new();
         for one in answer.parameters() {
             let version = u64::try_from(one.version()).unwrap_or_default();
             parameters.push((one.name().unwrap_or_default().to_owned(), locator(version, one.last_modified_date())?));
         }
-        Ok(SurveyPage { parameters, next: answer.next_token, is_cut: false })
+        Ok(InventoryPage { parameters, next: answer.next_token, is_cut: false })
     }
 }
 

@@ -5,10 +5,10 @@
 //! revision would not be seen.
 
 use super::{
-    commit::{PlannedWrite, StoreWork},
+    commit::{PlannedWrite, StoreChange},
     expression::Expression,
-    follow::{MIN_REFUSED_WAIT, id_set},
     item::{self, n, s},
+    outbox::{MIN_REFUSED_WAIT, id_set},
 };
 use crate::model::{refusal::Refusal, tenant::TenantId};
 
@@ -36,20 +36,20 @@ pub(super) fn on_entry(write: &PlannedWrite, verdict: Option<&Refusal>, tenant: 
     let mut expression = on_item(verdict, "version = :expected");
     expression.values.insert(":expected".to_owned(), n(write.version.get()));
     if let Some(refusal) = verdict {
-        let mut not_followed = "attribute_not_exists(followedVersion) OR followedVersion <> :expected".to_owned();
-        if let StoreWork::Verdict { made_up, .. } = &write.store
+        let mut not_followed = "attribute_not_exists(replicatedVersion) OR replicatedVersion <> :expected".to_owned();
+        if let StoreChange::Refusal { made_up, .. } = &write.store
             && !made_up.is_empty()
         {
-            not_followed.push_str(" OR announced = :announced");
-            expression.values.insert(":announced".to_owned(), id_set(made_up));
-            expression.remove("followedVersion");
+            not_followed.push_str(" OR intents = :intents");
+            expression.values.insert(":intents".to_owned(), id_set(made_up));
+            expression.remove("replicatedVersion");
         }
         // Once for each reason.
         let is_new = "attribute_not_exists(refusedReason) OR refusedReason <> :refusedReason";
         expression.condition = format!("{} AND ({not_followed}) AND ({is_new})", expression.condition);
         let due = refusal.since.plus(MIN_REFUSED_WAIT);
-        expression.set("workShard", s(item::follow_shard(item::shard(tenant))));
-        expression.set("workKey", s(item::work_key(due, due, tenant)));
+        expression.set("outboxShard", s(item::replicate_shard(item::shard(tenant))));
+        expression.set("outboxKey", s(item::outbox_position(due, due, tenant)));
     } else {
         expression.condition.push_str(" AND attribute_exists(refusedReason)");
         // What was in the way is gone.

@@ -1,5 +1,5 @@
 //! What commits still owe: events to publish, stores to bring after. Kept as marks on the items
-//! themselves, found through the sparse index `work`, and taken off only by who has done the work.
+//! themselves, found through the sparse index `outbox`, and taken off only by who has done the work.
 
 use std::{ops::Range, time::Duration};
 
@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::{
     Ledger, LedgerError,
     expression::unless_empty,
-    item::{self, Item, OwedKey, Reader, n, s},
+    item::{self, Item, OutboxKey, Reader, n, s},
     primary_key,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     aws::{AwsFailure, Service},
     clock::Timestamp,
     model::{
-        entry::{Locator, PutId, Revision, TextKind, Version},
+        entry::{IntentId, Locator, Revision, TextKind, Version},
         key::ConfigKey,
         tenant::TenantId,
     },
@@ -62,11 +62,11 @@ pub struct Stored {
     pub locator: Option<(Locator, TextKind)>,
 }
 
-/// Owed work, and since when it has been owed.
+/// An item of the outbox.
 #[derive(Clone, Debug)]
-pub struct Owed {
+pub struct OutboxItem {
     /// The work.
-    pub item: OwedItem,
+    pub task: OutboxTask,
     /// Since when.
     pub since: Timestamp,
     /// From when it may be done; later and later, where it fails.
@@ -75,53 +75,53 @@ pub struct Owed {
 
 /// A piece of owed work.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum OwedItem {
+pub enum OutboxTask {
     /// A change that is not yet known to be published.
     Publish(TenantId, Revision),
     /// A key whose store is not yet known to have followed.
-    Follow(TenantId, String),
+    Replicate(TenantId, String),
 }
 
 impl Ledger {
     /// Announces a call to a key's store before it is made, in the place of those in `replaced`.
     /// Refused (`false`) where other calls than `seen` are announced by now, or while the key's
     /// value is being removed there.
-    pub async fn announce(
+    pub async fn record_intent(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
-        id: &PutId,
-        seen: &[PutId],
-        replaced: &[PutId],
+        id: &IntentId,
+        seen: &[IntentId],
+        replaced: &[IntentId],
     ) -> Result<bool, LedgerError> {
         let now = self.clock.now();
         let kept = seen.iter().filter(|id| !replaced.contains(id));
         let calls: Vec<_> = kept.chain([id]).cloned().collect();
         let mut values = vec![
-            (":shard", s(item::follow_shard(item::shard(scope.tenant())))),
-            (":due", s(item::work_key(now.plus(GRACE), now, scope.tenant()))),
+            (":shard", s(item::replicate_shard(item::shard(scope.tenant())))),
+            (":due", s(item::outbox_position(now.plus(GRACE), now, scope.tenant()))),
             (":calls", id_set(&calls)),
             (":now", n(now.millis())),
         ];
         // What the calls whose place this one takes have put, if anything, is still ours.
-        let retired = if replaced.is_empty() {
+        let expired = if replaced.is_empty() {
             ""
         } else {
             values.push((":replaced", id_set(replaced)));
-            " ADD retired :replaced"
+            " ADD expiredIntents :replaced"
         };
         let unchanged = if seen.is_empty() {
-            "attribute_not_exists(announced)"
+            "attribute_not_exists(intents)"
         } else {
             values.push((":seen", id_set(seen)));
-            "announced = :seen"
+            "intents = :seen"
         };
         self.update_entry(
             scope,
             key,
-            &format!("SET workShard = :shard, workKey = :due, announced = :calls{retired}"),
+            &format!("SET outboxShard = :shard, outboxKey = :due, intents = :calls{expired}"),
             // Done already if the SDK repeats a call whose answer was lost.
-            &format!("announced = :calls OR ({unchanged} AND {NO_REMOVAL})"),
+            &format!("intents = :calls OR ({unchanged} AND {NO_REMOVAL})"),
             values,
         )
         .await
@@ -129,36 +129,41 @@ impl Ledger {
 
     /// Notes that announced calls are over, and takes the key off the index of owed work if nothing
     /// else is owed.
-    pub async fn end_calls(&self, scope: &TenantScope, key: &ConfigKey, ended: &[PutId]) -> Result<(), LedgerError> {
+    pub async fn end_calls(&self, scope: &TenantScope, key: &ConfigKey, ended: &[IntentId]) -> Result<(), LedgerError> {
         if !ended.is_empty() {
             let ids = [(":ended", id_set(ended))];
-            self.update_entry(scope, key, "DELETE announced :ended", "attribute_exists(pk)", ids).await?;
+            self.update_entry(scope, key, "DELETE intents :ended", "attribute_exists(pk)", ids).await?;
         }
-        self.settle(scope, key).await?;
+        self.acknowledge(scope, key).await?;
         Ok(())
     }
 
     /// Leaves a key that is behind to whoever comes next: the calls in `ended` are over, and no
     /// others are announced. What they may have put wrong is put right by the call that the key is
     /// owed anyway. Does nothing where that is not so.
-    pub async fn leave_calls(&self, scope: &TenantScope, key: &ConfigKey, ended: &[PutId]) -> Result<(), LedgerError> {
+    pub async fn leave_calls(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        ended: &[IntentId],
+    ) -> Result<(), LedgerError> {
         let behind =
-            "attribute_exists(version) AND (attribute_not_exists(followedVersion) OR followedVersion <> version)";
-        let condition = format!("{behind} AND announced = :ended");
-        self.update_entry(scope, key, "REMOVE announced", &condition, [(":ended", id_set(ended))]).await?;
+            "attribute_exists(version) AND (attribute_not_exists(replicatedVersion) OR replicatedVersion <> version)";
+        let condition = format!("{behind} AND intents = :ended");
+        self.update_entry(scope, key, "REMOVE intents", &condition, [(":ended", id_set(ended))]).await?;
         Ok(())
     }
 
     /// Takes the sole right to remove the value of a deleted key, or of one that never got a
     /// version, from its store, until `until`. Refused (`false`) where the key is alive again,
-    /// where somebody else has that right, or where a call other than `known` is announced: it may
+    /// where somebody else has that right, or where a call other than `known` is intents: it may
     /// be a put that is yet to be committed.
     pub async fn begin_removal(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
         version: Option<Version>,
-        known: &[PutId],
+        known: &[IntentId],
         store_version: Option<u64>,
         until: Timestamp,
     ) -> Result<bool, LedgerError> {
@@ -182,7 +187,7 @@ impl Ledger {
         // The same `until` is there already if the SDK repeats a call whose answer was lost: no
         // other removal knows the same calls.
         let condition =
-            format!("{condition} AND {same_store} AND announced = :known AND (removingUntil = :until OR {NO_REMOVAL})");
+            format!("{condition} AND {same_store} AND intents = :known AND (removingUntil = :until OR {NO_REMOVAL})");
         self.update_entry(scope, key, "SET removingUntil = :until", &condition, values).await
     }
 
@@ -199,20 +204,20 @@ impl Ledger {
         scope: &TenantScope,
         key: &ConfigKey,
         version: Version,
-        id: &PutId,
+        id: &IntentId,
     ) -> Result<(), LedgerError> {
-        self.change_put_ids(scope, key, version, "ADD putIds :id", id).await
+        self.change_put_ids(scope, key, version, "ADD intentIds :id", id).await
     }
 
     /// The put ids that were given out for a version.
-    pub async fn put_ids(
+    pub async fn intent_ids(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
         version: Version,
-    ) -> Result<Vec<PutId>, LedgerError> {
+    ) -> Result<Vec<IntentId>, LedgerError> {
         let found = self.get(scope, item::version_key(key, version)).await?.unwrap_or_default();
-        Ok(item::id_set(&found, "putIds"))
+        Ok(item::id_set(&found, "intentIds"))
     }
 
     /// Takes back a put id whose call did nothing.
@@ -221,9 +226,9 @@ impl Ledger {
         scope: &TenantScope,
         key: &ConfigKey,
         version: Version,
-        id: &PutId,
+        id: &IntentId,
     ) -> Result<(), LedgerError> {
-        self.change_put_ids(scope, key, version, "DELETE putIds :id", id).await
+        self.change_put_ids(scope, key, version, "DELETE intentIds :id", id).await
     }
 
     async fn change_put_ids(
@@ -232,7 +237,7 @@ impl Ledger {
         key: &ConfigKey,
         version: Version,
         update: &str,
-        id: &PutId,
+        id: &IntentId,
     ) -> Result<(), LedgerError> {
         let ids = [(":id", id_set(std::slice::from_ref(id)))];
         self.update(scope, item::version_key(key, version), update, "attribute_exists(pk)", ids).await?;
@@ -243,14 +248,14 @@ impl Ledger {
     /// key off the index of owed work unless other calls are open. What those of them in
     /// `made_up_for` put, should they come after all, is still ours. Refused (`false`) where the
     /// key has moved on, or the store is known to be further.
-    pub async fn mark_followed(
+    pub async fn mark_replicated(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
         version: Version,
         stored: &Stored,
-        ended: &[PutId],
-        made_up_for: &[PutId],
+        ended: &[IntentId],
+        made_up_for: &[IntentId],
     ) -> Result<bool, LedgerError> {
         let mut values = vec![
             (":version", n(version.get())),
@@ -258,7 +263,7 @@ impl Ledger {
             (":seen", n(stored.seen.unwrap_or_default())),
             (":ended", id_set(ended)),
         ];
-        let mut set = "SET followedVersion = :version, storeVersion = :storeVersion".to_owned();
+        let mut set = "SET replicatedVersion = :version, storeVersion = :storeVersion".to_owned();
         if let Some((locator, kind)) = &stored.locator {
             set = format!("{set}, {SET_LOCATOR}");
             values.extend(locator_values(*locator, kind));
@@ -266,22 +271,21 @@ impl Ledger {
         // That it was refused has to be taken back first, which readers are to be told.
         let condition =
             format!("version = :version AND {STORE_IS_NOT_FURTHER} AND attribute_not_exists(refusedReason)");
-        let retire = if made_up_for.is_empty() {
+        let expire = if made_up_for.is_empty() {
             ""
         } else {
             values.push((":madeUpFor", id_set(made_up_for)));
-            " ADD retired :madeUpFor"
+            " ADD expiredIntents :madeUpFor"
         };
-        let all = format!("{set} REMOVE announced, workShard, workKey{retire}");
-        let no_other = format!("{condition} AND announced = :ended");
+        let all = format!("{set} REMOVE intents, outboxShard, outboxKey{expire}");
+        let no_other = format!("{condition} AND intents = :ended");
         if self.update_entry(scope, key, &all, &no_other, values.clone()).await? {
             return Ok(true);
         }
-        let marked = self
-            .update_entry(scope, key, &format!("{set}{retire} DELETE announced :ended"), &condition, values)
-            .await?;
+        let marked =
+            self.update_entry(scope, key, &format!("{set}{expire} DELETE intents :ended"), &condition, values).await?;
         if marked {
-            self.settle(scope, key).await?;
+            self.acknowledge(scope, key).await?;
         }
         Ok(marked)
     }
@@ -309,7 +313,7 @@ impl Ledger {
         scope: &TenantScope,
         key: &ConfigKey,
         version: Option<Version>,
-        ended: &[PutId],
+        ended: &[IntentId],
         is_left: bool,
     ) -> Result<bool, LedgerError> {
         let mut values = vec![(":ended", id_set(ended))];
@@ -317,25 +321,26 @@ impl Ledger {
             None => ("", "attribute_not_exists(version)"),
             Some(version) => {
                 values.push((":version", n(version.get())));
-                ("SET followedVersion = :version ", "version = :version")
+                ("SET replicatedVersion = :version ", "version = :version")
             }
         };
         // What was left there has been looked through as far as it had been.
-        let gone = if is_left { "" } else { ", absorbedVersion, absorbedModifiedAt" };
+        let gone = if is_left { "" } else { ", importedThrough, importedThroughModifiedAt" };
         // Should one of the calls put something after all, it is known as ours.
-        let update =
-            format!("{set}REMOVE storeVersion, removingUntil, announced, workShard, workKey{gone} ADD retired :ended");
-        self.update_entry(scope, key, &update, &format!("{condition} AND announced = :ended"), values).await
+        let update = format!(
+            "{set}REMOVE storeVersion, removingUntil, intents, outboxShard, outboxKey{gone} ADD expiredIntents :ended"
+        );
+        self.update_entry(scope, key, &update, &format!("{condition} AND intents = :ended"), values).await
     }
 
     /// Takes a key off the index of owed work if nothing is owed: its store has followed, and no
     /// announced call is open.
-    pub async fn settle(&self, scope: &TenantScope, key: &ConfigKey) -> Result<bool, LedgerError> {
+    pub async fn acknowledge(&self, scope: &TenantScope, key: &ConfigKey) -> Result<bool, LedgerError> {
         self.update_entry(
             scope,
             key,
-            "REMOVE workShard, workKey",
-            "attribute_not_exists(announced) AND (followedVersion = version OR attribute_not_exists(version))",
+            "REMOVE outboxShard, outboxKey",
+            "attribute_not_exists(intents) AND (replicatedVersion = version OR attribute_not_exists(version))",
             [],
         )
         .await
@@ -344,30 +349,30 @@ impl Ledger {
     /// Notes how far the store's own versions have been looked through, and the id that the last of
     /// them bears; and forgets the ids in `done`, which need not be known any more. Refused
     /// (`false`) where somebody else has noted something since.
-    pub async fn note_absorbed(
+    pub async fn note_imported(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
         before: Option<Locator>,
-        now: (Locator, Option<&PutId>),
-        done: &[PutId],
+        now: (Locator, Option<&IntentId>),
+        done: &[IntentId],
     ) -> Result<bool, LedgerError> {
         let (now, mark) = now;
         let mut values = vec![(":version", n(now.version)), (":at", n(now.modified_at.millis()))];
-        let mut update = "SET absorbedVersion = :version, absorbedModifiedAt = :at".to_owned();
+        let mut update = "SET importedThrough = :version, importedThroughModifiedAt = :at".to_owned();
         if let Some(mark) = mark {
             values.push((":mark", s(mark.as_str())));
-            update.push_str(", absorbedId = :mark");
+            update.push_str(", importedThroughId = :mark");
         }
         if !done.is_empty() {
             values.push((":done", id_set(done)));
-            update.push_str(" DELETE retired :done");
+            update.push_str(" DELETE expiredIntents :done");
         }
         let condition = match before {
-            None => "attribute_exists(pk) AND attribute_not_exists(absorbedVersion)",
+            None => "attribute_exists(pk) AND attribute_not_exists(importedThrough)",
             Some(before) => {
                 values.extend([(":before", n(before.version)), (":beforeAt", n(before.modified_at.millis()))]);
-                "absorbedVersion = :before AND absorbedModifiedAt = :beforeAt"
+                "importedThrough = :before AND importedThroughModifiedAt = :beforeAt"
             }
         };
         self.update_entry(scope, key, &update, condition, values).await
@@ -376,7 +381,7 @@ impl Ledger {
     /// Owes a key's store that it be brought after again, because it does not show what is
     /// committed as `version`, or shows something although nothing ever was, whatever was noted.
     /// Refused (`false`) where the key has moved on or calls are open, which look for themselves.
-    pub async fn owe_again(
+    pub async fn requeue(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
@@ -384,8 +389,8 @@ impl Ledger {
     ) -> Result<bool, LedgerError> {
         let now = self.clock.now();
         let mut values = vec![
-            (":shard", s(item::follow_shard(item::shard(scope.tenant())))),
-            (":due", s(item::work_key(now, now, scope.tenant()))),
+            (":shard", s(item::replicate_shard(item::shard(scope.tenant())))),
+            (":due", s(item::outbox_position(now, now, scope.tenant()))),
         ];
         let unmoved = match version {
             None => "attribute_not_exists(version)",
@@ -394,33 +399,34 @@ impl Ledger {
                 "version = :version"
             }
         };
-        let update = "SET workShard = :shard, workKey = :due REMOVE followedVersion";
-        let condition = format!("{unmoved} AND attribute_not_exists(announced)");
+        let update = "SET outboxShard = :shard, outboxKey = :due REMOVE replicatedVersion";
+        let condition = format!("{unmoved} AND attribute_not_exists(intents)");
         self.update_entry(scope, key, update, &condition, values).await
     }
 
     /// Notes that nothing is owed to a store any more, because the key's tag has none outside the
     /// ledger now.
     pub async fn forget_store(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), LedgerError> {
-        let all = "REMOVE removingUntil, announced, workShard, workKey";
+        let all = "REMOVE removingUntil, intents, outboxShard, outboxKey";
         self.update_entry(scope, key, all, "attribute_exists(pk)", []).await?;
         Ok(())
     }
 
     /// Notes that a change has been published.
     pub async fn mark_published(&self, scope: &TenantScope, revision: Revision) -> Result<(), LedgerError> {
-        self.update(scope, item::change_key(revision), "REMOVE workShard, workKey", "attribute_exists(pk)", []).await?;
+        self.update(scope, item::change_key(revision), "REMOVE outboxShard, outboxKey", "attribute_exists(pk)", [])
+            .await?;
         Ok(())
     }
 
     /// Puts a piece of work that failed behind the others, until `due`.
-    pub async fn defer(&self, scope: &TenantScope, owed: &Owed, due: Timestamp) -> Result<(), LedgerError> {
-        let sort_key = match &owed.item {
-            OwedItem::Publish(_, revision) => item::change_key(*revision),
-            OwedItem::Follow(_, key) => item::entry_key(key),
+    pub async fn defer(&self, scope: &TenantScope, item: &OutboxItem, due: Timestamp) -> Result<(), LedgerError> {
+        let sort_key = match &item.task {
+            OutboxTask::Publish(_, revision) => item::change_key(*revision),
+            OutboxTask::Replicate(_, key) => item::entry_key(key),
         };
-        let later = [(":due", s(item::work_key(due, owed.since, scope.tenant())))];
-        self.update(scope, sort_key, "SET workKey = :due", "attribute_exists(workShard)", later).await?;
+        let later = [(":due", s(item::outbox_position(due, item.since, scope.tenant())))];
+        self.update(scope, sort_key, "SET outboxKey = :due", "attribute_exists(outboxShard)", later).await?;
         Ok(())
     }
 
@@ -435,9 +441,9 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let now = self.clock.now();
         let due = now.plus(now.since(since).clamp(MIN_REFUSED_WAIT, MAX_REFUSED_WAIT));
-        let values = [(":due", s(item::work_key(due, due, scope.tenant()))), (":version", n(version.get()))];
-        let condition = "version = :version AND attribute_exists(workShard) AND attribute_exists(refusedReason)";
-        self.update_entry(scope, key, "SET workKey = :due", condition, values).await?;
+        let values = [(":due", s(item::outbox_position(due, due, scope.tenant()))), (":version", n(version.get()))];
+        let condition = "version = :version AND attribute_exists(outboxShard) AND attribute_exists(refusedReason)";
+        self.update_entry(scope, key, "SET outboxKey = :due", condition, values).await?;
         Ok(())
     }
 
@@ -455,24 +461,24 @@ impl Ledger {
     /// most about `limit`.
     ///
     /// The index lags behind the table, so work may be listed although it has been done.
-    pub async fn owed_events(
+    pub async fn unpublished(
         &self,
         authority: &SystemAuthority,
         shard: u32,
         limit: usize,
-    ) -> Result<Vec<Owed>, LedgerError> {
+    ) -> Result<Vec<OutboxItem>, LedgerError> {
         self.owed(authority, item::publish_shard(shard), limit).await
     }
 
     /// The keys of a shard's tenants whose stores are due to be brought after, the longest due
     /// first, at most about `limit`. May list what has been done, too.
-    pub async fn owed_puts(
+    pub async fn unreplicated(
         &self,
         authority: &SystemAuthority,
         shard: u32,
         limit: usize,
-    ) -> Result<Vec<Owed>, LedgerError> {
-        self.owed(authority, item::follow_shard(shard), limit).await
+    ) -> Result<Vec<OutboxItem>, LedgerError> {
+        self.owed(authority, item::replicate_shard(shard), limit).await
     }
 
     async fn owed(
@@ -480,7 +486,7 @@ impl Ledger {
         authority: &SystemAuthority,
         work_shard: String,
         limit: usize,
-    ) -> Result<Vec<Owed>, LedgerError> {
+    ) -> Result<Vec<OutboxItem>, LedgerError> {
         let mut owed = Vec::new();
         let mut start = None;
         loop {
@@ -490,8 +496,8 @@ impl Ledger {
                 .await?
                 .query()
                 .table_name(&self.table)
-                .index_name("work")
-                .key_condition_expression("workShard = :shard AND workKey < :due")
+                .index_name("outbox")
+                .key_condition_expression("outboxShard = :shard AND outboxKey < :due")
                 .expression_attribute_values(":shard", s(work_shard.as_str()))
                 .expression_attribute_values(":due", s(format!("{:015}", self.clock.now().millis() + 1)))
                 .set_exclusive_start_key(start)
@@ -499,7 +505,7 @@ impl Ledger {
                 .send()
                 .await
                 .map_err(|error| AwsFailure::of(Service::DynamoDb, "Query", &error))?;
-            owed.extend(answer.items().iter().filter_map(owed_item));
+            owed.extend(answer.items().iter().filter_map(outbox_item));
             start = answer.last_evaluated_key;
             if start.is_none() || owed.len() >= limit {
                 return Ok(owed);
@@ -563,17 +569,17 @@ fn locator_values(locator: Locator, kind: &TextKind) -> [(&'static str, Attribut
     [(":locatorVersion", version), (":locatorModifiedAt", modified_at), (":textKind", kind), (":trimmed", trimmed)]
 }
 
-fn owed_item(found: &Item) -> Option<Owed> {
+fn outbox_item(found: &Item) -> Option<OutboxItem> {
     let read = Reader(found);
     let tenant = item::tenant_of_partition(read.optional_text("pk")?)?;
-    let item = match item::owed_key(read.optional_text("sk")?)? {
-        OwedKey::Change(revision) => OwedItem::Publish(tenant, revision),
-        OwedKey::Entry(key) => OwedItem::Follow(tenant, key.to_owned()),
+    let task = match item::outbox_key(read.optional_text("sk")?)? {
+        OutboxKey::Change(revision) => OutboxTask::Publish(tenant, revision),
+        OutboxKey::Entry(key) => OutboxTask::Replicate(tenant, key.to_owned()),
     };
-    let (due, since) = item::work_times(read.optional_text("workKey")?)?;
-    Some(Owed { item, since, due })
+    let (due, since) = item::outbox_times(read.optional_text("outboxKey")?)?;
+    Some(OutboxItem { task, since, due })
 }
 
-pub(super) fn id_set(ids: &[PutId]) -> AttributeValue {
+pub(super) fn id_set(ids: &[IntentId]) -> AttributeValue {
     AttributeValue::Ss(ids.iter().map(|id| id.as_str().to_owned()).collect())
 }

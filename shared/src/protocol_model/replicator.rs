@@ -3,7 +3,7 @@
 
 use super::{
     Actor, Defect, Outcome, Strategy,
-    absorber::Absorber,
+    importer::Importer,
     real::Lens,
     world::{Held, Ids, Item, Place, Value, World, bit},
 };
@@ -13,20 +13,20 @@ use crate::{
 };
 
 /// How often the ledger may move on, and how often somebody's removal is looked at. Fewer than in
-/// the code, so that the end of a follower's patience is seen.
+/// the code, so that the end of a replicator's patience is seen.
 const MAX_ROUNDS: u8 = 3;
 const MAX_LOOKS: u8 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Follower {
+pub(super) struct Replicator {
     unused: Option<(u8, u8)>,
     own: Ids,
     last_done: u8,
     makes_up: bool,
     rounds: u8,
-    looks: u8,
+    polls: u8,
     /// Whether the store is looked through afterwards.
-    absorbs: bool,
+    imports: bool,
     at: At,
 }
 
@@ -36,9 +36,9 @@ struct Job {
     version: u8,
     value: Value,
     is_elsewhere: bool,
-    /// What the ledger said: ids that are announced, those of them that are abandoned, and the
+    /// What the ledger said: ids that are intents, those of them that are abandoned, and the
     /// store's version.
-    announced: Ids,
+    intents: Ids,
     abandoned: Ids,
     seen: u8,
 }
@@ -55,15 +55,15 @@ struct Call {
 enum At {
     Read,
     Get(Job, Place),
-    Announce(Job),
+    RecordIntent(Job),
     GiveOut(Job, Call),
     Put(Job, Call),
     Locate(Job, Call, Place),
     Mark(Job, Call, Place),
-    /// Behind `mark_followed` and what follows from it.
-    SettleMarked,
+    /// Behind `mark_replicated` and what follows from it.
+    AcknowledgeMarked,
     TakeBack(Job, Call),
-    AnnounceRemoval(Item),
+    IntendRemoval(Item),
     Begin(Item, Call),
     LookThrough(Item, Call),
     PutIds(Item, Call, Vec<(u8, u8)>),
@@ -71,7 +71,7 @@ enum At {
     MarkRemoved(Item, Call, bool),
     EndRemoval(Item, Call, bool),
     EndCalls(Ids, Then),
-    Settle(Then),
+    Acknowledge(Then),
     LeaveCalls(Ids),
 }
 
@@ -82,9 +82,9 @@ enum Then {
     Leave,
 }
 
-impl Follower {
-    fn new(unused: Option<(u8, u8)>, absorbs: bool) -> Self {
-        Self { unused, own: 0, last_done: 0, makes_up: false, rounds: 0, looks: 0, absorbs, at: At::Read }
+impl Replicator {
+    fn new(unused: Option<(u8, u8)>, imports: bool) -> Self {
+        Self { unused, own: 0, last_done: 0, makes_up: false, rounds: 0, polls: 0, imports, at: At::Read }
     }
 
     /// What follows a commit, which gave an id out.
@@ -100,10 +100,10 @@ impl Follower {
 
     fn to(mut self, at: At) -> Actor {
         self.at = at;
-        Actor::Follow(self)
+        Actor::Replicate(self)
     }
 
-    /// The ids that the follower answers for, or is about to make a call under.
+    /// The ids that the replicator answers for, or is about to make a call under.
     pub(super) fn ids(&self) -> Ids {
         let under_way = match &self.at {
             At::GiveOut(_, call)
@@ -144,16 +144,16 @@ impl Follower {
 
     pub(super) fn step(mut self, world: &mut World, outcome: Outcome) -> Actor {
         match self.at.clone() {
-            At::Read => self.look(world),
+            At::Read => self.scan(world),
             At::Get(job, place) => {
                 let found = world.store.iter().find(|one| one.place == place).map(|one| one.value);
                 // What is not there any more is an error.
-                found.map_or(Actor::Idle, |value| self.announce(world, Job { value, ..job }))
+                found.map_or(Actor::Idle, |value| self.record_intent(world, Job { value, ..job }))
             }
-            At::Announce(job) => {
+            At::RecordIntent(job) => {
                 let replaced = self.own | job.abandoned;
                 let id = world.new_id();
-                if !world.announce(id, job.announced, replaced) {
+                if !world.record_intent(id, job.intents, replaced) {
                     world.ids -= 1;
                     return self.again();
                 }
@@ -179,21 +179,21 @@ impl Follower {
             },
             At::Mark(job, call, place) => {
                 let others = call.ended & !bit(call.id) & !self.own;
-                let marked = world.mark_followed(job.version, place, job.seen, call.ended, others);
+                let marked = world.mark_replicated(job.version, place, job.seen, call.ended, others);
                 self.own |= bit(call.id);
                 self.last_done = job.version;
                 match marked {
                     // `Ledger::relocate` changes nothing that matters here.
                     Some(false) => self.done(),
-                    Some(true) => self.to(At::SettleMarked),
+                    Some(true) => self.to(At::AcknowledgeMarked),
                     None => self.again(),
                 }
             }
-            At::SettleMarked => {
-                world.settle();
+            At::AcknowledgeMarked => {
+                world.acknowledge();
                 self.done()
             }
-            // `Follower::give_up`
+            // `Replicator::give_up`
             At::TakeBack(job, call) => {
                 world.change_put_ids(job.version, call.id, false);
                 if self.makes_up {
@@ -204,10 +204,10 @@ impl Follower {
             }
             At::EndCalls(ids, then) => {
                 world.end_calls(ids);
-                self.to(At::Settle(then))
+                self.to(At::Acknowledge(then))
             }
-            At::Settle(then) => {
-                world.settle();
+            At::Acknowledge(then) => {
+                world.acknowledge();
                 match then {
                     Then::Done => self.done(),
                     Then::Later => Actor::Idle,
@@ -222,13 +222,13 @@ impl Follower {
         }
     }
 
-    /// `Follower::remove`.
+    /// `Replicator::remove`.
     fn remove(mut self, world: &mut World, outcome: Outcome) -> Actor {
         match self.at.clone() {
-            At::AnnounceRemoval(item) => {
+            At::IntendRemoval(item) => {
                 let ended = self.ended(world, &item);
                 let id = world.new_id();
-                if !world.announce(id, item.announced, 0) {
+                if !world.record_intent(id, item.intents, 0) {
                     world.ids -= 1;
                     return self.again();
                 }
@@ -241,7 +241,7 @@ impl Follower {
                 }
                 self.to(if item.store_version > 0 { At::Delete(item, call) } else { At::LookThrough(item, call) })
             }
-            // `Follower::remove_if_ours`
+            // `Replicator::remove_if_ours`
             At::LookThrough(item, call) => {
                 let marks: Option<Vec<_>> = world.store.iter().map(|one| one.mark).collect();
                 match marks {
@@ -250,12 +250,12 @@ impl Follower {
                 }
             }
             At::PutIds(item, call, marks) => {
-                let known = call.ended | item.retired;
+                let known = call.ended | item.expired_intents;
                 let mut seen = 0;
                 let all_ours = marks.iter().all(|(id, version)| {
                     let is_first = seen & bit(*id) == 0;
                     seen |= bit(*id);
-                    is_first && (known | world.put_ids(*version)) & bit(*id) != 0
+                    is_first && (known | world.intent_ids(*version)) & bit(*id) != 0
                 });
                 self.to(if all_ours { At::Delete(item, call) } else { At::MarkRemoved(item, call, true) })
             }
@@ -285,14 +285,14 @@ impl Follower {
         }
     }
 
-    /// `follow`: one look at the ledger, and `Follower::step`.
-    fn look(mut self, world: &mut World) -> Actor {
+    /// `follow`: one look at the ledger, and `Replicator::step`.
+    fn scan(mut self, world: &mut World) -> Actor {
         let item = world.item;
         if !item.exists {
             return self.done();
         }
         if item.is_being_removed() {
-            self.looks += 1;
+            self.polls += 1;
             return self.again();
         }
         self.rounds += 1;
@@ -301,22 +301,22 @@ impl Follower {
         let calls = self.calls(lens);
         match calls.due(&current, lens.now()) {
             Due::Left => self.leave(),
-            Due::Nothing => self.settle(&item),
+            Due::Nothing => self.acknowledge(&item),
             Due::Put(..)
-                if world.has(Defect::NothingMadeUpFor) && item.followed == item.version() && self.last_done == 0 =>
+                if world.has(Defect::NothingMadeUpFor) && item.replicated == item.version() && self.last_done == 0 =>
             {
-                self.own |= item.announced & world.abandoned();
-                self.settle(&item)
+                self.own |= item.intents & world.abandoned();
+                self.acknowledge(&item)
             }
             Due::Put(version, _, abandoned) => {
                 let (Some(value), Some(entry)) = (item.value(), item.entry) else { return self.done() };
                 let version = u8::try_from(version.get()).unwrap_or_default();
-                let (announced, abandoned) = (item.announced, Lens::bits(&abandoned));
+                let (intents, abandoned) = (item.intents, Lens::bits(&abandoned));
                 let is_elsewhere = matches!(entry.held, Held::Elsewhere(..));
-                let job = Job { version, value, is_elsewhere, announced, abandoned, seen: item.store_version };
+                let job = Job { version, value, is_elsewhere, intents, abandoned, seen: item.store_version };
                 match entry.held {
                     Held::Elsewhere(place, _) => self.to(At::Get(job, place)),
-                    _ => self.announce(world, job),
+                    _ => self.record_intent(world, job),
                 }
             }
             Due::Remove(_) => match self.unused.take() {
@@ -324,7 +324,7 @@ impl Follower {
                     let ended = self.ended(world, &item) | bit(id);
                     self.to(At::Begin(item, Call { id, given_out_for, ended }))
                 }
-                None => self.to(At::AnnounceRemoval(item)),
+                None => self.to(At::IntendRemoval(item)),
             },
         }
     }
@@ -332,33 +332,33 @@ impl Follower {
     /// `Calls::ended`.
     fn ended(&self, world: &World, item: &Item) -> Ids {
         let lens = Lens::of(world);
-        Lens::bits(&self.calls(lens).ended(&lens.ids(item.announced), lens.now()))
+        Lens::bits(&self.calls(lens).ended(&lens.ids(item.intents), lens.now()))
     }
 
-    /// `Follower::announce` of a put, as far as it calls nothing.
-    fn announce(mut self, world: &World, job: Job) -> Actor {
-        let Some((id, given_out_for)) = self.unused else { return self.to(At::Announce(job)) };
-        let ended = (job.announced & (self.own | world.abandoned())) | bit(id);
+    /// `Replicator::record_intent` of a put, as far as it calls nothing.
+    fn record_intent(mut self, world: &World, job: Job) -> Actor {
+        let Some((id, given_out_for)) = self.unused else { return self.to(At::RecordIntent(job)) };
+        let ended = (job.intents & (self.own | world.abandoned())) | bit(id);
         self.unused = None;
         let call = Call { id, given_out_for, ended };
         self.to(if given_out_for == job.version { At::Put(job, call) } else { At::GiveOut(job, call) })
     }
 
     /// Nothing is left to do.
-    fn settle(self, item: &Item) -> Actor {
+    fn acknowledge(self, item: &Item) -> Actor {
         let ids = self.own | self.unused.map_or(0, |(id, _)| bit(id));
-        match (item.owed, ids) {
+        match (item.pending, ids) {
             (false, 0) => self.done(),
-            (true, 0) => self.to(At::Settle(Then::Done)),
+            (true, 0) => self.to(At::Acknowledge(Then::Done)),
             _ => self.to(At::EndCalls(ids, Then::Done)),
         }
     }
 
     fn again(self) -> Actor {
-        if self.rounds < MAX_ROUNDS && self.looks < MAX_LOOKS { self.to(At::Read) } else { self.leave() }
+        if self.rounds < MAX_ROUNDS && self.polls < MAX_LOOKS { self.to(At::Read) } else { self.leave() }
     }
 
-    /// `Follower::leave`.
+    /// `Replicator::leave`.
     fn leave(self) -> Actor {
         let ids = self.own | self.unused.map_or(0, |(id, _)| bit(id));
         if ids == 0 {
@@ -370,8 +370,8 @@ impl Follower {
         }
     }
 
-    /// `Followed::Done`.
+    /// `Replication::Done`.
     fn done(self) -> Actor {
-        if self.absorbs { Actor::Absorb(Absorber::alone()) } else { Actor::Idle }
+        if self.imports { Actor::Import(Importer::alone()) } else { Actor::Idle }
     }
 }
