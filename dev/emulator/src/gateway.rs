@@ -119,7 +119,7 @@ impl Gateway {
             Err(error) => return Ok(error.into_reply(Protocol::Json10)),
         };
         self.calls.record(call.service, &call.operation);
-        // Whoever waits for messages and hangs up would take the next one with him.
+        // Not in a task: a caller that hangs up while it waits must not take the next message.
         if call.service == Service::Sqs && call.operation == "ReceiveMessage" {
             return self.dispatch(call).await;
         }
@@ -134,7 +134,7 @@ impl Gateway {
         })
     }
 
-    /// Whether whoever signed a call is known, and may make it.
+    /// Whether the caller is known, and may make the call.
     async fn admit(&self, call: &mut Call) -> Result<(), AwsError> {
         let caller = self.iam.caller(&call.headers).map_err(|why| not_taken(call.service, why))?;
         if matches!(caller, Caller::Role(_)) {

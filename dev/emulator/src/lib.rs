@@ -8,9 +8,9 @@
 //!
 //! # How it differs from AWS
 //!
-//! - **No authentication of users.** Signatures are not verified. Whoever signs with an access key
-//!   id that does not begin with `ASIA` (`local`, `test`), or not at all, is the account's
-//!   administrator, who may do everything, and assume any role, whatever its trust policy says.
+//! - **No authentication of users.** Signatures are not verified. A caller without a signature, or
+//!   with an access key id that does not begin with `ASIA` (`local`, `test`), is the account's
+//!   administrator: it may do everything, and assume any role whatever its trust policy says.
 //!   `DynamoDB` wants to see some credentials all the same. It speaks plain HTTP, and listens only
 //!   where it is told to. Ids that begin with `ASIA` are temporary credentials: they must be ones
 //!   that this emulator gave out, with their session token, and not past their end. They are kept

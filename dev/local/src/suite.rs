@@ -32,7 +32,7 @@ use crate::{
     schedule::Schedules,
     server,
     table::{self, TableError},
-    template::{Stack, StackError, StoreContext, StreamService, TEMPLATE, Target},
+    template::{Deployment, Stack, StackError, StreamService, TEMPLATE, Target},
     token::Identity,
 };
 
@@ -321,7 +321,7 @@ impl Suite {
         let setting = |name: &str| match changes.iter().find(|(changed, _)| *changed == name) {
             Some((_, value)) => Some((*value).to_owned()),
             None if name == "GRPC_ADDRESS" => Some("127.0.0.1:0".to_owned()),
-            // Nobody asks for metrics who does not say where.
+            // Metrics are served only where a test asks for them.
             None if name == "METRICS_ADDRESS" => None,
             None => environment.get(name).cloned(),
         };
@@ -398,14 +398,14 @@ fn passing_key() -> Result<String, IssuerError> {
 
 /// The template for this machine. What was asked for in vain is said at once.
 fn stack(issuer: &Issuer, parameters: BTreeMap<String, String>) -> Result<Stack, StackError> {
-    let stack = Stack::read(TEMPLATE, &surroundings(issuer, parameters))?;
+    let stack = Stack::read(TEMPLATE, &deployment(issuer, parameters))?;
     for sentence in &stack.not_honoured {
         tracing::warn!("{sentence}");
     }
     Ok(stack)
 }
 
-fn surroundings(issuer: &Issuer, parameters: BTreeMap<String, String>) -> StoreContext {
+fn deployment(issuer: &Issuer, parameters: BTreeMap<String, String>) -> Deployment {
     let mut values = BTreeMap::from([
         ("TokenIssuer".to_owned(), issuer.url().to_owned()),
         ("TokenAudience".to_owned(), CLIENT_ID.to_owned()),
@@ -413,7 +413,7 @@ fn surroundings(issuer: &Issuer, parameters: BTreeMap<String, String>) -> StoreC
         ("StreamImage".to_owned(), "local".to_owned()),
     ]);
     values.extend(parameters);
-    StoreContext {
+    Deployment {
         region: REGION.to_owned(),
         account: ACCOUNT.to_owned(),
         stack: "tenantry".to_owned(),

@@ -28,7 +28,7 @@ use store::{Store, Version};
 /// Names of one `DeleteParameters` (API reference).
 const MAX_DELETED: usize = 10;
 
-/// The key of Systems Manager itself: whoever may use Parameter Store may use it.
+/// The key of Systems Manager itself: every user of Parameter Store may use it.
 const MANAGED_KEY: &str = "alias/aws/ssm";
 
 /// The service: its data, and where its events go.
