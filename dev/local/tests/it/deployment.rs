@@ -12,7 +12,7 @@ use aws_credential_types::Credentials;
 use config_stream::settings::{StreamSettings, UnusableSettings};
 use local::{
     issuer::{CLIENT_ID, Issuer},
-    template::{Stack, StackError, StoreContext, TEMPLATE},
+    template::{Deployment, Stack, StackError, TEMPLATE},
 };
 use serde_json::{Value, json};
 use tenantry::{
@@ -55,13 +55,13 @@ fn stack_with(more: &[(&str, &str)]) -> Result<Stack, StackError> {
         ("StreamImage", "local"),
         ("StreamSnapshotKeyArn", "arn:aws:secretsmanager:x"),
     ];
-    let surroundings = StoreContext {
+    let deployment = Deployment {
         region: "eu-central-1".into(),
         account: "123456789012".into(),
         stack: "tenantry".into(),
         parameters: given.iter().chain(more).map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
     };
-    Stack::read(TEMPLATE, &surroundings)
+    Stack::read(TEMPLATE, &deployment)
 }
 
 fn source(file: &str) -> std::io::Result<String> {

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The event that tells of keys that a tenant has written.
-fn changed(tenant: &str, keys: &[&str]) -> Value {
+pub(crate) fn changed(tenant: &str, keys: &[&str]) -> Value {
     let mut event: Value = serde_json::from_str(include_str!("../../../../events/config-changed.json")).expect("JSON");
     let keys: Vec<_> = keys.iter().map(|key| json!({"key": key, "version": 1, "operation": "put"})).collect();
     event["account"] = json!(ACCOUNT);

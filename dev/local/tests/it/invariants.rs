@@ -7,12 +7,12 @@ use std::{
 
 use local::welcome::Welcome;
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// All Rust sources under `folder`, with their path from the root and their text.
-fn sources(folder: &str) -> io::Result<Vec<(String, String)>> {
+pub(crate) fn sources(folder: &str) -> io::Result<Vec<(String, String)>> {
     let mut open = vec![root().join(folder)];
     let mut found = Vec::new();
     while let Some(folder) = open.pop() {

@@ -22,10 +22,10 @@ const TRACE: &str = "1-5759e988-bd862e3fe1be46a994272793";
 
 /// The lines that have been written.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<Value>>>);
+pub(crate) struct Lines(Arc<Mutex<Vec<Value>>>);
 
 impl Lines {
-    fn telemetry(&self, tracer: Option<Tracer>) -> Telemetry {
+    pub(crate) fn telemetry(&self, tracer: Option<Tracer>) -> Telemetry {
         let lines = self.clone();
         let take = move |line: &str| {
             let line = serde_json::from_str(line).expect("a line is JSON");
@@ -35,7 +35,7 @@ impl Lines {
     }
 
     /// The lines since the last look.
-    fn take(&self) -> Vec<Value> {
+    pub(crate) fn take(&self) -> Vec<Value> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
