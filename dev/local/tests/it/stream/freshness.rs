@@ -56,7 +56,7 @@ async fn a_tenant_in_memory_costs_no_call() {
     // After a minute, whoever is asked for is looked at once, and nobody else.
     api.pass(DOUBT);
     for shard in tenantry::ledger::Ledger::shards() {
-        instance.stream.memory().note_look(shard, instance.stream.memory().now());
+        instance.stream.memory().note_poll(shard, instance.stream.memory().now());
     }
     for _ in 0..3 {
         tenants[1].value("tenant_config_a").await;

@@ -18,7 +18,7 @@ async fn an_instance_that_is_blind_is_seen() {
     let api = Api::frozen().await;
     let instance = Instance::start(&api, &[("METRICS_ADDRESS", "127.0.0.1:0")]).await;
     let metrics = instance.stream.memory().metrics();
-    until(|| instance.stream.memory().oldest_look() >= instance.stream.memory().now()).await;
+    until(|| instance.stream.memory().oldest_poll() >= instance.stream.memory().now()).await;
     assert_eq!(shown(&instance, "index_poll_age_seconds").await.to_string(), "0");
     assert_eq!(metrics.failed_polls.get(), 0);
     let down = api.suite.emulator().faults().inject("Query", Fault::InternalError, 100_000);
@@ -30,7 +30,7 @@ async fn an_instance_that_is_blind_is_seen() {
     assert!(shown(&instance, "failed_polls_total").await > 0.0);
     api.suite.emulator().faults().clear();
     api.pass(crate::harness::CIRCUIT);
-    until(|| instance.stream.memory().oldest_look() >= instance.stream.memory().now()).await;
+    until(|| instance.stream.memory().oldest_poll() >= instance.stream.memory().now()).await;
     assert_eq!(shown(&instance, "index_poll_age_seconds").await.to_string(), "0");
 }
 
