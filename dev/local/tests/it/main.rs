@@ -46,8 +46,6 @@ mod limits;
 #[cfg(test)]
 mod linearizability;
 #[cfg(test)]
-mod looks;
-#[cfg(test)]
 mod members;
 #[cfg(test)]
 mod mirror;
@@ -85,5 +83,7 @@ mod template;
 mod texts;
 #[cfg(test)]
 mod tokens;
+#[cfg(test)]
+mod traces;
 #[cfg(test)]
 mod transactions;
