@@ -1,4 +1,4 @@
-//! What all use cases stand on.
+//! What all use cases need: routes, ledgers, stores and events.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use crate::{
     store::{Inventory, StoreContext, Stores, UnusableRoute},
 };
 
-/// What all use cases stand on, made once from the settings.
+/// What all use cases need, made once from the settings.
 #[derive(Clone, Debug)]
 pub struct Backend {
-    /// The routes that keys are parsed against.
+    /// The routes that keys are parsed with.
     pub routes: Arc<TagRoutes>,
     /// The ledgers.
     pub ledger: Ledger,
     /// The stores.
     pub stores: Stores,
-    /// Looks over the parameters of all tenants.
+    /// Lists the parameters of all tenants.
     pub inventory: Inventory,
     /// Where changes are published.
     pub publisher: EventPublisher,
@@ -41,7 +41,7 @@ impl Backend {
         })
     }
 
-    /// Publishes a change, and notes that it has been.
+    /// Publishes a change, and takes it out of the outbox.
     pub(crate) async fn publish(&self, scope: &TenantScope, change: &Change) -> Result<(), LedgerError> {
         self.publisher.publish(scope, change).await?;
         self.ledger.mark_published(scope, change.revision).await

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     auth::TenantScope,
     aws::{AwsFailure, FailureKind, Service},
+    backoff::Backoff,
     clock::Timestamp,
     model::{
         comment::Comment,
@@ -32,19 +33,19 @@ use crate::{
     },
 };
 
-/// How long changes are kept for readers to follow.
+/// How long changes are kept.
 const CHANGES_KEPT: Duration = Duration::from_hours(7 * 24);
 /// How long the result of a request with an idempotency key is kept.
 const RESULTS_KEPT: Duration = Duration::from_hours(24);
 /// How often a commit is sent, unchanged, until its outcome is known.
 const MAX_SENDS: usize = 4;
 /// The longest wait between two sends of one commit.
-const MAX_RESEND_WAIT: Duration = Duration::from_millis(300);
+const RESEND_BACKOFF: Backoff = Backoff::up_to(Duration::from_millis(300));
 
 /// A commit as it is meant to be.
 #[derive(Debug)]
 pub struct Plan {
-    /// The head that the commit follows.
+    /// The head that the commit is based on.
     pub head: Head,
     /// The commit's id, the same for every attempt of one request.
     pub commit: CommitId,
@@ -52,7 +53,7 @@ pub struct Plan {
     pub at: Timestamp,
     /// What is written; no key twice.
     pub writes: Vec<PlannedWrite>,
-    /// Why, if who commits says so.
+    /// The author's comment, if there is one.
     pub comment: Option<Comment>,
     /// The request that the commit fulfils, if it carries an idempotency key.
     pub idempotency: Option<IdempotencyClaim>,
@@ -69,66 +70,65 @@ pub struct PlannedWrite {
     pub version: Version,
     /// Whether the key has no value before the write.
     pub creates: bool,
-    /// What the key says from now on.
+    /// The key's new state.
     pub state: State,
-    /// What the key's values are from now on; none where that stays as it is.
+    /// The format of the key's values from now on; none if it stays.
     pub format: Option<ValueFormat>,
-    /// What the write means for the tag's store.
+    /// How the write reaches the tag's store.
     pub store: StoreChange,
-    /// Whether the values of the key's earlier versions go with it, because they lie in that store
-    /// alone.
+    /// Whether the values of the key's earlier versions are lost with it, because only that store
+    /// has them.
     pub removes_older_values: bool,
 }
 
-/// What a write means for the store outside the ledger.
+/// How a write reaches the store outside the ledger.
 #[derive(Debug)]
 pub enum StoreChange {
     /// There is none.
     None,
-    /// A call to it follows at once, announced under this id.
+    /// The writer replicates it at once, under this intent.
     Intent(IntentId),
-    /// config-refresh calls it.
+    /// config-refresh replicates it.
     Later,
-    /// It has the value already.
+    /// The value was put there before the commit.
     Done(PutBefore),
-    /// The write was found there.
+    /// The write was imported from there.
     Found(Found),
     /// There is no write: the store refuses the current version, or has taken it after all.
     Refusal {
         /// The refusal, if it is one.
         refusal: Option<Refusal>,
-        /// The calls that have to be announced still where the version was known to be in the
-        /// store.
+        /// The intents that must still be recorded if the version was known to be in the store.
         made_up: Vec<IntentId>,
     },
 }
 
-/// What somebody did to a store, and not through us.
+/// A version in a store, or a removal, that did not come from this service.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// When, as the store says.
     pub at: Timestamp,
     /// Where it lies; none for a removal.
     pub place: Option<Locator>,
-    /// The id that the newest version up to there bears that bears one.
+    /// The newest intent id among the versions up to there.
     pub mark: Option<IntentId>,
-    /// Whether a later put of ours had replaced it already.
+    /// Whether a later put of ours had already replaced it.
     pub superseded: bool,
-    /// Whether the puts of the tag's route fit on it, as they do not on another type.
+    /// Whether it is of the type that the tag's route puts. A put does not fit on another type.
     pub fits: bool,
-    /// Whether it is of another life of the name than what the ledger knows of the store, and
-    /// nothing of ours lies on it.
+    /// Whether it is of another life of the name than the ledger knows, and nothing of ours lies on
+    /// it.
     pub is_anew: bool,
-    /// What the ledger knew of the store when it was found.
+    /// What the ledger knew of the store at that time.
     pub known: ReplicaState,
 }
 
-/// A put that went before its commit.
+/// A put that was made before its commit.
 #[derive(Clone, Debug)]
 pub struct PutBefore {
-    /// The id that the put was announced under.
+    /// The id of its intent.
     pub id: IntentId,
-    /// The version that the put was described as: the next one at that time.
+    /// The version that the put's description names: the next one at that time.
     pub described: Version,
     /// The store's own version of it.
     pub placed: u64,
@@ -171,7 +171,7 @@ pub struct WrittenKey {
     pub deleted: bool,
     /// Whether the key had no value before.
     pub created: bool,
-    /// Whether the values of the key's earlier versions go with it.
+    /// Whether the values of the key's earlier versions are lost with it.
     #[serde(default)]
     pub removes_older_values: bool,
 }
@@ -181,7 +181,7 @@ pub struct WrittenKey {
 pub enum CommitOutcome {
     /// It took place.
     Committed(Receipt, Change),
-    /// Something it was planned upon has changed. Nothing was written.
+    /// A condition did not hold: what it was planned upon has changed. Nothing was written.
     Conflict,
 }
 
@@ -204,7 +204,7 @@ impl Plan {
         self.head.revision.next()
     }
 
-    /// What the key of a write says once that is committed.
+    /// The entry that a write becomes.
     pub(crate) fn entry(&self, scope: &TenantScope, write: &PlannedWrite) -> Entry {
         Entry {
             key: write.key.clone(),
@@ -220,7 +220,7 @@ impl Plan {
         }
     }
 
-    /// Whoever committed something that was found, or what a store made of it, is not who did that.
+    /// The author of an import or a refusal is not whoever runs the commit.
     fn author(&self, scope: &TenantScope) -> Author {
         if self.writes.iter().any(|write| write.found().is_some() || write.refusal().is_some()) {
             Author::external()
@@ -280,15 +280,15 @@ impl Plan {
 impl Ledger {
     /// Attempts a commit.
     ///
-    /// Where the outcome of a send is open, the same transaction is sent again at the same head:
-    /// whichever of the sends arrives first moves the head, so no other can take effect. Once the
-    /// head has moved, the change at the next revision tells by its commit id whose commit it was.
+    /// If a send's outcome is unknown, the same transaction is sent again at the same head. The
+    /// first send to arrive moves the head, so no other can take effect. Once the head has moved,
+    /// the commit id in the change at the next revision tells whose commit it was.
     pub async fn commit(&self, scope: &TenantScope, plan: &Plan) -> Result<CommitOutcome, LedgerError> {
         let receipt = plan.receipt(scope);
         let items = self.transaction(scope, plan, &receipt)?;
         // The SDK's own retries would hide that an earlier send may have taken effect.
         let once = aws_sdk_dynamodb::Config::builder().retry_config(RetryConfig::disabled());
-        let mut open = None;
+        let (mut open, mut backoff) = (None, RESEND_BACKOFF);
         for sends_left in (0..MAX_SENDS).rev() {
             let request =
                 self.clients.dynamodb(scope).await?.transact_write_items().set_transact_items(Some(items.clone()));
@@ -313,7 +313,7 @@ impl Ledger {
                 // This send did nothing, but an earlier one still may.
                 (_, Some(lost_sight_by)) => open = Some(lost_sight_by),
             }
-            tokio::time::sleep(MAX_RESEND_WAIT.mul_f64(fastrand::f64())).await;
+            backoff.wait().await;
         }
         // Without an open outcome the last failure would have been returned.
         let unseen = || AwsFailure::unexpected(Service::DynamoDb, "TransactWriteItems", "no answer");
@@ -363,8 +363,7 @@ impl Ledger {
             let mut version = keys::primary_key(scope, keys::version_key(&write.key, entry.version));
             version.extend(item::entry_attributes(&entry).into_iter().map(|(name, value)| (name.to_owned(), value)));
             if let StoreChange::Intent(id) | StoreChange::Done(PutBefore { id, .. }) = &write.store {
-                // The ids that were given out for a version stay with it: that is how its puts are
-                // known as ours later.
+                // The version keeps its intent ids. By them its puts are recognised as ours later.
                 version.insert("intentIds".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
             }
             items.push(put(version, "attribute_not_exists(pk)", None)?);
@@ -387,11 +386,11 @@ impl Ledger {
 enum Judgement {
     /// Another commit came first, perhaps an earlier send of this very one.
     HeadMoved,
-    /// Something else stood in the way; nothing was written by this send.
+    /// Another condition failed; nothing was written by this send.
     Conflict,
-    /// It may or may not have taken place.
+    /// It may have taken place.
     Open,
-    /// It did not; the same may pass a moment later.
+    /// It did not; it may pass a moment later.
     Throttled,
     /// It did not, and would not the next time.
     Refused,
@@ -422,30 +421,30 @@ fn judge(error: &SdkError<TransactWriteItemsError, HttpResponse>, failure: &AwsF
     worst
 }
 
-/// Of what was found in the store: how far it has been looked through, and what lies there. Refused
-/// where the ledger knows more of the store by now.
+/// Notes a foreign version: what it is, and how far the store has been imported. Refused if the
+/// ledger knows more of the store by now.
 fn note_found(expression: &mut Expression, found: &Found, version: Version) {
     let known = &found.known;
     let unchanged = |name: &str, known: bool| {
         if known { format!("{name} = :known_{name}") } else { format!("attribute_not_exists({name})") }
     };
-    let absorbed = known.imported_through;
+    let imported = known.imported_through;
     let mut conditions = vec![
-        unchanged("importedThrough", absorbed.is_some()),
-        unchanged("importedThroughModifiedAt", absorbed.is_some()),
+        unchanged("importedThrough", imported.is_some()),
+        unchanged("importedThroughModifiedAt", imported.is_some()),
         unchanged("storeVersion", known.store_version.is_some()),
     ];
     if !found.superseded {
-        // None was under way then. One that has begun since may have removed what was found, even
-        // if its time is over.
+        // No removal was under way then. One that has begun since may have removed the foreign
+        // version, even if its time is over.
         conditions.push(unchanged("removingUntil", known.removing_until.is_some()));
         if let Some(until) = known.removing_until {
             expression.values.insert(":known_removingUntil".to_owned(), n(until.millis()));
         }
     }
-    if let Some(absorbed) = absorbed {
-        expression.values.insert(":known_importedThrough".to_owned(), n(absorbed.version));
-        expression.values.insert(":known_importedThroughModifiedAt".to_owned(), n(absorbed.modified_at.millis()));
+    if let Some(imported) = imported {
+        expression.values.insert(":known_importedThrough".to_owned(), n(imported.version));
+        expression.values.insert(":known_importedThroughModifiedAt".to_owned(), n(imported.modified_at.millis()));
     }
     if let Some(store_version) = known.store_version {
         expression.values.insert(":known_storeVersion".to_owned(), n(store_version));
@@ -474,7 +473,7 @@ fn note_found(expression: &mut Expression, found: &Found, version: Version) {
         if let Some(place) = found.place {
             expression.set("storeVersion", n(place.version));
         } else {
-            // Calls that are abandoned do not stand in the way; new ones do.
+            // Intents that were known then are abandoned and do not matter; new ones do.
             conditions.push(unchanged("intents", !known.intents.is_empty()));
             if !known.intents.is_empty() {
                 expression.values.insert(":known_intents".to_owned(), id_set(&known.intents));
@@ -482,7 +481,7 @@ fn note_found(expression: &mut Expression, found: &Found, version: Version) {
         }
     }
     if found.superseded && found.is_anew {
-        // What we had put is gone. Else a removal would take what lies there now for ours.
+        // What we had put is gone. Otherwise a removal would take what lies there now for ours.
         expression.remove("storeVersion");
     }
     for condition in conditions {
@@ -550,13 +549,13 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
         }
         StoreChange::Done(PutBefore { id, described, placed, seen }) => {
             if *described != entry.version {
-                // The description names another version's item, which does not have the id.
+                // The description names another version, whose item does not have the id.
                 expression.other.push("ADD expiredIntents :intents".to_owned());
             }
             expression.set("replicatedVersion", n(entry.version.get()));
             expression.set("storeVersion", n(*placed));
-            // Where somebody else has taken the put for abandoned, or is known to have put another
-            // value after it, what it put is not what the store shows.
+            // If another replicator took the put for abandoned, or a later put is known, the store
+            // does not show what this put wrote.
             expression.condition.push_str(" AND contains(intents, :id) AND ");
             expression.condition.push_str(STORE_IS_NOT_FURTHER);
             expression.values.insert(":id".to_owned(), s(id.as_str()));

@@ -1,13 +1,13 @@
 //! How the ledger's records lie in the table: the attributes of items. Their keys: [`super::keys`].
 //!
-//! Each item carries `format`, today 1. A reader takes any item whose attributes it finds, so that
-//! a newer writer may add some.
+//! Each item carries `format`, today 1. A reader accepts items with attributes that it does not
+//! know, so that a newer writer may add some.
 
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::keys;
+use super::{commit::Found, keys};
 use crate::{
     clock::Timestamp,
     model::{
@@ -32,10 +32,10 @@ pub(super) const FORMAT: u64 = 1;
 /// The attributes of `ENTRY#` and `VERSION#` items that say that the store refuses the version.
 pub(super) const REFUSED_REASON: &str = "refusedReason";
 pub(super) const REFUSED_SINCE: &str = "refusedSince";
-/// The attribute of `ENTRY#` items that says that a parameter of another type lies there.
+/// The attribute of `ENTRY#` items that says that the store holds a parameter of another type.
 pub(super) const OTHER_TYPE: &str = "otherType";
 
-/// An item that cannot be understood: damaged, or written by somebody else.
+/// An item that cannot be read: damaged, or written by another program.
 #[derive(Debug, thiserror::Error)]
 #[error("the ledger's item {sort_key} has no usable attribute {attribute}")]
 pub struct DamagedItem {
@@ -51,7 +51,7 @@ pub(super) fn n(number: u64) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
 
-/// Reads attributes and says which one was missing.
+/// Reads attributes and names the one that is missing.
 pub(super) struct Reader<'a>(pub(super) &'a Item);
 
 impl<'a> Reader<'a> {
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         self.0.get(name)?.as_n().ok()?.parse().ok()
     }
 
-    /// That the item's store refuses it.
+    /// The refusal by the item's store, if there is one.
     fn refusal(&self) -> Option<Refusal> {
         let reason = RefusalReason::from_stored(self.optional_text(REFUSED_REASON)?);
         Some(Refusal { reason, since: Timestamp::from_millis(self.optional_number(REFUSED_SINCE)?) })
@@ -109,51 +109,51 @@ impl Head {
     }
 }
 
-/// An `ENTRY#` item: the key's current version, and how far its store has followed.
+/// An `ENTRY#` item: the key's current version, and how far it is replicated.
 #[derive(Clone, Debug, Default)]
 pub struct Current {
-    /// The current version; none while the key's very first write is under way.
+    /// The current version; none while the key's first write is under way.
     pub entry: Option<Entry>,
-    /// How far the store has followed.
+    /// How far the version is replicated to the store.
     pub replica: ReplicaState,
     /// What the key's values are.
     pub format: ValueFormat,
-    /// The newest version that is a deletion, if there is one: what lay in the store alone before
-    /// it is not kept.
+    /// The newest version that is a deletion, if there is one. It took along the earlier values
+    /// that only the store had.
     pub deleted: Option<Version>,
-    /// Whether the newest version that others put there is of another type than the puts of the
+    /// Whether the newest foreign version in the store is of another type than the puts of the
     /// tag's route.
     pub has_other_type: bool,
-    /// The highest version of the key, if that is not the current one but one that was superseded
-    /// when it was found.
+    /// The highest version of the key, if it was superseded when it was imported and so never was
+    /// current.
     latest: Option<Version>,
 }
 
-/// How far a tag's store has followed a key's entry.
+/// How far a key's entry is replicated to its tag's store, and how far the store's versions are
+/// imported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaState {
     /// The newest version known to be in the store.
     pub replicated: Option<Version>,
     /// The store's own version of it.
     pub store_version: Option<u64>,
-    /// Calls to the store that were announced and not yet seen to have ended.
+    /// The write intents: calls to the store that are not known to have ended.
     pub intents: Vec<IntentId>,
-    /// Until when somebody may be removing the value from the store. No further call is announced
-    /// before that.
+    /// Until when a removal from the store may be under way. No intent is recorded before that.
     pub removing_until: Option<Timestamp>,
-    /// The ids of calls that are over and of which nobody knows what they did.
+    /// Intents whose calls are over, with an outcome that is not known.
     pub expired_intents: Vec<IntentId>,
-    /// How far the store's own versions have been looked through for what others put there.
+    /// How far the store's own versions have been imported.
     pub imported_through: Option<Locator>,
-    /// The id that the newest of those versions bears that bears one. Whatever else bears it is a
-    /// copy, in another life of the name, too.
+    /// The newest intent id among those versions. Any later version that bears it is a copy, in
+    /// another life of the name, too.
     pub imported_through_id: Option<IntentId>,
-    /// Whether something is owed.
+    /// Whether the key is in the outbox.
     pub pending: bool,
 }
 
 impl ReplicaState {
-    /// Whether somebody may be removing the value from the store at `now`.
+    /// Whether a removal from the store may be under way at `now`.
     pub(crate) fn is_being_removed(&self, now: Timestamp) -> bool {
         self.removing_until.is_some_and(|until| until > now)
     }
@@ -181,28 +181,21 @@ impl Current {
         })
     }
 
-    /// What the item says once `entry` has been committed, which was found in the store as far as
-    /// `place`, where it bears the id `mark`, where the puts of the tag's route fit on it or not,
-    /// and where what we had put may be gone.
-    pub(crate) fn with_found(
-        mut self,
-        entry: Entry,
-        place: Option<Locator>,
-        mark: Option<IntentId>,
-        fits: bool,
-        is_anew: bool,
-    ) -> Self {
-        self.has_other_type = !fits;
-        self.replica.imported_through = place;
-        self.replica.imported_through_id = mark.or(self.replica.imported_through_id);
+    /// The item once `entry` has been committed for a foreign version.
+    pub(crate) fn with_found(mut self, entry: Entry, found: &Found) -> Self {
+        self.has_other_type = !found.fits;
+        self.replica.imported_through = found.place;
+        if found.mark.is_some() {
+            self.replica.imported_through_id.clone_from(&found.mark);
+        }
         if entry.superseded {
             self.latest = Some(entry.version);
-            if is_anew {
+            if found.is_anew {
                 self.replica.store_version = None;
             }
         } else {
             self.replica.replicated = Some(entry.version);
-            self.replica.store_version = place.map(|place| place.version);
+            self.replica.store_version = found.place.map(|place| place.version);
             if !entry.is_live() {
                 self.deleted = Some(entry.version);
             }
@@ -223,7 +216,7 @@ fn read_locator(read: &Reader<'_>, version: &str, modified_at: &str) -> Option<L
     Some(Locator { version, modified_at: Timestamp::from_millis(modified_at) })
 }
 
-/// A set of put ids; empty where there is none.
+/// A set of intent ids; empty where there is none.
 pub(super) fn id_set(item: &Item, name: &str) -> Vec<IntentId> {
     let ids = item.get(name).and_then(|set| set.as_ss().ok());
     ids.into_iter().flatten().map(|id| IntentId::from_stored(id)).collect()
@@ -271,7 +264,7 @@ fn read_held(read: &Reader<'_>) -> Result<Held, DamagedItem> {
     Ok(Held::Elsewhere(locator, kind))
 }
 
-/// What was trimmed of a text; nothing where the item says nothing of it.
+/// What was trimmed of a text; nothing if the item does not say.
 fn read_trimmed(read: &Reader<'_>) -> Result<Trimmed, DamagedItem> {
     let Some(trimmed) = read.0.get("trimmed") else { return Ok(Trimmed::default()) };
     match trimmed.as_l().map(Vec::as_slice) {
@@ -358,7 +351,7 @@ pub struct ChangedKey {
     pub version: Version,
     /// What was done.
     pub operation: ChangeOperation,
-    /// Why its store refuses it, if that is what became known.
+    /// Why its store refuses it, if the commit notes a refusal.
     pub refusal: Option<Refusal>,
 }
 
@@ -370,16 +363,16 @@ pub enum ChangeOperation {
     Put,
     /// It was deleted.
     Delete,
-    /// A value was found that a later one had replaced already; what is current stays.
+    /// A value was imported that a later one had replaced already. What is current stays.
     Supersede,
-    /// Its store turned out to refuse the current version, which stays.
+    /// Its store refuses the current version, which stays.
     Refuse,
-    /// The store has taken the current version, which it had refused.
+    /// Its store has taken the current version after all.
     Accept,
 }
 
 impl ChangeOperation {
-    /// Whether the key says something else from then on.
+    /// Whether the key's value changed.
     pub const fn is_write(self) -> bool {
         matches!(self, Self::Put | Self::Delete)
     }
@@ -402,7 +395,7 @@ pub struct Change {
     pub revision: Revision,
     /// Who committed.
     pub author: Author,
-    /// Why, if who committed said so.
+    /// The author's comment, if there is one.
     pub comment: Option<Comment>,
     /// When.
     pub at: Timestamp,

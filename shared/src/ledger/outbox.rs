@@ -1,5 +1,8 @@
-//! What commits still owe: events to publish, stores to bring after. Kept as marks on the items
-//! themselves, found through the sparse index `outbox`, and taken off only by who has done the work.
+//! The outbox: what is still to be done for commits. An event is to be published, or a key's value
+//! is to be replicated to its store.
+//!
+//! The outbox is a mark on the item itself, found through the sparse index `outbox`. Only what has
+//! done the work takes the mark off.
 
 use std::{ops::Range, time::Duration};
 
@@ -14,6 +17,7 @@ use super::{
 use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::{AwsFailure, Service},
+    backoff::Backoff,
     clock::Timestamp,
     model::{
         entry::{IntentId, Locator, Revision, TextKind, Version},
@@ -22,43 +26,43 @@ use crate::{
     },
 };
 
-/// How long the one who committed has the work to itself, and how old an announced call must be to
+/// How long a commit's own process has the work to itself, and how old a write intent must be to
 /// count as abandoned: longer than any function of the suite may run.
 pub const GRACE: Duration = Duration::from_mins(1);
 
-/// How long what a store refuses waits before it is tried again: as long as it has been refused,
-/// but no less and no more than this.
+/// How long a value that a store refuses waits before it is tried again: as long as it has been
+/// refused, within these bounds.
 pub const MIN_REFUSED_WAIT: Duration = Duration::from_mins(10);
 /// See [`MIN_REFUSED_WAIT`].
 pub const MAX_REFUSED_WAIT: Duration = Duration::from_hours(6);
 
-/// How many pieces of owed work one query looks up.
-const OWED_PAGE: i32 = 100;
-/// How often an update that meets a commit under way is tried, and the longest wait between two
-/// tries.
+/// How many outbox items one query returns.
+const OUTBOX_PAGE: i32 = 100;
+/// How often an update is tried that conflicts with a commit under way, and the longest wait
+/// between two tries.
 const MAX_CONFLICTS: usize = 6;
-const MAX_CONFLICT_WAIT: Duration = Duration::from_millis(150);
+const CONFLICT_BACKOFF: Backoff = Backoff::up_to(Duration::from_millis(150));
 
-/// That nobody is removing the value from its store at `:now`.
+/// No removal from the store is under way at `:now`.
 const NO_REMOVAL: &str = "(attribute_not_exists(removingUntil) OR removingUntil < :now)";
 
-/// That the store is not known to hold something newer than what was put as `:storeVersion`, when
-/// `:seen` was noted of it. A version that nobody has noted since is older than the put, even where
-/// its number is higher: then the store has begun to count anew.
+/// The store is not known to hold something newer than what was put as `:storeVersion`, given that
+/// the ledger had noted `:seen` of it. A version that was noted before the put is older than the
+/// put, even if its number is higher: then the store has begun to count anew.
 pub(super) const STORE_IS_NOT_FURTHER: &str =
     "(attribute_not_exists(storeVersion) OR storeVersion < :storeVersion OR storeVersion = :seen)";
 
 const SET_LOCATOR: &str = "locatorVersion = :locatorVersion, locatorModifiedAt = :locatorModifiedAt, \
                            textKind = :textKind, trimmed = :trimmed";
 
-/// What a put has made of a store.
+/// What a put left in a store.
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// The store's own version of the value.
     pub placed: u64,
     /// The store's version that the ledger had noted before the put.
     pub seen: Option<u64>,
-    /// Where the value lies now, if the store alone has it.
+    /// Where the value lies now, if only the store has it.
     pub locator: Option<(Locator, TextKind)>,
 }
 
@@ -67,25 +71,25 @@ pub struct Stored {
 pub struct OutboxItem {
     /// The work.
     pub task: OutboxTask,
-    /// Since when.
+    /// Since when it has been in the outbox.
     pub since: Timestamp,
-    /// From when it may be done; later and later, where it fails.
+    /// From when it may be done. Each failure puts it off.
     pub due: Timestamp,
 }
 
-/// A piece of owed work.
+/// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OutboxTask {
-    /// A change that is not yet known to be published.
+    /// Publish a change.
     Publish(TenantId, Revision),
-    /// A key whose store is not yet known to have followed.
+    /// Replicate a key's value to its store.
     Replicate(TenantId, String),
 }
 
 impl Ledger {
-    /// Announces a call to a key's store before it is made, in the place of those in `replaced`.
-    /// Refused (`false`) where other calls than `seen` are announced by now, or while the key's
-    /// value is being removed there.
+    /// Records the intent to call a key's store before the call is made, in place of the intents in
+    /// `replaced`. Refused (`false`) if the recorded intents are other than `seen`, or while the
+    /// key's value is being removed from the store.
     pub async fn record_intent(
         &self,
         scope: &TenantScope,
@@ -103,7 +107,7 @@ impl Ledger {
             (":calls", id_set(&calls)),
             (":now", n(now.millis())),
         ];
-        // What the calls whose place this one takes have put, if anything, is still ours.
+        // What the replaced calls may have put is still ours.
         let expired = if replaced.is_empty() {
             ""
         } else {
@@ -120,15 +124,15 @@ impl Ledger {
             scope,
             key,
             &format!("SET outboxShard = :shard, outboxKey = :due, intents = :calls{expired}"),
-            // Done already if the SDK repeats a call whose answer was lost.
+            // It has been done if the SDK repeats a call whose answer was lost.
             &format!("intents = :calls OR ({unchanged} AND {NO_REMOVAL})"),
             values,
         )
         .await
     }
 
-    /// Notes that announced calls are over, and takes the key off the index of owed work if nothing
-    /// else is owed.
+    /// Removes intents whose calls are over, and takes the key out of the outbox if nothing else is
+    /// to be done.
     pub async fn end_calls(&self, scope: &TenantScope, key: &ConfigKey, ended: &[IntentId]) -> Result<(), LedgerError> {
         if !ended.is_empty() {
             let ids = [(":ended", id_set(ended))];
@@ -138,9 +142,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Leaves a key that is behind to whoever comes next: the calls in `ended` are over, and no
-    /// others are announced. What they may have put wrong is put right by the call that the key is
-    /// owed anyway. Does nothing where that is not so.
+    /// Removes the intents in `ended`, which must be all there are, of a key that is behind. The
+    /// next replicator need not wait for them. Whatever their calls have put wrong, its put
+    /// corrects. Does nothing if the key is not behind.
     pub async fn leave_calls(
         &self,
         scope: &TenantScope,
@@ -154,10 +158,10 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes the sole right to remove the value of a deleted key, or of one that never got a
-    /// version, from its store, until `until`. Refused (`false`) where the key is alive again,
-    /// where somebody else has that right, or where a call other than `known` is intents: it may
-    /// be a put that is yet to be committed.
+    /// Takes the sole right, until `until`, to remove from the store the value of a key that is
+    /// deleted or never got a version. Refused (`false`) if the key is alive again, if another
+    /// process has that right, or if there is an intent other than `known`: its put may be about to
+    /// be committed.
     pub async fn begin_removal(
         &self,
         scope: &TenantScope,
@@ -176,7 +180,7 @@ impl Ledger {
                 "version = :version AND #state = :deleted"
             }
         };
-        // What lies there is what was known, not what somebody has put since another removal.
+        // The store holds what was known, not what was put there since another removal.
         let same_store = match store_version {
             None => "attribute_not_exists(storeVersion)",
             Some(known) => {
@@ -185,20 +189,20 @@ impl Ledger {
             }
         };
         // The same `until` is there already if the SDK repeats a call whose answer was lost: no
-        // other removal knows the same calls.
+        // other removal knows the same intents.
         let condition =
             format!("{condition} AND {same_store} AND intents = :known AND (removingUntil = :until OR {NO_REMOVAL})");
         self.update_entry(scope, key, "SET removingUntil = :until", &condition, values).await
     }
 
-    /// Gives the right to remove back, after a removal that the key has moved on from.
+    /// Gives the right to remove back, after the key has moved on.
     pub async fn end_removal(&self, scope: &TenantScope, key: &ConfigKey, until: Timestamp) -> Result<(), LedgerError> {
         let ours = [(":until", n(until.millis()))];
         self.update_entry(scope, key, "REMOVE removingUntil", "removingUntil = :until", ours).await?;
         Ok(())
     }
 
-    /// Keeps a further put id with the version that it is given out for.
+    /// Keeps a further intent id with the version that it puts.
     pub async fn give_out(
         &self,
         scope: &TenantScope,
@@ -206,10 +210,10 @@ impl Ledger {
         version: Version,
         id: &IntentId,
     ) -> Result<(), LedgerError> {
-        self.change_put_ids(scope, key, version, "ADD intentIds :id", id).await
+        self.change_intent_ids(scope, key, version, "ADD intentIds :id", id).await
     }
 
-    /// The put ids that were given out for a version.
+    /// The ids of the intents to put a version.
     pub async fn intent_ids(
         &self,
         scope: &TenantScope,
@@ -220,7 +224,7 @@ impl Ledger {
         Ok(item::id_set(&found, "intentIds"))
     }
 
-    /// Takes back a put id whose call did nothing.
+    /// Removes the intent id of a put that did nothing from its version.
     pub async fn take_back(
         &self,
         scope: &TenantScope,
@@ -228,10 +232,10 @@ impl Ledger {
         version: Version,
         id: &IntentId,
     ) -> Result<(), LedgerError> {
-        self.change_put_ids(scope, key, version, "DELETE intentIds :id", id).await
+        self.change_intent_ids(scope, key, version, "DELETE intentIds :id", id).await
     }
 
-    async fn change_put_ids(
+    async fn change_intent_ids(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
@@ -244,10 +248,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes that the store has got `version`, and that the calls in `ended` are over; takes the
-    /// key off the index of owed work unless other calls are open. What those of them in
-    /// `made_up_for` put, should they come after all, is still ours. Refused (`false`) where the
-    /// key has moved on, or the store is known to be further.
+    /// Notes that the store holds `version` and that the calls in `ended` are over. Takes the key
+    /// out of the outbox unless other intents are open. What the calls in `made_up_for` may still
+    /// put is ours. Refused (`false`) if the key has moved on, or the store is known to be further.
     pub async fn mark_replicated(
         &self,
         scope: &TenantScope,
@@ -268,7 +271,7 @@ impl Ledger {
             set = format!("{set}, {SET_LOCATOR}");
             values.extend(locator_values(*locator, kind));
         }
-        // That it was refused has to be taken back first, which readers are to be told.
+        // A refusal has to be taken back by a commit first, so that readers learn of it.
         let condition =
             format!("version = :version AND {STORE_IS_NOT_FURTHER} AND attribute_not_exists(refusedReason)");
         let expire = if made_up_for.is_empty() {
@@ -290,7 +293,7 @@ impl Ledger {
         Ok(marked)
     }
 
-    /// Moves the locator that a version is kept with, after its value was put again.
+    /// Moves a version's locator after its value was put again.
     pub async fn relocate(
         &self,
         scope: &TenantScope,
@@ -305,9 +308,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes that nothing of ours is left in the store of a key that was deleted at `version`, or
-    /// that never got one, or nothing that may be removed (`is_left`), and that the calls in
-    /// `ended`, which are all there are, are over. Refused (`false`) where the key has moved on.
+    /// Notes that a removal has ended: nothing of ours is left in the store, or nothing that may be
+    /// removed (`is_left`). The key was deleted at `version` or never got one. The calls in `ended`
+    /// are over; they must be all there are. Refused (`false`) if the key has moved on.
     pub async fn mark_removed(
         &self,
         scope: &TenantScope,
@@ -324,17 +327,17 @@ impl Ledger {
                 ("SET replicatedVersion = :version ", "version = :version")
             }
         };
-        // What was left there has been looked through as far as it had been.
+        // If something was left there, how far it was imported is still known.
         let gone = if is_left { "" } else { ", importedThrough, importedThroughModifiedAt" };
-        // Should one of the calls put something after all, it is known as ours.
+        // If one of the calls still puts something, it is known as ours.
         let update = format!(
             "{set}REMOVE storeVersion, removingUntil, intents, outboxShard, outboxKey{gone} ADD expiredIntents :ended"
         );
         self.update_entry(scope, key, &update, &format!("{condition} AND intents = :ended"), values).await
     }
 
-    /// Takes a key off the index of owed work if nothing is owed: its store has followed, and no
-    /// announced call is open.
+    /// Takes a key out of the outbox if nothing is to be done: its store is up to date, and no
+    /// intent is open.
     pub async fn acknowledge(&self, scope: &TenantScope, key: &ConfigKey) -> Result<bool, LedgerError> {
         self.update_entry(
             scope,
@@ -346,9 +349,9 @@ impl Ledger {
         .await
     }
 
-    /// Notes how far the store's own versions have been looked through, and the id that the last of
-    /// them bears; and forgets the ids in `done`, which need not be known any more. Refused
-    /// (`false`) where somebody else has noted something since.
+    /// Notes how far the store's own versions have been imported, and the id that the last of them
+    /// bears. Forgets the expired intents in `done`. Refused (`false`) if another importer has
+    /// noted something since.
     pub async fn note_imported(
         &self,
         scope: &TenantScope,
@@ -378,9 +381,9 @@ impl Ledger {
         self.update_entry(scope, key, &update, condition, values).await
     }
 
-    /// Owes a key's store that it be brought after again, because it does not show what is
-    /// committed as `version`, or shows something although nothing ever was, whatever was noted.
-    /// Refused (`false`) where the key has moved on or calls are open, which look for themselves.
+    /// Puts a key back into the outbox because its store does not show `version`, or shows
+    /// something although nothing was ever committed. Refused (`false`) if the key has moved on or
+    /// intents are open, whose replicators will see the same.
     pub async fn requeue(
         &self,
         scope: &TenantScope,
@@ -404,22 +407,21 @@ impl Ledger {
         self.update_entry(scope, key, update, &condition, values).await
     }
 
-    /// Notes that nothing is owed to a store any more, because the key's tag has none outside the
-    /// ledger now.
+    /// Takes a key out of the outbox whose tag no longer has a store outside the ledger.
     pub async fn forget_store(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), LedgerError> {
         let all = "REMOVE removingUntil, intents, outboxShard, outboxKey";
         self.update_entry(scope, key, all, "attribute_exists(pk)", []).await?;
         Ok(())
     }
 
-    /// Notes that a change has been published.
+    /// Takes a published change out of the outbox.
     pub async fn mark_published(&self, scope: &TenantScope, revision: Revision) -> Result<(), LedgerError> {
         self.update(scope, keys::change_key(revision), "REMOVE outboxShard, outboxKey", "attribute_exists(pk)", [])
             .await?;
         Ok(())
     }
 
-    /// Puts a piece of work that failed behind the others, until `due`.
+    /// Puts off an item that failed until `due`.
     pub async fn defer(&self, scope: &TenantScope, item: &OutboxItem, due: Timestamp) -> Result<(), LedgerError> {
         let sort_key = match &item.task {
             OutboxTask::Publish(_, revision) => keys::change_key(*revision),
@@ -430,9 +432,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Puts off the work of a version that its store goes on refusing, by as long as it has been
-    /// refused. It counts as owed from then on, since nobody waits for it who could be helped.
-    pub async fn put_off_refused(
+    /// Puts off a version that its store goes on refusing, by as long as it has been refused. Its
+    /// age in the outbox starts anew: no sweep can help it sooner.
+    pub async fn defer_refused(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
@@ -447,7 +449,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// The numbers of the shards that tenants, and what is owed to them, are spread over.
+    /// The numbers of the shards that the tenants are spread over.
     pub fn shards() -> Range<u32> {
         0..keys::SHARDS
     }
@@ -460,34 +462,34 @@ impl Ledger {
     /// The changes of a shard's tenants that are due to be published, the longest due first, at
     /// most about `limit`.
     ///
-    /// The index lags behind the table, so work may be listed although it has been done.
+    /// The index lags behind the table, so it may list what has been done.
     pub async fn unpublished(
         &self,
         authority: &SystemAuthority,
         shard: u32,
         limit: usize,
     ) -> Result<Vec<OutboxItem>, LedgerError> {
-        self.owed(authority, keys::publish_shard(shard), limit).await
+        self.due(authority, keys::publish_shard(shard), limit).await
     }
 
-    /// The keys of a shard's tenants whose stores are due to be brought after, the longest due
-    /// first, at most about `limit`. May list what has been done, too.
+    /// The keys of a shard's tenants that are due to be replicated, the longest due first, at most
+    /// about `limit`. May list what has been done, too.
     pub async fn unreplicated(
         &self,
         authority: &SystemAuthority,
         shard: u32,
         limit: usize,
     ) -> Result<Vec<OutboxItem>, LedgerError> {
-        self.owed(authority, keys::replicate_shard(shard), limit).await
+        self.due(authority, keys::replicate_shard(shard), limit).await
     }
 
-    async fn owed(
+    async fn due(
         &self,
         authority: &SystemAuthority,
-        work_shard: String,
+        shard: String,
         limit: usize,
     ) -> Result<Vec<OutboxItem>, LedgerError> {
-        let mut owed = Vec::new();
+        let mut items = Vec::new();
         let mut start = None;
         loop {
             let answer = self
@@ -498,17 +500,17 @@ impl Ledger {
                 .table_name(&self.table)
                 .index_name(keys::OUTBOX_INDEX)
                 .key_condition_expression("outboxShard = :shard AND outboxKey < :due")
-                .expression_attribute_values(":shard", s(work_shard.as_str()))
+                .expression_attribute_values(":shard", s(shard.as_str()))
                 .expression_attribute_values(":due", s(keys::outbox_bound(self.clock.now())))
                 .set_exclusive_start_key(start)
-                .limit(OWED_PAGE)
+                .limit(OUTBOX_PAGE)
                 .send()
                 .await
                 .map_err(|error| AwsFailure::of(Service::DynamoDb, "Query", &error))?;
-            owed.extend(answer.items().iter().filter_map(outbox_item));
+            items.extend(answer.items().iter().filter_map(outbox_item));
             start = answer.last_evaluated_key;
-            if start.is_none() || owed.len() >= limit {
-                return Ok(owed);
+            if start.is_none() || items.len() >= limit {
+                return Ok(items);
             }
         }
     }
@@ -546,19 +548,18 @@ impl Ledger {
             .condition_expression(condition)
             .set_expression_attribute_names(names)
             .set_expression_attribute_values(unless_empty(values));
-        let mut conflicts = 0;
+        let (mut conflicts, mut backoff) = (0, CONFLICT_BACKOFF);
         loop {
             let Err(error) = request.clone().send().await else { return Ok(true) };
             let failure = AwsFailure::of(Service::DynamoDb, "UpdateItem", &error);
             conflicts += 1;
             match failure.code.as_deref() {
                 Some("ConditionalCheckFailedException") => return Ok(false),
-                // A commit is under way on the same item. The SDK does not count this among what it
-                // tries again.
+                // A commit is under way on the same item. The SDK does not retry this.
                 Some("TransactionConflictException") if conflicts < MAX_CONFLICTS => {}
                 _ => return Err(failure.into()),
             }
-            tokio::time::sleep(MAX_CONFLICT_WAIT.mul_f64(fastrand::f64())).await;
+            backoff.wait().await;
         }
     }
 }

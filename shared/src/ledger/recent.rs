@@ -1,4 +1,4 @@
-//! What has changed lately, of all tenants: the index `changes-by-time`.
+//! The latest changes of all tenants: the index `changes-by-time`.
 
 use super::{
     Ledger, LedgerError,
@@ -19,16 +19,16 @@ pub struct ListedChange {
     pub tenant: TenantId,
     /// Which.
     pub revision: Revision,
-    /// When it was committed, by the clock of whoever committed it.
+    /// When it was committed, by the writer's clock.
     pub at: Timestamp,
 }
 
 impl Ledger {
-    /// The changes of a shard's tenants from `since` on, in the order of the clocks of those who
-    /// committed them, at most about `limit`.
+    /// The changes of a shard's tenants since `since`, at most about `limit`, in the order of the
+    /// writers' clocks.
     ///
-    /// The index lags behind the table, and those clocks differ: what is listed later may be of an
-    /// earlier time.
+    /// The index lags behind the table, and the writers' clocks differ. A change may be listed
+    /// after others with later times.
     pub async fn recent_changes(
         &self,
         authority: &IndexAuthority,
@@ -62,8 +62,8 @@ impl Ledger {
     }
 }
 
-/// Whose change it is, is said by the partition that it lies in: nobody who may write one tenant's
-/// items can name another.
+/// The partition says whose change it is: who may write one tenant's items cannot name another
+/// tenant.
 fn listed_change(found: &Item) -> Option<ListedChange> {
     let read = Reader(found);
     let tenant = TenantId::of_partition(read.optional_text("pk")?)?;

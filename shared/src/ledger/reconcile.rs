@@ -1,5 +1,5 @@
-//! What the comparison of the stores with the ledgers needs: who there is, which keys they have,
-//! and how far it has come.
+//! What the comparison of the stores with the ledgers reads: the tenants, their keys, and how far
+//! it has come.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use crate::{
     telemetry::Round,
 };
 
-/// How many tenants one query looks up.
+/// How many tenants one query returns.
 const TENANTS_PAGE: i32 = 50;
 
 /// How far the comparison of the stores with the ledgers has come.
@@ -25,7 +25,7 @@ pub enum Cursor {
     /// At the beginning.
     #[default]
     Begin,
-    /// Among the parameters, at Parameter Store's own place.
+    /// Among the parameters, at a token of Parameter Store's.
     Parameters {
         /// Its token.
         token: String,
@@ -34,16 +34,16 @@ pub enum Cursor {
     Entries {
         /// The shard of the tenants' directory.
         shard: u32,
-        /// The tenant, all before whom are done.
+        /// The tenant; those before it are done.
         tenant: Option<String>,
-        /// The key of that tenant's that is done last.
+        /// The tenant's last key that is done.
         key: Option<String>,
     },
 }
 
 impl Ledger {
-    /// How far the comparison has come, and what this round of it has counted; at the beginning
-    /// where that is not known.
+    /// How far the comparison has come, and what this round has counted. At the beginning if
+    /// nothing usable is stored.
     pub async fn reconciled(&self, authority: &SystemAuthority) -> Result<(Cursor, Round), LedgerError> {
         let answer = self
             .clients
@@ -62,7 +62,7 @@ impl Ledger {
         Ok((cursor.unwrap_or_default(), round.unwrap_or_default()))
     }
 
-    /// Notes how far the comparison has come, and what this round has counted by then.
+    /// Stores how far the comparison has come, and what this round has counted.
     pub async fn note_reconciled(
         &self,
         authority: &SystemAuthority,
@@ -85,7 +85,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// The next tenants of a shard of the directory, behind `after`; none at its end.
+    /// The next tenants of a shard of the directory, after `after`; none at its end.
     pub async fn tenants(
         &self,
         authority: &SystemAuthority,
@@ -101,7 +101,7 @@ impl Ledger {
             .index_name(keys::CHANGES_INDEX)
             .key_condition_expression("timeShard = :shard AND timeKey > :after")
             .expression_attribute_values(":shard", s(keys::directory_shard(shard)))
-            // No tenant id sorts before this.
+            // No tenant id sorts before a space.
             .expression_attribute_values(":after", s(after.map_or(" ", TenantId::as_str)))
             .limit(TENANTS_PAGE)
             .send()
@@ -111,8 +111,8 @@ impl Ledger {
         Ok(answer.items().iter().filter_map(tenant).collect())
     }
 
-    /// A tenant's next entries behind the key `after`, at most about `limit`, deleted ones among
-    /// them; and the last key that was looked at, if there are more.
+    /// A tenant's next entries after the key `after`, deleted ones among them, at most about
+    /// `limit`. Also the last key that was read, if there are more.
     pub async fn entries_after(
         &self,
         scope: &TenantScope,
@@ -134,7 +134,7 @@ impl Ledger {
         Ok((entries, last.map(|sort_key| keys::key_of_entry(&sort_key).to_owned())))
     }
 
-    /// What the ledger knows of these keys, at most [`super::MAX_BATCH_KEYS`] of them.
+    /// What the ledger knows of these keys. At most [`super::MAX_BATCH_KEYS`].
     pub async fn currents(
         &self,
         scope: &TenantScope,

@@ -1,4 +1,4 @@
-//! What reading the table makes of names and of answers that are not whole.
+//! Reading the table: names, and answers that are not complete.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -9,7 +9,7 @@ use std::{
 use super::*;
 use crate::{auth::fixture, aws::FailureKind};
 
-/// The ledgers in the table at `endpoint`, and somebody who may read one.
+/// The ledgers in the table at `endpoint`, and a reader's scope.
 async fn ledger(endpoint: &str) -> (Ledger, TenantScope) {
     let settings = fixture::settings(&[("AWS_ENDPOINT_URL", endpoint)]).unwrap();
     let scope = fixture::reader(&settings).await;
@@ -41,8 +41,8 @@ fn table(requests: usize, answer: &'static str) -> (String, std::thread::JoinHan
     (endpoint, serving)
 }
 
-/// A table that leaves keys unprocessed is given time, more from one round to the next, before it
-/// counts as throttled.
+/// A table that leaves keys unprocessed is asked again, after ever longer waits, before it counts
+/// as throttled.
 #[tokio::test]
 async fn unprocessed_keys_are_asked_for_ever_later() {
     let nothing = r#"{"Responses": {}, "UnprocessedKeys":

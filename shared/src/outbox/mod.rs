@@ -1,4 +1,5 @@
-//! What a commit still owes when it is made: its value's way to the tag's store.
+//! Works off the outbox: replicates a key's value to its tag's store, and commits what the store
+//! makes of it.
 
 pub(crate) mod refusal;
 pub(crate) mod replicate;

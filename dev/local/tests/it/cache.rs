@@ -10,7 +10,7 @@ use crate::harness::{Api, CIRCUIT, Tenant};
 /// Promise: a warm read of an unchanged tenant costs one small read of the head, whatever the
 /// store, and a change costs the changed key only.
 #[tokio::test]
-async fn a_warm_read_costs_one_look_at_the_head() {
+async fn a_warm_read_costs_one_read_of_the_head() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     let keys = ["tenant_config_k", "param_config_k", "around_config_k", "secret_config_k"];
@@ -92,8 +92,8 @@ async fn each_strategy_costs_what_is_stated() {
     api.suite.stop().await;
 }
 
-/// Promise: under every tag, a change costs a warm environment one look at what changed and one
-/// load of that very key: nothing for its neighbours, nothing for any other tenant, and nothing the
+/// Promise: under every tag, a change costs a warm environment one read of what changed and one
+/// load of that key: nothing for its neighbours, nothing for any other tenant, and nothing the
 /// second time.
 #[tokio::test]
 async fn a_change_costs_its_own_key_once() {

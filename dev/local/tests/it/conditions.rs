@@ -34,10 +34,10 @@ async fn ask(tenant: &Tenant<'_>, path: &str, known: &str) -> Answer {
     tenant.call(Method::GET, path).header("if-none-match", known).await
 }
 
-/// Promise: whoever has the page of a tenant that has not changed is told so after one look at its
-/// head: no query, no parameter.
+/// Promise: a caller who has the page of an unchanged tenant gets 304 after one read of its head:
+/// no query, no parameter.
 #[tokio::test]
-async fn an_unchanged_page_costs_one_look() {
+async fn an_unchanged_page_costs_one_read() {
     let api = Api::start().await;
     let acme = with_keys(&api).await;
     let cursor = acme.list("limit=2").await.expect(200).body["cursor"].as_str().expect("a cursor").to_owned();
@@ -48,9 +48,9 @@ async fn an_unchanged_page_costs_one_look() {
         api.tenant("globex").put("tenant_config_a", &json!(path)).await;
         for known in [page.etag(), page.etag().trim_start_matches("W/"), &format!("\"x\", ,{},", page.etag())] {
             let before = api.suite.emulator().calls().total();
-            let (looks, answer) = api.calls_during("GetItem", ask(&acme, path, known)).await;
+            let (reads, answer) = api.calls_during("GetItem", ask(&acme, path, known)).await;
             let answer = answer.expect(304);
-            assert_eq!((looks, api.suite.emulator().calls().total() - before), (1, 1), "{path}");
+            assert_eq!((reads, api.suite.emulator().calls().total() - before), (1, 1), "{path}");
             assert_eq!((answer.text.as_str(), answer.etag(), answer.revision()), ("", page.etag(), 4));
         }
         assert_eq!(ask(&acme, path, "*").await.expect(304).etag(), page.etag(), "{path}");

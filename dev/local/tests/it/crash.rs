@@ -22,8 +22,8 @@ pub(crate) fn put(tenant: &Tenant<'_>, key: &str, value: &str) -> Value {
     tenant.event("PUT", &format!("/v1/config/{key}"), &json!({"value": value}))
 }
 
-/// Lets the time pass after which work counts as abandoned, and has config-refresh look twice: what
-/// the first run leaves is put off, never forgotten. Afterwards nothing more must be owed.
+/// Lets the time pass after which work counts as abandoned, and has config-refresh run twice: what
+/// the first run puts off, the second does. Afterwards the outbox must be empty.
 pub(crate) async fn recover(api: &Api) {
     api.sweep(2).await;
     api.pass(GRACE * 3);
@@ -31,7 +31,7 @@ pub(crate) async fn recover(api: &Api) {
     api.suite.run_schedules().await.expect("a sweep");
     for operation in ["PutParameter", "DeleteParameter", "PutEvents", "UpdateItem"] {
         let after = api.suite.emulator().calls().count(operation);
-        assert_eq!(before.get(operation).copied().unwrap_or_default(), after, "{operation} was still owed");
+        assert_eq!(before.get(operation).copied().unwrap_or_default(), after, "{operation} was still to be done");
     }
 }
 

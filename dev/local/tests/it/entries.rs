@@ -202,8 +202,8 @@ async fn parameters_lie_where_direct_readers_look() {
     api.suite.stop().await;
 }
 
-/// Promise: each write puts its parameter exactly once, although the event of the write has
-/// config-refresh look at it, too.
+/// Promise: each write puts its parameter exactly once, although its event reaches config-refresh,
+/// too.
 #[tokio::test]
 async fn a_write_costs_one_put() {
     let api = Api::start().await;
@@ -216,7 +216,7 @@ async fn a_write_costs_one_put() {
         assert_eq!(api.calls_during("PutParameter", writing).await.0, 1, "{tag}");
     }
     api.pass(tenantry::ledger::GRACE * 2);
-    assert_eq!(api.calls_during("PutParameter", api.suite.run_schedules()).await.0, 0, "nothing is owed");
+    assert_eq!(api.calls_during("PutParameter", api.suite.run_schedules()).await.0, 0, "the outbox is empty");
     api.suite.stop().await;
 }
 
@@ -394,25 +394,25 @@ async fn a_lost_value_does_not_take_its_neighbours_along() {
     api.parameter_store().delete_parameter().name(name).send().await.expect("it was there");
     api.settled().await;
 
-    let (looks, alone) = api.calls_during("GetParameters", acme.get(lost)).await;
+    let (reads, alone) = api.calls_during("GetParameters", acme.get(lost)).await;
     let alone = alone.expect_problem(503, "unavailable");
-    assert!(alone.body["detail"].as_str().is_some_and(|detail| detail.contains(lost)) && looks <= 3, "{looks} looks");
+    assert!(alone.body["detail"].as_str().is_some_and(|detail| detail.contains(lost)) && reads <= 3, "{reads} reads");
     assert!(!alone.header("retry-after").is_empty());
 
-    let (looks, batch) = api.calls_during("GetParameters", acme.batch_get(&[own, "secret_config_x", lost, kept])).await;
+    let (reads, batch) = api.calls_during("GetParameters", acme.batch_get(&[own, "secret_config_x", lost, kept])).await;
     let batch = batch.expect(200);
     assert_eq!(batch.each("found", "value"), [own, kept]);
     assert_eq!((&batch.body["unavailable"], &batch.body["missing"]), (&json!([lost]), &json!(["secret_config_x"])));
     assert_eq!(batch.body["unprocessed"], json!([]));
-    assert!(looks <= 3, "{looks} looks");
+    assert!(reads <= 3, "{reads} reads");
 
-    let (looks, page) = api.calls_during("GetParameters", acme.list("")).await;
+    let (reads, page) = api.calls_during("GetParameters", acme.list("")).await;
     let page = page.expect(200);
     assert_eq!(page.each("entries", "key"), [kept, lost, own]);
     assert_eq!(page.each("entries", "value"), [json!(kept), json!(null), json!(own)]);
     assert_eq!(page.each("entries", "valueGone"), [json!(null), json!(true), json!(null)]);
     assert_eq!(page.body["entries"][1].get("value"), None, "a value of null is something else");
-    assert!(looks <= 3, "{looks} looks");
+    assert!(reads <= 3, "{reads} reads");
 
     acme.put(lost, &json!("anew")).await.expect(200);
     assert_eq!(acme.list("").await.expect(200).each("entries", "value"), [kept, "anew", own]);

@@ -6,10 +6,10 @@ use serde_json::json;
 
 use crate::harness::Api;
 
-/// Promise: whoever follows the feed page by page sees every commit once, in order, and an empty
-/// page at the head.
+/// Promise: a reader of the feed sees every commit once, in order, page by page, and an empty page
+/// at the head.
 #[tokio::test]
-async fn a_follower_misses_nothing() {
+async fn a_reader_of_the_feed_misses_nothing() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     let empty = acme.changes("since=0").await.expect(200);

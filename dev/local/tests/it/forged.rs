@@ -84,11 +84,11 @@ async fn a_change_that_never_was_costs_one_read() {
     api.suite.stop().await;
 }
 
-/// Promise: an event has one look at each key that it names, however often it names it, in the
-/// tenant that it names; no other key, and no other tenant, is touched. Told again, there is
-/// nothing left to do, and keys that nobody wrote cost one read each.
+/// Promise: an event replicates each key that it names once, however often it names it, in the
+/// tenant that it names. No other key, and no other tenant, is touched. The second time there is
+/// nothing left to do, and keys that were never written cost one read each.
 #[tokio::test]
-async fn a_change_is_looked_at_in_its_tenant() {
+async fn a_change_is_handled_in_its_tenant() {
     let api = Api::start().await;
     let [acme, globex] = behind(&api).await;
     let event = changed("acme", &["back_config_k", "back_config_k", "back_config_k"]);
@@ -183,11 +183,10 @@ async fn malformed_changes_cost_nothing() {
     api.suite.stop().await;
 }
 
-/// Promise: a look at a parameter is a look at the key of the tenant that its path names. What
-/// others did to the same key of another tenant stays unseen, and a tenant that never was there is
-/// not made.
+/// Promise: a parameter's event imports the key of the tenant that its path names. Changes in the
+/// same key of another tenant are not imported, and an unknown tenant is not made.
 #[tokio::test]
-async fn a_parameter_is_looked_at_in_its_tenant() {
+async fn a_parameter_is_handled_in_its_tenant() {
     let api = Api::start().await;
     let [acme, globex] = [api.tenant("acme"), api.tenant("globex")];
     for tenant in [&acme, &globex] {

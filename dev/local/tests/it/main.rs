@@ -50,8 +50,6 @@ mod limits;
 #[cfg(test)]
 mod linearizability;
 #[cfg(test)]
-mod looks;
-#[cfg(test)]
 mod mirror;
 #[cfg(test)]
 mod no_events;
@@ -87,5 +85,7 @@ mod template;
 mod texts;
 #[cfg(test)]
 mod tokens;
+#[cfg(test)]
+mod traces;
 #[cfg(test)]
 mod transactions;

@@ -14,9 +14,9 @@ use tenantry::{ledger::GRACE, telemetry::Telemetry};
 use crate::{
     crash::put,
     harness::{Answer, Api, ROUTES, Tenant},
-    looks::{comes_late, die_at},
     operator::{edit, remove, told_of},
     stream::Instance,
+    traces::{comes_late, die_at},
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -185,7 +185,7 @@ async fn what_turns_out_after_the_commit_is_told_everywhere() {
         assert_eq!(api.parameter(&acme.parameter_name(tag, "l")).await, Some(("ours".to_owned(), 1)));
         let changes = acme.changes(&format!("since={before}")).await.expect(200);
         assert_eq!(operations(&changes), ["put", "refuse", "accept"], "{}", changes.text);
-        // And nothing is owed any more.
+        // And the outbox is empty.
         let (puts, ()) = api.calls_during("PutParameter", api.sweep(5)).await;
         assert_eq!((puts, acme.get(&key).await.revision()), (0, healed.revision()));
     }
@@ -200,16 +200,16 @@ async fn what_replaces_a_refused_version_is_not_refused() {
     let acme = api.tenant("acme");
     refused_write(&api, &acme, "param_config_").await;
     let name = acme.parameter_name("param_config_", "l");
-    // Nor is anybody told of the commit, who would see that nothing is owed.
+    // Nor does an event tell of the commit, whose receiver would see that the outbox is empty.
     unseen(&api, async {
         edit(&api, &name, "a,b,c", ParameterType::StringList).await;
-        api.suite.invoke("config-refresh", told_of(&name)).await.expect("a look");
+        api.suite.invoke("config-refresh", told_of(&name)).await.expect("an import");
     })
     .await;
     let edited = acme.get("param_config_l").await.expect(200);
     assert_eq!((refusal(&edited.body), &edited.body["value"]), (None, &json!("a,b,c")), "{}", edited.text);
     let kept = api.item(&acme, "ENTRY#param_config_l").await;
-    assert!(!kept.contains_key("outboxShard"), "nothing is owed any more: {kept:?}");
+    assert!(!kept.contains_key("outboxShard"), "it is in no outbox any more: {kept:?}");
     // What never got there goes on saying so in the history.
     let history = acme.history("param_config_l").await.expect(200);
     let ours = history.body["versions"].as_array().expect("versions").iter().find(|one| one["value"] == "ours");
@@ -325,7 +325,7 @@ async fn what_nobody_tells_of_is_tried_again_seldom() {
 /// Promise: who dies before it is committed that a value is refused, or that it has been taken,
 /// leaves it to be found again.
 #[tokio::test]
-async fn a_verdict_that_was_not_committed_is_found_again() {
+async fn a_refusal_that_was_not_committed_is_found_again() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     api.suite.emulator().limit_parameters(0);
@@ -434,7 +434,7 @@ async fn what_an_operator_made_anew_is_not_removed() {
             acme.put(&key, &json!("ours")).await.expect(201);
             api.settled().await;
         } else {
-            // That it was put is never looked at.
+            // Our put is never imported.
             unseen(&api, async { _ = acme.put(&key, &json!("ours")).await.expect(201) }).await;
             api.sweep(1).await;
             api.remove_attribute(&acme, &format!("ENTRY#{key}"), "importedThrough").await;
@@ -448,7 +448,7 @@ async fn what_an_operator_made_anew_is_not_removed() {
         acme.put(&key, &json!("more")).await.expect(200);
         api.settled().await;
         assert_eq!(refusal(&acme.get(&key).await.expect(200).body), Some("type-mismatch"));
-        api.suite.invoke("config-refresh", told_of(&name)).await.expect("a look");
+        api.suite.invoke("config-refresh", told_of(&name)).await.expect("an import");
         let read = acme.get(&key).await.expect(200);
         assert_eq!((refusal(&read.body), &read.body["value"]), (Some("type-mismatch"), &json!("more")));
         let history = acme.history(&key).await.expect(200);
@@ -518,7 +518,7 @@ async fn what_cannot_be_put_back_on_top_is_refused() {
 /// Promise: where others commit all the time, so that it cannot be noted what a store makes of a
 /// value, it is put once in a run and no more, and nothing counts as failed; the next run notes it.
 #[tokio::test]
-async fn a_verdict_that_finds_no_room_is_left_for_the_next_run() {
+async fn a_refusal_that_finds_no_room_is_left_for_the_next_run() {
     let (telemetry, lines) = lines();
     let api = Api::with(local::Options { telemetry, ..local::Options::default() }).await;
     let acme = api.tenant("acme");

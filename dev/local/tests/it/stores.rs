@@ -52,9 +52,9 @@ async fn a_foreign_parameter_is_left_alone() {
     let values: Vec<_> = history.expect("a history").parameters().iter().filter_map(|one| one.value.clone()).collect();
     assert_eq!(values, ["theirs", "ours", "theirs"], "what nobody committed lies on top of theirs no more");
     assert_eq!(acme.get("secret_config_l").await.expect(200).body["author"], "external");
-    // Nothing is owed for it, and the key can be written.
-    let (looks, ()) = api.calls_during("GetParameterHistory", api.sweep(1)).await;
-    assert_eq!(looks, 0);
+    // The outbox is empty, and the key can be written.
+    let (reads, ()) = api.calls_during("GetParameterHistory", api.sweep(1)).await;
+    assert_eq!(reads, 0);
     acme.put("secret_config_l", &json!("ours again")).await.expect(200);
     api.suite.stop().await;
 }
@@ -75,7 +75,7 @@ async fn a_delete_leaves_a_foreign_parameter_alone() {
     api.sweep(1).await;
     assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 1)));
     let kept = api.item(&acme, "ENTRY#param_config_k").await;
-    assert!(!kept.contains_key("outboxShard"), "nothing is owed: {kept:?}");
+    assert!(!kept.contains_key("outboxShard"), "it is in no outbox: {kept:?}");
     api.suite.stop().await;
 }
 
@@ -155,8 +155,8 @@ async fn who_commits_last_lies_there_last() {
     api.suite.stop().await;
 }
 
-/// Promise: of two writers whose puts overtake each other, whoever puts last looks again, and the
-/// newest value lies there when both have their answers, without any event.
+/// Promise: if the puts of two writers overtake each other, the later one reads the entry again.
+/// The newest value lies there when both have their answers, without any event.
 #[tokio::test]
 async fn the_newest_lies_there_whoever_puts_last() {
     let api = Api::start().await;
@@ -228,7 +228,7 @@ async fn a_late_restoration_hides_no_commit() {
     api.settled().await;
     api.pass(GRACE * 2);
 
-    // The sweep has announced its put of a; then it takes long.
+    // The sweep has recorded the intent to put a; then it takes long.
     let slow = faults.hold("UpdateItem", 1);
     let swept = tokio::sync::Notify::new();
     let sweeping = async {
@@ -320,10 +320,10 @@ async fn lost_answers_of_notes_keep_nobody_waiting() {
     api.suite.stop().await;
 }
 
-/// Promise: a follower that has been overtaken and is then refused keeps the next one not waiting,
-/// and leaves no id behind.
+/// Promise: a replicator that has been overtaken and is then refused does not delay the next one,
+/// and leaves no intent behind.
 #[tokio::test]
-async fn a_refused_follower_makes_way() {
+async fn a_refused_replicator_makes_way() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     let name = acme.parameter_name("back_config_", "k");
@@ -364,15 +364,15 @@ async fn a_put_waits_for_a_removal_that_it_did_not_see() {
         // So long that the writer waits no more for who has deleted the key and is about to remove
         // its value.
         api.pass(GRACE / 15);
-        let (announcing, removing) = (faults.hold("UpdateItem", 0), faults.hold("DeleteParameter", 0));
+        let (intending, removing) = (faults.hold("UpdateItem", 0), faults.hold("DeleteParameter", 0));
         let meanwhile = async {
-            reached(&announcing).await;
+            reached(&intending).await;
             beginning.release();
             reached(&removing).await;
-            let looking_again = faults.hold("BatchGetItem", 0);
-            announcing.release();
-            reached(&looking_again).await;
-            looking_again.release();
+            let reading_again = faults.hold("BatchGetItem", 0);
+            intending.release();
+            reached(&reading_again).await;
+            reading_again.release();
             removing.release();
         };
         join(acme.put("secret_config_k", &json!("after")).into_future(), meanwhile).await.0
@@ -413,7 +413,7 @@ async fn a_value_follows_a_removal_at_once() {
     let parameter = api.parameter(&acme.parameter_name("param_config_", "k")).await;
     assert_eq!(parameter.map(|(text, _)| text), Some("after".to_owned()));
     let kept = api.item(&acme, "ENTRY#param_config_k").await;
-    assert!(!kept.contains_key("outboxShard"), "nothing is owed any more: {kept:?}");
+    assert!(!kept.contains_key("outboxShard"), "it is in no outbox any more: {kept:?}");
     api.suite.stop().await;
 }
 
@@ -468,9 +468,8 @@ async fn refused_puts_leave_nothing_behind() {
     api.suite.stop().await;
 }
 
-/// Promise: changed routes strand nothing: what was owed to a store that a tag has left is
-/// forgotten, what is owed under a tag without a route waits, and neither holds up what is behind
-/// it.
+/// Promise: changed routes block nothing. The outbox forgets a key whose tag has no store any more,
+/// a key whose tag has no route waits, and neither holds up others.
 #[tokio::test]
 async fn changed_routes_hold_up_nothing() {
     let data = tempfile::tempdir().expect("a folder");

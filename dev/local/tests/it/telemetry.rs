@@ -34,12 +34,12 @@ impl Lines {
         Telemetry::to(take, tracer)
     }
 
-    /// The lines since the last look.
+    /// The lines since the last call.
     pub(crate) fn take(&self) -> Vec<Value> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The only line since the last look.
+    /// The only line since the last call.
     #[track_caller]
     fn one(&self) -> Value {
         let mut lines = self.take();
@@ -201,7 +201,7 @@ async fn edits_that_do_not_parse_are_counted() {
         edit(&api, &acme.parameter_name("param_config_", name), text, ParameterType::String).await;
         api.settled().await;
         let lines = lines.take();
-        let told = lines.iter().find(|line| line["Route"] == "Parameter Store Change").expect("a line of the look");
+        let told = lines.iter().find(|line| line["Route"] == "Parameter Store Change").expect("a line of the import");
         assert_eq!(told["UnparsedEdits"], counted, "{text}: {told}");
         let directive = json!({
             "Namespace": "Tenantry", "Dimensions": [["Function"]],
@@ -214,10 +214,10 @@ async fn edits_that_do_not_parse_are_counted() {
     api.suite.stop().await;
 }
 
-/// Promise: while work fails its age goes on growing: in any five minutes one of the sweeps, which
-/// come each minute, tells it.
+/// Promise: while work fails, its age in the outbox grows: in any five minutes one of the sweeps,
+/// which come each minute, reports it.
 #[tokio::test]
-async fn owed_work_has_an_age() {
+async fn the_outbox_has_an_age() {
     let (api, lines) = start(None).await;
     let acme = api.tenant("acme");
     let age = async || {

@@ -57,8 +57,7 @@ async fn attack(world: &World, rng: &mut Rng, attempts: usize, before: impl Fn(&
                 break victim;
             }
         };
-        // Calls that were refused halfway leave announcements behind, for which later writers would
-        // wait.
+        // Calls that were refused halfway leave intents behind, for which later writers would wait.
         if turn % 20 == 0 {
             world.api.pass(GRACE * 2);
         }

@@ -1,6 +1,6 @@
 //! Traces that the model of the protocol found (`shared/src/protocol_model`), driven through the
-//! real functions: looks at a parameter that are overtaken or cut short, and puts that come when
-//! nobody waits for them any more.
+//! real functions: scans of a parameter that are overtaken or cut short, and puts that come when no
+//! process waits for them any more.
 
 use aws_sdk_ssm::types::ParameterType;
 use emulator::{EventFate, Fault, Held};
@@ -32,22 +32,22 @@ pub(crate) async fn comes_late(api: &Api, name: &str, value: &str, held: Held) {
     tokio::time::timeout(GRACE, there).await.expect("it takes effect");
 }
 
-/// Promise: who has read the store before somebody else looked further does not take that for
-/// another life of the parameter: an edit is taken over once.
+/// Promise: an importer that read the store before another one imported more does not take that for
+/// another life of the parameter. An edit is imported once.
 #[tokio::test]
-async fn a_look_that_is_overtaken_takes_nothing_back() {
+async fn a_scan_that_is_overtaken_takes_nothing_back() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     let name = acme.parameter_name("param_config_", "k");
     acme.put("param_config_k", &json!("ours")).await.expect(201);
     api.settled().await;
     api.suite.emulator().set_event_fate(EventFate::Lost);
-    // Between its looks at the store and at the entry.
+    // Between its reads of the store and of the entry.
     let slow = api.suite.emulator().faults().hold("GetItem", 0);
     let overtaking = async {
         reached(&slow).await;
         edit(&api, &name, "theirs", ParameterType::String).await;
-        api.suite.invoke("config-refresh", told_of(&name)).await.expect("it is taken over");
+        api.suite.invoke("config-refresh", told_of(&name)).await.expect("it is imported");
         slow.release();
     };
     join(api.suite.invoke("config-refresh", told_of(&name)), overtaking).await.0.expect("nothing is left to do");
@@ -57,10 +57,10 @@ async fn a_look_that_is_overtaken_takes_nothing_back() {
     api.suite.stop().await;
 }
 
-/// Promise: a put that comes late, after a newer value, is put right even if the look that saw it
+/// Promise: a put that comes late, after a newer value, is corrected even if the scan that saw it
 /// was cut short.
 #[tokio::test]
-async fn a_look_that_is_cut_short_hides_no_late_put() {
+async fn a_scan_that_is_cut_short_hides_no_late_put() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     let name = acme.parameter_name("param_config_", "k");
@@ -94,8 +94,8 @@ async fn a_first_put_that_comes_late_is_removed() {
     api.suite.stop().await;
 }
 
-/// Promise: a put that failed, and was made up for under another's announcement, is not taken for
-/// an operator's when it comes late.
+/// Promise: a put that failed, and was made up for under another intent, is not taken for an
+/// operator's when it comes late.
 #[tokio::test]
 async fn a_failed_put_never_becomes_current() {
     let api = Api::start().await;
@@ -103,7 +103,7 @@ async fn a_failed_put_never_becomes_current() {
     let name = acme.parameter_name("secret_config_", "k");
     let late = die_at(&api, "PutParameter", 0, "config-write", put(&acme, "secret_config_k", "failed")).await;
     api.pass(GRACE * 2);
-    // The sweep has announced that it removes what the first write left; then there is another
+    // The sweep has recorded the intent to remove what the first write left; then there is another
     // write.
     let removing = api.suite.emulator().faults().hold("UpdateItem", 1);
     let writing = async {
@@ -123,8 +123,8 @@ async fn a_failed_put_never_becomes_current() {
     api.suite.stop().await;
 }
 
-/// Promise: what an operator has put beneath a deleted value, and is left there, is taken over
-/// once, however often it is compared.
+/// Promise: what an operator has put beneath a deleted value, and is left there, is imported once,
+/// however often it is compared.
 #[tokio::test]
 async fn what_is_left_alone_is_taken_over_once() {
     let api = Api::start().await;
