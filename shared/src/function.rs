@@ -10,12 +10,11 @@ pub use lambda_http::Error;
 use tracing::error;
 
 use crate::{
-    auth::{Authenticator, HttpKeys, Permission, TenantScope},
+    auth::{Authenticator, HttpKeys, Permission, TenantScope, TokenSettings},
     aws::error_chain,
     clock::Clock,
     http::{Answer, Event, Problem, ProblemType},
-    limit::TenantLimits,
-    settings::Settings,
+    limit::{RequestLimit, TenantLimits},
     telemetry::{self, Invocation, Outcome, Telemetry, TraceContext},
 };
 
@@ -48,15 +47,22 @@ pub struct ApiHandler {
 }
 
 impl ApiHandler {
-    /// The handler of `function`.
-    pub fn new(function: &'static str, settings: &Settings) -> Self {
-        let keys = HttpKeys::new(&settings.tokens);
+    /// The handler of `function`, which accepts the tokens of `tokens`, and of each tenant so many
+    /// requests as `limit` says.
+    pub fn new(
+        function: &'static str,
+        tokens: &TokenSettings,
+        limit: Option<RequestLimit>,
+        telemetry: Telemetry,
+        clock: Clock,
+    ) -> Self {
+        let keys = HttpKeys::new(tokens);
         Self {
             function,
-            authenticator: Authenticator::new(&settings.tokens, Box::new(keys), settings.clock.clone()),
-            limits: TenantLimits::new(settings.tenant_limit, settings.clock.clone()),
-            telemetry: settings.telemetry.clone(),
-            clock: settings.clock.clone(),
+            authenticator: Authenticator::new(tokens, Box::new(keys), clock.clone()),
+            limits: TenantLimits::new(limit, clock.clone()),
+            telemetry,
+            clock,
         }
     }
 

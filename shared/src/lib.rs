@@ -22,6 +22,8 @@ pub mod backend;
 pub mod cache;
 pub mod clock;
 pub mod event;
+#[cfg(test)]
+mod fixture;
 pub mod function;
 pub mod http;
 mod import;

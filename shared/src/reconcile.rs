@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::AwsFailure,
-    backend::Backend,
+    backend::WriteBackend,
     clock::Clock,
     import::import,
     ledger::{Current, Cursor, Ledger, LedgerError},
@@ -51,7 +51,7 @@ pub(crate) enum ReconcileError {
 
 /// One who compares.
 pub(crate) struct Reconciler<'a> {
-    pub(crate) backend: &'a Backend,
+    pub(crate) backend: &'a WriteBackend,
     pub(crate) clock: &'a Clock,
     pub(crate) authority: &'a SystemAuthority,
     /// When nothing more is begun.

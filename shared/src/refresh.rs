@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::FailureKind,
-    backend::Backend,
+    backend::WriteBackend,
     clock::Clock,
     import::{ImportError, import},
     ledger::{Ledger, LedgerError, OutboxItem, OutboxTask},
@@ -26,7 +26,6 @@ use crate::{
         replicate::{Occasion, ReplicateError, Replication, replicate},
     },
     reconcile::Reconciler,
-    settings::Settings,
     store::{NotAKey, StoreError},
     telemetry::{self, SweepReport},
     write::MAX_OPERATIONS,
@@ -61,7 +60,7 @@ pub struct ImportReport {
 /// Works off what is owed.
 #[derive(Debug)]
 pub struct RefreshService {
-    backend: Backend,
+    backend: WriteBackend,
     clock: Clock,
     authority: SystemAuthority,
 }
@@ -118,8 +117,8 @@ impl TaskError {
 
 impl RefreshService {
     /// A worker.
-    pub fn new(backend: Backend, settings: &Settings) -> Self {
-        Self { backend, clock: settings.clock.clone(), authority: SystemAuthority::for_outbox() }
+    pub fn new(backend: WriteBackend, clock: Clock) -> Self {
+        Self { backend, clock, authority: SystemAuthority::for_outbox() }
     }
 
     /// Works off everything that is due, until nothing is or the time is up. What fails is put off

@@ -4,6 +4,7 @@ mod breaker;
 mod calls;
 mod roots;
 mod sessions;
+mod settings;
 
 use std::{
     fmt,
@@ -11,7 +12,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::{
     config::{
         BehaviorVersion, IdentityCache, Region, SharedCredentialsProvider, SharedHttpClient,
@@ -20,10 +20,6 @@ use aws_sdk_dynamodb::{
         timeout::TimeoutConfig,
     },
     error::{ProvideErrorMetadata, SdkError},
-};
-use aws_smithy_http_client::{
-    Builder as HttpClientBuilder,
-    tls::{Provider, TlsContext, rustls_provider::CryptoMode},
 };
 use futures_util::future::join;
 use tracing::warn;
@@ -34,11 +30,11 @@ pub use roots::{TrustedRoots, UnusableBundle};
 pub(crate) use sessions::MAX_SESSIONS;
 use sessions::{Principal, Session, Sessions};
 pub use sessions::{RoleArn, Roles};
+pub use settings::{AwsSettings, OwnCredentials};
 
 use crate::{
     auth::{IndexAuthority, SystemAuthority, TenantScope},
     clock::Clock,
-    settings::AwsSettings,
 };
 
 /// How long one attempt of a call may take.
@@ -61,38 +57,6 @@ const RETRIES_PER_SUCCESS: f32 = 0.5;
 const WARM_UP_TIMEOUT: Duration = Duration::from_secs(1);
 /// The partition key that is asked for to open the connection. No item has it.
 const WARM_UP_KEY: &str = "WARM-UP";
-
-/// The credentials of the process itself.
-#[derive(Clone, Debug)]
-pub enum OwnCredentials {
-    /// Those that a process of short life is given at its start, as by the Lambda service.
-    Fixed(Credentials),
-    /// Others in the course of time, kept until shortly before they end.
-    Provided(SharedCredentialsProvider),
-}
-
-impl OwnCredentials {
-    /// The credentials as the SDK asks for them.
-    pub fn provider(&self) -> SharedCredentialsProvider {
-        match self {
-            Self::Fixed(credentials) => SharedCredentialsProvider::new(credentials.clone()),
-            Self::Provided(provider) => provider.clone(),
-        }
-    }
-}
-
-impl AwsSettings {
-    /// A client that trusts the right root certificates.
-    pub fn http_client(&self) -> SharedHttpClient {
-        let mut http = HttpClientBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
-        match TlsContext::builder().with_trust_store(self.roots.store()).build() {
-            Ok(tls) => http = http.tls_context(tls),
-            // It has no reason to fail; if it ever does, the system's certificates stay in place.
-            Err(error) => warn!(%error, "the root certificates cannot be used"),
-        }
-        http.build_https()
-    }
-}
 
 /// All AWS clients, obtainable only by those who hold the right to use them, and with the rights of
 /// those alone whose data they are for.
@@ -464,6 +428,7 @@ fn causes<'a>(error: &'a (dyn std::error::Error + 'a)) -> impl Iterator<Item = &
 
 #[cfg(test)]
 mod tests {
+    use aws_credential_types::Credentials;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::{
     auth::TenantScope,
-    backend::Backend,
+    backend::WriteBackend,
     clock::{Clock, Timestamp},
     ledger::{CommitOutcome, Current, Found, Head, LedgerError, Plan, PlannedWrite, ReplicaState, StoreChange},
     model::{
@@ -69,7 +69,7 @@ pub(crate) struct Imported {
 
 /// Takes over what is new in the store of `key`.
 pub(crate) async fn import(
-    backend: &Backend,
+    backend: &WriteBackend,
     clock: &Clock,
     scope: &TenantScope,
     key: &ConfigKey,
@@ -101,7 +101,7 @@ enum Scanned {
 
 /// One who looks through the store of one key.
 struct Importer<'a> {
-    backend: &'a Backend,
+    backend: &'a WriteBackend,
     clock: &'a Clock,
     scope: &'a TenantScope,
     key: &'a ConfigKey,
@@ -277,7 +277,7 @@ impl Importer<'_> {
         state: State,
         found: Found,
     ) -> Result<Result<Current, Scanned>, ImportError> {
-        let Backend { ledger, .. } = self.backend;
+        let WriteBackend { ledger, .. } = self.backend;
         let (scope, key) = (self.scope, self.key);
         let (version, place, mark) = (known.next_version(), found.place, found.mark.clone());
         let (fits, is_anew, is_superseded) = (found.fits, found.is_anew, found.superseded);

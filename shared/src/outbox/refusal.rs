@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use crate::{
     auth::TenantScope,
-    backend::Backend,
+    backend::WriteBackend,
     clock::Clock,
     ledger::{CommitOutcome, LedgerError, Plan, PlannedWrite, StoreChange},
     model::{
@@ -49,7 +49,7 @@ pub(crate) enum Noted {
 /// Who dies before leaves nothing behind: the version is still owed to its store, and whoever puts
 /// it next finds the same.
 pub(crate) async fn note(
-    backend: &Backend,
+    backend: &WriteBackend,
     clock: &Clock,
     scope: &TenantScope,
     key: &ConfigKey,

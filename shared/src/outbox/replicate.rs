@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 
 use crate::{
     auth::TenantScope,
-    backend::Backend,
+    backend::WriteBackend,
     clock::{Clock, Timestamp},
     ledger::{Current, GRACE, LedgerError, Stored},
     model::{
@@ -76,7 +76,7 @@ pub(crate) enum Occasion {
 
 /// Makes the store of `key` hold what is committed.
 pub(crate) async fn replicate(
-    backend: &Backend,
+    backend: &WriteBackend,
     clock: &Clock,
     scope: &TenantScope,
     key: &ConfigKey,
@@ -112,7 +112,7 @@ pub(crate) async fn replicate(
 
 /// One who brings the store of one key after.
 struct Replicator<'a> {
-    backend: &'a Backend,
+    backend: &'a WriteBackend,
     clock: &'a Clock,
     external: &'a dyn ExternalStore,
     scope: &'a TenantScope,

@@ -7,7 +7,7 @@ use tracing::error;
 use crate::{
     auth::TenantScope,
     backend::Backend,
-    ledger::LedgerError,
+    ledger::{Ledger, LedgerError},
     model::{
         entry::{Entry, Held, Locator, State, TextKind, Version},
         key::ConfigKey,
@@ -59,19 +59,21 @@ impl fmt::Display for ValueGone {
     }
 }
 
-impl Backend {
+impl ValueGone {
     /// That the value of a version is gone, and whether a delete took it along.
-    pub(crate) async fn gone(
-        &self,
+    pub(crate) async fn of(
+        ledger: &Ledger,
         scope: &TenantScope,
         key: &ConfigKey,
         version: Version,
-    ) -> Result<ValueGone, LedgerError> {
-        let current = self.ledger.current(scope, key).await?;
+    ) -> Result<Self, LedgerError> {
+        let current = ledger.current(scope, key).await?;
         let deletion = current.and_then(|current| current.deleted).filter(|deletion| *deletion > version);
-        Ok(ValueGone { key: key.clone(), version, deletion })
+        Ok(Self { key: key.clone(), version, deletion })
     }
+}
 
+impl Backend {
     /// Whether values under this key's tag are secrets, going by the routes. What is no key holds
     /// none.
     pub fn is_secret(&self, key: &str) -> bool {

@@ -24,7 +24,6 @@ use crate::{
         routing::{Route, Strategy, TagRoutes},
         value::{ConfigValue, InvalidValue},
     },
-    settings::Settings,
 };
 
 /// Every store there is, by the name that routes use.
@@ -38,8 +37,21 @@ type OpenStore = fn(&StoreContext<'_>, &mut RouteOptions) -> Result<Arc<dyn Valu
 pub struct StoreContext<'a> {
     /// The AWS clients.
     pub clients: &'a AwsClients,
-    /// All settings.
-    pub settings: &'a Settings,
+    /// How parameters are named and encrypted.
+    pub parameters: &'a ParameterSettings,
+}
+
+/// The longest `PARAMETER_ROOT`, in bytes: two segments of 64.
+pub const MAX_PARAMETER_ROOT_BYTES: usize = 2 * 65;
+
+/// How parameters are named and encrypted.
+#[derive(Clone, Debug)]
+pub struct ParameterSettings {
+    /// `PARAMETER_ROOT`: the path above all tenants' parameters; `/tenantry` by default.
+    pub root: String,
+    /// `PARAMETER_KMS_KEY_ID`: the KMS key for SecureString parameters; by default the account's
+    /// `aws/ssm`, which every principal of the account may use. Only puts need it.
+    pub kms_key: Option<String>,
 }
 
 /// What a store must say about values before it holds any.
@@ -269,7 +281,7 @@ pub struct Stores(Arc<BTreeMap<String, Arc<dyn ValueStore>>>);
 
 impl Stores {
     /// Opens the store of every route, or says which route is unusable.
-    pub fn open(routes: &TagRoutes, surroundings: &StoreContext<'_>) -> Result<Self, UnusableRoute> {
+    pub fn open(routes: &TagRoutes, context: &StoreContext<'_>) -> Result<Self, UnusableRoute> {
         let opened = routes.iter().map(|(tag, route)| {
             let mut options = RouteOptions::new(tag, route);
             let Some((_, open)) = STORES.iter().find(|(name, _)| *name == route.store) else {
@@ -280,7 +292,7 @@ impl Stores {
                     known.join(", ")
                 )));
             };
-            Ok((tag.to_string(), open(surroundings, &mut options)?))
+            Ok((tag.to_string(), open(context, &mut options)?))
         });
         Ok(Self(Arc::new(opened.collect::<Result<_, _>>()?)))
     }

@@ -16,8 +16,8 @@ use aws_sdk_ssm::{
 use futures_util::future::try_join_all;
 
 use super::{
-    ExternalStore, Placed, RouteOptions, StoreContext, StoreError, StoredText, StoredVersion, UnusableRoute,
-    ValueRefused, ValueStore,
+    ExternalStore, MAX_PARAMETER_ROOT_BYTES, Placed, RouteOptions, StoreContext, StoreError, StoredText, StoredVersion,
+    UnusableRoute, ValueRefused, ValueStore,
 };
 use crate::{
     auth::TenantScope,
@@ -31,7 +31,6 @@ use crate::{
         tenant::{InvalidTenantId, MAX_TENANT_ID_BYTES, TenantId},
         value::ConfigValue,
     },
-    settings::MAX_PARAMETER_ROOT_BYTES,
 };
 
 /// The largest value of a standard and of an advanced parameter, in bytes (Parameter Store's
@@ -70,7 +69,7 @@ struct ParameterStore {
 }
 
 pub(super) fn open(
-    surroundings: &StoreContext<'_>,
+    context: &StoreContext<'_>,
     options: &mut RouteOptions,
 ) -> Result<Arc<dyn ValueStore>, UnusableRoute> {
     let secure = options.take("type", &["String", "SecureString"])? == Some("SecureString");
@@ -85,13 +84,13 @@ pub(super) fn open(
             )));
         }
     };
-    let settings = surroundings.settings;
+    let StoreContext { clients, parameters } = context;
     Ok(Arc::new(ParameterStore {
-        clients: surroundings.clients.clone(),
-        root: settings.parameter_root.clone(),
+        clients: AwsClients::clone(clients),
+        root: parameters.root.clone(),
         strategy,
         secure,
-        kms_key: settings.parameter_kms_key.clone(),
+        kms_key: parameters.kms_key.clone(),
         advanced,
     }))
 }

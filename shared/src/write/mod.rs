@@ -8,7 +8,7 @@ use tracing::warn;
 use crate::{
     auth::TenantScope,
     aws::{AwsFailure, Service},
-    backend::Backend,
+    backend::WriteBackend,
     clock::Clock,
     ledger::{
         Basis, Change, CommitOutcome, Current, IdempotencyClaim, LedgerError, Plan, PlannedWrite, PutBefore, Receipt,
@@ -24,7 +24,6 @@ use crate::{
     },
     outbox::replicate::{Occasion, Replication, replicate},
     read::values::ValueGone,
-    settings::Settings,
     store::{ExternalStore, Placed, StoreError, ValueRefused},
 };
 
@@ -180,14 +179,14 @@ pub enum WriteError {
 /// Writes entries.
 #[derive(Debug)]
 pub struct WriteService {
-    backend: Backend,
+    backend: WriteBackend,
     clock: Clock,
 }
 
 impl WriteService {
     /// A writer.
-    pub fn new(backend: Backend, settings: &Settings) -> Self {
-        Self { backend, clock: settings.clock.clone() }
+    pub fn new(backend: WriteBackend, clock: Clock) -> Self {
+        Self { backend, clock }
     }
 
     /// Carries out all of `requests`, which name no key twice, or none; the comment is the
@@ -389,10 +388,11 @@ impl WriteService {
         if let Some(value) = &attempt.rolled_back {
             return Ok(value.clone());
         }
-        let Some(entry) = self.backend.ledger.version(scope, key, version).await? else {
+        let WriteBackend { ledger, stores, .. } = &self.backend;
+        let Some(entry) = ledger.version(scope, key, version).await? else {
             return Err(WriteError::NoSuchVersion(key.clone(), version));
         };
-        let store = self.backend.stores.of(key);
+        let store = stores.of(key);
         let value = match entry.state {
             State::Deleted => return Err(WriteError::VersionIsTombstone(key.clone(), version)),
             State::Live(Held::Value(value)) => Some(value),
@@ -401,7 +401,7 @@ impl WriteService {
                 None => return Err(WriteError::RouteChanged(key.clone())),
             },
         };
-        let Some(value) = value else { return Err(self.backend.gone(scope, key, version).await?.into()) };
+        let Some(value) = value else { return Err(ValueGone::of(ledger, scope, key, version).await?.into()) };
         // The tag's store may have been another one when the version was written.
         store.check(key, &value)?;
         attempt.rolled_back = Some(value.clone());
