@@ -1,39 +1,22 @@
-//! What the functions share: how each of them starts and ends, and the frame that those behind the
-//! API answer requests in.
+//! The frame that the functions behind the API answer requests in.
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 pub use futures_util::future::BoxFuture;
 pub use lambda_http::Context;
-pub use lambda_http::Error;
-use tracing::error;
 
 use crate::{
     auth::{Authenticator, HttpKeys, Permission, TenantScope, TokenSettings},
-    aws::error_chain,
     clock::Clock,
     http::{Answer, Event, Problem, ProblemType},
     limit::{RequestLimit, TenantLimits},
-    telemetry::{self, Invocation, Outcome, Telemetry, TraceContext},
+    telemetry::{Invocation, Outcome, Telemetry, TraceContext},
 };
 
 /// When a request must have been answered, counted from its begin: before the timeout of the
 /// functions that answer requests.
 const ANSWER_BUDGET: Duration = Duration::from_secs(27);
-
-/// The `main` of a function: logs from the beginning, and a line that says why, where it cannot
-/// start or go on.
-pub async fn run(main: impl Future<Output = Result<(), Error>>) -> ExitCode {
-    telemetry::init();
-    match main.await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!(error = error_chain(&*error), "the function ends");
-            ExitCode::FAILURE
-        }
-    }
-}
 
 /// Stands between API Gateway and a function's routes: knows who asks, and tells operators what was
 /// answered.

@@ -3,13 +3,13 @@
 //!
 //! Events are hints. Nothing in them is believed; they only say where in the ledger to look.
 
+use lambda_runtime::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tenantry::{
     backend::WriteBackend,
     clock::Clock,
     event,
-    function::Context,
     model::tenant::TenantId,
     refresh::{RefreshError, RefreshService},
     settings::Settings,
