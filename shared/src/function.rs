@@ -1,40 +1,22 @@
-//! What the functions share: how each of them starts and ends, and the frame that those behind the
-//! API answer requests in.
+//! The frame that the functions behind the API answer requests in.
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 pub use futures_util::future::BoxFuture;
 pub use lambda_http::Context;
-pub use lambda_http::Error;
-use tracing::error;
 
 use crate::{
-    auth::{Authenticator, HttpKeys, Permission, TenantScope},
-    aws::error_chain,
+    auth::{Authenticator, HttpKeys, Permission, TenantScope, TokenSettings},
     clock::Clock,
     http::{Answer, Event, Problem, ProblemType},
-    limit::TenantLimits,
-    settings::Settings,
-    telemetry::{self, Invocation, Outcome, Telemetry, TraceContext},
+    limit::{RequestLimit, TenantLimits},
+    telemetry::{Invocation, Outcome, Telemetry, TraceContext},
 };
 
 /// When a request must have been answered, counted from its begin: before the timeout of the
 /// functions that answer requests.
 const ANSWER_BUDGET: Duration = Duration::from_secs(27);
-
-/// The `main` of a function: logs from the beginning, and a line that says why, where it cannot
-/// start or go on.
-pub async fn run(main: impl Future<Output = Result<(), Error>>) -> ExitCode {
-    telemetry::init();
-    match main.await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!(error = error_chain(&*error), "the function ends");
-            ExitCode::FAILURE
-        }
-    }
-}
 
 /// Stands between API Gateway and a function's routes: knows who asks, and tells operators what was
 /// answered.
@@ -48,15 +30,22 @@ pub struct ApiHandler {
 }
 
 impl ApiHandler {
-    /// The handler of `function`.
-    pub fn new(function: &'static str, settings: &Settings) -> Self {
-        let keys = HttpKeys::new(&settings.tokens);
+    /// The handler of `function`, which accepts the tokens of `tokens`, and of each tenant so many
+    /// requests as `limit` says.
+    pub fn new(
+        function: &'static str,
+        tokens: &TokenSettings,
+        limit: Option<RequestLimit>,
+        telemetry: Telemetry,
+        clock: Clock,
+    ) -> Self {
+        let keys = HttpKeys::new(tokens);
         Self {
             function,
-            authenticator: Authenticator::new(&settings.tokens, Box::new(keys), settings.clock.clone()),
-            limits: TenantLimits::new(settings.tenant_limit, settings.clock.clone()),
-            telemetry: settings.telemetry.clone(),
-            clock: settings.clock.clone(),
+            authenticator: Authenticator::new(tokens, Box::new(keys), clock.clone()),
+            limits: TenantLimits::new(limit, clock.clone()),
+            telemetry,
+            clock,
         }
     }
 

@@ -13,7 +13,7 @@
 //! | data | [`ledger`], [`store`], [`event`] |
 //! | memory | [`cache`] |
 //! | use cases | [`backend`], `outbox`, `import`, [`read`], [`write`], [`tail`], `reconcile`, [`refresh`] |
-//! | edge | [`http`], [`function`] |
+//! | edge | `http`, `function` (both with the feature `lambda`), [`process`] |
 //! | top | [`settings`] |
 
 pub mod auth;
@@ -23,13 +23,18 @@ mod backoff;
 pub mod cache;
 pub mod clock;
 pub mod event;
+#[cfg(test)]
+mod fixture;
+#[cfg(feature = "lambda")]
 pub mod function;
+#[cfg(feature = "lambda")]
 pub mod http;
 mod import;
 pub mod ledger;
 pub mod limit;
 pub mod model;
 mod outbox;
+pub mod process;
 #[cfg(test)]
 mod protocol_model;
 pub mod read;

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::AwsFailure,
-    backend::Backend,
+    backend::WriteBackend,
     clock::Clock,
     import::import,
     ledger::{Current, Cursor, Ledger, LedgerError},
@@ -53,7 +53,7 @@ pub(crate) enum ReconcileError {
 
 /// Compares the stores with the ledgers.
 pub(crate) struct Reconciler<'a> {
-    pub(crate) backend: &'a Backend,
+    pub(crate) backend: &'a WriteBackend,
     pub(crate) clock: &'a Clock,
     pub(crate) authority: &'a SystemAuthority,
     /// The time after which it begins nothing more.

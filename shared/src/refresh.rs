@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::FailureKind,
-    backend::Backend,
+    backend::WriteBackend,
     clock::Clock,
     import::{ImportError, import},
     ledger::{Ledger, LedgerError, OutboxItem, OutboxTask},
@@ -25,7 +25,6 @@ use crate::{
         replicate::{Occasion, ReplicateError, Replication, replicate},
     },
     reconcile::Reconciler,
-    settings::Settings,
     store::{NotAKey, StoreError},
     telemetry::{self, SweepReport},
     write::MAX_OPERATIONS,
@@ -60,7 +59,7 @@ pub struct ImportReport {
 /// Works off the outbox, and imports.
 #[derive(Debug)]
 pub struct RefreshService {
-    backend: Backend,
+    backend: WriteBackend,
     clock: Clock,
     authority: SystemAuthority,
 }
@@ -117,8 +116,8 @@ impl TaskError {
 
 impl RefreshService {
     /// A worker.
-    pub fn new(backend: Backend, settings: &Settings) -> Self {
-        Self { backend, clock: settings.clock.clone(), authority: SystemAuthority::for_outbox() }
+    pub fn new(backend: WriteBackend, clock: Clock) -> Self {
+        Self { backend, clock, authority: SystemAuthority::for_outbox() }
     }
 
     /// Works off all items that are due, until none is left or the time is up. An item that fails

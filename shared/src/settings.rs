@@ -1,37 +1,38 @@
-//! Everything that can be configured, read once at start from an injectable source (in Lambda: the
-//! environment).
+//! Reads everything that can be configured, once at start, from an injectable source (in Lambda: the
+//! environment), into the settings of each module.
 
-use std::net::IpAddr;
-
+use ::http::Uri;
 use aws_credential_types::Credentials;
-use lambda_http::http::Uri;
 
 use crate::{
-    aws::{MAX_SESSIONS, OwnCredentials, RoleArn, Roles, TrustedRoots, UnusableBundle},
+    auth::{KeySource, TokenSettings},
+    aws::{AwsSettings, MAX_SESSIONS, OwnCredentials, RoleArn, Roles, TrustedRoots, UnusableBundle},
+    backend::BackendSettings,
     clock::Clock,
     limit::RequestLimit,
     model::routing::{DEFAULT_ROUTES, InvalidRoutes, TagRoutes},
+    store::ParameterSettings,
     telemetry::{InvalidDaemonAddress, Telemetry, Tracer},
 };
 
-/// The longest `PARAMETER_ROOT`, in bytes: two segments of 64.
-pub const MAX_PARAMETER_ROOT_BYTES: usize = 2 * 65;
-
-/// The suite's settings. Each is one environment variable, named at its field.
+/// The functions' settings. Each is one environment variable, named at its field.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Settings {
-    /// `TABLE_NAME`: the DynamoDB table of the ledger.
-    pub table: String,
+    /// What functions and the streaming service share.
+    pub shared: SharedSettings,
     /// `EVENT_BUS_NAME`: the EventBridge bus that `Config Changed` goes to.
     pub event_bus: String,
-    /// `PARAMETER_ROOT`: the path above all tenants' parameters; `/tenantry` by default.
-    pub parameter_root: String,
-    /// `PARAMETER_KMS_KEY_ID`: the KMS key for SecureString parameters; by default the account's
-    /// `aws/ssm`, which every principal of the account may use.
-    pub parameter_kms_key: Option<String>,
-    /// `TAG_ROUTES`: JSON, tag → route.
-    pub routes: TagRoutes,
+    /// Where lines and traces of invocations go. Set by the Lambda service:
+    /// `AWS_LAMBDA_FUNCTION_NAME`, the name that metrics know the function by, and
+    /// `AWS_XRAY_DAEMON_ADDRESS`, the X-Ray daemon.
+    pub telemetry: Telemetry,
+}
+
+/// The settings that functions and the streaming service share: those of reading.
+#[derive(Clone, Debug)]
+pub struct SharedSettings {
+    /// Where ledgers and stores are.
+    pub backend: BackendSettings,
     /// Whose tokens are accepted.
     pub tokens: TokenSettings,
     /// `TENANT_RATE_LIMIT` and `TENANT_BURST_LIMIT`: how many requests a second each tenant may
@@ -41,81 +42,12 @@ pub struct Settings {
     /// `CACHE_MAX_BYTES`: how much memory the entries of a warm environment may take; 32 MiB by
     /// default.
     pub cache_max_bytes: u64,
-    /// How AWS is reached.
-    pub aws: AwsSettings,
     /// Tells the time.
     pub clock: Clock,
-    /// Where it is told what becomes of invocations. By what the Lambda service sets:
-    /// `AWS_LAMBDA_FUNCTION_NAME`, the name that metrics know the function by, and
-    /// `AWS_XRAY_DAEMON_ADDRESS`, the X-Ray daemon.
-    pub telemetry: Telemetry,
-}
-
-/// Whose tokens are accepted.
-#[derive(Clone, Debug)]
-pub struct TokenSettings {
-    /// `TOKEN_ISSUER`: must equal `iss`.
-    pub issuer: String,
-    /// `TOKEN_AUDIENCE`, comma separated: one of them must be in `aud`, or equal `client_id` where
-    /// there is no `aud`.
-    pub audience: Vec<String>,
-    /// Where the issuer's keys are.
-    pub keys: KeySource,
-    /// `TENANT_CLAIM`: the claim that names the tenant; `custom:tenantId` by default.
-    pub tenant_claim: String,
-    /// `SCOPE_CLAIMS`, comma separated: the claims that may hold scopes, the first that a token
-    /// has; `scope,scp` by default.
-    pub scope_claims: Vec<String>,
-    /// `AUTHOR_CLAIM`: the claim that names who writes; by default, and where a token has no such
-    /// claim, `sub`, else `client_id`.
-    pub author_claim: Option<String>,
-}
-
-/// Where an issuer's keys are.
-#[derive(Clone, Debug)]
-pub enum KeySource {
-    /// `JWKS_URL`: here.
-    At(Uri),
-    /// Where the document at this address says: the issuer's description of itself (`OpenID`
-    /// Connect Discovery 1.0, 4), which is looked for under `TOKEN_ISSUER`.
-    Described(Uri),
-}
-
-/// How AWS is reached: the variables that the Lambda service sets, and the SDKs' standard one for
-/// another endpoint.
-#[derive(Clone)]
-pub struct AwsSettings {
-    /// `AWS_REGION`.
-    pub region: String,
-    /// `AWS_ENDPOINT_URL`: another endpoint for all services, as the SDKs understand it.
-    pub endpoint: Option<String>,
-    /// The process's own credentials: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
-    /// `AWS_SESSION_TOKEN`, or whatever gives others in time.
-    pub credentials: OwnCredentials,
-    /// How many tenants' sessions are kept. One takes about 20 KB for each service that was called
-    /// with it.
-    pub max_sessions: usize,
-    /// `TENANT_ROLE_ARN`, `SYSTEM_ROLE_ARN`: the roles that are taken on for tenants' data and for
-    /// work across tenants. None if `TENANT_ROLE_ARN` says `none`: then all is done with the
-    /// function's own rights, and nothing but our own code keeps tenants apart.
-    pub roles: Option<Roles>,
-    /// `AWS_CA_BUNDLE`, a file: the root certificates that are trusted instead of those that
-    /// [`TrustedRoots::choose`] takes.
-    pub roots: TrustedRoots,
-}
-
-impl std::fmt::Debug for AwsSettings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AwsSettings")
-            .field("region", &self.region)
-            .field("endpoint", &self.endpoint)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum InvalidSettings {
     /// One that has no default is not set.
     #[error("the setting {0} is missing")]
@@ -142,39 +74,36 @@ pub enum InvalidSettings {
 }
 
 impl Settings {
-    /// Reads all settings from `source`: name → value. An empty value counts as none.
-    pub fn load(source: &dyn Fn(&str) -> Option<String>) -> Result<Self, InvalidSettings> {
-        let optional = |name: &'static str| source(name).filter(|value| !value.is_empty());
-        let required = |name: &'static str| optional(name).ok_or(InvalidSettings::Missing(name));
-        let (id, secret) = (required("AWS_ACCESS_KEY_ID")?, required("AWS_SECRET_ACCESS_KEY")?);
-        let credentials = Credentials::from_keys(id, secret, optional("AWS_SESSION_TOKEN"));
-        Self::with_credentials(source, OwnCredentials::Fixed(credentials))
+    /// The settings in the process's environment.
+    pub fn from_environment() -> Result<Self, InvalidSettings> {
+        Self::load(&|name| std::env::var(name).ok())
     }
 
-    /// Reads all settings but the credentials.
-    pub fn with_credentials(
-        source: &dyn Fn(&str) -> Option<String>,
-        credentials: OwnCredentials,
-    ) -> Result<Self, InvalidSettings> {
-        let optional = |name: &'static str| source(name).filter(|value| !value.is_empty());
-        let required = |name: &'static str| optional(name).ok_or(InvalidSettings::Missing(name));
+    /// Reads all settings from `source`: name → value. An empty value counts as none.
+    pub fn load(source: &dyn Fn(&str) -> Option<String>) -> Result<Self, InvalidSettings> {
+        let read = Reader(source);
+        let (id, secret) = (read.required("AWS_ACCESS_KEY_ID")?, read.required("AWS_SECRET_ACCESS_KEY")?);
+        let credentials = Credentials::from_keys(id, secret, read.optional("AWS_SESSION_TOKEN"));
+        let mut shared = SharedSettings::load(source, OwnCredentials::Fixed(credentials))?;
+        shared.backend.parameters.kms_key = read.optional("PARAMETER_KMS_KEY_ID");
+        Ok(Self {
+            shared,
+            event_bus: read.required("EVENT_BUS_NAME")?,
+            telemetry: Telemetry::lambda(
+                read.optional("AWS_LAMBDA_FUNCTION_NAME"),
+                read.optional("AWS_XRAY_DAEMON_ADDRESS").map(|at| Tracer::new(&at)).transpose()?,
+            ),
+        })
+    }
+}
 
-        let issuer = required("TOKEN_ISSUER")?;
-        let keys = match optional("JWKS_URL") {
-            Some(value) => KeySource::At(url("JWKS_URL", value)?),
-            None => KeySource::Described(description(&issuer)?),
-        };
-        let list = |name: &'static str, value: String, expected: &'static str| {
-            let all: Vec<_> = value.split(',').map(|one| one.trim().to_owned()).collect();
-            let fits = !all.iter().any(String::is_empty);
-            fits.then_some(all).ok_or(InvalidSettings::Unusable { name, value, expected })
-        };
-        let expected = "one audience or several with a comma between them";
-        let audience = list("TOKEN_AUDIENCE", required("TOKEN_AUDIENCE")?, expected)?;
-        let scope_claims = optional("SCOPE_CLAIMS").unwrap_or_else(|| "scope,scp".to_owned());
-        let expected = "the name of a claim, or several with a comma between them";
-        let scope_claims = list("SCOPE_CLAIMS", scope_claims, expected)?;
-        let cache_max_bytes = match optional("CACHE_MAX_BYTES") {
+impl SharedSettings {
+    /// Reads the settings from `source`: name → value. An empty value counts as none. Without the
+    /// key that parameters are encrypted with: reading needs none.
+    pub fn load(source: &dyn Fn(&str) -> Option<String>, credentials: OwnCredentials) -> Result<Self, InvalidSettings> {
+        let read = Reader(source);
+        let tokens = read.tokens()?;
+        let cache_max_bytes = match read.optional("CACHE_MAX_BYTES") {
             None => 32 * 1024 * 1024,
             Some(value) => value.parse().map_err(|_| InvalidSettings::Unusable {
                 name: "CACHE_MAX_BYTES",
@@ -182,70 +111,99 @@ impl Settings {
                 expected: "a number of bytes",
             })?,
         };
-        let count = |name: &'static str, default: u32, least: u32, expected: &'static str| {
-            let Some(value) = optional(name) else { return Ok(default) };
-            let number = value.parse().ok().filter(|number| *number >= least);
-            number.ok_or(InvalidSettings::Unusable { name, value, expected })
-        };
-        let rate = count("TENANT_RATE_LIMIT", 100, 0, "a number of requests a second, or 0 for no limit")?;
-        let burst = count("TENANT_BURST_LIMIT", 200, 1, "a number of requests, at least 1")?;
-        let (region, endpoint) = (required("AWS_REGION")?, optional("AWS_ENDPOINT_URL"));
-        let table = required("TABLE_NAME")?;
-        let parameter_root = parameter_root(optional("PARAMETER_ROOT").unwrap_or_else(|| "/tenantry".to_owned()))?;
-        let roles = match required("TENANT_ROLE_ARN")?.as_str() {
+        let rate = read.count("TENANT_RATE_LIMIT", 100, 0, "a number of requests a second, or 0 for no limit")?;
+        let burst = read.count("TENANT_BURST_LIMIT", 200, 1, "a number of requests, at least 1")?;
+        let (region, endpoint) = (read.required("AWS_REGION")?, read.optional("AWS_ENDPOINT_URL"));
+        let table = read.required("TABLE_NAME")?;
+        let root = parameter_root(read.optional("PARAMETER_ROOT").unwrap_or_else(|| "/tenantry".to_owned()))?;
+        let roles = match read.required("TENANT_ROLE_ARN")?.as_str() {
             // Never by leaving it out.
             "none" => None,
             tenant => Some(Roles {
                 tenant: role("TENANT_ROLE_ARN", tenant)?,
-                system: optional("SYSTEM_ROLE_ARN").map(|arn| role("SYSTEM_ROLE_ARN", &arn)).transpose()?,
+                system: read.optional("SYSTEM_ROLE_ARN").map(|arn| role("SYSTEM_ROLE_ARN", &arn)).transpose()?,
                 table: table.clone(),
-                parameter_root: parameter_root.clone(),
+                parameter_root: root.clone(),
                 region: region.clone(),
             }),
         };
+        let roots = TrustedRoots::choose(read.optional("AWS_CA_BUNDLE").as_deref(), endpoint.as_deref(), &region)?;
         Ok(Self {
-            table,
-            event_bus: required("EVENT_BUS_NAME")?,
-            parameter_root,
-            parameter_kms_key: optional("PARAMETER_KMS_KEY_ID"),
-            routes: TagRoutes::parse(optional("TAG_ROUTES").as_deref().unwrap_or(DEFAULT_ROUTES))?,
-            tokens: TokenSettings {
-                issuer,
-                audience,
-                keys,
-                tenant_claim: optional("TENANT_CLAIM").unwrap_or_else(|| "custom:tenantId".to_owned()),
-                scope_claims,
-                author_claim: optional("AUTHOR_CLAIM"),
+            backend: BackendSettings {
+                table,
+                routes: TagRoutes::parse(read.optional("TAG_ROUTES").as_deref().unwrap_or(DEFAULT_ROUTES))?,
+                parameters: ParameterSettings { root, kms_key: None },
+                aws: AwsSettings { region, endpoint, credentials, max_sessions: MAX_SESSIONS, roles, roots },
             },
+            tokens,
             tenant_limit: (rate > 0).then_some(RequestLimit { rate, burst }),
             cache_max_bytes,
-            aws: AwsSettings {
-                roots: TrustedRoots::choose(optional("AWS_CA_BUNDLE").as_deref(), endpoint.as_deref(), &region)?,
-                region,
-                endpoint,
-                credentials,
-                max_sessions: MAX_SESSIONS,
-                roles,
-            },
             clock: Clock::system(),
-            telemetry: Telemetry::lambda(
-                optional("AWS_LAMBDA_FUNCTION_NAME"),
-                optional("AWS_XRAY_DAEMON_ADDRESS").map(|at| Tracer::new(&at)).transpose()?,
-            ),
         })
     }
 
     /// That there is a role for work across tenants where there is one for tenants: config-refresh
     /// needs both.
     pub fn require_system_role(&self) -> Result<(), InvalidSettings> {
-        let lacks = self.aws.roles.as_ref().is_some_and(|roles| roles.system.is_none());
+        let lacks = self.backend.aws.roles.as_ref().is_some_and(|roles| roles.system.is_none());
         if lacks { Err(InvalidSettings::Missing("SYSTEM_ROLE_ARN")) } else { Ok(()) }
     }
+}
 
-    /// The settings in the process's environment.
-    pub fn from_environment() -> Result<Self, InvalidSettings> {
-        Self::load(&|name| std::env::var(name).ok())
+/// Reads single settings from a source. An empty value counts as none.
+struct Reader<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Reader<'_> {
+    fn optional(&self, name: &'static str) -> Option<String> {
+        (self.0)(name).filter(|value| !value.is_empty())
     }
+
+    fn required(&self, name: &'static str) -> Result<String, InvalidSettings> {
+        self.optional(name).ok_or(InvalidSettings::Missing(name))
+    }
+
+    fn count(
+        &self,
+        name: &'static str,
+        default: u32,
+        least: u32,
+        expected: &'static str,
+    ) -> Result<u32, InvalidSettings> {
+        let Some(value) = self.optional(name) else { return Ok(default) };
+        let number = value.parse().ok().filter(|number| *number >= least);
+        number.ok_or(InvalidSettings::Unusable { name, value, expected })
+    }
+
+    fn tokens(&self) -> Result<TokenSettings, InvalidSettings> {
+        let issuer = self.required("TOKEN_ISSUER")?;
+        let keys = match self.optional("JWKS_URL") {
+            Some(value) => KeySource::At(url("JWKS_URL", value)?),
+            None => KeySource::of_issuer(&issuer).ok_or_else(|| InvalidSettings::Unusable {
+                name: "TOKEN_ISSUER",
+                value: issuer.clone(),
+                expected: "a URL such as https://issuer.example.com, https unless its host is this machine; or give JWKS_URL",
+            })?,
+        };
+        let audience = self.required("TOKEN_AUDIENCE")?;
+        let audience = list("TOKEN_AUDIENCE", audience, "one audience or several with a comma between them")?;
+        let scope_claims = self.optional("SCOPE_CLAIMS").unwrap_or_else(|| "scope,scp".to_owned());
+        let expected = "the name of a claim, or several with a comma between them";
+        Ok(TokenSettings {
+            issuer,
+            audience,
+            keys,
+            tenant_claim: self.optional("TENANT_CLAIM").unwrap_or_else(|| "custom:tenantId".to_owned()),
+            scope_claims: list("SCOPE_CLAIMS", scope_claims, expected)?,
+            author_claim: self.optional("AUTHOR_CLAIM"),
+        })
+    }
+}
+
+/// The items of a list that is separated by commas, none of them empty.
+fn list(name: &'static str, value: String, expected: &'static str) -> Result<Vec<String>, InvalidSettings> {
+    let all: Vec<_> = value.split(',').map(|one| one.trim().to_owned()).collect();
+    let fits = !all.iter().any(String::is_empty);
+    fits.then_some(all).ok_or(InvalidSettings::Unusable { name, value, expected })
 }
 
 fn role(name: &'static str, arn: &str) -> Result<RoleArn, InvalidSettings> {
@@ -258,31 +216,6 @@ fn url(name: &'static str, value: String) -> Result<Uri, InvalidSettings> {
     let address = value.parse().ok().filter(|address: &Uri| matches!(address.scheme_str(), Some("https" | "http")));
     let expected = "a URL such as https://issuer.example.com/keys";
     address.ok_or(InvalidSettings::Unusable { name, value, expected })
-}
-
-/// Where an issuer describes itself.
-fn description(issuer: &str) -> Result<Uri, InvalidSettings> {
-    let address = format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer));
-    // The description is looked for behind the issuer's path, so it can have nothing behind that.
-    let address = address.parse().ok().filter(|address| is_protected(address) && !issuer.contains(['?', '#']));
-    address.ok_or_else(|| InvalidSettings::Unusable {
-        name: "TOKEN_ISSUER",
-        value: issuer.to_owned(),
-        expected: "a URL such as https://issuer.example.com, https unless its host is this machine; or give JWKS_URL",
-    })
-}
-
-/// Whether nobody on the way can change what is fetched from here: by TLS, or because it does not
-/// leave the machine.
-pub(crate) fn is_protected(address: &Uri) -> bool {
-    let host = address.host().unwrap_or_default().trim_matches(['[', ']']);
-    let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    !host.is_empty()
-        && match address.scheme_str() {
-            Some("https") => true,
-            Some("http") => is_loopback,
-            _ => false,
-        }
 }
 
 /// Parameter Store's rules for the beginning of a name: a path, at most two levels here (so that
@@ -309,8 +242,8 @@ fn parameter_root(value: String) -> Result<String, InvalidSettings> {
 mod tests {
     use super::*;
 
-    fn load(changes: &[(&str, &str)]) -> Result<Settings, String> {
-        Settings::load(&|name| {
+    fn load(changes: &[(&str, &str)]) -> Result<SharedSettings, String> {
+        let loaded = Settings::load(&|name| {
             if let Some((_, value)) = changes.iter().find(|(changed, _)| *changed == name) {
                 return Some((*value).to_owned());
             }
@@ -325,21 +258,21 @@ mod tests {
                 "TENANT_ROLE_ARN" => Some("none".to_owned()),
                 _ => None,
             }
-        })
-        .map_err(|error| error.to_string())
+        });
+        loaded.map(|settings| settings.shared).map_err(|error| error.to_string())
     }
 
     #[test]
     fn defaults_apply_where_nothing_is_set() {
         let settings = load(&[]).unwrap();
-        assert_eq!(settings.parameter_root, "/tenantry");
+        assert_eq!(settings.backend.parameters.root, "/tenantry");
         let KeySource::Described(address) = settings.tokens.keys else { panic!("no keys are named") };
         assert_eq!(address, "https://issuer/.well-known/openid-configuration");
         assert_eq!(
             (settings.tokens.scope_claims, settings.tokens.author_claim),
             (vec!["scope".into(), "scp".into()], None)
         );
-        assert_eq!(settings.routes.tags().count(), 3);
+        assert_eq!(settings.backend.routes.tags().count(), 3);
         assert_eq!(settings.tenant_limit, Some(RequestLimit { rate: 100, burst: 200 }));
     }
 

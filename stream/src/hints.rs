@@ -13,7 +13,10 @@ use aws_sdk_sqs::{
     types::{DeleteMessageBatchRequestEntry, Message},
 };
 use serde_json::Value;
-use tenantry::{aws::error_chain, model::tenant::TenantId, settings::AwsSettings};
+use tenantry::{
+    aws::{AwsSettings, error_chain},
+    model::tenant::TenantId,
+};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 

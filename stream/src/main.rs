@@ -7,12 +7,12 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use config_stream::{Stream, settings::StreamSettings, signals::StopSignals};
 use tenantry::{
     aws::OwnCredentials,
-    function::{self, Error},
+    process::{self, Error},
 };
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    function::run(async {
+    process::run(async {
         // A service lives longer than credentials do: ECS, EKS and EC2 give it new ones in time.
         let client = aws_smithy_http_client::Builder::new().build_http();
         let provider =

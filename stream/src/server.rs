@@ -106,7 +106,7 @@ impl Stream {
     /// Starts it; when this returns, it answers.
     pub async fn start(settings: &StreamSettings) -> Result<Self, StartError> {
         let shared = &settings.shared;
-        let backend = Backend::new(shared)?;
+        let backend = Backend::new(&shared.backend, &shared.clock)?;
         backend.ledger.warm_up().await;
         let limits = Limits {
             bytes: shared.cache_max_bytes,
@@ -144,7 +144,7 @@ impl Stream {
         let poller = ChangePoller::new(Arc::clone(&memory), settings.poll_interval, hints);
         let mut background = vec![tokio::spawn(poller.run(stopped.clone()))];
         if let Some(queue) = settings.change_queue.clone() {
-            let client = hints::client(&shared.aws);
+            let client = hints::client(&shared.backend.aws);
             let listening = hints::listen(Arc::clone(&memory), client, queue, hint, stopped.clone());
             background.push(tokio::spawn(listening));
         }

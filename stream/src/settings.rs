@@ -5,17 +5,16 @@ use std::{fs, io, net::SocketAddr, path::PathBuf, time::Duration};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use tenantry::{
     aws::OwnCredentials,
-    settings::{InvalidSettings, Settings},
+    settings::{InvalidSettings, SharedSettings},
 };
 
 /// The service's settings. Each is one environment variable, named at its field; those of
-/// [`Settings`] apply as well.
+/// [`SharedSettings`] apply as well.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct StreamSettings {
     /// What is shared with the functions. `CACHE_MAX_BYTES` bounds the tenants in memory that
     /// nobody watches, any single one, and all those that are watched, each.
-    pub shared: Settings,
+    pub shared: SharedSettings,
     /// `GRPC_ADDRESS`: where gRPC is served; `0.0.0.0:50051` by default.
     pub address: SocketAddr,
     /// `METRICS_ADDRESS`: where `/metrics` is served over HTTP; nowhere by default.
@@ -81,7 +80,6 @@ impl std::fmt::Debug for TlsSettings {
 
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum UnusableSettings {
     /// One of those that are shared with the functions.
     #[error(transparent)]
@@ -111,15 +109,15 @@ impl StreamSettings {
         credentials: OwnCredentials,
     ) -> Result<Self, UnusableSettings> {
         let optional = |name: &'static str| source(name).filter(|value| !value.is_empty());
-        let mut shared = Settings::with_credentials(source, credentials)?;
-        if shared.aws.roles.is_some() {
+        let mut shared = SharedSettings::load(source, credentials)?;
+        if shared.backend.aws.roles.is_some() {
             shared.require_system_role()?;
         }
         let max_watchers = number(&optional, "MAX_WATCHERS", 10_000, 1)?;
         let seconds = |name, default, least| number(&optional, name, default, least).map(Duration::from_secs);
         // Each watched tenant may need one at the same time.
-        shared.aws.max_sessions =
-            shared.aws.max_sessions.max(usize::try_from(max_watchers).unwrap_or(usize::MAX).min(5_000));
+        shared.backend.aws.max_sessions =
+            shared.backend.aws.max_sessions.max(usize::try_from(max_watchers).unwrap_or(usize::MAX).min(5_000));
         Ok(Self {
             shared,
             address: address(&optional, "GRPC_ADDRESS")?.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 50051))),

@@ -69,7 +69,7 @@ impl Functions {
         let started = |name| move |error: Box<dyn std::error::Error + Send + Sync>| FunctionError::Start(name, error);
         let settings = |name| {
             let mut settings = settings(name, stack, lambda, credentials)?;
-            settings.clock = clock.clone();
+            settings.shared.clock = clock.clone();
             settings.telemetry = telemetry.clone();
             Ok::<_, FunctionError>(settings)
         };

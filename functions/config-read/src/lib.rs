@@ -19,7 +19,7 @@ use tenantry::{
         key::{ConfigKey, is_key_prefix},
     },
     read::{At, Fetched, ReadService},
-    settings::Settings,
+    settings::{Settings, SharedSettings},
 };
 
 /// The most entries, versions or changes of one page.
@@ -59,11 +59,14 @@ pub async fn handle(app: &App, event: Event, context: &Context) -> Answer {
 impl App {
     /// Makes the function from its settings. Connects to nothing yet.
     pub fn start(settings: &Settings) -> Result<Self, lambda_runtime::Error> {
-        let backend = Backend::new(settings)?;
+        let SharedSettings { backend, tokens, tenant_limit, cache_max_bytes, clock } = &settings.shared;
+        let routes = digest(&backend.routes);
+        let backend = Backend::new(backend, clock)?;
+        let telemetry = settings.telemetry.clone();
         Ok(Self {
-            handler: ApiHandler::new("config-read", settings),
-            reader: ReadService::new(backend.clone(), settings),
-            routes: digest(&settings.routes),
+            handler: ApiHandler::new("config-read", tokens, *tenant_limit, telemetry, clock.clone()),
+            reader: ReadService::new(backend.clone(), *cache_max_bytes, clock.clone()),
+            routes,
             backend,
         })
     }

@@ -4,11 +4,11 @@ use std::{process::ExitCode, sync::Arc};
 
 use config_read::{App, handle};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use tenantry::{function, http::Event, settings::Settings};
+use tenantry::{http::Event, process, settings::Settings};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    function::run(async {
+    process::run(async {
         let app = Arc::new(App::start(&Settings::from_environment()?)?);
         // Before the first invocation is asked for: what has not been done by then would be part of
         // it.

@@ -3,13 +3,13 @@
 //!
 //! Events are hints. Nothing in them is believed; they only say where in the ledger to look.
 
+use lambda_runtime::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tenantry::{
-    backend::Backend,
+    backend::WriteBackend,
     clock::Clock,
     event,
-    function::Context,
     model::tenant::TenantId,
     refresh::{RefreshError, RefreshService},
     settings::Settings,
@@ -35,11 +35,13 @@ pub struct App {
 impl App {
     /// Makes the function from its settings. Connects to nothing yet.
     pub fn start(settings: &Settings) -> Result<Self, lambda_runtime::Error> {
-        settings.require_system_role()?;
+        let shared = &settings.shared;
+        shared.require_system_role()?;
+        let backend = WriteBackend::new(&shared.backend, settings.event_bus.clone(), &shared.clock)?;
         Ok(Self {
-            refresh: RefreshService::new(Backend::new(settings)?, settings),
+            refresh: RefreshService::new(backend, shared.clock.clone()),
             telemetry: settings.telemetry.clone(),
-            clock: settings.clock.clone(),
+            clock: shared.clock.clone(),
         })
     }
 }

@@ -4,7 +4,7 @@ use lambda_http::http::StatusCode;
 use serde::Serialize;
 use tenantry::{
     auth::{Permission, TenantScope},
-    backend::Backend,
+    backend::WriteBackend,
     function::{ApiHandler, Context},
     http::{
         Answer, Event, OperationBody, Problem, ProblemType, PutBody, Respond, RollbackBody, TransactionBody,
@@ -15,7 +15,7 @@ use tenantry::{
         entry::{ETag, EntityTagList, Precondition, Revision},
         key::ConfigKey,
     },
-    settings::Settings,
+    settings::{Settings, SharedSettings},
     write::{MAX_OPERATIONS, Operation, WriteRequest, WriteService, Written},
 };
 
@@ -34,7 +34,7 @@ pub const ROUTES: [&str; 4] = [PUT_ENTRY, DELETE_ENTRY, ROLL_BACK_ENTRY, COMMIT_
 #[derive(Debug)]
 pub struct App {
     handler: ApiHandler,
-    backend: Backend,
+    backend: WriteBackend,
     writer: WriteService,
 }
 
@@ -47,10 +47,12 @@ pub async fn handle(app: &App, event: Event, context: &Context) -> Answer {
 impl App {
     /// Makes the function from its settings. Connects to nothing yet.
     pub fn start(settings: &Settings) -> Result<Self, lambda_runtime::Error> {
-        let backend = Backend::new(settings)?;
+        let SharedSettings { backend, tokens, tenant_limit, clock, .. } = &settings.shared;
+        let backend = WriteBackend::new(backend, settings.event_bus.clone(), clock)?;
+        let telemetry = settings.telemetry.clone();
         Ok(Self {
-            handler: ApiHandler::new("config-write", settings),
-            writer: WriteService::new(backend.clone(), settings),
+            handler: ApiHandler::new("config-write", tokens, *tenant_limit, telemetry, clock.clone()),
+            writer: WriteService::new(backend.clone(), clock.clone()),
             backend,
         })
     }

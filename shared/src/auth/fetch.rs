@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use ::http::{StatusCode, Uri};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -14,15 +15,14 @@ use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use lambda_http::http::{StatusCode, Uri};
 use serde::{Deserialize, de::Error as _};
 use tokio::time::Instant;
 
-use super::{FetchKeys, KeySet};
-use crate::{
-    model::value::check_unambiguous,
+use super::{
+    FetchKeys, KeySet,
     settings::{KeySource, TokenSettings, is_protected},
 };
+use crate::model::value::check_unambiguous;
 
 /// The largest document that is read, in bytes: what API Gateway's JWT authorizer accepts of keys,
 /// too.

@@ -1,11 +1,10 @@
 //! Who is calling, and what they may do. The only place that makes a [`TenantScope`].
 
 mod fetch;
-#[cfg(test)]
-pub(crate) mod fixture;
 mod jwks;
 mod keyring;
 mod remembered;
+mod settings;
 mod token;
 
 use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc, time::Duration};
@@ -18,12 +17,12 @@ use crate::{
         entry::Author,
         tenant::{InvalidTenantId, TenantId},
     },
-    settings::TokenSettings,
 };
 
 pub use fetch::{Document, HttpKeys, KeyFetchError};
 pub use jwks::{FetchKeys, KeySet};
 pub use remembered::{Bearer, TokenMemory};
+pub use settings::{KeySource, TokenSettings};
 pub use token::TokenError;
 use token::{Claims, TokenVerifier};
 

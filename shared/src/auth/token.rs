@@ -18,11 +18,10 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use super::{AuthError, FetchKeys, keyring::Keyring};
+use super::{AuthError, FetchKeys, TokenSettings, keyring::Keyring};
 use crate::{
     clock::{Clock, Timestamp},
     model::value::check_unambiguous,
-    settings::TokenSettings,
 };
 
 /// The longest token that is looked at, in bytes; API Gateway stops at 10,240 bytes of headers in

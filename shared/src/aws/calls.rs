@@ -18,7 +18,7 @@ use aws_smithy_types::config_bag::{Storable, StoreReplace};
 
 use serde::Deserialize;
 
-use super::{FailureKind, Service, kind_of};
+use super::{FailureKind, Service, failure::kind_of};
 use crate::telemetry::{self, CallSeen};
 
 /// What the JSON protocols say of an error.

@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{Problem, ProblemType};
+use super::{Problem, ProblemType, comment, query::MAX_COUNTER};
 use crate::{
     model::{comment::Comment, entry::Version, value::ConfigValue},
     redact::Redacted,
@@ -91,14 +91,14 @@ impl PutBody {
 
     /// Why it is written.
     pub fn comment(&self) -> Result<Option<Comment>, Problem> {
-        comment_of(self.comment.as_deref())
+        comment(self.comment.as_deref(), ProblemType::InvalidBody)
     }
 }
 
 impl RollbackBody {
     /// The version whose value the key gets.
     pub fn version(&self) -> Result<Version, Problem> {
-        if (1..=super::MAX_COUNTER).contains(&self.version) {
+        if (1..=MAX_COUNTER).contains(&self.version) {
             Ok(Version::new(self.version))
         } else {
             Err(Problem::new(ProblemType::InvalidBody, "versions count from 1"))
@@ -107,7 +107,7 @@ impl RollbackBody {
 
     /// Why the key goes back there.
     pub fn comment(&self) -> Result<Option<Comment>, Problem> {
-        comment_of(self.comment.as_deref())
+        comment(self.comment.as_deref(), ProblemType::InvalidBody)
     }
 }
 
@@ -133,7 +133,7 @@ impl TransactionBody {
 
     /// Why it is written, all of it.
     pub fn comment(&self) -> Result<Option<Comment>, Problem> {
-        comment_of(self.comment.as_deref())
+        comment(self.comment.as_deref(), ProblemType::InvalidBody)
     }
 
     /// Puts and deletes. One that is not of its form has the problem.
@@ -166,10 +166,6 @@ impl OperationBody {
             )),
         }
     }
-}
-
-fn comment_of(text: Option<&str>) -> Result<Option<Comment>, Problem> {
-    Comment::parse(text.unwrap_or_default()).map_err(|error| Problem::comment(error, ProblemType::InvalidBody))
 }
 
 /// Parses a body.
@@ -251,15 +247,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
             }
         }
         deserializer.deserialize_map(Members(PhantomData)).map(Object)
-    }
-}
-
-impl super::Event {
-    /// The body as an object of the given form; `form` shows it to people.
-    pub fn json<T: DeserializeOwned>(&self, form: &str) -> Result<(String, T), Problem> {
-        let text = self.body()?;
-        let parsed = parse(&text, form)?;
-        Ok((text, parsed))
     }
 }
 

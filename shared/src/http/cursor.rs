@@ -6,7 +6,7 @@
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
-use super::{Problem, ProblemType};
+use super::{Problem, ProblemType, page_tag::sha256_hex, query::whole_number};
 use crate::model::{key::is_key_prefix, tenant::TenantId};
 
 /// The form of today's cursors.
@@ -59,7 +59,7 @@ impl Cursor<'_> {
     fn can_be_at(&self, position: &str) -> bool {
         match self.kind {
             CursorKind::List(prefix) => position.starts_with(prefix) && is_key_prefix(position),
-            CursorKind::History(_) => super::whole_number(position).is_some_and(|version| version > 0),
+            CursorKind::History(_) => whole_number(position).is_some_and(|version| version > 0),
         }
     }
 
@@ -68,7 +68,7 @@ impl Cursor<'_> {
             CursorKind::List(prefix) => ("list", prefix),
             CursorKind::History(key) => ("history", key),
         };
-        let mut check = super::sha256_hex(&[FORMAT, kind, of, self.tenant.as_str(), position]);
+        let mut check = sha256_hex(&[FORMAT, kind, of, self.tenant.as_str(), position]);
         check.truncate(CHECK_DIGITS);
         check
     }

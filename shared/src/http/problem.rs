@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use lambda_http::http::StatusCode;
+use ::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 use tracing::{error, info, warn};

@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 
-use lambda_http::{
-    Body,
-    http::{HeaderName, HeaderValue, StatusCode},
-};
+use ::http::{HeaderName, HeaderValue, StatusCode};
+use lambda_http::Body;
 use serde::Serialize;
 
 use super::{Answer, Problem, ProblemType};

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::{
     auth::TenantScope,
-    backend::Backend,
+    backend::WriteBackend,
     backoff::Backoff,
     clock::{Clock, Timestamp},
     ledger::{CommitOutcome, Current, Found, Head, LedgerError, Plan, PlannedWrite, ReplicaState, StoreChange},
@@ -68,7 +68,7 @@ pub(crate) struct Imported {
 
 /// Imports what is new in the store of `key`.
 pub(crate) async fn import(
-    backend: &Backend,
+    backend: &WriteBackend,
     clock: &Clock,
     scope: &TenantScope,
     key: &ConfigKey,
@@ -107,7 +107,7 @@ enum Attempted {
 
 /// Imports one key's store.
 struct Importer<'a> {
-    backend: &'a Backend,
+    backend: &'a WriteBackend,
     clock: &'a Clock,
     scope: &'a TenantScope,
     key: &'a ConfigKey,
@@ -282,7 +282,7 @@ impl Importer<'_> {
         state: State,
         found: Found,
     ) -> Result<Attempted, ImportError> {
-        let Backend { ledger, .. } = self.backend;
+        let WriteBackend { ledger, .. } = self.backend;
         let (scope, key) = (self.scope, self.key);
         let version = known.next_version();
         let write = PlannedWrite {

@@ -7,14 +7,14 @@ use std::{
 };
 
 use super::*;
-use crate::{auth::fixture, aws::FailureKind};
+use crate::{aws::FailureKind, fixture};
 
 /// The ledgers in the table at `endpoint`, and a reader's scope.
 async fn ledger(endpoint: &str) -> (Ledger, TenantScope) {
     let settings = fixture::settings(&[("AWS_ENDPOINT_URL", endpoint)]).unwrap();
     let scope = fixture::reader(&settings).await;
-    let clients = AwsClients::new(&settings.aws, &settings.clock);
-    (Ledger::new(clients, settings.table, Arc::new(settings.routes), settings.clock), scope)
+    let clients = AwsClients::new(&settings.backend.aws, &settings.clock);
+    (Ledger::new(clients, settings.backend.table, Arc::new(settings.backend.routes), settings.clock), scope)
 }
 
 /// A table that answers each of `requests` with `answer`, one connection each.

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use crate::{
     auth::TenantScope,
-    backend::Backend,
+    backend::WriteBackend,
     backoff::Backoff,
     clock::Clock,
     ledger::{CommitOutcome, LedgerError, Plan, PlannedWrite, StoreChange},
@@ -50,7 +50,7 @@ pub(crate) enum Recorded {
 /// A process that dies before the commit loses nothing: the version is still in the outbox, and the
 /// next put finds the same.
 pub(crate) async fn record(
-    backend: &Backend,
+    backend: &WriteBackend,
     clock: &Clock,
     scope: &TenantScope,
     key: &ConfigKey,

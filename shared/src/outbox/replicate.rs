@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use crate::{
     auth::TenantScope,
-    backend::Backend,
+    backend::WriteBackend,
     backoff::Backoff,
     clock::{Clock, Timestamp},
     ledger::{Current, GRACE, LedgerError, Stored},
@@ -80,7 +80,7 @@ pub(crate) enum Occasion {
 
 /// Makes the store of `key` hold what is committed.
 pub(crate) async fn replicate(
-    backend: &Backend,
+    backend: &WriteBackend,
     clock: &Clock,
     scope: &TenantScope,
     key: &ConfigKey,
@@ -116,7 +116,7 @@ pub(crate) async fn replicate(
 
 /// Replicates one key to its store.
 struct Replicator<'a> {
-    backend: &'a Backend,
+    backend: &'a WriteBackend,
     clock: &'a Clock,
     external: &'a dyn ExternalStore,
     scope: &'a TenantScope,

@@ -21,7 +21,6 @@ use crate::{
         key::ConfigKey,
         value::ConfigValue,
     },
-    settings::Settings,
     store::StoreError,
     telemetry::{self, CacheResult},
 };
@@ -197,8 +196,8 @@ pub struct ReadService {
 
 impl ReadService {
     /// A reader with an empty memory.
-    pub fn new(backend: Backend, settings: &Settings) -> Self {
-        Self { backend, cache: Cache::new(settings.cache_max_bytes), clock: settings.clock.clone() }
+    pub fn new(backend: Backend, cache_max_bytes: u64, clock: Clock) -> Self {
+        Self { backend, cache: Cache::new(cache_max_bytes), clock }
     }
 
     /// Checks that the scope permits to read the value of `key`. This comes before any lookup, so
@@ -409,7 +408,7 @@ impl ReadService {
             None => None,
         };
         if found.as_ref().is_some_and(|past| past.entry.is_live() && past.value.is_none()) {
-            let gone = self.backend.gone(scope, key, version).await?;
+            let gone = ValueGone::of(&self.backend.ledger, scope, key, version).await?;
             return Err(ReadError::VersionGone { gone, head: head.revision });
         }
         Ok(At { revision: head.revision, age: None, stale: false, found })

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use super::{Freshness, ReadError, ReadService};
 use crate::{
-    auth::fixture,
     aws::FailureKind,
     backend::Backend,
+    fixture,
     ledger::{Head, LedgerError},
     model::{entry::Version, key::ConfigKey},
 };
@@ -23,9 +23,9 @@ async fn nobody_waits_for_ever() {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let settings = fixture::settings(&[("AWS_ENDPOINT_URL", &endpoint)]).unwrap();
     let scope = fixture::reader(&settings).await;
-    let backend = Backend::new(&settings).unwrap();
+    let backend = Backend::new(&settings.backend, &settings.clock).unwrap();
     let key = ConfigKey::parse("tenant_config_k", &backend.routes).unwrap();
-    let reader = ReadService::new(backend, &settings);
+    let reader = ReadService::new(backend, settings.cache_max_bytes, settings.clock);
     let mut took = Vec::new();
     let mut last = None;
     for _ in 0..3 {
@@ -46,9 +46,9 @@ async fn every_read_of_a_value_asks_for_the_right_to_it() {
     // Nothing answers there, so a read that was let through would fail otherwise.
     let settings = fixture::settings(&[("AWS_ENDPOINT_URL", "http://127.0.0.1:1")]).unwrap();
     let scope = fixture::reader(&settings).await;
-    let backend = Backend::new(&settings).unwrap();
+    let backend = Backend::new(&settings.backend, &settings.clock).unwrap();
     let keys = ["param_config_k", "secret_config_k"].map(|key| ConfigKey::parse(key, &backend.routes).unwrap());
-    let reader = ReadService::new(backend, &settings);
+    let reader = ReadService::new(backend, settings.cache_max_bytes, settings.clock);
     let (secret, fresh) = (&keys[1], Freshness::default());
     for refused in [
         reader.get(&scope, secret, fresh).await.err(),

@@ -8,7 +8,7 @@ use crate::{
     auth::TenantScope,
     backend::Backend,
     backoff::Backoff,
-    ledger::LedgerError,
+    ledger::{Ledger, LedgerError},
     model::{
         entry::{Entry, Locator, TextKind, Version},
         key::ConfigKey,
@@ -60,19 +60,21 @@ impl fmt::Display for ValueGone {
     }
 }
 
-impl Backend {
+impl ValueGone {
     /// Describes that the value of a version is gone, and whether a deletion took it along.
-    pub(crate) async fn gone(
-        &self,
+    pub(crate) async fn of(
+        ledger: &Ledger,
         scope: &TenantScope,
         key: &ConfigKey,
         version: Version,
-    ) -> Result<ValueGone, LedgerError> {
-        let current = self.ledger.current(scope, key).await?;
+    ) -> Result<Self, LedgerError> {
+        let current = ledger.current(scope, key).await?;
         let deletion = current.and_then(|current| current.deleted).filter(|deletion| *deletion > version);
-        Ok(ValueGone { key: key.clone(), version, deletion })
+        Ok(Self { key: key.clone(), version, deletion })
     }
+}
 
+impl Backend {
     /// Whether values under this key's tag are secrets, by the routes. A text that is no key has
     /// none.
     pub fn is_secret(&self, key: &str) -> bool {

@@ -10,7 +10,6 @@ use crate::{
     auth::SystemAuthority,
     aws::{AwsClients, AwsFailure, Service},
     model::{entry::Locator, key::ConfigKey, routing::TagRoutes, tenant::TenantId},
-    settings::Settings,
 };
 
 /// The most parameters that one `DescribeParameters` returns, and the most names that it takes.
@@ -35,9 +34,9 @@ pub struct InventoryPage {
 }
 
 impl Inventory {
-    /// An inventory by the suite's settings.
-    pub fn new(clients: AwsClients, settings: &Settings) -> Self {
-        Self { clients, root: settings.parameter_root.clone() }
+    /// The inventory of the parameters below `root`.
+    pub fn new(clients: AwsClients, root: String) -> Self {
+        Self { clients, root }
     }
 
     /// The tenant and the key whose value would lie in the parameter `name`.

@@ -23,7 +23,6 @@ use crate::{
         routing::{Route, Strategy, TagRoutes},
         value::{ConfigValue, InvalidValue},
     },
-    settings::Settings,
 };
 
 /// Every store there is, by the name that routes use.
@@ -37,8 +36,21 @@ type OpenStore = fn(&StoreContext<'_>, &mut RouteOptions) -> Result<Arc<dyn Valu
 pub struct StoreContext<'a> {
     /// The AWS clients.
     pub clients: &'a AwsClients,
-    /// All settings.
-    pub settings: &'a Settings,
+    /// How parameters are named and encrypted.
+    pub parameters: &'a ParameterSettings,
+}
+
+/// The longest `PARAMETER_ROOT`, in bytes: two segments of 64.
+pub const MAX_PARAMETER_ROOT_BYTES: usize = 2 * 65;
+
+/// How parameters are named and encrypted.
+#[derive(Clone, Debug)]
+pub struct ParameterSettings {
+    /// `PARAMETER_ROOT`: the path above all tenants' parameters; `/tenantry` by default.
+    pub root: String,
+    /// `PARAMETER_KMS_KEY_ID`: the KMS key for SecureString parameters; by default the account's
+    /// `aws/ssm`, which every principal of the account may use. Only puts need it.
+    pub kms_key: Option<String>,
 }
 
 /// What every store knows about values before it holds any.

@@ -16,8 +16,8 @@ use aws_sdk_ssm::{
 use futures_util::future::try_join_all;
 
 use super::{
-    ExternalStore, Placed, RouteOptions, StoreContext, StoreError, StoredText, StoredVersion, UnusableRoute,
-    ValueRefused, ValueStore,
+    ExternalStore, MAX_PARAMETER_ROOT_BYTES, Placed, RouteOptions, StoreContext, StoreError, StoredText, StoredVersion,
+    UnusableRoute, ValueRefused, ValueStore,
 };
 use crate::{
     auth::TenantScope,
@@ -32,7 +32,6 @@ use crate::{
         tenant::{InvalidTenantId, MAX_TENANT_ID_BYTES, TenantId},
         value::ConfigValue,
     },
-    settings::MAX_PARAMETER_ROOT_BYTES,
 };
 
 /// The largest value of a standard and of an advanced parameter, in bytes (Parameter Store's
@@ -84,13 +83,13 @@ pub(super) fn open(
             )));
         }
     };
-    let settings = context.settings;
+    let StoreContext { clients, parameters } = context;
     Ok(Arc::new(ParameterStore {
-        clients: context.clients.clone(),
-        root: settings.parameter_root.clone(),
+        clients: AwsClients::clone(clients),
+        root: parameters.root.clone(),
         strategy,
         secure,
-        kms_key: settings.parameter_kms_key.clone(),
+        kms_key: parameters.kms_key.clone(),
         advanced,
     }))
 }

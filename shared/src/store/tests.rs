@@ -1,7 +1,7 @@
 //! What a route may say, and how large a value each store takes. Nothing here connects to anything.
 
 use super::*;
-use crate::{auth::fixture, clock::Timestamp};
+use crate::{clock::Timestamp, fixture};
 
 /// Opens the stores of `routes` and gives them, or what the operator is told.
 fn open(routes: &str) -> Result<(TagRoutes, Stores), String> {
@@ -11,8 +11,9 @@ fn open(routes: &str) -> Result<(TagRoutes, Stores), String> {
 fn open_below(root: &str, routes: &str) -> Result<(TagRoutes, Stores), String> {
     let settings = fixture::settings(&[("PARAMETER_ROOT", root), ("TAG_ROUTES", routes)]);
     let settings = settings.map_err(|error| error.to_string())?;
-    let clients = AwsClients::new(&settings.aws, &settings.clock);
-    let stores = Stores::open(&settings.routes, &StoreContext { clients: &clients, settings: &settings });
+    let clients = AwsClients::new(&settings.backend.aws, &settings.clock);
+    let settings = settings.backend;
+    let stores = Stores::open(&settings.routes, &StoreContext { clients: &clients, parameters: &settings.parameters });
     stores.map(|stores| (settings.routes, stores)).map_err(|error| error.to_string())
 }
 

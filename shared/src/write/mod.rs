@@ -12,7 +12,7 @@ use self::around::{Around, PutAround};
 use crate::{
     auth::TenantScope,
     aws::{AwsFailure, Service},
-    backend::Backend,
+    backend::WriteBackend,
     backoff::Backoff,
     clock::Clock,
     ledger::{Basis, CommitOutcome, Current, IdempotencyClaim, LedgerError, Plan, PlannedWrite, Receipt, StoreChange},
@@ -25,7 +25,6 @@ use crate::{
         value::ConfigValue,
     },
     read::values::ValueGone,
-    settings::Settings,
     store::{StoreError, ValueRefused},
 };
 
@@ -174,14 +173,14 @@ pub enum WriteError {
 /// Writes entries.
 #[derive(Debug)]
 pub struct WriteService {
-    backend: Backend,
+    backend: WriteBackend,
     clock: Clock,
 }
 
 impl WriteService {
     /// A writer.
-    pub fn new(backend: Backend, settings: &Settings) -> Self {
-        Self { backend, clock: settings.clock.clone() }
+    pub fn new(backend: WriteBackend, clock: Clock) -> Self {
+        Self { backend, clock }
     }
 
     /// Carries out all of `requests`, or none. They name no key twice. The comment is the commit's.
@@ -380,10 +379,11 @@ impl WriteService {
         if let Some(value) = &attempt.rolled_back {
             return Ok(value.clone());
         }
-        let Some(entry) = self.backend.ledger.version(scope, key, version).await? else {
+        let WriteBackend { ledger, stores, .. } = &self.backend;
+        let Some(entry) = ledger.version(scope, key, version).await? else {
             return Err(WriteError::NoSuchVersion(key.clone(), version));
         };
-        let store = self.backend.stores.of(key);
+        let store = stores.of(key);
         let value = match entry.state {
             State::Deleted => return Err(WriteError::VersionIsTombstone(key.clone(), version)),
             State::Live(Held::Value(value)) => Some(value),
@@ -392,7 +392,7 @@ impl WriteService {
                 None => return Err(WriteError::RouteChanged(key.clone())),
             },
         };
-        let Some(value) = value else { return Err(self.backend.gone(scope, key, version).await?.into()) };
+        let Some(value) = value else { return Err(ValueGone::of(ledger, scope, key, version).await?.into()) };
         // The tag may have had another store when the version was written.
         store.check(key, &value)?;
         attempt.rolled_back = Some(value.clone());

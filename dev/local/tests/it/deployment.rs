@@ -221,8 +221,8 @@ fn settings_for_other_local_runs() -> TestResult {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
     let settings = Settings::load(&|name| functions.get(name).cloned())?;
-    assert_eq!(settings.tokens.issuer, Issuer::url_at(8080));
-    assert_eq!(settings.tokens.audience, [CLIENT_ID]);
+    assert_eq!(settings.shared.tokens.issuer, Issuer::url_at(8080));
+    assert_eq!(settings.shared.tokens.audience, [CLIENT_ID]);
 
     let given = stack()?.function("config-read")?.environment.clone();
     let containers: Value = serde_json::from_str(&source("dev/local/sam-local.json")?)?;

@@ -17,6 +17,7 @@ use std::{
     },
 };
 
+use ::http::Uri;
 use async_trait::async_trait;
 use aws_lc_rs::{
     rand::SystemRandom,
@@ -24,11 +25,10 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaEncoding},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use lambda_http::http::Uri;
 use serde_json::{Value, json};
 
-use super::{fixture::told, *};
-use crate::{clock::Timestamp, settings::KeySource};
+use super::*;
+use crate::{clock::Timestamp, fixture::told};
 
 /// The time at which the tests take place: in 2026, whatever the machine's clock says.
 const NOW: u64 = 1_795_226_400;

@@ -8,9 +8,18 @@ mod problems;
 mod redaction;
 mod requests;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::{
+    auth::{Authenticator, Permission, Presented},
+    model::{
+        entry::{EntityTagList, Precondition, Revision, Version},
+        key::ConfigKey,
+        routing::TagRoutes,
+    },
+};
 
 /// An event of API Gateway's with these members on top of the least there can be.
 fn event(members: Value) -> Event {

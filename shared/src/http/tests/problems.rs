@@ -1,20 +1,20 @@
 //! What callers are told when something is wrong, and who is let in at all.
 
+use ::http::Uri;
 use async_trait::async_trait;
-use lambda_http::http::Uri;
 
 use super::*;
 use crate::{
-    auth::{Document, FetchKeys, KeyFetchError, KeySet, fixture},
+    auth::{Document, FetchKeys, KeyFetchError, KeySet, KeySource, TokenSettings},
     aws::{AwsFailure, FailureKind, Service},
     clock::{Clock, Timestamp},
+    fixture,
     ledger::LedgerError,
     model::{
         entry::{CommitId, ETag},
         value::ConfigValue,
     },
     read::{ReadError, ValueGone},
-    settings::{KeySource, TokenSettings},
     store::{StoreError, ValueRefused},
     write::WriteError,
 };

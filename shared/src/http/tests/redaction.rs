@@ -4,9 +4,9 @@ use std::{collections::HashMap, fmt::Debug};
 
 use super::*;
 use crate::{
-    auth::fixture,
     cache::Resolved,
     clock::Timestamp,
+    fixture,
     model::{
         comment::Comment,
         entry::{Author, CommitId, Entry, Held, Precondition, State},
@@ -88,6 +88,6 @@ async fn nothing_that_holds_a_secret_shows_it() {
     let secret = [("AWS_SECRET_ACCESS_KEY", CANARY), ("AWS_SESSION_TOKEN", CANARY)];
     let settings = fixture::settings(&secret).unwrap();
     hides(&settings);
-    hides(crate::backend::Backend::new(&settings).unwrap());
+    hides(crate::backend::Backend::new(&settings.backend, &settings.clock).unwrap());
     hides(fixture::reader(&settings).await);
 }

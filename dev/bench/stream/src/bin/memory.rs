@@ -47,15 +47,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let settings = StreamSettings::load(&setting, OwnCredentials::Fixed(Credentials::from_keys("id", "secret", None)))?;
     let shared = &settings.shared;
-    let tail = TailService::new(Backend::new(shared)?);
+    let tail = TailService::new(Backend::new(&shared.backend, &shared.clock)?);
     let limits = Limits { bytes: u64::MAX / 4, watchers: active, tenant_watchers: active };
     let memory = Memory::new(tail, limits, Duration::ZERO, shared.clock.clone(), Arc::new(Metrics::default()));
     let memory = Arc::new(memory);
 
     // One that does not count, for what is made once.
-    fill(&memory, &shared.routes, 0..1, key_bytes)?;
+    fill(&memory, &shared.backend.routes, 0..1, key_bytes)?;
     let before = resident_bytes()?;
-    fill(&memory, &shared.routes, 1..tenants + 1, key_bytes)?;
+    fill(&memory, &shared.backend.routes, 1..tenants + 1, key_bytes)?;
     let after = resident_bytes()?;
     let (weight, _) = memory.bytes();
 

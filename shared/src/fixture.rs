@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use super::{Authenticator, HttpKeys, Permission, Presented, TenantScope};
 use crate::{
+    auth::{Authenticator, HttpKeys, Permission, Presented, TenantScope},
     clock::Clock,
-    settings::{InvalidSettings, Settings},
+    settings::{InvalidSettings, Settings, SharedSettings},
 };
 
-/// Settings with these variables, and something for whatever else is needed.
-pub(crate) fn settings(variables: &[(&str, &str)]) -> Result<Settings, InvalidSettings> {
+/// What the settings share, with these variables, and something for whatever else is needed.
+pub(crate) fn settings(variables: &[(&str, &str)]) -> Result<SharedSettings, InvalidSettings> {
     let needed = [
         ("TABLE_NAME", "something"),
         ("EVENT_BUS_NAME", "something"),
@@ -27,7 +27,7 @@ pub(crate) fn settings(variables: &[(&str, &str)]) -> Result<Settings, InvalidSe
         let found = variables.iter().chain(&needed).find(|(known, _)| *known == name);
         found.map(|(_, value)| (*value).to_owned())
     };
-    Settings::load(&source)
+    Ok(Settings::load(&source)?.shared)
 }
 
 /// A header whose token has these claims and a signature that nobody has made, and what API
@@ -55,7 +55,7 @@ pub(crate) fn told(claims: &Value) -> HashMap<String, String> {
 }
 
 /// Somebody who may read what is the tenant acme's.
-pub(crate) async fn reader(settings: &Settings) -> TenantScope {
+pub(crate) async fn reader(settings: &SharedSettings) -> TenantScope {
     let (authorization, claims) = checked(&json!({"custom:tenantId": "acme", "scope": "config/read"}));
     let keys = Box::new(HttpKeys::new(&settings.tokens));
     let authenticator = Authenticator::new(&settings.tokens, keys, Clock::system());
