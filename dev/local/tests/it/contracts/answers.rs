@@ -73,7 +73,7 @@ async fn writes() {
         record.note("Config Changed: detail", &event);
     }
     assert_recorded!("events", record);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// A tenant with a value in each kind of store, and one whose store refuses it.
@@ -127,7 +127,7 @@ async fn reads_of_keys() {
     let stale = acme.get("tenant_config_k").header("cache-control", "stale-if-error=600");
     record.ask("A read that may be stale, while the ledger is down", stale).await.expect(200);
     assert_recorded!("reads_of_keys", record);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Contract: what is answered to who asks for pages: lists, histories, changes.
@@ -177,5 +177,5 @@ async fn reads_of_pages() {
     let none: Value = changes.body["revision"].clone();
     record.ask("No changes", acme.changes(&format!("since={none}"))).await.expect(200);
     assert_recorded!("reads_of_pages", record);
-    api.suite.stop().await;
+    api.stop().await;
 }

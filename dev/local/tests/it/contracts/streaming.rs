@@ -76,7 +76,7 @@ async fn messages() {
     drop(watching);
     assert_recorded!("stream_statuses", record);
     instance.stream.stop().await;
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// A text of the same length and with the same parts.
@@ -105,5 +105,5 @@ async fn metrics() {
     record.note_text(&format!("/nothing: {status}"), &page);
     assert_recorded!("stream_metrics", record);
     instance.stream.stop().await;
-    api.suite.stop().await;
+    api.stop().await;
 }
