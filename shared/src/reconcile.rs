@@ -28,9 +28,9 @@ use crate::{
         tenant::TenantId,
     },
     outbox::replicate::{Occasion, replicate},
-    refresh::{AT_ONCE, ITEM_BUDGET, SweepReport},
+    refresh::{AT_ONCE, ITEM_BUDGET},
     store::MAX_DESCRIBED,
-    telemetry::{self, Round},
+    telemetry::{self, Round, SweepReport},
 };
 
 /// How many pages one run compares: of at most [`MAX_DESCRIBED`] parameters, or of as many entries,

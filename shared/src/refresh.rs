@@ -28,7 +28,7 @@ use crate::{
     reconcile::Reconciler,
     settings::Settings,
     store::{NotAKey, StoreError},
-    telemetry,
+    telemetry::{self, SweepReport},
     write::MAX_OPERATIONS,
 };
 
@@ -48,23 +48,6 @@ pub(crate) const ITEM_BUDGET: Duration = Duration::from_secs(10);
 /// refused for the moment, which so is done in the next run.
 const BACKOFF: Duration = Duration::from_mins(2);
 const THROTTLED_BACKOFF: Duration = Duration::from_secs(10);
-
-/// What a run came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct SweepReport {
-    /// Changes published.
-    pub published: usize,
-    /// Stores brought after.
-    pub replicated: usize,
-    /// Parameters and entries that were compared with each other.
-    pub compared: usize,
-    /// Versions and removals of others that were found by that and committed.
-    pub imported: usize,
-    /// Stores that refuse what is committed, and were left alone or asked in vain.
-    pub refused: usize,
-    /// Pieces of work that failed and were put off.
-    pub failed: usize,
-}
 
 /// What came of looking at a parameter that somebody changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -292,21 +275,6 @@ impl RefreshService {
             // It is still marked as owed, by which it is found again.
             Noted::Busy => Err(TaskError::Busy),
             Noted::Accepted | Noted::Refused(_) | Noted::MovedOn => Ok(()),
-        }
-    }
-}
-
-impl std::ops::Add for SweepReport {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            published: self.published + other.published,
-            replicated: self.replicated + other.replicated,
-            compared: self.compared + other.compared,
-            imported: self.imported + other.imported,
-            refused: self.refused + other.refused,
-            failed: self.failed + other.failed,
         }
     }
 }

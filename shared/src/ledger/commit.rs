@@ -15,8 +15,9 @@ use super::{
     Change, ChangeOperation, ChangedKey, Head, Ledger, LedgerError, ReplicaState,
     expression::{Expression, unless_empty},
     item::{self, FORMAT, Item, Reader, n, s},
+    keys,
     outbox::{GRACE, STORE_IS_NOT_FURTHER, id_set},
-    primary_key, refusal,
+    refusal,
 };
 use crate::{
     auth::TenantScope,
@@ -340,7 +341,7 @@ impl Ledger {
         let update = |expression: Expression, sort_key: String| {
             let update = Update::builder()
                 .table_name(&self.table)
-                .set_key(Some(primary_key(scope, sort_key)))
+                .set_key(Some(keys::primary_key(scope, sort_key)))
                 .update_expression(expression.update())
                 .condition_expression(expression.condition)
                 .set_expression_attribute_names(unless_empty(expression.names))
@@ -348,18 +349,18 @@ impl Ledger {
             update.build().map(|update| TransactWriteItem::builder().update(update).build()).map_err(build_error)
         };
 
-        let mut items = vec![update(head_update(plan, tenant), item::HEAD.to_owned())?];
+        let mut items = vec![update(head_update(plan, tenant), keys::HEAD.to_owned())?];
         for write in &plan.writes {
             if let Some(refusal) = write.refusal() {
                 let of_entry = refusal::on_entry(write, refusal.as_ref(), tenant);
-                items.push(update(of_entry, item::entry_key(write.key.as_str()))?);
+                items.push(update(of_entry, keys::entry_key(write.key.as_str()))?);
                 let of_version = refusal::on_item(refusal.as_ref(), "attribute_exists(pk)");
-                items.push(update(of_version, item::version_key(&write.key, write.version))?);
+                items.push(update(of_version, keys::version_key(&write.key, write.version))?);
                 continue;
             }
             let entry = plan.entry(scope, write);
-            items.push(update(entry_update(plan, write, &entry, tenant), item::entry_key(write.key.as_str()))?);
-            let mut version = primary_key(scope, item::version_key(&write.key, entry.version));
+            items.push(update(entry_update(plan, write, &entry, tenant), keys::entry_key(write.key.as_str()))?);
+            let mut version = keys::primary_key(scope, keys::version_key(&write.key, entry.version));
             version.extend(item::entry_attributes(&entry).into_iter().map(|(name, value)| (name.to_owned(), value)));
             if let StoreChange::Intent(id) | StoreChange::Done(PutBefore { id, .. }) = &write.store {
                 // The ids that were given out for a version stay with it: that is how its puts are
@@ -498,7 +499,7 @@ fn head_update(plan: &Plan, tenant: &TenantId) -> Expression {
     expression.set("commitId", s(plan.commit.to_string()));
     if first {
         expression.set("epoch", s(Epoch::random().as_str()));
-        expression.set("timeShard", s(item::directory_shard(tenant)));
+        expression.set("timeShard", s(keys::directory_shard(keys::shard(tenant))));
         expression.set("timeKey", s(tenant.as_str()));
     } else {
         expression.values.insert(":expected".to_owned(), n(plan.head.revision.get()));
@@ -536,8 +537,8 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
         expression.set("deletedVersion", n(entry.version.get()));
     }
     let mut due = |from: Timestamp| {
-        expression.set("outboxShard", s(item::replicate_shard(item::shard(tenant))));
-        expression.set("outboxKey", s(item::outbox_position(from, plan.at, tenant)));
+        expression.set("outboxShard", s(keys::replicate_shard(keys::shard(tenant))));
+        expression.set("outboxKey", s(keys::outbox_position(from, plan.at, tenant)));
     };
     match &write.store {
         StoreChange::None | StoreChange::Found(_) | StoreChange::Refusal { .. } => {}
@@ -568,7 +569,7 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
 }
 
 fn idempotency_item(scope: &TenantScope, claim: &IdempotencyClaim, plan: &Plan, receipt: &Receipt) -> Item {
-    let mut stored = primary_key(scope, item::idempotency_key(&claim.key_hash));
+    let mut stored = keys::primary_key(scope, keys::idempotency_key(&claim.key_hash));
     let text = serde_json::to_string(receipt).unwrap_or_default();
     stored.extend([
         ("format".to_owned(), n(FORMAT)),

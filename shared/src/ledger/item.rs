@@ -1,5 +1,4 @@
-//! How the ledger's records lie in the table: item keys and attributes, and nothing of when they
-//! are written.
+//! How the ledger's records lie in the table: the attributes of items. Their keys: [`super::keys`].
 //!
 //! Each item carries `format`, today 1. A reader takes any item whose attributes it finds, so that
 //! a newer writer may add some.
@@ -8,6 +7,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
+use super::keys;
 use crate::{
     clock::Timestamp,
     model::{
@@ -28,14 +28,6 @@ pub(super) type Item = HashMap<String, AttributeValue>;
 
 /// The format that this code writes.
 pub(super) const FORMAT: u64 = 1;
-/// The shards of the indexes across tenants. A tenant's shard is fixed by its id, so this number is
-/// for ever.
-pub(super) const SHARDS: u32 = 4;
-
-pub(super) const HEAD: &str = "HEAD";
-const ENTRY: &str = "ENTRY#";
-const CHANGE: &str = "CHANGE#";
-const PARTITION: &str = "TENANT#";
 
 /// The attributes of `ENTRY#` and `VERSION#` items that say that the store refuses the version.
 pub(super) const REFUSED_REASON: &str = "refusedReason";
@@ -49,97 +41,6 @@ pub(super) const OTHER_TYPE: &str = "otherType";
 pub struct DamagedItem {
     sort_key: String,
     attribute: &'static str,
-}
-
-pub(super) fn partition(tenant: &TenantId) -> String {
-    format!("{PARTITION}{tenant}")
-}
-
-pub(super) fn tenant_of_partition(partition: &str) -> Option<TenantId> {
-    partition.strip_prefix(PARTITION)?.parse().ok()
-}
-
-pub(super) fn entry_key(key: &str) -> String {
-    format!("{ENTRY}{key}")
-}
-
-pub(super) fn version_prefix(key: &ConfigKey) -> String {
-    format!("VERSION#{key}#")
-}
-
-pub(super) fn version_key(key: &ConfigKey, version: Version) -> String {
-    format!("VERSION#{key}#{:020}", version.get())
-}
-
-pub(super) fn change_key(revision: Revision) -> String {
-    format!("{CHANGE}{:020}", revision.get())
-}
-
-pub(super) fn idempotency_key(hash: &str) -> String {
-    format!("IDEMPOTENCY#{hash}")
-}
-
-/// What a sort key found on the index of owed work stands for.
-pub(super) enum OutboxKey<'a> {
-    Change(Revision),
-    Entry(&'a str),
-}
-
-pub(super) fn outbox_key(sort_key: &str) -> Option<OutboxKey<'_>> {
-    if let Some(digits) = sort_key.strip_prefix(CHANGE) {
-        return digits.parse().ok().map(|n| OutboxKey::Change(Revision::new(n)));
-    }
-    sort_key.strip_prefix(ENTRY).map(OutboxKey::Entry)
-}
-
-/// A tenant's shard in the indexes across tenants: FNV-1a, because it must never change with a
-/// compiler or library.
-pub(super) fn shard(tenant: &TenantId) -> u32 {
-    let hash =
-        tenant.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    hash % SHARDS
-}
-
-/// The shard that a tenant's unpublished changes stand in. Apart from what stores are owed, so that
-/// a slow store keeps no reader from hearing of changes.
-pub(super) fn publish_shard(shard: u32) -> String {
-    format!("PUBLISH#{shard}")
-}
-
-/// The shard that a tenant's keys stand in whose stores are to be brought after.
-pub(super) fn replicate_shard(shard: u32) -> String {
-    format!("REPLICATE#{shard}")
-}
-
-pub(super) fn time_shard(tenant: &TenantId) -> String {
-    time_shard_number(shard(tenant))
-}
-
-/// A shard of the changes by their times.
-pub(super) fn time_shard_number(shard: u32) -> String {
-    format!("CHANGES#{shard}")
-}
-
-pub(super) fn directory_shard(tenant: &TenantId) -> String {
-    directory(shard(tenant))
-}
-
-/// A shard of the tenants' directory.
-pub(super) fn directory(shard: u32) -> String {
-    format!("TENANTS#{shard}")
-}
-
-/// Where an item stands in the order of owed work: by the time from which it may be done. Behind
-/// that, the time since which it has been owed.
-pub(super) fn outbox_position(due: Timestamp, since: Timestamp, tenant: &TenantId) -> String {
-    format!("{:015}#{:015}#{tenant}", due.millis(), since.millis())
-}
-
-/// From when the work may be done that stands at this place in the order, and since when it has
-/// been owed.
-pub(super) fn outbox_times(outbox_position: &str) -> Option<(Timestamp, Timestamp)> {
-    let mut times = outbox_position.split('#').map(|time| time.parse().ok().map(Timestamp::from_millis));
-    Some((times.next()??, times.next()??))
 }
 
 pub(super) fn s(text: impl Into<String>) -> AttributeValue {
@@ -515,7 +416,7 @@ pub struct Change {
 
 impl Change {
     pub(super) fn item(&self, tenant: &TenantId, publish_from: Timestamp) -> Item {
-        let keys = self.keys.iter().map(|changed| {
+        let changed_keys = self.keys.iter().map(|changed| {
             let attributes = [
                 ("key", s(&changed.key)),
                 ("version", n(changed.version.get())),
@@ -526,20 +427,21 @@ impl Change {
                 attributes.into_iter().chain(refusal).map(|(name, value)| (name.to_owned(), value)).collect(),
             )
         });
+        let shard = keys::shard(tenant);
         let mut item: Item = [
-            ("pk", s(partition(tenant))),
-            ("sk", s(change_key(self.revision))),
+            ("pk", s(tenant.partition())),
+            ("sk", s(keys::change_key(self.revision))),
             ("format", n(FORMAT)),
             ("revision", n(self.revision.get())),
             ("author", s(self.author.as_str())),
             ("at", n(self.at.millis())),
             ("commitId", s(self.commit.to_string())),
             ("expiresAt", n(self.expires_at.seconds())),
-            ("keys", AttributeValue::L(keys.collect())),
-            ("timeShard", s(time_shard(tenant))),
-            ("timeKey", s(format!("{:015}#{tenant}#{:020}", self.at.millis(), self.revision.get()))),
-            ("outboxShard", s(publish_shard(shard(tenant)))),
-            ("outboxKey", s(outbox_position(publish_from, self.at, tenant))),
+            ("keys", AttributeValue::L(changed_keys.collect())),
+            ("timeShard", s(keys::time_shard(shard))),
+            ("timeKey", s(keys::time_position(self.at, tenant, self.revision))),
+            ("outboxShard", s(keys::publish_shard(shard))),
+            ("outboxKey", s(keys::outbox_position(publish_from, self.at, tenant))),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();

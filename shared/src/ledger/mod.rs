@@ -6,6 +6,7 @@
 mod commit;
 mod expression;
 mod item;
+mod keys;
 mod outbox;
 mod recent;
 mod reconcile;
@@ -13,7 +14,7 @@ mod refusal;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
+use aws_sdk_dynamodb::types::KeysAndAttributes;
 
 pub use commit::{
     CommitOutcome, Found, IdempotencyClaim, Plan, PlannedWrite, PutBefore, Receipt, StoreChange, WrittenKey,
@@ -112,7 +113,7 @@ impl Ledger {
 
     /// The tenant's head, read strongly.
     pub async fn head(&self, scope: &TenantScope) -> Result<Head, LedgerError> {
-        match self.get(scope, item::HEAD.to_owned()).await? {
+        match self.get(scope, keys::HEAD.to_owned()).await? {
             Some(found) => Ok(Head::read(&found)?),
             None => Ok(Head::empty()),
         }
@@ -120,7 +121,7 @@ impl Ledger {
 
     /// A key's current version, read strongly.
     pub async fn current(&self, scope: &TenantScope, key: &ConfigKey) -> Result<Option<Current>, LedgerError> {
-        let found = self.get(scope, item::entry_key(key.as_str())).await?;
+        let found = self.get(scope, keys::entry_key(key.as_str())).await?;
         Ok(found.map(|found| Current::read(&found, key.clone())).transpose()?)
     }
 
@@ -139,9 +140,9 @@ impl Ledger {
         let mut chunks = keys.chunks(10);
         while bytes <= max_bytes {
             let Some(chunk) = chunks.next() else { return Ok((found, Vec::new())) };
-            let items = self.get_many(scope, chunk.iter().map(|key| item::entry_key(key.as_str())).collect()).await?;
+            let items = self.get_many(scope, chunk.iter().map(|key| keys::entry_key(key.as_str())).collect()).await?;
             for key in chunk {
-                let Some(one) = items.get(&item::entry_key(key.as_str())) else { continue };
+                let Some(one) = items.get(&keys::entry_key(key.as_str())) else { continue };
                 if let Some(entry) = Current::read(one, key.clone())?.entry {
                     bytes += answer_bytes(entry.value());
                     found.insert(key.clone(), entry);
@@ -158,26 +159,26 @@ impl Ledger {
         keys: &[ConfigKey],
         idempotency_hash: Option<&str>,
     ) -> Result<Basis, LedgerError> {
-        let wanted = keys.iter().map(|key| item::entry_key(key.as_str()));
-        let wanted = wanted.chain(idempotency_hash.map(item::idempotency_key)).chain([item::HEAD.to_owned()]);
+        let wanted = keys.iter().map(|key| keys::entry_key(key.as_str()));
+        let wanted = wanted.chain(idempotency_hash.map(keys::idempotency_key)).chain([keys::HEAD.to_owned()]);
         let items = self.get_many(scope, wanted.collect()).await?;
         let mut currents = HashMap::with_capacity(keys.len());
         for key in keys {
-            if let Some(one) = items.get(&item::entry_key(key.as_str())) {
+            if let Some(one) = items.get(&keys::entry_key(key.as_str())) {
                 currents.insert(key.clone(), Current::read(one, key.clone())?);
             }
         }
-        let earlier = match idempotency_hash.and_then(|hash| items.get(&item::idempotency_key(hash))) {
+        let earlier = match idempotency_hash.and_then(|hash| items.get(&keys::idempotency_key(hash))) {
             Some(found) => commit::read_receipt(found, self.clock.now())?,
             None => None,
         };
-        let head = items.get(item::HEAD).map_or_else(|| Ok(Head::empty()), Head::read)?;
+        let head = items.get(keys::HEAD).map_or_else(|| Ok(Head::empty()), Head::read)?;
         Ok(Basis { head, currents, earlier })
     }
 
     /// The result of an earlier request with this idempotency key, read strongly.
     pub async fn earlier(&self, scope: &TenantScope, hash: &str) -> Result<Option<(String, Receipt)>, LedgerError> {
-        match self.get(scope, item::idempotency_key(hash)).await? {
+        match self.get(scope, keys::idempotency_key(hash)).await? {
             Some(found) => Ok(commit::read_receipt(&found, self.clock.now())?),
             None => Ok(None),
         }
@@ -190,7 +191,7 @@ impl Ledger {
         key: &ConfigKey,
         version: Version,
     ) -> Result<Option<Entry>, LedgerError> {
-        let found = self.get(scope, item::version_key(key, version)).await?;
+        let found = self.get(scope, keys::version_key(key, version)).await?;
         Ok(found.map(|found| item::read_entry(&found, key.clone())).transpose()?)
     }
 
@@ -205,10 +206,10 @@ impl Ledger {
         // so little at a time.
         for chunk in wanted.chunks(25) {
             let items =
-                self.get_many(scope, chunk.iter().map(|(key, version)| item::version_key(key, *version)).collect());
+                self.get_many(scope, chunk.iter().map(|(key, version)| keys::version_key(key, *version)).collect());
             let items = items.await?;
             for (key, version) in chunk {
-                if let Some(one) = items.get(&item::version_key(key, *version)) {
+                if let Some(one) = items.get(&keys::version_key(key, *version)) {
                     found.push(item::read_entry(one, key.clone())?);
                 }
             }
@@ -226,8 +227,8 @@ impl Ledger {
         limit: usize,
         max_bytes: usize,
     ) -> Result<(Vec<Entry>, bool), LedgerError> {
-        let prefix = item::version_prefix(key);
-        let bound = before.map(|version| item::version_key(key, version));
+        let prefix = keys::version_prefix(key);
+        let bound = before.map(|version| keys::version_key(key, version));
         let range = Range { prefix: &prefix, after: bound.as_deref(), descending: true, page: limit + 1 };
         let mut versions = Vec::new();
         let mut bytes = 0;
@@ -253,14 +254,14 @@ impl Ledger {
         limit: usize,
         max_bytes: usize,
     ) -> Result<EntryPage, LedgerError> {
-        let bound = after.map(item::entry_key);
-        let start = item::entry_key(prefix);
+        let bound = after.map(keys::entry_key);
+        let start = keys::entry_key(prefix);
         let range = Range { prefix: &start, after: bound.as_deref(), descending: false, page: limit + 1 };
         let mut entries = Vec::new();
         let mut bytes = 0;
         let last = self
             .scan_range(scope, range, |found| {
-                let text = key_of_entry(item::Reader(found).text("sk")?);
+                let text = keys::key_of_entry(item::Reader(found).text("sk")?);
                 // A key whose tag has lost its route is nobody's to serve.
                 if let Ok(key) = ConfigKey::parse(text, &self.routes)
                     && let Some(entry) = Current::read(found, key)?.entry
@@ -272,7 +273,7 @@ impl Ledger {
                 Ok(entries.len() < limit && bytes < max_bytes)
             })
             .await?;
-        Ok(EntryPage { entries, last: last.map(|sort_key| key_of_entry(&sort_key).to_owned()) })
+        Ok(EntryPage { entries, last: last.map(|sort_key| keys::key_of_entry(&sort_key).to_owned()) })
     }
 
     /// The changes after `since`, in order, at most `limit`; fewer, or none, where the log has a
@@ -283,8 +284,8 @@ impl Ledger {
         since: Revision,
         limit: usize,
     ) -> Result<Vec<Change>, LedgerError> {
-        let bound = item::change_key(since);
-        let range = Range { prefix: "CHANGE#", after: Some(&bound), descending: false, page: limit };
+        let bound = keys::change_key(since);
+        let range = Range { prefix: keys::CHANGE, after: Some(&bound), descending: false, page: limit };
         let now = self.clock.now();
         let mut changes: Vec<Change> = Vec::new();
         let mut expected = since.next();
@@ -305,7 +306,7 @@ impl Ledger {
 
     /// One change.
     pub async fn change(&self, scope: &TenantScope, revision: Revision) -> Result<Option<Change>, LedgerError> {
-        let found = self.get(scope, item::change_key(revision)).await?;
+        let found = self.get(scope, keys::change_key(revision)).await?;
         Ok(found.map(|found| Change::read(&found)).transpose()?)
     }
 
@@ -316,7 +317,7 @@ impl Ledger {
             .await?
             .get_item()
             .table_name(&self.table)
-            .set_key(Some(primary_key(scope, sort_key)))
+            .set_key(Some(keys::primary_key(scope, sort_key)))
             .consistent_read(true)
             .send()
             .await
@@ -331,7 +332,7 @@ impl Ledger {
         sort_keys: Vec<String>,
     ) -> Result<HashMap<String, Item>, LedgerError> {
         let mut found = HashMap::with_capacity(sort_keys.len());
-        let mut wanted: Vec<_> = sort_keys.into_iter().map(|key| primary_key(scope, key)).collect();
+        let mut wanted: Vec<_> = sort_keys.into_iter().map(|key| keys::primary_key(scope, key)).collect();
         let mut longest_wait = FIRST_UNPROCESSED_WAIT;
         for round in 0..MAX_UNPROCESSED_ROUNDS {
             if round > 0 {
@@ -375,7 +376,7 @@ impl Ledger {
     ) -> Result<Option<String>, LedgerError> {
         // An exclusive start key may name an item that does not exist, which makes it a plain bound
         // of the range.
-        let mut start = range.after.map(|after| primary_key(scope, after.to_owned()));
+        let mut start = range.after.map(|after| keys::primary_key(scope, after.to_owned()));
         let page = range.page.max(MIN_QUERY_ITEMS);
         for queries in 1.. {
             let answer = self
@@ -385,7 +386,7 @@ impl Ledger {
                 .query()
                 .table_name(&self.table)
                 .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
-                .expression_attribute_values(":pk", s(item::partition(scope.tenant())))
+                .expression_attribute_values(":pk", s(scope.tenant().partition()))
                 .expression_attribute_values(":prefix", s(range.prefix))
                 .consistent_read(true)
                 .scan_index_forward(!range.descending)
@@ -421,18 +422,6 @@ struct Range<'a> {
     descending: bool,
     /// How many items are wanted, as far as is known.
     page: usize,
-}
-
-/// The key of an entry's item, as text.
-fn key_of_entry(sort_key: &str) -> &str {
-    sort_key.strip_prefix("ENTRY#").unwrap_or(sort_key)
-}
-
-fn primary_key(scope: &TenantScope, sort_key: String) -> Item {
-    HashMap::from([
-        ("pk".to_owned(), s(item::partition(scope.tenant()))),
-        ("sk".to_owned(), AttributeValue::S(sort_key)),
-    ])
 }
 
 #[cfg(test)]

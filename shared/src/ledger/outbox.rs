@@ -8,8 +8,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::{
     Ledger, LedgerError,
     expression::unless_empty,
-    item::{self, Item, OutboxKey, Reader, n, s},
-    primary_key,
+    item::{self, Item, Reader, n, s},
+    keys::{self, IndexedKey},
 };
 use crate::{
     auth::{SystemAuthority, TenantScope},
@@ -98,8 +98,8 @@ impl Ledger {
         let kept = seen.iter().filter(|id| !replaced.contains(id));
         let calls: Vec<_> = kept.chain([id]).cloned().collect();
         let mut values = vec![
-            (":shard", s(item::replicate_shard(item::shard(scope.tenant())))),
-            (":due", s(item::outbox_position(now.plus(GRACE), now, scope.tenant()))),
+            (":shard", s(keys::replicate_shard(keys::shard(scope.tenant())))),
+            (":due", s(keys::outbox_position(now.plus(GRACE), now, scope.tenant()))),
             (":calls", id_set(&calls)),
             (":now", n(now.millis())),
         ];
@@ -216,7 +216,7 @@ impl Ledger {
         key: &ConfigKey,
         version: Version,
     ) -> Result<Vec<IntentId>, LedgerError> {
-        let found = self.get(scope, item::version_key(key, version)).await?.unwrap_or_default();
+        let found = self.get(scope, keys::version_key(key, version)).await?.unwrap_or_default();
         Ok(item::id_set(&found, "intentIds"))
     }
 
@@ -240,7 +240,7 @@ impl Ledger {
         id: &IntentId,
     ) -> Result<(), LedgerError> {
         let ids = [(":id", id_set(std::slice::from_ref(id)))];
-        self.update(scope, item::version_key(key, version), update, "attribute_exists(pk)", ids).await?;
+        self.update(scope, keys::version_key(key, version), update, "attribute_exists(pk)", ids).await?;
         Ok(())
     }
 
@@ -298,7 +298,7 @@ impl Ledger {
         version: Version,
         (locator, kind): &(Locator, TextKind),
     ) -> Result<(), LedgerError> {
-        let sort_key = item::version_key(key, version);
+        let sort_key = keys::version_key(key, version);
         let update = format!("SET {SET_LOCATOR}");
         self.update(scope, sort_key, &update, "attribute_exists(locatorVersion)", locator_values(*locator, kind))
             .await?;
@@ -389,8 +389,8 @@ impl Ledger {
     ) -> Result<bool, LedgerError> {
         let now = self.clock.now();
         let mut values = vec![
-            (":shard", s(item::replicate_shard(item::shard(scope.tenant())))),
-            (":due", s(item::outbox_position(now, now, scope.tenant()))),
+            (":shard", s(keys::replicate_shard(keys::shard(scope.tenant())))),
+            (":due", s(keys::outbox_position(now, now, scope.tenant()))),
         ];
         let unmoved = match version {
             None => "attribute_not_exists(version)",
@@ -414,7 +414,7 @@ impl Ledger {
 
     /// Notes that a change has been published.
     pub async fn mark_published(&self, scope: &TenantScope, revision: Revision) -> Result<(), LedgerError> {
-        self.update(scope, item::change_key(revision), "REMOVE outboxShard, outboxKey", "attribute_exists(pk)", [])
+        self.update(scope, keys::change_key(revision), "REMOVE outboxShard, outboxKey", "attribute_exists(pk)", [])
             .await?;
         Ok(())
     }
@@ -422,10 +422,10 @@ impl Ledger {
     /// Puts a piece of work that failed behind the others, until `due`.
     pub async fn defer(&self, scope: &TenantScope, item: &OutboxItem, due: Timestamp) -> Result<(), LedgerError> {
         let sort_key = match &item.task {
-            OutboxTask::Publish(_, revision) => item::change_key(*revision),
-            OutboxTask::Replicate(_, key) => item::entry_key(key),
+            OutboxTask::Publish(_, revision) => keys::change_key(*revision),
+            OutboxTask::Replicate(_, key) => keys::entry_key(key),
         };
-        let later = [(":due", s(item::outbox_position(due, item.since, scope.tenant())))];
+        let later = [(":due", s(keys::outbox_position(due, item.since, scope.tenant())))];
         self.update(scope, sort_key, "SET outboxKey = :due", "attribute_exists(outboxShard)", later).await?;
         Ok(())
     }
@@ -441,7 +441,7 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let now = self.clock.now();
         let due = now.plus(now.since(since).clamp(MIN_REFUSED_WAIT, MAX_REFUSED_WAIT));
-        let values = [(":due", s(item::outbox_position(due, due, scope.tenant()))), (":version", n(version.get()))];
+        let values = [(":due", s(keys::outbox_position(due, due, scope.tenant()))), (":version", n(version.get()))];
         let condition = "version = :version AND attribute_exists(outboxShard) AND attribute_exists(refusedReason)";
         self.update_entry(scope, key, "SET outboxKey = :due", condition, values).await?;
         Ok(())
@@ -449,12 +449,12 @@ impl Ledger {
 
     /// The numbers of the shards that tenants, and what is owed to them, are spread over.
     pub fn shards() -> Range<u32> {
-        0..item::SHARDS
+        0..keys::SHARDS
     }
 
     /// The number of a tenant's shard.
     pub fn shard_of(tenant: &TenantId) -> u32 {
-        item::shard(tenant)
+        keys::shard(tenant)
     }
 
     /// The changes of a shard's tenants that are due to be published, the longest due first, at
@@ -467,7 +467,7 @@ impl Ledger {
         shard: u32,
         limit: usize,
     ) -> Result<Vec<OutboxItem>, LedgerError> {
-        self.owed(authority, item::publish_shard(shard), limit).await
+        self.owed(authority, keys::publish_shard(shard), limit).await
     }
 
     /// The keys of a shard's tenants whose stores are due to be brought after, the longest due
@@ -478,7 +478,7 @@ impl Ledger {
         shard: u32,
         limit: usize,
     ) -> Result<Vec<OutboxItem>, LedgerError> {
-        self.owed(authority, item::replicate_shard(shard), limit).await
+        self.owed(authority, keys::replicate_shard(shard), limit).await
     }
 
     async fn owed(
@@ -496,10 +496,10 @@ impl Ledger {
                 .await?
                 .query()
                 .table_name(&self.table)
-                .index_name("outbox")
+                .index_name(keys::OUTBOX_INDEX)
                 .key_condition_expression("outboxShard = :shard AND outboxKey < :due")
                 .expression_attribute_values(":shard", s(work_shard.as_str()))
-                .expression_attribute_values(":due", s(format!("{:015}", self.clock.now().millis() + 1)))
+                .expression_attribute_values(":due", s(keys::outbox_bound(self.clock.now())))
                 .set_exclusive_start_key(start)
                 .limit(OWED_PAGE)
                 .send()
@@ -521,7 +521,7 @@ impl Ledger {
         condition: &str,
         values: impl IntoIterator<Item = (&'static str, AttributeValue)> + Send,
     ) -> Result<bool, LedgerError> {
-        self.update(scope, item::entry_key(key.as_str()), update, condition, values).await
+        self.update(scope, keys::entry_key(key.as_str()), update, condition, values).await
     }
 
     /// A conditional update; whether the condition held.
@@ -541,7 +541,7 @@ impl Ledger {
             .await?
             .update_item()
             .table_name(&self.table)
-            .set_key(Some(primary_key(scope, sort_key)))
+            .set_key(Some(keys::primary_key(scope, sort_key)))
             .update_expression(update)
             .condition_expression(condition)
             .set_expression_attribute_names(names)
@@ -571,12 +571,12 @@ fn locator_values(locator: Locator, kind: &TextKind) -> [(&'static str, Attribut
 
 fn outbox_item(found: &Item) -> Option<OutboxItem> {
     let read = Reader(found);
-    let tenant = item::tenant_of_partition(read.optional_text("pk")?)?;
-    let task = match item::outbox_key(read.optional_text("sk")?)? {
-        OutboxKey::Change(revision) => OutboxTask::Publish(tenant, revision),
-        OutboxKey::Entry(key) => OutboxTask::Replicate(tenant, key.to_owned()),
+    let tenant = TenantId::of_partition(read.optional_text("pk")?)?;
+    let task = match keys::indexed_key(read.optional_text("sk")?)? {
+        IndexedKey::Change(revision) => OutboxTask::Publish(tenant, revision),
+        IndexedKey::Entry(key) => OutboxTask::Replicate(tenant, key.to_owned()),
     };
-    let (due, since) = item::outbox_times(read.optional_text("outboxKey")?)?;
+    let (due, since) = keys::outbox_times(read.optional_text("outboxKey")?)?;
     Some(OutboxItem { task, since, due })
 }
 

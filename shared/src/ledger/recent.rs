@@ -2,7 +2,8 @@
 
 use super::{
     Ledger, LedgerError,
-    item::{self, Item, OutboxKey, Reader, s},
+    item::{Item, Reader, s},
+    keys::{self, IndexedKey},
 };
 use crate::{
     auth::IndexAuthority,
@@ -44,10 +45,10 @@ impl Ledger {
                 .await?
                 .query()
                 .table_name(&self.table)
-                .index_name("changes-by-time")
+                .index_name(keys::CHANGES_INDEX)
                 .key_condition_expression("timeShard = :shard AND timeKey >= :since")
-                .expression_attribute_values(":shard", s(item::time_shard_number(shard)))
-                .expression_attribute_values(":since", s(format!("{:015}", since.millis())))
+                .expression_attribute_values(":shard", s(keys::time_shard(shard)))
+                .expression_attribute_values(":since", s(keys::time_bound(since)))
                 .set_exclusive_start_key(start)
                 .send()
                 .await
@@ -65,8 +66,7 @@ impl Ledger {
 /// items can name another.
 fn listed_change(found: &Item) -> Option<ListedChange> {
     let read = Reader(found);
-    let tenant = item::tenant_of_partition(read.optional_text("pk")?)?;
-    let OutboxKey::Change(revision) = item::outbox_key(read.optional_text("sk")?)? else { return None };
-    let millis = read.optional_text("timeKey")?.split('#').next()?.parse().ok()?;
-    Some(ListedChange { tenant, revision, at: Timestamp::from_millis(millis) })
+    let tenant = TenantId::of_partition(read.optional_text("pk")?)?;
+    let IndexedKey::Change(revision) = keys::indexed_key(read.optional_text("sk")?)? else { return None };
+    Some(ListedChange { tenant, revision, at: keys::time_of(read.optional_text("timeKey")?)? })
 }

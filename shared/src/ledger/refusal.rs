@@ -8,6 +8,7 @@ use super::{
     commit::{PlannedWrite, StoreChange},
     expression::Expression,
     item::{self, n, s},
+    keys,
     outbox::{MIN_REFUSED_WAIT, id_set},
 };
 use crate::model::{refusal::Refusal, tenant::TenantId};
@@ -48,8 +49,8 @@ pub(super) fn on_entry(write: &PlannedWrite, verdict: Option<&Refusal>, tenant: 
         let is_new = "attribute_not_exists(refusedReason) OR refusedReason <> :refusedReason";
         expression.condition = format!("{} AND ({not_followed}) AND ({is_new})", expression.condition);
         let due = refusal.since.plus(MIN_REFUSED_WAIT);
-        expression.set("outboxShard", s(item::replicate_shard(item::shard(tenant))));
-        expression.set("outboxKey", s(item::outbox_position(due, due, tenant)));
+        expression.set("outboxShard", s(keys::replicate_shard(keys::shard(tenant))));
+        expression.set("outboxKey", s(keys::outbox_position(due, due, tenant)));
     } else {
         expression.condition.push_str(" AND attribute_exists(refusedReason)");
         // What was in the way is gone.

@@ -58,10 +58,10 @@ async fn unprocessed_keys_are_asked_for_ever_later() {
     assert!(waited >= Duration::from_millis(150), "{waited:?}");
 }
 
-/// An entry's key is what stands behind the first mark, whatever it holds.
+/// An entry's key is what stands behind the first prefix, whatever it holds.
 #[test]
-fn the_mark_of_an_entry_is_taken_off_once() {
+fn the_prefix_of_an_entry_is_taken_off_once() {
     for (sort_key, key) in [("ENTRY#a", "a"), ("ENTRY#ENTRY#a", "ENTRY#a"), ("ENTRY#", "")] {
-        assert_eq!(key_of_entry(sort_key), key);
+        assert_eq!(keys::key_of_entry(sort_key), key);
     }
 }

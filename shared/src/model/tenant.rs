@@ -53,10 +53,24 @@ impl fmt::Display for InvalidTenantId {
     }
 }
 
+/// What the partition keys of tenants begin with.
+const PARTITION: &str = "TENANT#";
+
 impl TenantId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The partition key of the tenant's items in the table. The policies of the tenant's sessions
+    /// name it, too.
+    pub fn partition(&self) -> String {
+        format!("{PARTITION}{self}")
+    }
+
+    /// The tenant whose items a partition key is of.
+    pub fn of_partition(partition: &str) -> Option<Self> {
+        partition.strip_prefix(PARTITION)?.parse().ok()
     }
 }
 

@@ -21,7 +21,6 @@ pub use trace::{InvalidDaemonAddress, TraceContext, Tracer};
 use crate::{
     clock::{Clock, Timestamp},
     model::{entry::Revision, key::ConfigKey, tenant::TenantId},
-    refresh::SweepReport,
 };
 
 /// Where the lines and the traces go.
@@ -98,6 +97,23 @@ pub(crate) struct Notes {
     round: Option<Round>,
 }
 
+/// What a run came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct SweepReport {
+    /// Changes published.
+    pub published: usize,
+    /// Stores brought after.
+    pub replicated: usize,
+    /// Parameters and entries that were compared with each other.
+    pub compared: usize,
+    /// Versions and removals of others that were found by that and committed.
+    pub imported: usize,
+    /// Stores that refuse what is committed, and were left alone or asked in vain.
+    pub refused: usize,
+    /// Pieces of work that failed and were put off.
+    pub failed: usize,
+}
+
 /// What a round of comparison counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Round {
@@ -159,6 +175,21 @@ impl Telemetry {
         let done = CURRENT.scope(Arc::clone(&current), doing).await;
         line.outcome = outcome(&done);
         done
+    }
+}
+
+impl std::ops::Add for SweepReport {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            published: self.published + other.published,
+            replicated: self.replicated + other.replicated,
+            compared: self.compared + other.compared,
+            imported: self.imported + other.imported,
+            refused: self.refused + other.refused,
+            failed: self.failed + other.failed,
+        }
     }
 }
 
