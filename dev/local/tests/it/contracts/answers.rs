@@ -135,6 +135,8 @@ async fn reads_of_keys() {
 async fn reads_of_pages() {
     let api = Api::frozen().await;
     let acme = with_values(&api).await;
+    let mut reader = acme.clone();
+    reader.token = api.suite.token("acme", "config/read").expect("a token");
     let mut record = Record::default();
     let list = record.ask("A list", acme.list("")).await.expect(200);
     record.ask("A list that is known", acme.list("").header("if-none-match", list.etag())).await.expect(304);
@@ -142,8 +144,6 @@ async fn reads_of_pages() {
     let cursor = page.body["cursor"].as_str().expect("there is more");
     let next = acme.list(&format!("limit=1&prefix=param&cursor={cursor}"));
     record.ask("Its next page", next).await.expect(200);
-    let mut reader = acme.clone();
-    reader.token = api.suite.token("acme", "config/read").expect("a token");
     record.ask("A list without the right to secrets", reader.list("prefix=secret")).await.expect(200);
     record.ask("A list without entries", acme.list("prefix=x")).await.expect(200);
 
