@@ -61,7 +61,7 @@ async fn an_unchanged_page_costs_one_read() {
     }
     acme.history("tenant_config_x").header("if-none-match", "*").await.expect_problem(404, "not-found");
     acme.changes("since=9").header("if-none-match", "*").await.expect_problem(410, "gone");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a tag stands for one tenant, query, right, revision and history; whoever has another is
@@ -106,7 +106,7 @@ async fn a_pages_tag_fits_nothing_else() {
     for (path, tag) in PAGES.into_iter().zip(&tags) {
         assert!(ask(&acme, path, tag).await.expect(200).etag().starts_with("W/\"5-"), "{path}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a page that lacks a value has no tag, so that whoever polls gets the value once it is
@@ -124,7 +124,7 @@ async fn a_page_that_lacks_a_value_has_no_tag() {
         assert!(page.text.contains("\"valueGone\":true"), "{}", page.text);
         assert_eq!(page.etag(), "", "{path}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a read of an entry that is not the one that the caller means is 412, before anything is
@@ -167,7 +167,7 @@ async fn reads_keep_the_order_of_conditions() {
             }
         }
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: whoever sends the current tag as a weak one is told that this is why nothing was
@@ -186,5 +186,5 @@ async fn a_weak_tag_of_a_write_is_explained() {
         assert_eq!(refused.etag(), written.etag());
     }
     assert_eq!(acme.get("tenant_config_k").await.expect(200).body["value"], 1);
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -205,7 +205,7 @@ async fn write_dies(tag: &str, operation: Operation, seed: u64) -> usize {
         is_well(&api, death, tag, operation).await;
     }
     let count = deaths.len();
-    api.suite.stop().await;
+    api.stop().await;
     count
 }
 

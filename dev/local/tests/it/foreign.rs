@@ -83,7 +83,7 @@ async fn an_edit_is_the_next_version() {
             Some("ours again".to_owned())
         );
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: fifty edits within a moment are fifty versions, in their order.
@@ -103,7 +103,7 @@ async fn a_burst_of_edits_is_all_there() {
         "ours"
     ])]);
     assert_eq!(versions(&history), expected.collect::<Vec<_>>());
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a parameter that is removed behind our back is a deleted key, and one that is made anew
@@ -140,7 +140,7 @@ async fn removals_and_new_lives_are_seen() {
         let history = acme.history(&key).await.expect(200);
         assert!(versions(&history).iter().any(|one| one[2] == "another life"), "{tag}: {}", history.text);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a label changes nothing.
@@ -156,7 +156,7 @@ async fn labels_change_nothing() {
     }
     api.settled().await;
     assert_eq!(acme.list("").await.expect(200).text, before.text);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: our own puts are recognised, with one scan. A version with a copied description is
@@ -177,7 +177,7 @@ async fn our_own_puts_are_recognised() {
         api.settled().await;
         assert_eq!(story(&acme.get(&key).await.expect(200).body), json!([3, "external", "a copy"]), "{tag}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a parameter that somebody else makes anew is theirs, even with the description that it
@@ -210,7 +210,7 @@ async fn a_copy_in_another_life_is_not_ours() {
         );
         assert_eq!(api.parameter(&name).await.map(|(text, _)| text), Some("theirs".to_owned()), "{tag} {is_seen}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: parameters that appear under the root are adopted, each under its own tenant; what
@@ -236,7 +236,7 @@ async fn new_parameters_are_adopted() {
     }
     assert_eq!(acme.list("").await.expect(200).each("entries", "key").len(), TAGS.len());
     assert_eq!(globex.list("").await.expect(200).each("entries", "key").len(), 0);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: an edit that our own newer put had replaced before it was seen is in the history, as
@@ -271,7 +271,7 @@ async fn a_replaced_edit_is_in_the_history() {
         acme.roll_back(&key, 3).await.expect(200);
         assert_eq!(story(&acme.get(&key).await.body), json!([4, author, "theirs"]), "{tag}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: without any event the next comparison finds everything: edits, removals, new
@@ -309,7 +309,7 @@ async fn what_no_event_tells_is_found() {
     let (reads, swept) = api.calls_during("GetParameterHistory", api.suite.run_schedules()).await;
     swept.expect("a sweep");
     assert_eq!(reads, 0);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: an edit of a known key is found even where Parameter Store does not go on with its
@@ -332,7 +332,7 @@ async fn known_keys_need_no_token() {
     for tag in TAGS {
         assert_eq!(story(&acme.get(&format!("{tag}k")).await.body), json!([2, "external", "theirs"]), "{tag}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: events may come twice, and in any order.
@@ -356,7 +356,7 @@ async fn events_may_come_in_any_order() {
         }
     }
     assert_eq!(acme.history("param_config_k").await.body["versions"][0]["version"], 7);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: an event that does not fit is dropped, and makes nothing happen: of another account or
@@ -391,7 +391,7 @@ async fn forged_events_do_nothing() {
         api.suite.invoke("config-refresh", forged).await.expect("it is dropped");
         assert_eq!(api.suite.emulator().calls().total(), before, "{path} = {value}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a page of Parameter Store's may be empty and is not the last one for that.
@@ -412,7 +412,7 @@ async fn empty_pages_end_nothing() {
         acme.get(&format!("param_config_many/{n}")).await.expect(200);
     }
     assert_eq!(story(&acme.get("param_config_k").await.expect(200).body), json!([60, "external", "60"]));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: what lies beside the suite's root, or beside a tenant's folder, is nobody's, however
@@ -431,7 +431,7 @@ async fn neighbours_of_the_root_are_left_alone() {
     api.suite.run_schedules().await.expect("a sweep");
     acme.get("param_config_k").await.expect(404);
     assert_eq!(neighbour.get("param_config_k").await.expect(200).body["value"], "the neighbour's");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// What others did before config-refresh came and died, and the texts that they put.
@@ -466,7 +466,7 @@ async fn a_scan_that_dies_is_taken_up() {
             is_imported(&api, acme, (tag, change, edits)).await;
         }
         cases += died.len();
-        api.suite.stop().await;
+        api.stop().await;
     }
     assert_eq!(cases, 132, "no case is left out by mistake");
 }

@@ -81,7 +81,7 @@ async fn a_change_that_never_was_costs_one_read() {
     }
     assert_eq!(api.tenant("nobody").list("").await.expect(200).revision(), 0);
     assert!(api.item(&api.tenant("nobody"), "HEAD").await.is_empty());
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: an event replicates each key that it names once, however often it names it, in the
@@ -100,7 +100,7 @@ async fn a_change_is_handled_in_its_tenant() {
     let mixed: Vec<_> = ["back_config_k"].into_iter().chain(names.iter().map(String::as_str)).collect();
     assert_eq!(cost(&api, &changed("acme", &mixed)).await, calls(&[("GetItem", 25)]));
     assert_eq!(acme.list("").await.expect(200).revision(), 3);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: an event that is not of the form of ours is dropped without a call: odd types, sizes,
@@ -180,7 +180,7 @@ async fn malformed_changes_cost_nothing() {
     // What is left is a good one.
     cost(&api, &changed("acme", &["back_config_k"])).await;
     assert!(is_put(&api, &tenants[0], "k").await);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a parameter's event imports the key of the tenant that its path names. Changes in the
@@ -213,7 +213,7 @@ async fn a_parameter_is_handled_in_its_tenant() {
     for nobody in ["nobody", "ACME"] {
         assert!(api.item(&api.tenant(nobody), "HEAD").await.is_empty(), "{nobody}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a name that is no parameter of a key's costs nothing, however it tries to lead
@@ -281,5 +281,5 @@ async fn names_of_no_key_cost_nothing() {
         assert_eq!(cost(&api, &forged).await, calls(&[]), "{path} = {value}");
     }
     assert!(!cost(&api, &genuine).await.is_empty(), "there is something to look at");
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -16,7 +16,7 @@ use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use emulator::{Held, Rule, Target};
+use emulator::{EventFate, Held, Rule, Target};
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
@@ -38,6 +38,9 @@ pub(crate) const ROUTES: &str = r#"{
 
 /// Longer than any circuit to a store stays open.
 pub(crate) const CIRCUIT: Duration = Duration::from_secs(31);
+
+/// How often the outbox is flushed at the end of a test, at most.
+const MOST_SWEEPS: usize = 3;
 
 /// The seeds that tests with chance in them are run with: two, or as many as `TENANTRY_SEEDS` says.
 pub(crate) fn seeds() -> std::ops::Range<u64> {
@@ -146,6 +149,40 @@ impl Api {
     /// Moves the functions' clock ahead.
     pub(crate) fn pass(&self, time: Duration) {
         self.ahead.fetch_add(u64::try_from(time.as_millis()).expect("short"), Ordering::Relaxed);
+    }
+
+    /// Ends a test. Whatever it did, once every call succeeds again the service flushes its outbox
+    /// by itself, so that nothing is left in it.
+    pub(crate) async fn stop(self) {
+        self.suite.emulator().faults().clear();
+        self.suite.emulator().set_event_fate(EventFate::Delivered);
+        self.settled().await;
+        let mut left = self.outbox().await;
+        for _ in 0..MOST_SWEEPS {
+            if left.is_empty() {
+                break;
+            }
+            self.pass(CIRCUIT + GRACE * 3);
+            // What goes wrong is still in the outbox afterwards.
+            let _ = self.suite.run_schedules().await;
+            self.settled().await;
+            left = self.outbox().await;
+        }
+        assert!(left.is_empty(), "a test that leaves something in the outbox ends with stop_with_outbox: {left:#?}");
+        self.suite.stop().await;
+    }
+
+    /// Ends a test that leaves something in the outbox: what a store refuses, or what was damaged.
+    pub(crate) async fn stop_with_outbox(self) {
+        self.suite.stop().await;
+    }
+
+    /// What commits have left to do, each in words.
+    async fn outbox(&self) -> Vec<String> {
+        let dynamodb = client!(self, aws_sdk_dynamodb);
+        let scan = dynamodb.scan().table_name(self.table(&dynamodb).await).index_name("outbox");
+        let left = scan.into_paginator().items().send().collect::<Result<Vec<_>, _>>().await;
+        left.expect("DynamoDB answers").iter().map(|item| format!("{item:?}")).collect()
     }
 
     /// Acts for a tenant, with a token that permits everything.
@@ -314,8 +351,8 @@ impl<'a> Tenant<'a> {
         self.call(Method::POST, "/v1/transactions").json(&json!({"operations": operations}))
     }
 
-    /// Where one of the tenant's items lies in the table. Spelled here and not taken from the ledger:
-    /// tables that are there already have to be found again.
+    /// Where one of the tenant's items lies in the table. Spelled here and not taken from the
+    /// ledger: tables that are there already have to be found again.
     fn place(&self, sort_key: &str) -> HashMap<String, AttributeValue> {
         let key = [("pk", format!("TENANT#{}", self.name)), ("sk", sort_key.to_owned())];
         key.map(|(name, text)| (name.to_owned(), AttributeValue::S(text))).into()

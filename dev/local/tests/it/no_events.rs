@@ -47,5 +47,5 @@ async fn the_schedule_makes_up_for_lost_events() {
         let after = api.suite.emulator().calls().count(operation);
         assert_eq!(before.get(operation).copied().unwrap_or_default(), after, "{operation} was still to be done");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

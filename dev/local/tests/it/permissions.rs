@@ -78,7 +78,7 @@ async fn roles_allow_nothing_that_is_not_used() {
     until(|| instance.stream.memory().metrics().hints.get() > 0).await;
     instance.stream.stop().await;
     let used = api.suite.emulator().permissions_used();
-    api.suite.stop().await;
+    api.stop().await;
 
     let deployment = Deployment {
         region: local::suite::REGION.to_owned(),

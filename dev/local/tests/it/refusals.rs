@@ -122,7 +122,7 @@ async fn what_is_known_to_be_in_the_way_is_said_before_the_commit() {
     api.settled().await;
     let refused = acme.put("secret_config_l", &json!("ours")).await.expect_problem(422, "unprocessable");
     assert_eq!((&refused.body["reason"], &refused.body["key"]), (&json!("type-mismatch"), &json!("secret_config_l")));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: what turns out to be refused after the commit is a commit of its own: the entry says so
@@ -189,7 +189,7 @@ async fn what_turns_out_after_the_commit_is_told_everywhere() {
         let (puts, ()) = api.calls_during("PutParameter", api.sweep(5)).await;
         assert_eq!((puts, acme.get(&key).await.revision()), (0, healed.revision()));
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a key that is refused is healed by whatever makes something else current: a delete, and
@@ -222,7 +222,7 @@ async fn what_replaces_a_refused_version_is_not_refused() {
     assert_eq!(puts, 0);
     let theirs = api.parameter(&acme.parameter_name("back_config_", "l")).await.map(|(text, _)| text);
     assert_eq!(theirs.as_deref(), Some("a,b"), "an operator's parameter is not removed");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a label on the oldest of the 100 versions that are kept refuses the next one; it is put
@@ -259,7 +259,7 @@ async fn a_label_on_the_oldest_version_is_waited_for() {
     assert_eq!(api.parameter(&name).await, Some(("ours".to_owned(), 101)));
     acme.put("param_config_k", &json!("ours again")).await.expect(200);
     assert_eq!(api.parameter(&name).await, Some(("ours again".to_owned(), 102)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: at the account's limit of parameters a secret is refused, any other value is committed
@@ -319,7 +319,7 @@ async fn what_nobody_tells_of_is_tried_again_seldom() {
     api.settled().await;
     assert_eq!(refusal(&acme.get("param_config_k").await.expect(200).body), None);
     assert_eq!(api.parameter(&acme.parameter_name("param_config_", "k")).await, Some(("w".to_owned(), 1)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: who dies before it is committed that a value is refused, or that it has been taken,
@@ -348,7 +348,7 @@ async fn a_refusal_that_was_not_committed_is_found_again() {
         Some("v".to_owned())
     );
     assert_eq!(refusal(&acme.get("back_config_k").await.expect(200).body), None);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a watcher is told that a value is refused, and taken, as commits that change no value;
@@ -390,7 +390,7 @@ async fn a_tag_without_a_store_is_not_refused() {
     refused_write(&api, &acme, "param_config_").await;
     let refused = acme.get("param_config_l").await.expect(200);
     assert_eq!(refusal(&refused.body), Some("type-mismatch"));
-    api.suite.stop().await;
+    api.stop().await;
 
     let api = with(
         &ROUTES
@@ -412,7 +412,7 @@ async fn a_tag_without_a_store_is_not_refused() {
     assert!(!api.item(&acme, "ENTRY#param_config_l").await.contains_key("outboxShard"));
     let changes = acme.changes(&format!("since={}", refused.revision() - 2)).await.expect(200);
     assert_eq!(operations(&changes), ["put", "refuse", "accept"], "{}", changes.text);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: where an operator has made a parameter anew of another type, which is taken over
@@ -468,7 +468,7 @@ async fn what_an_operator_made_anew_is_not_removed() {
             assert!(!api.item(&acme, &format!("ENTRY#{key}")).await.contains_key("otherType"));
         }
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: what comes late lies on top of a value that is in its place, and that cannot be put on
@@ -512,7 +512,7 @@ async fn what_cannot_be_put_back_on_top_is_refused() {
     assert_eq!(api.parameter(&name).await, Some(("second".to_owned(), 101)));
     let kept = api.item(&acme, "ENTRY#param_config_k").await;
     assert!(!kept.contains_key("outboxShard") && !kept.contains_key("intents"), "{kept:?}");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: where others commit all the time, so that it cannot be noted what a store makes of a
@@ -543,7 +543,7 @@ async fn a_refusal_that_finds_no_room_is_left_for_the_next_run() {
         assert_eq!(operations(&told), operations_then, "{limit}");
     }
     assert_eq!(refusal(&acme.get("back_config_k").await.expect(200).body), None);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: the comparison, which meets a refused key whose parameter is gone with each round, does
@@ -586,5 +586,5 @@ async fn the_comparison_tries_nothing_in_vain() {
     api.pass(MINUTE);
     api.suite.run_schedules().await.expect("a sweep");
     assert_eq!(api.parameter(&name).await, Some(("w".to_owned(), 1)));
-    api.suite.stop().await;
+    api.stop().await;
 }

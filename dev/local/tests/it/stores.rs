@@ -24,7 +24,7 @@ async fn a_commit_beside_a_store_call_is_waited_for() {
         assert_eq!(conflicts.hits(), 2, "{key}");
         assert_eq!(written.body.get("pending"), None, "{key}: {}", written.text);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: what an operator has put where a new key's value would lie is neither overwritten as
@@ -56,7 +56,7 @@ async fn a_foreign_parameter_is_left_alone() {
     let (reads, ()) = api.calls_during("GetParameterHistory", api.sweep(1)).await;
     assert_eq!(reads, 0);
     acme.put("secret_config_l", &json!("ours again")).await.expect(200);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: nor is it removed with the key that it was in the way of.
@@ -76,7 +76,7 @@ async fn a_delete_leaves_a_foreign_parameter_alone() {
     assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 1)));
     let kept = api.item(&acme, "ENTRY#param_config_k").await;
     assert!(!kept.contains_key("outboxShard"), "it is in no outbox: {kept:?}");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a description that was copied from ours makes nothing ours.
@@ -93,7 +93,7 @@ async fn a_copied_mark_proves_nothing() {
     edit.send().await.expect("Parameter Store takes it");
     api.sweep(1).await;
     assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 2)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a parameter that was removed behind our back, and so begins to count anew, is put once,
@@ -111,7 +111,7 @@ async fn a_parameter_that_counts_anew_is_followed() {
     assert_eq!((puts, written.expect(200).body.get("pending")), (1, None));
     assert_eq!(api.calls_during("PutParameter", api.sweep(1)).await.0, 0);
     assert_eq!(api.parameter(&name).await, Some(("d".to_owned(), 1)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: so is one that is put again because an earlier call may have come late.
@@ -129,7 +129,7 @@ async fn a_repeated_put_may_count_anew() {
     assert_eq!(api.parameter(&name).await, Some(("c".to_owned(), 1)));
     let noted = &api.item(&acme, "ENTRY#param_config_k").await["storeVersion"];
     assert_eq!(noted.as_n().map(String::as_str), Ok("1"));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: of two writers around the ledger who did not see each other, the one who commits last
@@ -152,7 +152,7 @@ async fn who_commits_last_lies_there_last() {
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "slow");
     let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
     assert_eq!(parameter, Some(("slow".to_owned(), 3)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: if the puts of two writers overtake each other, the later one reads the entry again.
@@ -174,7 +174,7 @@ async fn the_newest_lies_there_whoever_puts_last() {
     assert_eq!((first.expect(201).number("version"), second.number("version")), (1, 2));
     let parameter = api.parameter(&acme.parameter_name("param_config_", "k")).await;
     assert_eq!(parameter.map(|(text, _)| text), Some("newer".to_owned()));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: nothing is removed beside a call that may be a put: a value that is put while the one
@@ -213,7 +213,7 @@ async fn a_removal_makes_way_for_a_put() {
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "after");
     let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
     assert_eq!(parameter, Some(("after".to_owned(), 2)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a sweep that is slow to put an older value back hides no newer commit.
@@ -257,7 +257,7 @@ async fn a_late_restoration_hides_no_commit() {
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "b");
     let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
     assert_eq!(parameter.map(|(text, _)| text), Some("b".to_owned()));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a committed secret is not pushed out of Parameter Store's history by puts that are
@@ -286,7 +286,7 @@ async fn uncommitted_puts_push_nothing_out() {
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "v");
     assert_eq!(acme.history("secret_config_k").await.expect(200).each("versions", "value"), ["v"]);
     acme.put("secret_config_k", &json!("w")).await.expect(200);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a put that Parameter Store does not show yet is waited for.
@@ -296,7 +296,7 @@ async fn a_put_that_is_not_seen_yet_is_waited_for() {
     let acme = api.tenant("acme");
     api.suite.emulator().faults().inject("GetParameterHistory", Fault::NotYet, 2);
     acme.put("secret_config_k", &json!("v")).await.expect(201);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a note in the ledger whose answer was lost is not taken for somebody else's.
@@ -317,7 +317,7 @@ async fn lost_answers_of_notes_keep_nobody_waiting() {
             assert!(!kept.contains_key(note), "{key}: {kept:?}");
         }
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a replicator that has been overtaken and is then refused does not delay the next one,
@@ -344,7 +344,7 @@ async fn a_refused_replicator_makes_way() {
     acme.put("back_config_k", &json!("4")).await.expect(200);
     api.settled().await;
     assert_eq!(api.parameter(&name).await, Some(("4".to_owned(), 3)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a writer who saw no removal is not let put while one is under way.
@@ -383,7 +383,7 @@ async fn a_put_waits_for_a_removal_that_it_did_not_see() {
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "after");
     let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
     assert_eq!(parameter, Some(("after".to_owned(), 1)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a value that is committed while the one before is being removed is put as soon as that
@@ -414,7 +414,7 @@ async fn a_value_follows_a_removal_at_once() {
     assert_eq!(parameter.map(|(text, _)| text), Some("after".to_owned()));
     let kept = api.item(&acme, "ENTRY#param_config_k").await;
     assert!(!kept.contains_key("outboxShard"), "it is in no outbox any more: {kept:?}");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a put never meets the removal of what was there before. A removal that is not known to
@@ -431,7 +431,7 @@ async fn a_put_after_a_lost_removal_stays() {
     api.sweep(1).await;
     assert_eq!(api.parameter(&acme.parameter_name("param_config_", "k")).await, Some(("after".to_owned(), 1)));
     assert_eq!(api.calls_during("PutParameter", api.sweep(1)).await.0, 0);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a removal that was certainly not done keeps no writer waiting.
@@ -445,7 +445,7 @@ async fn a_refused_removal_is_in_nobodys_way() {
     let written = acme.put("param_config_k", &json!("after")).await.expect(201);
     assert_eq!(written.body.get("pending"), None);
     assert_eq!(api.parameter(&acme.parameter_name("param_config_", "k")).await, Some(("after".to_owned(), 2)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: however often a put is refused, what the ledger keeps of it does not grow.
@@ -465,7 +465,7 @@ async fn refused_puts_leave_nothing_behind() {
         let kept = api.item(&acme, sort_key).await;
         assert!(!kept.contains_key("intents") && !kept.contains_key("intentIds"), "{sort_key}: {kept:?}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: changed routes block nothing. The outbox forgets a key whose tag has no store any more,
@@ -486,7 +486,7 @@ async fn changed_routes_hold_up_nothing() {
     }
     api.suite.emulator().faults().inject("PutEvents", Fault::InternalError, 100);
     acme.put("tenant_config_behind", &json!(1)).await.expect(201);
-    api.suite.stop().await;
+    api.stop().await;
 
     // back_config_ now lies in the ledger alone, and param_config_ has no route.
     let api =
@@ -502,7 +502,7 @@ async fn changed_routes_hold_up_nothing() {
     }
     assert!(api.item(&acme, "ENTRY#param_config_119").await.contains_key("outboxShard"), "it waits for its route");
     assert_eq!(puts, 0);
-    api.suite.stop().await;
+    api.stop().await;
 
     let api = with(ROUTES.to_owned()).await;
     // It was put off by the clock of the suite before, which was minutes ahead.
@@ -511,5 +511,5 @@ async fn changed_routes_hold_up_nothing() {
     let acme = api.tenant("acme");
     let parameter = api.parameter(&acme.parameter_name("param_config_", "119")).await;
     assert_eq!(parameter, Some(("119".to_owned(), 1)));
-    api.suite.stop().await;
+    api.stop().await;
 }

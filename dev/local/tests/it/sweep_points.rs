@@ -119,7 +119,7 @@ async fn a_sweep_may_die_anywhere() {
                 }
                 cases += 1;
             }
-            api.suite.stop().await;
+            api.stop().await;
         }
     }
     eprintln!("{cases} deaths of config-refresh in a sweep");

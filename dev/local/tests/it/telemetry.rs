@@ -113,7 +113,7 @@ async fn a_request_is_one_line() {
             json!({"Route": route, "Outcome": outcome, "problem": problem})
         );
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: the line is a document of CloudWatch's embedded metric format: each metric and each
@@ -155,7 +155,7 @@ async fn a_line_is_metrics() {
         }
     }
     assert_watched(&written);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Alarms and dashboard watch metrics that are written: with these dimensions, in this unit.
@@ -211,7 +211,7 @@ async fn edits_that_do_not_parse_are_counted() {
         assert_eq!(directives.contains(&directive), counted == 1, "{text}: {told}");
     }
     assert!(include_str!("../../../../docs/operations/runbook.md").contains("`UnparsedEdits`"));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: while work fails, its age in the outbox grows: in any five minutes one of the sweeps,
@@ -243,7 +243,7 @@ async fn the_outbox_has_an_age() {
     api.pass(GRACE * 3);
     age().await;
     assert_eq!(age().await, (0.0, json!(0)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: one trace shows the write, its calls to AWS, the event, and what config-refresh does
@@ -282,5 +282,5 @@ async fn one_trace_shows_it_all() {
     for operation in ["TransactWriteItems", "PutEvents", "PutParameter"] {
         assert!(operations.iter().any(|one| one == operation), "{operation}: {operations:?}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

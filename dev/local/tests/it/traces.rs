@@ -54,7 +54,7 @@ async fn a_scan_that_is_overtaken_takes_nothing_back() {
     api.sweep(2).await;
     let history = acme.history("param_config_k").await.expect(200);
     assert_eq!(history.each("versions", "author"), ["external", "acme-developer"], "{}", history.text);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a put that comes late, after a newer value, is corrected even if the scan that saw it
@@ -74,7 +74,7 @@ async fn a_scan_that_is_cut_short_hides_no_late_put() {
     api.sweep(2).await;
     assert_eq!(api.parameter(&name).await.map(|(text, _)| text), Some("new".to_owned()));
     drop(never);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: what the very first write of a key put is removed even if it comes when all that was
@@ -91,7 +91,7 @@ async fn a_first_put_that_comes_late_is_removed() {
     assert_eq!(api.parameter(&name).await, None);
     acme.get("secret_config_k").await.expect(404);
     acme.put("secret_config_k", &json!("committed")).await.expect(201);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a put that failed, and was made up for under another intent, is not taken for an
@@ -120,7 +120,7 @@ async fn a_failed_put_never_becomes_current() {
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "committed");
     assert_eq!(acme.history("secret_config_k").await.expect(200).each("versions", "author"), ["acme-developer"]);
     assert_eq!(api.parameter(&name).await.map(|(text, _)| text), Some("committed".to_owned()));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: what an operator has put beneath a deleted value, and is left there, is imported once,
@@ -143,7 +143,7 @@ async fn what_is_left_alone_is_taken_over_once() {
     assert_eq!(history.each("versions", "author"), authors, "{}", history.text);
     acme.get("param_config_k").await.expect(404);
     drop(never);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a value that the ledger does not have, and that an operator removes while a write is
@@ -170,7 +170,7 @@ async fn a_removal_beside_a_failed_put_is_a_deletion() {
         let kept = api.item(&acme, "ENTRY#secret_config_k").await;
         assert!(!kept.contains_key("outboxShard") && !kept.contains_key("intents"), "{comes}: {kept:?}");
         acme.put("secret_config_k", &json!("ours again")).await.expect(201);
-        api.suite.stop().await;
+        api.stop().await;
     }
 }
 
@@ -196,5 +196,5 @@ async fn what_lags_is_not_removed() {
         api.sweep(2).await;
         assert_eq!(acme.get(key).await.expect(200).body["value"], "newest", "{key}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -73,7 +73,7 @@ async fn writes() {
         record.note("Config Changed: detail", &event);
     }
     assert_recorded!("events", record);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// A tenant with a value in each kind of store, and one whose store refuses it.
@@ -127,7 +127,7 @@ async fn reads_of_keys() {
     let stale = acme.get("tenant_config_k").header("cache-control", "stale-if-error=600");
     record.ask("A read that may be stale, while the ledger is down", stale).await.expect(200);
     assert_recorded!("reads_of_keys", record);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Contract: what is answered to who asks for pages: lists, histories, changes.
@@ -135,6 +135,8 @@ async fn reads_of_keys() {
 async fn reads_of_pages() {
     let api = Api::frozen().await;
     let acme = with_values(&api).await;
+    let mut reader = acme.clone();
+    reader.token = api.suite.token("acme", "config/read").expect("a token");
     let mut record = Record::default();
     let list = record.ask("A list", acme.list("")).await.expect(200);
     record.ask("A list that is known", acme.list("").header("if-none-match", list.etag())).await.expect(304);
@@ -142,8 +144,6 @@ async fn reads_of_pages() {
     let cursor = page.body["cursor"].as_str().expect("there is more");
     let next = acme.list(&format!("limit=1&prefix=param&cursor={cursor}"));
     record.ask("Its next page", next).await.expect(200);
-    let mut reader = acme.clone();
-    reader.token = api.suite.token("acme", "config/read").expect("a token");
     record.ask("A list without the right to secrets", reader.list("prefix=secret")).await.expect(200);
     record.ask("A list without entries", acme.list("prefix=x")).await.expect(200);
 
@@ -177,5 +177,5 @@ async fn reads_of_pages() {
     let none: Value = changes.body["revision"].clone();
     record.ask("No changes", acme.changes(&format!("since={none}"))).await.expect(200);
     assert_recorded!("reads_of_pages", record);
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -75,7 +75,7 @@ async fn rules() {
     let large = acme.put("param_config_k", &json!("v".repeat(4_097)));
     record.ask("A value that is too large for Parameter Store", large).await.expect_problem(413, "too-large");
     assert_recorded!("problems_of_rules", record);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Contract: what is said to who may not do what was asked.
@@ -117,7 +117,7 @@ async fn rights() {
     let nowhere = acme.event("GET", "/v1/nothing", &Value::Null);
     record.answered("No such route", &api.suite.invoke("config-read", nowhere).await.expect("an answer"));
     assert_recorded!("problems_of_rights", record);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Contract: what is said where the state of a key stands against the request.
@@ -193,7 +193,7 @@ async fn states() {
     let refused = acme.put("secret_config_n", &json!("a"));
     record.ask("No more parameters", refused).await.expect_problem(422, "unprocessable");
     assert_recorded!("problems_of_states", record);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Contract: what is said while a store does not do its part.
@@ -239,7 +239,7 @@ async fn stores() {
     let missing = acme.get("secret_config_k?minRevision=1").header("cache-control", "no-cache");
     record.ask("A value was taken out of its store", missing).await.expect_problem(503, "unavailable");
     assert_recorded!("problems_of_stores", record);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Contract: what is said to a tenant that asks too often.
@@ -255,5 +255,5 @@ async fn rates() {
     assert!(answers.iter().any(|answer| answer.status == 429), "there is a limit");
     record.ask("Too many requests of one tenant", acme.get("tenant_config_k")).await.expect_problem(429, "throttled");
     assert_recorded!("problems_of_rates", record);
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -29,6 +29,8 @@ async fn messages() {
     api.settled().await;
     let instance = Instance::start(&api, &[]).await;
     let grpc = instance.tenant(&acme);
+    // All tokens at once: the clock of the service stands still, that of the issuer does not.
+    let writer = instance.with_token(&api.suite.token("acme", "config/write").expect("a token"));
     let reader = instance.with_token(&api.suite.token("acme", "config/read").expect("a token"));
 
     record.note_text("GetConfig", &format!("{:#?}", grpc.get("tenant_config_k", 0).await.expect("an entry")));
@@ -69,14 +71,13 @@ async fn messages() {
     record.status("A revision that is not reached", &ahead.expect_err("not yet"));
     let token = v1::ListConfigRequest { page_token: "x".to_owned(), ..v1::ListConfigRequest::default() };
     record.status("A page token that is none", &grpc.list(token).await.expect_err("no token"));
-    let writer = instance.with_token(&api.suite.token("acme", "config/write").expect("a token"));
     record.status("No right to read", &writer.get("tenant_config_k", 0).await.expect_err("no right"));
     let nobody = instance.with_token("not.a.token");
     record.status("No valid token", &nobody.get("tenant_config_k", 0).await.expect_err("no token"));
     drop(watching);
     assert_recorded!("stream_statuses", record);
     instance.stream.stop().await;
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// A text of the same length and with the same parts.
@@ -105,5 +106,5 @@ async fn metrics() {
     record.note_text(&format!("/nothing: {status}"), &page);
     assert_recorded!("stream_metrics", record);
     instance.stream.stop().await;
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -82,7 +82,7 @@ async fn requests() {
     acme.get(key).await.expect(503);
     note(&api, &lines, &mut record, "A read while the ledger is down").await;
     assert_recorded!("telemetry_of_requests", record);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Contract: what operators see of events and schedules.
@@ -120,5 +120,5 @@ async fn events() {
     api.suite.invoke("config-refresh", told_of(&name)).await.expect_err("the ledger is down");
     note(&api, &lines, &mut record, "An event while the ledger is down").await;
     assert_recorded!("telemetry_of_events", record);
-    api.suite.stop().await;
+    api.stop().await;
 }

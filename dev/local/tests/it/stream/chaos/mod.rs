@@ -295,7 +295,7 @@ async fn watchers_miss_nothing() {
         for instance in world.instances.into_iter().flatten() {
             instance.stop().await;
         }
-        api.suite.stop().await;
+        api.stop().await;
     }
 }
 
@@ -321,5 +321,5 @@ async fn what_the_index_shows_late_is_heard() {
     let told = tokio::time::timeout(Duration::from_mins(1), late.update()).await;
     assert_eq!(line(&told.expect("it is told")), "0→1 tenant_config_a@1=1");
     instance.stream.stop().await;
-    api.suite.stop().await;
+    api.stop().await;
 }
