@@ -28,8 +28,11 @@ use crate::{
         refusal::RefusalReason,
         tenant::TenantId,
     },
-    outbox::replicate::{Occasion, replicate},
-    refresh::{AT_ONCE, ITEM_BUDGET, SweepReport},
+    outbox::{
+        AT_ONCE, ITEM_BUDGET,
+        replicate::{Occasion, replicate},
+    },
+    refresh::SweepReport,
     store::MAX_DESCRIBED,
     telemetry::{self, Round},
 };
