@@ -28,8 +28,10 @@ use crate::{
         refusal::RefusalReason,
         tenant::TenantId,
     },
-    outbox::replicate::{Occasion, replicate},
-    refresh::{AT_ONCE, ITEM_BUDGET},
+    outbox::{
+        AT_ONCE, ITEM_BUDGET,
+        replicate::{Occasion, replicate},
+    },
     store::MAX_DESCRIBED,
     telemetry::{self, Round, SweepReport},
 };

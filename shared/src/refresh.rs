@@ -21,6 +21,7 @@ use crate::{
         tenant::TenantId,
     },
     outbox::{
+        AT_ONCE, ITEM_BUDGET,
         refusal::{self, Recorded},
         replicate::{Occasion, ReplicateError, Replication, replicate},
     },
@@ -32,16 +33,11 @@ use crate::{
 
 /// How many outbox items of each kind a run takes from a shard.
 const MAX_ITEMS: usize = 1000;
-/// How many items are worked on at once: about as many as Parameter Store takes puts a second, so
-/// that none waits long when the client has to slow down.
-pub(crate) const AT_ONCE: usize = 4;
 /// How long a run may begin further items, and then compare. With the time that the last ones take
 /// it stays under the function's timeout. However full the outbox is, there is time left to
 /// compare.
 const WORK_BUDGET: Duration = Duration::from_secs(15);
 const RUN_BUDGET: Duration = Duration::from_secs(30);
-/// How long one item may take.
-pub(crate) const ITEM_BUDGET: Duration = Duration::from_secs(10);
 /// How long an item that failed is put off; and one that was only throttled, which so comes up in
 /// the next run.
 const BACKOFF: Duration = Duration::from_mins(2);
@@ -66,7 +62,6 @@ pub struct RefreshService {
 
 /// Why an event was not handled.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum RefreshError {
     /// It is no parameter of a key.
     #[error("the parameter is left alone: {0}")]

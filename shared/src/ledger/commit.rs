@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     Change, ChangeOperation, ChangedKey, Head, Ledger, LedgerError, ReplicaState,
     expression::{Expression, unless_empty},
-    item::{self, FORMAT, Item, Reader, n, s},
+    item::{self, FORMAT, Item, Reader, id_set, n, s},
     keys,
-    outbox::{GRACE, STORE_IS_NOT_FURTHER, id_set},
+    outbox::{GRACE, STORE_IS_NOT_FURTHER},
     refusal,
 };
 use crate::{
@@ -364,7 +364,7 @@ impl Ledger {
             version.extend(item::entry_attributes(&entry).into_iter().map(|(name, value)| (name.to_owned(), value)));
             if let StoreChange::Intent(id) | StoreChange::Done(PutBefore { id, .. }) = &write.store {
                 // The version keeps its intent ids. By them its puts are recognised as ours later.
-                version.insert("intentIds".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
+                version.insert("intentIds".to_owned(), id_set(std::slice::from_ref(id)));
             }
             items.push(put(version, "attribute_not_exists(pk)", None)?);
         }
@@ -425,29 +425,14 @@ fn judge(error: &SdkError<TransactWriteItemsError, HttpResponse>, failure: &AwsF
 /// ledger knows more of the store by now.
 fn note_found(expression: &mut Expression, found: &Found, version: Version) {
     let known = &found.known;
-    let unchanged = |name: &str, known: bool| {
-        if known { format!("{name} = :known_{name}") } else { format!("attribute_not_exists({name})") }
-    };
-    let imported = known.imported_through;
-    let mut conditions = vec![
-        unchanged("importedThrough", imported.is_some()),
-        unchanged("importedThroughModifiedAt", imported.is_some()),
-        unchanged("storeVersion", known.store_version.is_some()),
-    ];
+    let through = known.imported_through;
+    expression.require("importedThrough", through.map(|place| n(place.version)));
+    expression.require("importedThroughModifiedAt", through.map(|place| n(place.modified_at.millis())));
+    expression.require("storeVersion", known.store_version.map(n));
     if !found.superseded {
         // No removal was under way then. One that has begun since may have removed the foreign
         // version, even if its time is over.
-        conditions.push(unchanged("removingUntil", known.removing_until.is_some()));
-        if let Some(until) = known.removing_until {
-            expression.values.insert(":known_removingUntil".to_owned(), n(until.millis()));
-        }
-    }
-    if let Some(imported) = imported {
-        expression.values.insert(":known_importedThrough".to_owned(), n(imported.version));
-        expression.values.insert(":known_importedThroughModifiedAt".to_owned(), n(imported.modified_at.millis()));
-    }
-    if let Some(store_version) = known.store_version {
-        expression.values.insert(":known_storeVersion".to_owned(), n(store_version));
+        expression.require("removingUntil", known.removing_until.map(|until| n(until.millis())));
     }
     if found.fits {
         expression.remove(item::OTHER_TYPE);
@@ -474,18 +459,12 @@ fn note_found(expression: &mut Expression, found: &Found, version: Version) {
             expression.set("storeVersion", n(place.version));
         } else {
             // Intents that were known then are abandoned and do not matter; new ones do.
-            conditions.push(unchanged("intents", !known.intents.is_empty()));
-            if !known.intents.is_empty() {
-                expression.values.insert(":known_intents".to_owned(), id_set(&known.intents));
-            }
+            expression.require("intents", (!known.intents.is_empty()).then(|| id_set(&known.intents)));
         }
     }
     if found.superseded && found.is_anew {
         // What we had put is gone. Otherwise a removal would take what lies there now for ours.
         expression.remove("storeVersion");
-    }
-    for condition in conditions {
-        expression.condition = format!("{} AND {condition}", expression.condition);
     }
 }
 
@@ -501,16 +480,16 @@ fn head_update(plan: &Plan, tenant: &TenantId) -> Expression {
         expression.set("timeShard", s(keys::directory_shard(keys::shard(tenant))));
         expression.set("timeKey", s(tenant.as_str()));
     } else {
-        expression.values.insert(":expected".to_owned(), n(plan.head.revision.get()));
+        expression.value(":expected", n(plan.head.revision.get()));
     }
     expression
 }
 
 fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &TenantId) -> Expression {
     let condition = if write.previous.is_some() { "version = :expected" } else { "attribute_not_exists(version)" };
-    let mut expression = Expression::new(condition.to_owned());
+    let mut expression = Expression::new(condition);
     if let Some(previous) = write.previous {
-        expression.values.insert(":expected".to_owned(), n(previous.get()));
+        expression.value(":expected", n(previous.get()));
     }
     if let Some(found) = write.found() {
         note_found(&mut expression, found, entry.version);
@@ -535,33 +514,28 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
     if !entry.is_live() {
         expression.set("deletedVersion", n(entry.version.get()));
     }
-    let mut due = |from: Timestamp| {
-        expression.set("outboxShard", s(keys::replicate_shard(keys::shard(tenant))));
-        expression.set("outboxKey", s(keys::outbox_position(from, plan.at, tenant)));
-    };
     match &write.store {
         StoreChange::None | StoreChange::Found(_) | StoreChange::Refusal { .. } => {}
-        StoreChange::Later => due(plan.at),
+        StoreChange::Later => expression.enter_outbox(tenant, plan.at, plan.at),
         StoreChange::Intent(id) => {
-            due(plan.at.plus(GRACE));
-            expression.other.push("ADD intents :intents".to_owned());
-            expression.values.insert(":intents".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
+            expression.enter_outbox(tenant, plan.at.plus(GRACE), plan.at);
+            expression.add_ids("intents", std::slice::from_ref(id));
         }
         StoreChange::Done(PutBefore { id, described, placed, seen }) => {
+            let ids = std::slice::from_ref(id);
             if *described != entry.version {
                 // The description names another version, whose item does not have the id.
-                expression.other.push("ADD expiredIntents :intents".to_owned());
+                expression.add_ids("expiredIntents", ids);
             }
             expression.set("replicatedVersion", n(entry.version.get()));
             expression.set("storeVersion", n(*placed));
             // If another replicator took the put for abandoned, or a later put is known, the store
             // does not show what this put wrote.
-            expression.condition.push_str(" AND contains(intents, :id) AND ");
-            expression.condition.push_str(STORE_IS_NOT_FURTHER);
-            expression.values.insert(":id".to_owned(), s(id.as_str()));
-            expression.values.insert(":seen".to_owned(), n(seen.unwrap_or_default()));
-            expression.other.push("DELETE intents :intents".to_owned());
-            expression.values.insert(":intents".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
+            expression.and("contains(intents, :id)");
+            expression.and(STORE_IS_NOT_FURTHER);
+            expression.value(":id", s(id.as_str()));
+            expression.value(":seen", n(seen.unwrap_or_default()));
+            expression.delete_ids("intents", ids);
         }
     }
     expression

@@ -51,6 +51,10 @@ pub(super) fn n(number: u64) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
 
+pub(super) fn id_set(ids: &[IntentId]) -> AttributeValue {
+    AttributeValue::Ss(ids.iter().map(|id| id.as_str().to_owned()).collect())
+}
+
 /// Reads attributes and names the one that is missing.
 pub(super) struct Reader<'a>(pub(super) &'a Item);
 
@@ -167,9 +171,9 @@ impl Current {
             replica: ReplicaState {
                 replicated: read.optional_number("replicatedVersion").map(Version::new),
                 store_version: read.optional_number("storeVersion"),
-                intents: id_set(item, "intents"),
+                intents: read_ids(item, "intents"),
                 removing_until: read.optional_number("removingUntil").map(Timestamp::from_millis),
-                expired_intents: id_set(item, "expiredIntents"),
+                expired_intents: read_ids(item, "expiredIntents"),
                 imported_through: read_locator(&read, "importedThrough", "importedThroughModifiedAt"),
                 imported_through_id: read.optional_text("importedThroughId").map(IntentId::from_stored),
                 pending: item.contains_key("outboxShard"),
@@ -217,7 +221,7 @@ fn read_locator(read: &Reader<'_>, version: &str, modified_at: &str) -> Option<L
 }
 
 /// A set of intent ids; empty where there is none.
-pub(super) fn id_set(item: &Item, name: &str) -> Vec<IntentId> {
+pub(super) fn read_ids(item: &Item, name: &str) -> Vec<IntentId> {
     let ids = item.get(name).and_then(|set| set.as_ss().ok());
     ids.into_iter().flatten().map(|id| IntentId::from_stored(id)).collect()
 }

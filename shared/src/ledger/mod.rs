@@ -54,7 +54,6 @@ const UNPROCESSED_BACKOFF: Backoff =
 
 /// Why the ledger could not do something.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum LedgerError {
     /// DynamoDB failed.
     #[error(transparent)]

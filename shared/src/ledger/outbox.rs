@@ -6,12 +6,10 @@
 
 use std::{ops::Range, time::Duration};
 
-use aws_sdk_dynamodb::types::AttributeValue;
-
 use super::{
     Ledger, LedgerError,
-    expression::unless_empty,
-    item::{self, Item, Reader, n, s},
+    expression::{Expression, unless_empty},
+    item::{self, Item, Reader, id_set, n, s},
     keys::{self, IndexedKey},
 };
 use crate::{
@@ -51,9 +49,6 @@ const NO_REMOVAL: &str = "(attribute_not_exists(removingUntil) OR removingUntil 
 /// put, even if its number is higher: then the store has begun to count anew.
 pub(super) const STORE_IS_NOT_FURTHER: &str =
     "(attribute_not_exists(storeVersion) OR storeVersion < :storeVersion OR storeVersion = :seen)";
-
-const SET_LOCATOR: &str = "locatorVersion = :locatorVersion, locatorModifiedAt = :locatorModifiedAt, \
-                           textKind = :textKind, trimmed = :trimmed";
 
 /// What a put left in a store.
 #[derive(Clone, Debug)]
@@ -100,43 +95,26 @@ impl Ledger {
     ) -> Result<bool, LedgerError> {
         let now = self.clock.now();
         let kept = seen.iter().filter(|id| !replaced.contains(id));
-        let calls: Vec<_> = kept.chain([id]).cloned().collect();
-        let mut values = vec![
-            (":shard", s(keys::replicate_shard(keys::shard(scope.tenant())))),
-            (":due", s(keys::outbox_position(now.plus(GRACE), now, scope.tenant()))),
-            (":calls", id_set(&calls)),
-            (":now", n(now.millis())),
-        ];
+        let intents: Vec<_> = kept.chain([id]).cloned().collect();
+        let mut update = Expression::default();
+        update.enter_outbox(scope.tenant(), now.plus(GRACE), now);
+        update.set("intents", id_set(&intents));
         // What the replaced calls may have put is still ours.
-        let expired = if replaced.is_empty() {
-            ""
-        } else {
-            values.push((":replaced", id_set(replaced)));
-            " ADD expiredIntents :replaced"
-        };
-        let unchanged = if seen.is_empty() {
-            "attribute_not_exists(intents)"
-        } else {
-            values.push((":seen", id_set(seen)));
-            "intents = :seen"
-        };
-        self.update_entry(
-            scope,
-            key,
-            &format!("SET outboxShard = :shard, outboxKey = :due, intents = :calls{expired}"),
-            // It has been done if the SDK repeats a call whose answer was lost.
-            &format!("intents = :calls OR ({unchanged} AND {NO_REMOVAL})"),
-            values,
-        )
-        .await
+        update.add_ids("expiredIntents", replaced);
+        let unchanged = update.unchanged("intents", (!seen.is_empty()).then(|| id_set(seen)));
+        update.value(":now", n(now.millis()));
+        // It has been done if the SDK repeats a call whose answer was lost.
+        update.and(&format!("(intents = :intents OR ({unchanged} AND {NO_REMOVAL}))"));
+        self.update_entry(scope, key, update).await
     }
 
     /// Removes intents whose calls are over, and takes the key out of the outbox if nothing else is
     /// to be done.
     pub async fn end_calls(&self, scope: &TenantScope, key: &ConfigKey, ended: &[IntentId]) -> Result<(), LedgerError> {
         if !ended.is_empty() {
-            let ids = [(":ended", id_set(ended))];
-            self.update_entry(scope, key, "DELETE intents :ended", "attribute_exists(pk)", ids).await?;
+            let mut update = Expression::new("attribute_exists(pk)");
+            update.delete_ids("intents", ended);
+            self.update_entry(scope, key, update).await?;
         }
         self.acknowledge(scope, key).await?;
         Ok(())
@@ -153,8 +131,10 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let behind =
             "attribute_exists(version) AND (attribute_not_exists(replicatedVersion) OR replicatedVersion <> version)";
-        let condition = format!("{behind} AND intents = :ended");
-        self.update_entry(scope, key, "REMOVE intents", &condition, [(":ended", id_set(ended))]).await?;
+        let mut update = Expression::new(behind);
+        update.require("intents", Some(id_set(ended)));
+        update.remove("intents");
+        self.update_entry(scope, key, update).await?;
         Ok(())
     }
 
@@ -172,33 +152,28 @@ impl Ledger {
         until: Timestamp,
     ) -> Result<bool, LedgerError> {
         let now = self.clock.now();
-        let mut values = vec![(":until", n(until.millis())), (":known", id_set(known)), (":now", n(now.millis()))];
-        let condition = match version {
-            None => "attribute_not_exists(version)",
-            Some(version) => {
-                values.extend([(":version", n(version.get())), (":deleted", s("deleted"))]);
-                "version = :version AND #state = :deleted"
-            }
-        };
+        let mut update = Expression::default();
+        update.set("removingUntil", n(until.millis()));
+        update.require("version", version.map(|version| n(version.get())));
+        if version.is_some() {
+            update.require("state", Some(s("deleted")));
+        }
         // The store holds what was known, not what was put there since another removal.
-        let same_store = match store_version {
-            None => "attribute_not_exists(storeVersion)",
-            Some(known) => {
-                values.push((":storeVersion", n(known)));
-                "storeVersion = :storeVersion"
-            }
-        };
+        update.require("storeVersion", store_version.map(n));
+        update.require("intents", Some(id_set(known)));
+        update.value(":now", n(now.millis()));
         // The same `until` is there already if the SDK repeats a call whose answer was lost: no
         // other removal knows the same intents.
-        let condition =
-            format!("{condition} AND {same_store} AND intents = :known AND (removingUntil = :until OR {NO_REMOVAL})");
-        self.update_entry(scope, key, "SET removingUntil = :until", &condition, values).await
+        update.and(&format!("(removingUntil = :removingUntil OR {NO_REMOVAL})"));
+        self.update_entry(scope, key, update).await
     }
 
     /// Gives the right to remove back, after the key has moved on.
     pub async fn end_removal(&self, scope: &TenantScope, key: &ConfigKey, until: Timestamp) -> Result<(), LedgerError> {
-        let ours = [(":until", n(until.millis()))];
-        self.update_entry(scope, key, "REMOVE removingUntil", "removingUntil = :until", ours).await?;
+        let mut update = Expression::default();
+        update.require("removingUntil", Some(n(until.millis())));
+        update.remove("removingUntil");
+        self.update_entry(scope, key, update).await?;
         Ok(())
     }
 
@@ -210,7 +185,10 @@ impl Ledger {
         version: Version,
         id: &IntentId,
     ) -> Result<(), LedgerError> {
-        self.change_intent_ids(scope, key, version, "ADD intentIds :id", id).await
+        let mut update = Expression::new("attribute_exists(pk)");
+        update.add_ids("intentIds", std::slice::from_ref(id));
+        self.update(scope, keys::version_key(key, version), update).await?;
+        Ok(())
     }
 
     /// The ids of the intents to put a version.
@@ -221,7 +199,7 @@ impl Ledger {
         version: Version,
     ) -> Result<Vec<IntentId>, LedgerError> {
         let found = self.get(scope, keys::version_key(key, version)).await?.unwrap_or_default();
-        Ok(item::id_set(&found, "intentIds"))
+        Ok(item::read_ids(&found, "intentIds"))
     }
 
     /// Removes the intent id of a put that did nothing from its version.
@@ -232,19 +210,9 @@ impl Ledger {
         version: Version,
         id: &IntentId,
     ) -> Result<(), LedgerError> {
-        self.change_intent_ids(scope, key, version, "DELETE intentIds :id", id).await
-    }
-
-    async fn change_intent_ids(
-        &self,
-        scope: &TenantScope,
-        key: &ConfigKey,
-        version: Version,
-        update: &str,
-        id: &IntentId,
-    ) -> Result<(), LedgerError> {
-        let ids = [(":id", id_set(std::slice::from_ref(id)))];
-        self.update(scope, keys::version_key(key, version), update, "attribute_exists(pk)", ids).await?;
+        let mut update = Expression::new("attribute_exists(pk)");
+        update.delete_ids("intentIds", std::slice::from_ref(id));
+        self.update(scope, keys::version_key(key, version), update).await?;
         Ok(())
     }
 
@@ -260,33 +228,27 @@ impl Ledger {
         ended: &[IntentId],
         made_up_for: &[IntentId],
     ) -> Result<bool, LedgerError> {
-        let mut values = vec![
-            (":version", n(version.get())),
-            (":storeVersion", n(stored.placed)),
-            (":seen", n(stored.seen.unwrap_or_default())),
-            (":ended", id_set(ended)),
-        ];
-        let mut set = "SET replicatedVersion = :version, storeVersion = :storeVersion".to_owned();
+        let mut update = Expression::default();
+        update.require("version", Some(n(version.get())));
+        update.set("replicatedVersion", n(version.get()));
+        update.set("storeVersion", n(stored.placed));
         if let Some((locator, kind)) = &stored.locator {
-            set = format!("{set}, {SET_LOCATOR}");
-            values.extend(locator_values(*locator, kind));
+            update.set_locator(*locator, kind);
         }
+        update.value(":seen", n(stored.seen.unwrap_or_default()));
+        update.and(STORE_IS_NOT_FURTHER);
         // A refusal has to be taken back by a commit first, so that readers learn of it.
-        let condition =
-            format!("version = :version AND {STORE_IS_NOT_FURTHER} AND attribute_not_exists(refusedReason)");
-        let expire = if made_up_for.is_empty() {
-            ""
-        } else {
-            values.push((":madeUpFor", id_set(made_up_for)));
-            " ADD expiredIntents :madeUpFor"
-        };
-        let all = format!("{set} REMOVE intents, outboxShard, outboxKey{expire}");
-        let no_other = format!("{condition} AND intents = :ended");
-        if self.update_entry(scope, key, &all, &no_other, values.clone()).await? {
+        update.and("attribute_not_exists(refusedReason)");
+        update.add_ids("expiredIntents", made_up_for);
+        let mut last = update.clone();
+        last.require("intents", Some(id_set(ended)));
+        last.remove("intents");
+        last.leave_outbox();
+        if self.update_entry(scope, key, last).await? {
             return Ok(true);
         }
-        let marked =
-            self.update_entry(scope, key, &format!("{set}{expire} DELETE intents :ended"), &condition, values).await?;
+        update.delete_ids("intents", ended);
+        let marked = self.update_entry(scope, key, update).await?;
         if marked {
             self.acknowledge(scope, key).await?;
         }
@@ -301,10 +263,9 @@ impl Ledger {
         version: Version,
         (locator, kind): &(Locator, TextKind),
     ) -> Result<(), LedgerError> {
-        let sort_key = keys::version_key(key, version);
-        let update = format!("SET {SET_LOCATOR}");
-        self.update(scope, sort_key, &update, "attribute_exists(locatorVersion)", locator_values(*locator, kind))
-            .await?;
+        let mut update = Expression::new("attribute_exists(locatorVersion)");
+        update.set_locator(*locator, kind);
+        self.update(scope, keys::version_key(key, version), update).await?;
         Ok(())
     }
 
@@ -319,34 +280,34 @@ impl Ledger {
         ended: &[IntentId],
         is_left: bool,
     ) -> Result<bool, LedgerError> {
-        let mut values = vec![(":ended", id_set(ended))];
-        let (set, condition) = match version {
-            None => ("", "attribute_not_exists(version)"),
-            Some(version) => {
-                values.push((":version", n(version.get())));
-                ("SET replicatedVersion = :version ", "version = :version")
-            }
-        };
-        // If something was left there, how far it was imported is still known.
-        let gone = if is_left { "" } else { ", importedThrough, importedThroughModifiedAt" };
+        let mut update = Expression::default();
+        update.require("version", version.map(|version| n(version.get())));
+        update.require("intents", Some(id_set(ended)));
+        if let Some(version) = version {
+            update.set("replicatedVersion", n(version.get()));
+        }
+        update.remove("storeVersion");
+        update.remove("removingUntil");
+        update.remove("intents");
+        update.leave_outbox();
+        if !is_left {
+            // If something was left there, how far it was imported is still known.
+            update.remove("importedThrough");
+            update.remove("importedThroughModifiedAt");
+        }
         // If one of the calls still puts something, it is known as ours.
-        let update = format!(
-            "{set}REMOVE storeVersion, removingUntil, intents, outboxShard, outboxKey{gone} ADD expiredIntents :ended"
-        );
-        self.update_entry(scope, key, &update, &format!("{condition} AND intents = :ended"), values).await
+        update.add_ids("expiredIntents", ended);
+        self.update_entry(scope, key, update).await
     }
 
     /// Takes a key out of the outbox if nothing is to be done: its store is up to date, and no
     /// intent is open.
     pub async fn acknowledge(&self, scope: &TenantScope, key: &ConfigKey) -> Result<bool, LedgerError> {
-        self.update_entry(
-            scope,
-            key,
-            "REMOVE outboxShard, outboxKey",
+        let mut update = Expression::new(
             "attribute_not_exists(intents) AND (replicatedVersion = version OR attribute_not_exists(version))",
-            [],
-        )
-        .await
+        );
+        update.leave_outbox();
+        self.update_entry(scope, key, update).await
     }
 
     /// Notes how far the store's own versions have been imported, and the id that the last of them
@@ -361,24 +322,16 @@ impl Ledger {
         done: &[IntentId],
     ) -> Result<bool, LedgerError> {
         let (now, mark) = now;
-        let mut values = vec![(":version", n(now.version)), (":at", n(now.modified_at.millis()))];
-        let mut update = "SET importedThrough = :version, importedThroughModifiedAt = :at".to_owned();
+        let mut update = Expression::new("attribute_exists(pk)");
+        update.require("importedThrough", before.map(|before| n(before.version)));
+        update.require("importedThroughModifiedAt", before.map(|before| n(before.modified_at.millis())));
+        update.set("importedThrough", n(now.version));
+        update.set("importedThroughModifiedAt", n(now.modified_at.millis()));
         if let Some(mark) = mark {
-            values.push((":mark", s(mark.as_str())));
-            update.push_str(", importedThroughId = :mark");
+            update.set("importedThroughId", s(mark.as_str()));
         }
-        if !done.is_empty() {
-            values.push((":done", id_set(done)));
-            update.push_str(" DELETE expiredIntents :done");
-        }
-        let condition = match before {
-            None => "attribute_exists(pk) AND attribute_not_exists(importedThrough)",
-            Some(before) => {
-                values.extend([(":before", n(before.version)), (":beforeAt", n(before.modified_at.millis()))]);
-                "importedThrough = :before AND importedThroughModifiedAt = :beforeAt"
-            }
-        };
-        self.update_entry(scope, key, &update, condition, values).await
+        update.delete_ids("expiredIntents", done);
+        self.update_entry(scope, key, update).await
     }
 
     /// Puts a key back into the outbox because its store does not show `version`, or shows
@@ -391,33 +344,28 @@ impl Ledger {
         version: Option<Version>,
     ) -> Result<bool, LedgerError> {
         let now = self.clock.now();
-        let mut values = vec![
-            (":shard", s(keys::replicate_shard(keys::shard(scope.tenant())))),
-            (":due", s(keys::outbox_position(now, now, scope.tenant()))),
-        ];
-        let unmoved = match version {
-            None => "attribute_not_exists(version)",
-            Some(version) => {
-                values.push((":version", n(version.get())));
-                "version = :version"
-            }
-        };
-        let update = "SET outboxShard = :shard, outboxKey = :due REMOVE replicatedVersion";
-        let condition = format!("{unmoved} AND attribute_not_exists(intents)");
-        self.update_entry(scope, key, update, &condition, values).await
+        let mut update = Expression::new("attribute_not_exists(intents)");
+        update.require("version", version.map(|version| n(version.get())));
+        update.enter_outbox(scope.tenant(), now, now);
+        update.remove("replicatedVersion");
+        self.update_entry(scope, key, update).await
     }
 
     /// Takes a key out of the outbox whose tag no longer has a store outside the ledger.
     pub async fn forget_store(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), LedgerError> {
-        let all = "REMOVE removingUntil, intents, outboxShard, outboxKey";
-        self.update_entry(scope, key, all, "attribute_exists(pk)", []).await?;
+        let mut update = Expression::new("attribute_exists(pk)");
+        update.remove("removingUntil");
+        update.remove("intents");
+        update.leave_outbox();
+        self.update_entry(scope, key, update).await?;
         Ok(())
     }
 
     /// Takes a published change out of the outbox.
     pub async fn mark_published(&self, scope: &TenantScope, revision: Revision) -> Result<(), LedgerError> {
-        self.update(scope, keys::change_key(revision), "REMOVE outboxShard, outboxKey", "attribute_exists(pk)", [])
-            .await?;
+        let mut update = Expression::new("attribute_exists(pk)");
+        update.leave_outbox();
+        self.update(scope, keys::change_key(revision), update).await?;
         Ok(())
     }
 
@@ -427,8 +375,9 @@ impl Ledger {
             OutboxTask::Publish(_, revision) => keys::change_key(*revision),
             OutboxTask::Replicate(_, key) => keys::entry_key(key),
         };
-        let later = [(":due", s(keys::outbox_position(due, item.since, scope.tenant())))];
-        self.update(scope, sort_key, "SET outboxKey = :due", "attribute_exists(outboxShard)", later).await?;
+        let mut update = Expression::new("attribute_exists(outboxShard)");
+        update.set("outboxKey", s(keys::outbox_position(due, item.since, scope.tenant())));
+        self.update(scope, sort_key, update).await?;
         Ok(())
     }
 
@@ -443,9 +392,10 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let now = self.clock.now();
         let due = now.plus(now.since(since).clamp(MIN_REFUSED_WAIT, MAX_REFUSED_WAIT));
-        let values = [(":due", s(keys::outbox_position(due, due, scope.tenant()))), (":version", n(version.get()))];
-        let condition = "version = :version AND attribute_exists(outboxShard) AND attribute_exists(refusedReason)";
-        self.update_entry(scope, key, "SET outboxKey = :due", condition, values).await?;
+        let mut update = Expression::new("attribute_exists(outboxShard) AND attribute_exists(refusedReason)");
+        update.require("version", Some(n(version.get())));
+        update.set("outboxKey", s(keys::outbox_position(due, due, scope.tenant())));
+        self.update_entry(scope, key, update).await?;
         Ok(())
     }
 
@@ -519,24 +469,13 @@ impl Ledger {
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
-        update: &str,
-        condition: &str,
-        values: impl IntoIterator<Item = (&'static str, AttributeValue)> + Send,
+        expression: Expression,
     ) -> Result<bool, LedgerError> {
-        self.update(scope, keys::entry_key(key.as_str()), update, condition, values).await
+        self.update(scope, keys::entry_key(key.as_str()), expression).await
     }
 
     /// A conditional update; whether the condition held.
-    async fn update(
-        &self,
-        scope: &TenantScope,
-        sort_key: String,
-        update: &str,
-        condition: &str,
-        values: impl IntoIterator<Item = (&'static str, AttributeValue)> + Send,
-    ) -> Result<bool, LedgerError> {
-        let values: Item = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let names = condition.contains("#state").then(|| [("#state".to_owned(), "state".to_owned())].into());
+    async fn update(&self, scope: &TenantScope, sort_key: String, expression: Expression) -> Result<bool, LedgerError> {
         let request = self
             .clients
             .dynamodb(scope)
@@ -544,10 +483,10 @@ impl Ledger {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(keys::primary_key(scope, sort_key)))
-            .update_expression(update)
-            .condition_expression(condition)
-            .set_expression_attribute_names(names)
-            .set_expression_attribute_values(unless_empty(values));
+            .update_expression(expression.update())
+            .condition_expression(expression.condition)
+            .set_expression_attribute_names(unless_empty(expression.names))
+            .set_expression_attribute_values(unless_empty(expression.values));
         let (mut conflicts, mut backoff) = (0, CONFLICT_BACKOFF);
         loop {
             let Err(error) = request.clone().send().await else { return Ok(true) };
@@ -564,10 +503,24 @@ impl Ledger {
     }
 }
 
-/// The values of [`SET_LOCATOR`].
-fn locator_values(locator: Locator, kind: &TextKind) -> [(&'static str, AttributeValue); 4] {
-    let [(_, version), (_, modified_at), (_, kind), (_, trimmed)] = item::locator_attributes(locator, kind);
-    [(":locatorVersion", version), (":locatorModifiedAt", modified_at), (":textKind", kind), (":trimmed", trimmed)]
+impl Expression {
+    /// Puts a key into the outbox.
+    pub(super) fn enter_outbox(&mut self, tenant: &TenantId, due: Timestamp, since: Timestamp) {
+        self.set("outboxShard", s(keys::replicate_shard(keys::shard(tenant))));
+        self.set("outboxKey", s(keys::outbox_position(due, since, tenant)));
+    }
+
+    /// Takes an item out of the outbox.
+    fn leave_outbox(&mut self) {
+        self.remove("outboxShard");
+        self.remove("outboxKey");
+    }
+
+    fn set_locator(&mut self, locator: Locator, kind: &TextKind) {
+        for (name, value) in item::locator_attributes(locator, kind) {
+            self.set(name, value);
+        }
+    }
 }
 
 fn outbox_item(found: &Item) -> Option<OutboxItem> {
@@ -579,8 +532,4 @@ fn outbox_item(found: &Item) -> Option<OutboxItem> {
     };
     let (due, since) = keys::outbox_times(read.optional_text("outboxKey")?)?;
     Some(OutboxItem { task, since, due })
-}
-
-pub(super) fn id_set(ids: &[IntentId]) -> AttributeValue {
-    AttributeValue::Ss(ids.iter().map(|id| id.as_str().to_owned()).collect())
 }

@@ -6,15 +6,14 @@
 use super::{
     commit::{PlannedWrite, StoreChange},
     expression::Expression,
-    item::{self, n, s},
-    keys,
-    outbox::{MIN_REFUSED_WAIT, id_set},
+    item::{self, id_set, n},
+    outbox::MIN_REFUSED_WAIT,
 };
 use crate::model::{refusal::Refusal, tenant::TenantId};
 
 /// The update of an item's refusal.
 pub(super) fn on_item(refusal: Option<&Refusal>, condition: &str) -> Expression {
-    let mut expression = Expression::new(condition.to_owned());
+    let mut expression = Expression::new(condition);
     match refusal {
         Some(refusal) => {
             for (name, value) in item::refusal_attributes(refusal) {
@@ -34,24 +33,23 @@ pub(super) fn on_item(refusal: Option<&Refusal>, condition: &str) -> Expression 
 /// the two updates requires that the other is absent, or removes it.
 pub(super) fn on_entry(write: &PlannedWrite, refusal: Option<&Refusal>, tenant: &TenantId) -> Expression {
     let mut expression = on_item(refusal, "version = :expected");
-    expression.values.insert(":expected".to_owned(), n(write.version.get()));
+    expression.value(":expected", n(write.version.get()));
     if let Some(refusal) = refusal {
         let mut not_replicated = "attribute_not_exists(replicatedVersion) OR replicatedVersion <> :expected".to_owned();
         if let StoreChange::Refusal { made_up, .. } = &write.store
             && !made_up.is_empty()
         {
             not_replicated.push_str(" OR intents = :intents");
-            expression.values.insert(":intents".to_owned(), id_set(made_up));
+            expression.value(":intents", id_set(made_up));
             expression.remove("replicatedVersion");
         }
         // One commit for each reason.
         let is_new = "attribute_not_exists(refusedReason) OR refusedReason <> :refusedReason";
-        expression.condition = format!("{} AND ({not_replicated}) AND ({is_new})", expression.condition);
+        expression.and(&format!("({not_replicated}) AND ({is_new})"));
         let due = refusal.since.plus(MIN_REFUSED_WAIT);
-        expression.set("outboxShard", s(keys::replicate_shard(keys::shard(tenant))));
-        expression.set("outboxKey", s(keys::outbox_position(due, due, tenant)));
+        expression.enter_outbox(tenant, due, due);
     } else {
-        expression.condition.push_str(" AND attribute_exists(refusedReason)");
+        expression.and("attribute_exists(refusedReason)");
         expression.remove(item::OTHER_TYPE);
     }
     expression

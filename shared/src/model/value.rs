@@ -21,14 +21,13 @@ const METADATA_BYTES: usize = 4096;
 /// no needless escapes in strings.
 ///
 /// The text, unlike a parsed tree, keeps the order of members and every digit of every number.
-/// Because strings have one spelling, the escapes that a store needs ([`crate::store`]) vanish on
+/// Because strings have one spelling, the escapes that a store needs vanish on
 /// the way back. `Debug` shows the size only, so that no value reaches a log by accident.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConfigValue(Arc<str>);
 
 /// Why a text is no value.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum InvalidValue {
     /// Not JSON, or JSON with a member name twice, or nested too deeply.
     #[error("the value is not acceptable JSON: {0}")]

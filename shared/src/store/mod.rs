@@ -175,7 +175,6 @@ pub struct Placed {
 
 /// Why a store does not take a value. Nothing was written.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ValueRefused {
     /// Too large.
     #[error(
@@ -195,7 +194,6 @@ pub enum ValueRefused {
 
 /// Why a store outside the ledger could not do something.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum StoreError {
     /// The service failed.
     #[error(transparent)]

@@ -376,7 +376,6 @@ pub(super) fn parameter_name(root: &str, tenant: &TenantId, key: &ConfigKey) -> 
 
 /// Why a parameter is not a key's.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum NotAKey {
     /// It lies elsewhere.
     #[error("it does not lie under the root of the suite's parameters")]

@@ -92,7 +92,6 @@ pub enum StoreState {
 
 /// Why nothing was written, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum WriteError {
     /// The ledger failed.
     #[error(transparent)]

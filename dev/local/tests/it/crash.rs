@@ -1,5 +1,5 @@
 //! Processes that die between two steps, and answers that get lost: what was acknowledged stays,
-//! what is owed is done in the end, nothing happens twice.
+//! the outbox is flushed in the end, nothing happens twice.
 
 use emulator::Fault;
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! What becomes of a store's values when others are at them too: our own writers, operators, an
-//! earlier life, another route.
+//! A store's values while others are at them, too: our own writers, operators, an earlier life,
+//! another route.
 
 use aws_sdk_ssm::types::ParameterType;
 use emulator::{EventFate, Fault};
@@ -12,8 +12,8 @@ use crate::{
     operator::edit,
 };
 
-/// Promise: a commit of the same tenant that is under way beside a store call is waited for; it is
-/// no failure and leaves nothing pending.
+/// Promise: a store call waits for a commit of the same tenant that is under way. It is no failure
+/// and leaves nothing pending.
 #[tokio::test]
 async fn a_commit_beside_a_store_call_is_waited_for() {
     let api = Api::start().await;
@@ -132,8 +132,8 @@ async fn a_repeated_put_may_count_anew() {
     api.stop().await;
 }
 
-/// Promise: of two writers around the ledger who did not see each other, the one who commits last
-/// also lies in the store last.
+/// Promise: of two write-around writers who did not see each other, the value of the one who
+/// commits last also lies in the store last.
 #[tokio::test]
 async fn who_commits_last_lies_there_last() {
     let api = Api::start().await;
@@ -299,7 +299,7 @@ async fn a_put_that_is_not_seen_yet_is_waited_for() {
     api.stop().await;
 }
 
-/// Promise: a note in the ledger whose answer was lost is not taken for somebody else's.
+/// Promise: an update of the ledger whose answer was lost is not taken for another process's.
 #[tokio::test]
 async fn lost_answers_of_notes_keep_nobody_waiting() {
     let api = Api::start().await;
@@ -347,7 +347,7 @@ async fn a_refused_replicator_makes_way() {
     api.stop().await;
 }
 
-/// Promise: a writer who saw no removal is not let put while one is under way.
+/// Promise: a writer that saw no removal cannot put while one is under way.
 #[tokio::test]
 async fn a_put_waits_for_a_removal_that_it_did_not_see() {
     let api = Api::start().await;
@@ -417,8 +417,8 @@ async fn a_value_follows_a_removal_at_once() {
     api.stop().await;
 }
 
-/// Promise: a put never meets the removal of what was there before. A removal that is not known to
-/// have ended is waited for; meanwhile the write is committed and says `pending`.
+/// Promise: a put never meets the removal of the value before it. A writer waits for a removal that
+/// is not known to have ended; meanwhile the write is committed and says `pending`.
 #[tokio::test]
 async fn a_put_after_a_lost_removal_stays() {
     let api = Api::start().await;

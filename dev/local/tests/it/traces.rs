@@ -77,8 +77,8 @@ async fn a_scan_that_is_cut_short_hides_no_late_put() {
     api.stop().await;
 }
 
-/// Promise: what the very first write of a key put is removed even if it comes when all that was
-/// known of it has been tidied up.
+/// Promise: a key's very first put, never committed, is removed even if it comes late, after all
+/// that was known of it is forgotten.
 #[tokio::test]
 async fn a_first_put_that_comes_late_is_removed() {
     let api = Api::start().await;
@@ -146,8 +146,8 @@ async fn what_is_left_alone_is_taken_over_once() {
     api.stop().await;
 }
 
-/// Promise: a value that the ledger does not have, and that an operator removes while a write is
-/// under way that fails, is a deletion, and what the failed write has put is removed.
+/// Promise: if an operator removes a value of which the store has the only copy, while a write is
+/// failing, that is a deletion; and the value of the failed write is removed.
 #[tokio::test]
 async fn a_removal_beside_a_failed_put_is_a_deletion() {
     for comes in [false, true] {
@@ -174,8 +174,8 @@ async fn a_removal_beside_a_failed_put_is_a_deletion() {
     }
 }
 
-/// Promise: a value that Parameter Store does not show yet is not taken for one that somebody
-/// removed, least of all a secret, which is nowhere else.
+/// Promise: a value that Parameter Store does not show yet is not taken for a removed one, least of
+/// all a secret, which is nowhere else.
 #[tokio::test]
 async fn what_lags_is_not_removed() {
     let api = Api::start().await;
