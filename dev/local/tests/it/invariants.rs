@@ -51,9 +51,9 @@ fn scopes_come_from_auth_alone() -> io::Result<()> {
         assert!(in_auth || !text.contains("TenantScope {"), "{name} makes a TenantScope");
         let for_refresh = in_auth || name == "shared/src/refresh.rs";
         assert!(for_refresh || !text.contains("for_owed_work"), "{name} takes the authority over all tenants");
-        let for_following = in_auth || name == "stream/src/follower.rs";
+        let for_polling = in_auth || name == "stream/src/poller.rs";
         assert!(
-            for_following || !text.contains("for_recent_changes"),
+            for_polling || !text.contains("for_recent_changes"),
             "{name} takes the authority to see who has changed"
         );
     }

@@ -89,7 +89,7 @@ struct World<'a> {
 
 fn settings(api: &Api, address: &str) -> StreamSettings {
     let changes =
-        [("GRPC_ADDRESS", address), ("FOLLOW_INTERVAL_MS", "200"), ("HEARTBEAT_SECONDS", "1"), ("DRAIN_SECONDS", "5")];
+        [("GRPC_ADDRESS", address), ("POLL_INTERVAL_MS", "200"), ("HEARTBEAT_SECONDS", "1"), ("DRAIN_SECONDS", "5")];
     api.suite.stream_settings(&changes).expect("usable settings")
 }
 
