@@ -1,5 +1,4 @@
-//! What goes over the wire: entries, changes and positions in the messages of the interface, errors
-//! as its status codes.
+//! The messages of the interface: entries, changes and positions; and errors as status codes.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -35,23 +34,23 @@ const JSON: &str = "application/json";
 pub(crate) struct View<'a> {
     /// Knows which keys hold secrets.
     pub(crate) backend: &'a Backend,
-    /// Whether the caller may read them.
+    /// Whether the caller may read secrets.
     pub(crate) may_read_secrets: bool,
 }
 
 impl View<'_> {
-    /// Whether the value of this key must not be shown.
+    /// Whether the caller may not see the value of this key.
     pub(crate) fn hides(&self, key: &str) -> bool {
         !self.may_read_secrets && self.backend.is_secret(key)
     }
 
-    /// An entry of memory.
+    /// An entry in memory.
     pub(crate) fn entry(&self, slot: &Slot<'_>) -> v1::Entry {
         let (value, status) = match slot.value {
             _ if self.hides(slot.key) => (Bytes::new(), v1::ValueStatus::Withheld),
             SlotValue::Present(json) => (Bytes::copy_from_slice(json.as_bytes()), v1::ValueStatus::Present),
-            // Withheld from whoever loaded it, not from the caller: the stores have not been asked
-            // on the caller's behalf yet.
+            // Withheld when it was loaded, not from this caller: the stores have not been read with
+            // the caller's rights yet.
             SlotValue::Withheld | SlotValue::Unavailable => (Bytes::new(), v1::ValueStatus::Unavailable),
         };
         entry(slot.key, slot.version, slot.revision, value, status)
@@ -101,19 +100,19 @@ pub(crate) fn size(slot: &Slot<'_>) -> usize {
     slot.key.len() + value + 64
 }
 
-/// What a watch is of: what its positions hold for.
+/// What a watch is of. Its positions hold for the same watch only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WatchFingerprint(String);
 
 impl WatchFingerprint {
-    /// The mark of a watch of these keys and prefixes, each in order, with these rights.
+    /// The fingerprint of a watch of these keys and prefixes, both sorted, with these rights.
     pub(crate) fn new(keys: &[String], prefixes: &[String], may_read_secrets: bool) -> Self {
         let text = format!("{may_read_secrets} {keys:?} {prefixes:?}");
         let hash = digest(&SHA256, text.as_bytes());
         Self(BASE64_URL_SAFE_NO_PAD.encode(&hash.as_ref()[..6]))
     }
 
-    /// A position as it is told.
+    /// A position as it is sent.
     pub(crate) fn tell(&self, position: &Position) -> v1::Position {
         let token = match &position.commit {
             Some(commit) => format!("{}.{commit}", self.0),
@@ -122,7 +121,7 @@ impl WatchFingerprint {
         v1::Position { revision: position.revision.get(), token }
     }
 
-    /// A position as it was told, if it is of such a watch.
+    /// A position as it was sent, if it is of such a watch.
     pub(crate) fn read(&self, told: &v1::Position) -> Option<Position> {
         let revision = Revision::new(told.revision);
         if told.token.is_empty() {
@@ -133,9 +132,40 @@ impl WatchFingerprint {
     }
 }
 
-/// What a failed read is to the caller.
-pub(crate) fn refusal(failure: &ReadError) -> Status {
-    let said = failure.to_string();
+/// Why a call fails.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// The stores could not be read.
+    Read(ReadError),
+    /// The call itself cannot be answered.
+    Status(Status),
+}
+
+impl From<ReadError> for CallError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl From<Status> for CallError {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl CallError {
+    /// Ends the call, once: gives its status, and logs what operators have to act on.
+    pub(crate) fn into_status(self) -> Status {
+        match self {
+            Self::Status(status) => status,
+            Self::Read(failure) => end_read(&failure),
+        }
+    }
+}
+
+/// The status of a failed read. Logs what operators have to act on.
+fn end_read(failure: &ReadError) -> Status {
+    let text = failure.to_string();
     match failure {
         ReadError::Ledger(LedgerError::Aws(failure)) | ReadError::Store(StoreError::Aws(failure)) => match failure.kind
         {
@@ -149,15 +179,15 @@ pub(crate) fn refusal(failure: &ReadError) -> Status {
             }
         },
         ReadError::NotReached { .. } | ReadError::RouteChanged(_) | ReadError::ValueMissing(_) => {
-            Status::failed_precondition(said)
+            Status::failed_precondition(text)
         }
-        ReadError::Secret(_) => Status::permission_denied(said),
+        ReadError::Secret(_) => Status::permission_denied(text),
         // Not RESOURCE_EXHAUSTED: trying again does not help.
-        ReadError::TooLarge { .. } => Status::failed_precondition(format!("{said}, over the HTTP API")),
+        ReadError::TooLarge { .. } => Status::failed_precondition(format!("{text}, over the HTTP API")),
         ReadError::Compacted { .. } | ReadError::Ahead { .. } => {
-            Status::out_of_range(format!("{said}; watch without a position, to start from a snapshot"))
+            Status::out_of_range(format!("{text}; watch without a position, to start from a snapshot"))
         }
-        ReadError::TooSlow | ReadError::Contention => Status::unavailable(format!("{said}; try again")),
+        ReadError::TooSlow | ReadError::Contention => Status::unavailable(format!("{text}; try again")),
         _ => {
             error!(error = %failure, "a store does not hold what was put");
             Status::unavailable("the store does not hold what was put; try again later")
@@ -165,7 +195,7 @@ pub(crate) fn refusal(failure: &ReadError) -> Status {
     }
 }
 
-/// What a caller who is not let in is told.
+/// The status of a refused caller.
 pub(crate) fn unknown(failure: &AuthError) -> Status {
     match failure {
         AuthError::NoToken => {
@@ -177,23 +207,23 @@ pub(crate) fn unknown(failure: &AuthError) -> Status {
     }
 }
 
-/// What a caller is told who asked too often.
+/// The status of a caller over its limit.
 pub(crate) fn too_often(over: &OverLimit) -> Status {
     Status::resource_exhausted(over.to_string())
 }
 
-/// What a watcher is told for whom there is no place.
+/// The status of a watcher for which there is no place.
 pub(crate) fn full(full: Full) -> Status {
     Status::resource_exhausted(full.to_string())
 }
 
-/// What is said of a key that is none.
+/// The status of an invalid key.
 pub(crate) fn no_key(text: &str, invalid: &InvalidKey) -> Status {
     let shown: String = text.chars().take(100).collect();
     Status::invalid_argument(format!("the key {shown:?}: {invalid}"))
 }
 
-/// That a position cannot be gone on from.
+/// The status of a position that a watch cannot go on from.
 pub(crate) fn out_of_range(what: &str) -> Status {
     Status::new(Code::OutOfRange, format!("{what}; watch without a position, to start from a snapshot"))
 }

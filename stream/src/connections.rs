@@ -1,9 +1,9 @@
-//! Connections: each with all its calls in one task.
+//! Connections: each is served, with all its calls, by one task.
 //!
-//! tonic's own server has a task for each connection and one for each call, which wake each other
-//! for every message, mostly from different threads. Here a call's future lies in its connection's
-//! task: a message costs one wake, and a connection that ends takes its calls with it, also those
-//! that wait for a peer who does not read.
+//! tonic's own server has a task for each connection and one for each call. They wake each other
+//! for every message, mostly on different threads. Here a call's future belongs to its connection's
+//! task. So a message costs one wake. A connection that ends takes its calls with it, also those
+//! that wait for a peer that does not read.
 
 use std::{
     convert::Infallible,
@@ -14,7 +14,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -22,7 +22,6 @@ use futures_util::{
     FutureExt,
     future::BoxFuture,
     stream::{FuturesUnordered, StreamExt},
-    task::AtomicWaker,
 };
 use http::{Request, Response};
 use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::service_fn};
@@ -44,68 +43,64 @@ use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 use tracing::{debug, warn};
 
-use crate::settings::TlsSettings;
+use crate::{
+    connection_waker::{ConnectionTask, Part},
+    settings::TlsSettings,
+};
 
 /// How many calls one connection may have open at once.
 const MAX_CALLS: u32 = 1_000;
-/// How much metadata of a call is read at all, in bytes as HTTP/2 counts them; routes.rs takes far
-/// less. A call with more is refused without a word of gRPC, and one with several times as much
-/// costs the peer its connection: what it sends has to be read, or all later calls would be
-/// misunderstood.
+/// How much metadata of a call is read at all, in bytes as HTTP/2 counts them; routes.rs allows far
+/// less. A call with more is refused without a gRPC status. One with several times as much ends the
+/// connection: its headers have to be read, or all later ones would be misread.
 pub(crate) const MAX_HEADERS: u32 = 128 * 1024;
 /// How much of a call's answer waits in memory for the peer to take it, in bytes.
 const MAX_UNSENT: usize = 256 * 1024;
-/// After what silence a peer is asked whether it is still there, and how long it may take to
-/// answer.
+/// After what silence a peer is pinged, and how long its answer may take.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a peer has for its first call, with all that comes before: agreeing on a key, agreeing
-/// on HTTP/2.
+/// How long a peer has until its first call, with the handshakes of TLS and HTTP/2.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a peer without a call has to go by itself, once it was told to.
+/// How long a peer without a call has to close the connection after it was told to.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long nothing is taken after the system has refused a connection, as it does without file
+/// How long no connection is accepted after the system has refused one, as it does without file
 /// descriptors.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often a connection and its calls are looked at in turns before others are.
-const MAX_TURNS: usize = 16;
+/// The answer to a request.
+pub(crate) type ResponseFuture = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
-/// Answers a request.
-pub(crate) type Answering = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-/// Ends a call from outside, without a word. A call whose peer does not take what it has is not
-/// looked at, and cannot end by itself.
+/// Aborts a call from outside, without a status. A call whose peer takes nothing is not polled, and
+/// cannot end by itself.
 #[derive(Clone, Debug, Default)]
-pub struct Cut(Arc<AtomicBool>);
+pub struct AbortFlag(Arc<AtomicBool>);
 
-impl Cut {
-    /// Ends it when it is polled next.
-    pub fn cut(&self) {
+impl AbortFlag {
+    /// Aborts the call when it is polled next.
+    pub fn abort(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    fn is_cut(&self) -> bool {
+    fn is_aborted(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// Why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum UnusableCertificate {
-    /// A file is no PEM, or has not what it should have.
+    /// A file is no PEM, or lacks what it should have.
     #[error("no usable PEM: {0}")]
     Pem(#[from] rustls::pki_types::pem::Error),
     /// Certificate and key do not go together, or are not supported.
     #[error(transparent)]
     Tls(#[from] rustls::Error),
-    /// The certificates that clients' must lead to.
+    /// The CA that clients' certificates must lead to is unusable.
     #[error("the clients' CA: {0}")]
     Clients(#[from] rustls::server::VerifierBuilderError),
 }
 
-/// What makes TLS of a connection.
+/// Accepts TLS connections as the settings say.
 pub(crate) fn acceptor(settings: &TlsSettings) -> Result<TlsAcceptor, UnusableCertificate> {
     let provider = Arc::new(default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
@@ -126,14 +121,14 @@ pub(crate) fn acceptor(settings: &TlsSettings) -> Result<TlsAcceptor, UnusableCe
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Answers by `answer` what comes over `listener`, over `max` connections at most, until `closed`
-/// says so; then waits until all calls have ended, but not for peers that have made none. Dropping
-/// it ends them.
+/// Answers requests over `listener` by `answer`, over `max` connections at most, until `closed`
+/// says so. Then waits until all calls have ended, but not for peers without a call. Dropping it
+/// aborts all calls.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     max: usize,
-    answer: impl Fn(Request<Incoming>) -> (Answering, Option<Cut>) + Clone + Send + 'static,
+    answer: impl Fn(Request<Incoming>) -> (ResponseFuture, Option<AbortFlag>) + Clone + Send + 'static,
     closed: watch::Receiver<bool>,
 ) {
     let mut closing = closed.clone();
@@ -146,8 +141,8 @@ pub(crate) async fn serve(
         };
         let (tls, answer) = (tls.clone(), answer.clone());
         connections.spawn(async move {
-            if let Err(error) = hold(stream, tls, answer, closed).await {
-                // Peers go away as they like.
+            if let Err(error) = serve_connection(stream, tls, answer, closed).await {
+                // Peers disconnect as they like.
                 debug!(%error, "a connection has ended");
             }
             drop(place);
@@ -167,8 +162,8 @@ pub(crate) async fn serve(
             }
         }
     }
-    // Those that the system has taken already are told to go elsewhere; closing the listener would
-    // reset them.
+    // Those that the system has accepted already are told to go elsewhere. Closing the listener
+    // would reset them.
     while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
         admit(&mut connections, stream, closed.clone());
     }
@@ -176,17 +171,17 @@ pub(crate) async fn serve(
     while connections.join_next().await.is_some() {}
 }
 
-async fn hold(
+async fn serve_connection(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
-    answer: impl Fn(Request<Incoming>) -> (Answering, Option<Cut>),
+    answer: impl Fn(Request<Incoming>) -> (ResponseFuture, Option<AbortFlag>),
     closed: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
-    // Messages are small, and each is to go at once.
+    // Messages are small, and each is to be sent at once.
     stream.set_nodelay(true)?;
     match tls {
-        None => converse(stream, answer, deadline, closed).await?,
+        None => serve_calls(stream, answer, deadline, closed).await?,
         Some(tls) => {
             let mut closing = closed.clone();
             let leaving = async move {
@@ -197,23 +192,23 @@ async fn hold(
                 encrypted = timeout_at(deadline, tls.accept(stream)) => encrypted.map_err(io::Error::from)??,
                 () = leaving => return Ok(()),
             };
-            converse(encrypted, answer, deadline, closed).await?;
+            serve_calls(encrypted, answer, deadline, closed).await?;
         }
     }
     Ok(())
 }
 
-/// Answers the calls of a connection, and closes it in good order when `closed` says so, or when
-/// none has come until `deadline`. A peer that has made no call and does not go then is left: hyper
-/// would wait for its half of the handshake for ever.
-async fn converse(
+/// Answers the calls of a connection. Closes it in good order when `closed` says so, or when no
+/// call has come until `deadline`. A peer that has made no call and does not leave then is dropped:
+/// hyper would wait for its half of the handshake for ever.
+async fn serve_calls(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    answer: impl Fn(Request<Incoming>) -> (Answering, Option<Cut>),
+    answer: impl Fn(Request<Incoming>) -> (ResponseFuture, Option<AbortFlag>),
     deadline: Instant,
     mut closed: watch::Receiver<bool>,
 ) -> Result<(), hyper::Error> {
-    let begun = Begun::default();
-    let mut builder = http2::Builder::new(begun.clone());
+    let new_calls = NewCalls::default();
+    let mut builder = http2::Builder::new(new_calls.clone());
     builder
         .timer(TokioTimer::new())
         // Nobody caches gRPC.
@@ -223,32 +218,27 @@ async fn converse(
         .max_send_buf_size(MAX_UNSENT)
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    let beginning = begun.clone();
+    let beginning = new_calls.clone();
     let answer = service_fn(move |request| {
-        let (answering, cut) = answer(request);
-        // hyper has the call executed before it takes the next one.
-        beginning.lock().cut = cut;
+        let (answering, abort) = answer(request);
+        // hyper executes this call before it accepts the next one.
+        beginning.lock().abort = abort;
         answering
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answer));
     let mut calls = FuturesUnordered::new();
-    // Until the first call. From then on keepalive finds out who is gone, and nobody pays for a
-    // timer.
+    // Only until the first call: from then on, keepalive finds dead peers, and no timer is needed.
     let mut first_call_by = Some(Box::pin(sleep_until(deadline)));
     let mut is_told_to_go = false;
     let mut closing = pin!(async move { closed.wait_for(|closed| *closed).await.is_ok() }.fuse());
-    let waker = Arc::new(ConnectionWaker::default());
-    let [(calls_flag, calls_waker), (connection_flag, connection_waker)] = [waker.flag(), waker.flag()];
-    poll_fn(|task| {
-        waker.attend(task.waker());
-        for _ in 0..MAX_TURNS {
-            // Calls first: what they have to say goes out with what the connection does next.
-            if calls_flag.take() {
-                let context = &mut Context::from_waker(&calls_waker);
+    let task = ConnectionTask::new();
+    poll_fn(|context| {
+        task.poll(context.waker(), |part, context| match part {
+            Part::Calls => {
                 while let Poll::Ready(Some(())) = calls.poll_next_unpin(context) {}
+                Poll::Pending
             }
-            if connection_flag.take() {
-                let context = &mut Context::from_waker(&connection_waker);
+            Part::Connection => {
                 if closing.as_mut().poll(context).is_ready() {
                     is_told_to_go = true;
                     connection.as_mut().graceful_shutdown();
@@ -259,11 +249,11 @@ async fn converse(
                 if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                     return Poll::Ready(ended);
                 }
-                let new = &mut begun.lock().calls;
+                let new = &mut new_calls.lock().calls;
                 if !new.is_empty() {
                     first_call_by = None;
                     calls.extend(new.drain(..));
-                    calls_flag.set();
+                    task.poll_next(Part::Calls);
                 }
                 if let Some(deadline) = &mut first_call_by
                     && deadline.as_mut().poll(context).is_ready()
@@ -271,125 +261,55 @@ async fn converse(
                     if is_told_to_go {
                         return Poll::Ready(Ok(()));
                     }
-                    // First told, so that a call that is on its way is answered, or made elsewhere.
+                    // Told first, so that a call on its way is answered, or made elsewhere.
                     is_told_to_go = true;
                     connection.as_mut().graceful_shutdown();
                     deadline.as_mut().reset(Instant::now() + LEAVE_TIMEOUT);
-                    connection_flag.set();
+                    task.poll_next(Part::Connection);
                 }
+                Poll::Pending
             }
-            if waker.may_rest([&calls_flag, &connection_flag]) {
-                return Poll::Pending;
-            }
-        }
-        // Others get their turn, too.
-        waker.is_attended.store(false, Ordering::SeqCst);
-        task.waker().wake_by_ref();
-        Poll::Pending
+        })
     })
     .await
 }
 
-/// Where a connection's task is rung for: by what its calls wait for, and by what the connection
-/// itself does. Each has a flag, so that only what has something to do is looked at. While the task
-/// is there, it sees to its flags by itself, and need not be woken: the connection and its calls
-/// mostly ring for each other, and the runtime would wake another thread for it.
-#[derive(Default)]
-struct ConnectionWaker {
-    task: AtomicWaker,
-    is_attended: AtomicBool,
-}
-
-impl ConnectionWaker {
-    /// A flag that has rung already, for what is there at the beginning.
-    fn flag(self: &Arc<Self>) -> (Arc<WakeFlag>, Waker) {
-        let flag = Arc::new(WakeFlag { waker: Arc::clone(self), is_set: AtomicBool::new(true) });
-        (Arc::clone(&flag), Waker::from(flag))
-    }
-
-    fn attend(&self, task: &Waker) {
-        self.task.register(task);
-        self.is_attended.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether nothing has rung. If so, whatever rings from now on wakes the task.
-    fn may_rest(&self, flags: [&WakeFlag; 2]) -> bool {
-        self.is_attended.store(false, Ordering::SeqCst);
-        let is_set = flags.iter().any(|flag| flag.is_set.load(Ordering::SeqCst));
-        if is_set {
-            self.is_attended.store(true, Ordering::SeqCst);
-        }
-        !is_set
-    }
-}
-
-struct WakeFlag {
-    waker: Arc<ConnectionWaker>,
-    is_set: AtomicBool,
-}
-
-impl WakeFlag {
-    fn set(&self) {
-        self.is_set.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether it has rung since this was last asked.
-    fn take(&self) -> bool {
-        self.is_set.swap(false, Ordering::SeqCst)
-    }
-}
-
-impl Wake for WakeFlag {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.set();
-        // If the task is there, it looks before it rests. If not, it may have looked just before:
-        // one of the two sees to it.
-        if !self.waker.is_attended.load(Ordering::SeqCst) {
-            self.waker.task.wake();
-        }
-    }
-}
-
-/// The calls that have begun since the connection was last looked at.
+/// The calls that have begun since the connection was polled.
 #[derive(Clone, Default)]
-struct Begun(Arc<Mutex<New>>);
+struct NewCalls(Arc<Mutex<NewCallsState>>);
 
 #[derive(Default)]
-struct New {
+struct NewCallsState {
     calls: Vec<Call>,
-    /// What ends the next one.
-    cut: Option<Cut>,
+    /// Aborts the next one.
+    abort: Option<AbortFlag>,
 }
 
-impl Begun {
-    fn lock(&self) -> MutexGuard<'_, New> {
+impl NewCalls {
+    fn lock(&self) -> MutexGuard<'_, NewCallsState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Begun {
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for NewCalls {
     fn execute(&self, call: F) {
         let mut new = self.lock();
-        let cut = new.cut.take();
-        new.calls.push(Call { call: Box::pin(call), cut });
+        let abort = new.abort.take();
+        new.calls.push(Call { call: Box::pin(call), abort });
     }
 }
 
 /// A call.
 struct Call {
     call: BoxFuture<'static, ()>,
-    cut: Option<Cut>,
+    abort: Option<AbortFlag>,
 }
 
 impl Future for Call {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if self.cut.as_ref().is_some_and(Cut::is_cut) {
+        if self.abort.as_ref().is_some_and(AbortFlag::is_aborted) {
             return Poll::Ready(());
         }
         self.call.as_mut().poll(context)

@@ -1,10 +1,10 @@
-//! What was in memory last, kept on disk for a start while the stores are down. Encrypted, and
-//! without any secret.
+//! The snapshot file: what was in memory last, for a start while the stores are down. It is
+//! encrypted, and holds no secret.
 //!
 //! The file begins with a header: eight bytes that name the format, and 16 random ones, from which
-//! the file's own key is made (HKDF, RFC 5869). Then come frames, one for each tenant and one empty
-//! one at the end: a length in four bytes and so many bytes of AES-256-GCM. Each is bound to the
-//! header and to its place, so that none can be left out, moved or taken from another file.
+//! the file's own key is derived (HKDF, RFC 5869). Then come frames, one for each tenant and an
+//! empty one at the end: a length in four bytes and so many bytes of AES-256-GCM. Each frame is
+//! bound to the header and to its place. So none can be left out, moved or taken from another file.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -39,25 +39,24 @@ use crate::{
     tenant::LoadedTenant,
 };
 
-/// How often what has changed is written.
+/// How often changes are written.
 const INTERVAL: Duration = Duration::from_mins(1);
-/// The format. Another one is not read.
+/// The format. No other is read.
 const FORMAT: &[u8; 8] = b"tenantr1";
 const SALT_BYTES: usize = 16;
-/// No tenant is larger.
+/// No frame is larger.
 const MAX_FRAME_BYTES: u32 = 1 << 30;
 
-/// Why a file cannot be written or read.
+/// Why the file cannot be written or read.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub(crate) enum DiskError {
-    /// The file system says no.
+    /// The file system refuses it.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// It is of another format.
     #[error("it is no snapshot, or one of another version")]
     Format,
-    /// It was encrypted with another key, cut off or changed.
+    /// It was encrypted with another key, truncated or changed.
     #[error("it was encrypted with another key, or is damaged")]
     Sealed,
 }
@@ -68,7 +67,7 @@ impl From<Unspecified> for DiskError {
     }
 }
 
-/// Writes memory to the disk from time to time, and once more when `stop` says so.
+/// Writes memory to the file from time to time, and once more when `stop` says so.
 pub(crate) async fn keep(memory: Arc<Memory>, settings: SnapshotSettings, mut stop: watch::Receiver<bool>) {
     let mut ticks = interval(INTERVAL);
     ticks.tick().await;
@@ -94,7 +93,7 @@ pub(crate) async fn keep(memory: Arc<Memory>, settings: SnapshotSettings, mut st
     }
 }
 
-/// Puts what the disk has into memory, where it is served only while the stores do not answer.
+/// Puts what the file has into memory, where it is served only while the stores do not answer.
 pub(crate) fn restore(memory: &Memory, settings: &SnapshotSettings) {
     match load(settings) {
         Ok(tenants) => {
@@ -111,12 +110,12 @@ pub(crate) fn restore(memory: &Memory, settings: &SnapshotSettings) {
     }
 }
 
-/// Writes all tenants in memory; the file appears with its whole content.
+/// Writes all tenants in memory. The file appears with its whole content.
 pub(crate) fn save(memory: &Memory, settings: &SnapshotSettings) -> Result<(), DiskError> {
     let unfinished = settings.file.with_extension("unfinished");
     let written = write_all(memory, settings, &unfinished);
     if written.is_err() {
-        // Nobody reads it; it is in the way at most.
+        // Nobody reads it; at most, it is in the way.
         let _ = fs::remove_file(&unfinished);
     }
     written?;
@@ -125,7 +124,7 @@ pub(crate) fn save(memory: &Memory, settings: &SnapshotSettings) -> Result<(), D
 }
 
 fn write_all(memory: &Memory, settings: &SnapshotSettings, path: &Path) -> Result<(), DiskError> {
-    // One of an earlier try may have other permissions.
+    // One of an earlier attempt may have other permissions.
     if let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -133,7 +132,7 @@ fn write_all(memory: &Memory, settings: &SnapshotSettings, path: &Path) -> Resul
     }
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
-    // Elsewhere a file has the rights of its folder.
+    // Elsewhere a file has the permissions of its folder.
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let file = options.open(path)?;
@@ -209,7 +208,7 @@ impl Frames {
 
     fn read(&mut self, file: &mut impl Read) -> Result<Vec<u8>, DiskError> {
         let mut length = [0; 4];
-        // The last frame is known by being empty: a file that ends before it was cut off.
+        // The last frame is empty: a file that ends before it is truncated.
         file.read_exact(&mut length).map_err(|_| DiskError::Sealed)?;
         let length = u32::from_le_bytes(length);
         if length > MAX_FRAME_BYTES {
@@ -224,7 +223,7 @@ impl Frames {
     }
 }
 
-/// A tenant: length and text of its id, revision, length and text of the commit's id, entries as
+/// A tenant: length and text of its id, length and text of the commit's id, revision, entries as
 /// pages have them.
 fn encode(id: &TenantId, loaded: &LoadedTenant, backend: &Backend) -> Vec<u8> {
     let commit = loaded.position.commit.as_ref().map(CommitId::to_string).unwrap_or_default();

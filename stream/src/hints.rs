@@ -1,9 +1,9 @@
-//! Hints from a queue of `Config Changed` events: whose change to look for before the index of
-//! changes has it.
+//! Hints from a queue of `Config Changed` events: which tenants have changed, before the index of
+//! changes lists it.
 //!
-//! Hints only. One that is lost costs the time until the index is looked at; one that is made up
-//! costs a look at a tenant's log. A queue gives each message to one reader, so of several
-//! instances each hears of some changes only.
+//! A hint that is lost costs the time until the next poll. A made-up one costs a read of a tenant's
+//! log. A queue gives each message to one reader, so each of several instances gets some of the
+//! hints.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,14 +22,14 @@ use tracing::warn;
 
 use crate::memory::Memory;
 
-/// How long the queue may be silent in one call, in seconds: SQS's limit.
+/// How long one call may wait for messages, in seconds: SQS's limit.
 const WAIT_SECONDS: i32 = 20;
-/// How many messages come at once: SQS's limit.
+/// How many messages one call returns: SQS's limit.
 const MAX_MESSAGES: i32 = 10;
-/// How long after a failure the queue is asked again.
+/// How long after a failure the queue is read again.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// A client for the queue, which may keep silent for a while.
+/// A client for the queue, whose calls may take as long as they wait for messages.
 pub(crate) fn client(settings: &AwsSettings) -> Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(Duration::from_secs(2))
@@ -44,7 +44,7 @@ pub(crate) fn client(settings: &AwsSettings) -> Client {
     Client::from_conf(config.build())
 }
 
-/// Takes hints from the queue until `stop` says so, and passes on whose changes are news.
+/// Reads the queue until `stop` says so. Passes on the tenants whose revision is news.
 pub(crate) async fn listen(
     memory: Arc<Memory>,
     client: Client,
@@ -78,7 +78,7 @@ pub(crate) async fn listen(
         };
         for message in &messages {
             if let Some(tenant) = advertise(&memory, message.body().unwrap_or_default()) {
-                // If there are more than can be seen to, the index tells the rest.
+                // If there are too many, the next poll finds the rest.
                 let _ = hints.try_send(tenant);
             }
         }
@@ -87,7 +87,8 @@ pub(crate) async fn listen(
     }
 }
 
-/// Takes note of what an event says, if it says anything. Whose change it is, if that is news.
+/// Advertises the revision that an event names, if it names one. Returns the tenant if that is
+/// news.
 fn advertise(memory: &Memory, event: &str) -> Option<TenantId> {
     let event: Value = serde_json::from_str(event).ok()?;
     let tenant = event.pointer("/detail/tenant")?.as_str()?.parse().ok()?;
@@ -95,7 +96,7 @@ fn advertise(memory: &Memory, event: &str) -> Option<TenantId> {
     memory.known(&tenant)?.advertise(revision).then_some(tenant)
 }
 
-/// Takes messages off the queue. One that stays there comes again, and is no news then.
+/// Deletes messages from the queue. One that stays comes again, and is no news then.
 async fn delete(client: &Client, queue: &str, messages: Vec<Message>) {
     let entries = messages.into_iter().enumerate().filter_map(|(index, message)| {
         let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string());

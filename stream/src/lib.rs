@@ -1,11 +1,12 @@
 //! The streaming service of Tenantry: tenants' configuration read from memory, and watched as it
 //! changes, over gRPC.
 //!
-//! A call travels [`service`] → [`memory`] → [`tenant`], and where memory does not do, on to
-//! `tenantry`'s services. [`poller`] keeps memory fresh; [`watch`] tells watchers of it. The
+//! A call travels [`service`] → [`memory`] → [`tenant`], and on to `tenantry`'s services where
+//! memory is not enough. [`poller`] keeps memory fresh; [`watch`] tells watchers what changes. The
 //! interface is described in `clients/proto/tenantry/config/v1/config.proto`.
 
 mod answer;
+mod connection_waker;
 mod connections;
 mod disk;
 mod hints;
@@ -23,5 +24,5 @@ pub mod tenant;
 pub mod waker;
 mod watch;
 
-pub use connections::{Cut, UnusableCertificate};
+pub use connections::{AbortFlag, UnusableCertificate};
 pub use server::{StartError, Stream};

@@ -1,4 +1,4 @@
-//! All tenants in memory: who is there, how fresh that is, and how it is brought after.
+//! All tenants in memory: which ones, how fresh they are, and how they are refreshed.
 
 use std::{
     borrow::Cow,
@@ -33,20 +33,20 @@ use crate::{
     waker::Registration,
 };
 
-/// How long memory is believed without asking the tenant's head. The index of changes should have
-/// told of every change by then; if it has not, or the table was restored, this is how long it
-/// takes to notice.
+/// How long memory is believed without reading the tenant's head. The index of changes should have
+/// listed every change by then. If it has not, or the table was restored, this is how long it takes
+/// to notice.
 pub const VALIDITY: Duration = Duration::from_mins(1);
-/// How long one tenant may keep the stores busy before whoever waits is told so.
+/// How long a refresh of one tenant may take before those who wait for it get an error.
 pub const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many commits are fetched at once.
+/// How many commits one call fetches.
 const PAGE: usize = 128;
-/// After how many bytes of values no further commits are fetched at once.
+/// After how many bytes of values one call fetches no further commits.
 const PAGE_BYTES: usize = 4_000_000;
-/// How many tenants are read anew at once, as a whole.
+/// How many tenants are loaded at once, as a whole.
 const MAX_LOADS: usize = 32;
-/// How many tenants are expected to be in memory, at most: for so many the cache remembers for a
-/// while that they were driven out.
+/// How many tenants are expected to be in memory at most. The cache remembers so many for a while
+/// after it has evicted them.
 const MAX_ESTIMATE: usize = 1 << 20;
 
 /// Tenants in memory.
@@ -55,31 +55,31 @@ pub struct Memory {
     tail: TailService,
     clock: Clock,
     metrics: Arc<Metrics>,
-    /// Those that are watched. They stay.
+    /// Those that are watched. They are never evicted.
     watched: RwLock<HashMap<TenantId, Arc<Tenant>>>,
-    /// The others, bounded by bytes: those that were not asked for lately go first.
+    /// The others, bounded by bytes. Those that were not read lately are evicted first.
     idle: Cache<TenantId, Weighed, Weight>,
     limits: Limits,
-    /// What those that are watched weighed when they were last weighed, in bytes.
+    /// How many bytes the watched ones took when they were last weighed.
     watched_bytes: AtomicU64,
     watchers: AtomicUsize,
     loads: Semaphore,
-    /// When the last complete look at each shard of the index of changes began, in milliseconds.
+    /// When the last complete poll of each shard of the index of changes began, in milliseconds.
     polled: Vec<AtomicU64>,
-    /// For how long a shard may not have been looked at before memory is not believed without
-    /// asking.
+    /// How long ago the last complete poll of a shard may be. Beyond that, memory is not believed
+    /// without reading the tenant's log.
     max_poll_age: Duration,
     /// Whether watches are to end.
     is_draining: AtomicBool,
-    /// What was last said about a failure, so that an outage is not a line for each tenant.
+    /// When a failure was last logged, so that an outage is not a line for each tenant.
     failed_at: Mutex<Option<Timestamp>>,
 }
 
-/// How much may be in memory.
+/// Limits of what is in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of tenants that nobody watches, and of one tenant that somebody does. As many again
-    /// for all that are watched.
+    /// Bytes of all tenants that nobody watches, of all that are watched, and of any single one,
+    /// each.
     pub bytes: u64,
     /// Watchers in all.
     pub watchers: usize,
@@ -96,13 +96,13 @@ pub enum Full {
     /// The instance has.
     #[error("this instance has {0} watchers, as many as it may have; try again later")]
     Instance(usize),
-    /// Its memory is full of tenants that are watched.
+    /// Watched tenants take all the memory that they may.
     #[error("this instance has no memory left for a further tenant; try again later")]
     Memory,
 }
 
-/// A tenant that nobody watches, and what it weighed when it was put in: the cache takes the same
-/// off when it goes.
+/// A tenant that nobody watches, and what it weighed when it was inserted: the cache subtracts the
+/// same weight when it goes.
 #[derive(Clone, Debug)]
 struct Weighed {
     tenant: Arc<Tenant>,
@@ -124,8 +124,8 @@ impl Weighter<TenantId, Weighed> for Weight {
     }
 }
 
-/// Room for so many bytes. In one piece: of several, each would have its part of the room, and a
-/// tenant larger than that would never be kept.
+/// A cache of so many bytes, in one shard: of several, each would have its part of the room, and
+/// would never keep a tenant larger than that.
 fn cache(bytes: u64) -> Cache<TenantId, Weighed, Weight> {
     let tenants = usize::try_from(bytes / 4_096).unwrap_or(usize::MAX).clamp(16, MAX_ESTIMATE);
     let options = OptionsBuilder::new().shards(1).estimated_items_capacity(tenants).weight_capacity(bytes).build();
@@ -143,7 +143,7 @@ pub struct Fresh {
     pub pages: Pages,
     /// The revision that they are the state at.
     pub revision: Revision,
-    /// Whether the stores do not answer, so that it may have changed.
+    /// Whether the stores do not answer, so that a newer state may exist.
     pub is_stale: bool,
 }
 
@@ -154,8 +154,8 @@ impl Fresh {
 }
 
 impl Memory {
-    /// An empty memory. Tenants are believed for `max_poll_age` after the index of changes was last
-    /// looked at.
+    /// An empty memory. Tenants are believed while the last poll of their shard is not older than
+    /// `max_poll_age`.
     pub fn new(tail: TailService, limits: Limits, max_poll_age: Duration, clock: Clock, metrics: Arc<Metrics>) -> Self {
         Self {
             tail,
@@ -204,8 +204,8 @@ impl Memory {
 
     /// A tenant, if it is in memory.
     pub fn known(&self, id: &TenantId) -> Option<Arc<Tenant>> {
-        // A place is taken before a tenant is watched, and given back after; without any there is
-        // nothing to look for.
+        // A watcher is counted before its tenant is watched, and until after. Without any, no
+        // tenant is watched.
         let watched = if self.watchers() == 0 { None } else { self.read_watched().get(id).cloned() };
         watched.or_else(|| self.idle.get(id).map(|idle| idle.tenant))
     }
@@ -233,8 +233,8 @@ impl Memory {
         self.watched_bytes.load(Ordering::Relaxed)
     }
 
-    /// Sees to it that watches end whose tokens have expired: those whose watchers take nothing do
-    /// not notice.
+    /// Closes the watches whose tokens have expired, also those whose peers take nothing and which
+    /// do not notice themselves.
     pub fn close_expired(&self) {
         let now = self.clock.now();
         self.watched().iter().for_each(|(_, tenant)| tenant.close_expired(now));
@@ -246,8 +246,8 @@ impl Memory {
         }
     }
 
-    /// Takes note of what a tenant weighs whose watch begins. If that is the only one, and there is
-    /// no room for it, it does not.
+    /// Weighs a tenant whose watch begins. Fails if this is its only watch, and there is no room
+    /// for it.
     pub fn make_room(&self, tenant: &Tenant) -> Result<(), Full> {
         self.weigh_one(tenant);
         let is_too_much = self.watched_bytes.load(Ordering::Relaxed) > self.limits.bytes;
@@ -264,20 +264,19 @@ impl Memory {
         self.watchers.load(Ordering::SeqCst)
     }
 
-    /// Takes note of when a complete look at a shard of the index of changes began.
+    /// Notes when a complete poll of a shard of the index of changes began.
     pub fn note_poll(&self, shard: u32, began: Timestamp) {
         if let Some(polled) = usize::try_from(shard).ok().and_then(|shard| self.polled.get(shard)) {
             polled.store(began.millis(), Ordering::Relaxed);
         }
     }
 
-    /// When the last complete look began at that shard of the index of changes that was not looked
-    /// at for longest.
+    /// When the last complete poll began, of the shard where that is longest ago.
     pub fn oldest_poll(&self) -> Timestamp {
         Timestamp::from_millis(self.polled.iter().map(|polled| polled.load(Ordering::Relaxed)).min().unwrap_or(0))
     }
 
-    /// Whether the index of changes was looked at so lately that a change of the tenant would be
+    /// Whether the index of changes was polled so lately that a change of the tenant would be
     /// known.
     pub fn is_polled(&self, id: &TenantId) -> bool {
         self.was_polled(id, self.clock.now())
@@ -289,8 +288,8 @@ impl Memory {
         now.since(at) <= self.max_poll_age
     }
 
-    /// A tenant for an answer: from memory if that is as fresh as the index of changes, else as the
-    /// stores have it. If they do not answer, as it was last known, and marked so.
+    /// A tenant for an answer: from memory if that is fresh enough, else as the stores have it. If
+    /// they do not answer, as it was last known, and marked stale.
     pub async fn fresh(&self, scope: &TenantScope, least: Revision) -> Result<Fresh, ReadError> {
         let id = scope.tenant();
         let known = self.known(id);
@@ -298,11 +297,11 @@ impl Memory {
             return Ok(fresh);
         }
         let tenant = known.unwrap_or_else(|| self.admit(id));
-        // Boxed, because it is as large as the SDK's futures, and would be moved about also where
+        // Boxed, because it is as large as the SDK's futures, and would be moved about even where
         // memory answers.
         let outcome = Box::pin(self.catch_up(id, &tenant, scope)).await;
         if self.known(id).is_none_or(|known| !Arc::ptr_eq(&known, &tenant)) {
-            // Others have driven it out of memory, where it may have missed something.
+            // It was evicted meanwhile, and may have missed an advertised revision.
             tenant.invalidate();
         }
         self.weigh(id, &tenant);
@@ -316,8 +315,8 @@ impl Memory {
         }
     }
 
-    /// Sees to it that a watched tenant is as fresh as an answer would be. Whether it is only what
-    /// was last known.
+    /// Makes a watched tenant as fresh as an answer would be. Returns whether the stores do not
+    /// answer, so that it is only what was last known.
     pub async fn fresh_watched(&self, tenant: &Tenant, scope: &TenantScope) -> Result<bool, ReadError> {
         let id = scope.tenant();
         if self.believed(id, tenant, scope, Revision::ZERO).is_some() {
@@ -330,7 +329,7 @@ impl Memory {
         }
     }
 
-    /// What is in memory, if it need not be asked for.
+    /// What is in memory, if the stores need not be asked.
     fn believed(&self, id: &TenantId, tenant: &Tenant, scope: &TenantScope, least: Revision) -> Option<Fresh> {
         let now = self.clock.now();
         let is_polled = self.was_polled(id, now);
@@ -347,42 +346,42 @@ impl Memory {
         idle.tenant
     }
 
-    /// Has the tenant weigh what it weighs now.
+    /// Updates the weight of a tenant that nobody watches.
     fn weigh(&self, id: &TenantId, tenant: &Arc<Tenant>) {
         if !self.read_watched().contains_key(id) {
             self.idle.insert(id.clone(), Arc::clone(tenant).into());
         }
     }
 
-    /// Puts a tenant into memory as it was on the disk.
+    /// Puts a tenant into memory as the snapshot file has it.
     pub fn restore(&self, id: TenantId, loaded: LoadedTenant) {
         let tenant = Arc::new(Tenant::default());
         tenant.put(loaded);
         self.idle.insert(id, tenant.into());
     }
 
-    /// Brings a tenant to what the stores have now. One caller asks; those who come meanwhile wait,
-    /// and ask only if that was begun too early for them.
+    /// Refreshes a tenant from the stores. One caller reads them; those who come meanwhile wait for
+    /// it, and read again only if that had begun before they came.
     pub async fn catch_up(&self, id: &TenantId, tenant: &Tenant, scope: &TenantScope) -> Result<(), ReadError> {
         let came = self.clock.now();
-        let asking = async {
+        let refreshing = async {
             let turn = tenant.turn();
-            let _asking = turn.come().await;
+            let _turn = turn.wait().await;
             let needs = tenant.inspect(|loaded, advertised| {
                 let is_newest = loaded.validated_at > came && advertised <= loaded.position.revision.get();
                 !is_newest || loaded.is_partial(scope)
             });
-            if needs.unwrap_or(true) { self.ask(tenant, scope).await } else { Ok(()) }
+            if needs.unwrap_or(true) { self.refresh(tenant, scope).await } else { Ok(()) }
         };
-        let outcome = tokio::time::timeout(REFRESH_TIMEOUT, asking).await.unwrap_or(Err(ReadError::TooSlow));
+        let outcome = tokio::time::timeout(REFRESH_TIMEOUT, refreshing).await.unwrap_or(Err(ReadError::TooSlow));
         if let Err(error) = &outcome {
             self.report(id, error);
         }
         outcome
     }
 
-    async fn ask(&self, tenant: &Tenant, scope: &TenantScope) -> Result<(), ReadError> {
-        // Values that were not there are looked for again when memory is not believed any more,
+    async fn refresh(&self, tenant: &Tenant, scope: &TenantScope) -> Result<(), ReadError> {
+        // Values that the stores did not have are read again once memory is not believed any more,
         // which is now and then.
         let now = self.clock.now();
         let is_whole = |loaded: &LoadedTenant| !loaded.lacks_values || now.since(loaded.validated_at) <= VALIDITY;
@@ -401,7 +400,8 @@ impl Memory {
                 };
             let last = commits.last().map(|last| last.position.clone());
             self.metrics.note_commits(&commits, tenant.watched_since(), self.clock.now());
-            // If not, one who may read secrets has come meanwhile, and lends the rights.
+            // If not, a watcher who may read secrets has come meanwhile. The commits are read again
+            // with its rights.
             if !tenant.advance(commits, is_all.then_some(asked)) {
                 continue;
             }
@@ -416,8 +416,8 @@ impl Memory {
                 None if !tenant.is_behind() => return Ok(()),
                 None => {}
             }
-            // Said to be further than its log: there was a commit meanwhile, the advertised revision is wrong,
-            // or the log has a gap.
+            // Advertised beyond the end of its log: a commit came meanwhile, the advertised
+            // revision is wrong, or the log has a gap.
             let advertised = tenant.advertised_revision();
             let known = self.tail.head(scope).await?.revision;
             if known <= position.revision {
@@ -445,26 +445,26 @@ impl Memory {
         Ok(())
     }
 
-    /// Sees to it that the log of a watched tenant goes back to `position`, if it need not go far.
+    /// Extends the log of a watched tenant back to `position`, if that is not far.
     pub async fn reach_back(&self, tenant: &Tenant, scope: &TenantScope, position: &Position) -> Result<(), ReadError> {
         let Some((_, reaching)) = tenant.lacks_before(position) else { return Ok(()) };
-        // Not the turn to ask, which is for what is new.
+        // Not the lock for refreshing, which is for what is new.
         let _reaching = reaching.lock().await;
         let Some((lacks, _)) = tenant.lacks_before(position) else { return Ok(()) };
         match self.tail.since(&rights(tenant, scope), position, lacks, PAGE_BYTES).await {
             Ok(back) => tenant.prepend(position, back.commits),
             Err(TailError::Read(error)) => return Err(error),
-            // Whoever asks finds out by itself.
+            // The caller notices that the log does not reach so far.
             Err(_) => {}
         }
         Ok(())
     }
 
-    /// Has a tenant be watched with these rights.
+    /// Begins a watch of a tenant with these rights.
     pub fn watch(self: &Arc<Self>, scope: &Arc<TenantScope>) -> Result<Watched, Full> {
         let id = scope.tenant();
         let in_all = self.watchers.fetch_add(1, Ordering::SeqCst);
-        // From here on given back when it is dropped.
+        // Gives the place back when it is dropped.
         let place = Place { memory: Arc::clone(self) };
         if in_all >= self.limits.watchers {
             return Err(Full::Instance(self.limits.watchers));
@@ -500,8 +500,8 @@ impl Memory {
         }
     }
 
-    /// Says that a tenant cannot be brought after; of an outage, which all tenants share, once in a
-    /// while.
+    /// Logs that a tenant could not be refreshed. An outage, which all tenants share, is logged
+    /// once in a while.
     fn report(&self, id: &TenantId, error: &ReadError) {
         self.metrics.failures.inc();
         let now = self.clock.now();
@@ -510,7 +510,7 @@ impl Memory {
             return;
         }
         *failed_at = Some(now);
-        warn!(tenant.id = %id, %error, "a tenant could not be brought after");
+        warn!(tenant.id = %id, %error, "a tenant could not be refreshed");
     }
 
     fn read_watched(&self) -> RwLockReadGuard<'_, HashMap<TenantId, Arc<Tenant>>> {
@@ -522,8 +522,8 @@ impl Memory {
     }
 }
 
-/// The rights that the stores are asked with: what is read for one is told to all who watch, so if
-/// the one who asks may not read secrets, and one of them may, it is asked with the watcher's.
+/// The rights that the stores are read with. What is read is told to all watchers. So if one of
+/// them may read secrets and the caller may not, it is read with the watcher's rights.
 fn rights<'a>(tenant: &Tenant, scope: &'a TenantScope) -> Cow<'a, TenantScope> {
     match tenant.scope().filter(|watcher| watcher.may_read_secrets() && !scope.may_read_secrets()) {
         Some(watcher) => Cow::Owned((*watcher).clone()),
@@ -531,14 +531,14 @@ fn rights<'a>(tenant: &Tenant, scope: &'a TenantScope) -> Cow<'a, TenantScope> {
     }
 }
 
-/// A watched tenant; while this is kept, it stays in memory and is brought after.
+/// A watched tenant. While this is kept, it stays in memory and is refreshed.
 #[derive(Debug)]
 pub struct Watched {
     /// The tenant.
     pub tenant: Arc<Tenant>,
     /// The watcher's rights.
     pub scope: Arc<TenantScope>,
-    /// Where the watcher is woken when there may be something to be told.
+    /// Where the watcher registers to be woken.
     pub registration: Registration,
     place: Place,
 }
@@ -549,7 +549,7 @@ impl Drop for Watched {
     }
 }
 
-/// One of the watchers there may be in all.
+/// A place among all watchers of the instance.
 #[derive(Debug)]
 struct Place {
     memory: Arc<Memory>,
@@ -565,7 +565,7 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    /// Promise: a tenant that is allowed into memory stays there, also a large one.
+    /// Promise: a tenant that fits into memory is kept, even a large one.
     #[test]
     fn a_large_tenant_is_kept() {
         let cache = cache(1 << 20);

@@ -30,22 +30,22 @@ pub struct Metrics {
     pub tenants: Gauge<i64, AtomicI64>,
     /// Bytes that tenants take.
     pub bytes: Gauge<i64, AtomicI64>,
-    /// How long ago the last complete look began at that shard of the index that was not looked at
-    /// for longest, in seconds.
+    /// How long ago the last complete poll began, of the shard of the index where that is longest,
+    /// in seconds.
     pub poll_age: Gauge<f64, AtomicU64>,
-    /// Looks at a shard of the index that failed.
+    /// Polls of a shard of the index that failed.
     pub failed_polls: Counter<u64, AtomicU64>,
-    /// Changes that the index listed, those known already among them.
+    /// Changes that the index listed, including those known already.
     pub listed: Counter<u64, AtomicU64>,
-    /// Commits that memory was led on by.
+    /// Commits that were applied to tenants in memory.
     pub commits: Counter<u64, AtomicU64>,
-    /// Tenants that were read as a whole.
+    /// Tenants that were loaded as a whole.
     pub loads: Counter<u64, AtomicU64>,
-    /// Tenants that could not be brought after.
+    /// Refreshes of a tenant that failed.
     pub failures: Counter<u64, AtomicU64>,
-    /// Hints that came.
+    /// Hints that the queue brought.
     pub hints: Counter<u64, AtomicU64>,
-    /// Watchers that were told of several commits at once because they were too slow.
+    /// Updates that join several commits, for watchers that were too slow.
     pub conflated: Counter<u64, AtomicU64>,
     /// How old commits of watched tenants were when they came to memory, by the clock of whoever
     /// committed them, in seconds.
@@ -78,8 +78,8 @@ impl Metrics {
         self.calls.get_or_create(&Ended { method, code: code as i64 }).inc();
     }
 
-    /// Counts commits that memory is led on by. Those are late for somebody that came while the
-    /// tenant was watched; others were waited for by nobody.
+    /// Counts commits that are applied to a tenant in memory. Only those made while the tenant was
+    /// watched count as late: nobody waited for others.
     pub fn note_commits(&self, commits: &[Commit], watched_since: Option<Timestamp>, now: Timestamp) {
         self.commits.inc_by(commits.len() as u64);
         let Some(since) = watched_since else { return };
@@ -97,14 +97,14 @@ impl Metrics {
         registry.register("memory_bytes", "Bytes that tenants take in memory", self.bytes.clone());
         registry.register(
             "index_poll_age_seconds",
-            "Age of the oldest shard's last complete look",
+            "Age of the last complete poll, of the shard where it is oldest",
             self.poll_age.clone(),
         );
-        registry.register("failed_polls", "Looks at a shard of the index that failed", self.failed_polls.clone());
+        registry.register("failed_polls", "Polls of a shard of the index that failed", self.failed_polls.clone());
         registry.register("listed_changes", "Changes that the index listed", self.listed.clone());
-        registry.register("commits", "Commits that tenants in memory were led on by", self.commits.clone());
-        registry.register("loads", "Tenants that were read as a whole", self.loads.clone());
-        registry.register("catch_up_failures", "Tenants that could not be brought after", self.failures.clone());
+        registry.register("commits", "Commits that were applied to tenants in memory", self.commits.clone());
+        registry.register("loads", "Tenants that were loaded as a whole", self.loads.clone());
+        registry.register("catch_up_failures", "Refreshes of a tenant that failed", self.failures.clone());
         registry.register("hints", "Hints that came from the queue", self.hints.clone());
         registry.register("conflated_updates", "Updates of several commits, for slow watchers", self.conflated.clone());
         registry.register(

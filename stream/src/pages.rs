@@ -1,28 +1,29 @@
 //! A tenant's entries in memory: sorted, packed, copied on write.
 //!
 //! Millions of small entries cost more in pointers and allocations than in bytes. So they lie one
-//! behind the other in pages of a few kilobytes. A change copies the page that it falls into, and
-//! whoever still reads the old one keeps it.
+//! after the other in pages of a few kilobytes. A change copies the page that it falls into, and
+//! readers of the old page keep it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use prost::encoding::{decode_varint, encode_varint};
 use tenantry::tail::{Value, Valued};
 
-/// How many bytes a page has before another is begun. One entry may be larger.
+/// After how many bytes a page ends. One entry may be larger.
 const PAGE_BYTES: usize = 4_096;
 
 /// Entries in byte order of their keys.
 #[derive(Clone, Debug)]
 pub struct Pages(List);
 
-/// Most tenants have one page, and need no list of them.
+/// Most tenants have one page, and need no list.
 #[derive(Clone, Debug)]
 enum List {
     One(Arc<[u8]>),
     Many(Arc<[Arc<[u8]>]>),
 }
 
-/// An entry, where it lies.
+/// An entry within a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot<'a> {
     /// The key.
@@ -35,12 +36,12 @@ pub struct Slot<'a> {
     pub value: SlotValue<'a>,
 }
 
-/// A value, or why it is not there.
+/// A value, or why it is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotValue<'a> {
     /// JSON.
     Present(&'a str),
-    /// A secret that whoever loaded it may not read.
+    /// A secret that was loaded with rights that do not cover it.
     Withheld,
     /// Its store does not have it.
     Unavailable,
@@ -85,7 +86,7 @@ impl Pages {
         }))
     }
 
-    /// Writes all entries behind `bytes`.
+    /// Appends all entries to `bytes`.
     pub fn append_to(&self, bytes: &mut Vec<u8>) {
         self.list().iter().for_each(|page| bytes.extend_from_slice(page));
     }
@@ -132,7 +133,7 @@ impl Pages {
         let behind = self.list().partition_point(|page| first_key(page).is_some_and(|first| first <= from));
         let mut pages = self.list()[behind.saturating_sub(1)..].iter();
         let mut rest: &[u8] = pages.next().map_or(&[], |page| page);
-        // Within the first page alone: all others begin behind it.
+        // Within the first page only: all others begin after it.
         while let Some((slot, _, behind)) = read(rest)
             && slot.key < from
         {
@@ -156,7 +157,7 @@ impl Pages {
 
     /// How many bytes the entries take.
     pub fn bytes(&self) -> usize {
-        // The pages' own reference counts and pointers among them.
+        // With the reference counts of the pages, and the pointers to them.
         self.list().iter().map(|page| page.len() + 32).sum::<usize>()
     }
 }
@@ -172,14 +173,14 @@ impl<'a> Slot<'a> {
     }
 }
 
-/// They may lie in other pages.
+/// Equal entries may lie in other pages.
 impl PartialEq for Pages {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
     }
 }
 
-/// Fills one page after the other.
+/// Fills page after page.
 #[derive(Default)]
 struct Writer {
     pages: Vec<Arc<[u8]>>,
@@ -211,7 +212,7 @@ impl Writer {
 }
 
 // An entry: the key's length and bytes, version, revision, the value's length and status in one
-// number, the value. Numbers are in base 128, the lowest first, as protocol buffers have them.
+// number, the value. Numbers are protocol buffers' varints.
 
 const WITHHELD: u64 = 1;
 const UNAVAILABLE: u64 = 2;
@@ -222,22 +223,22 @@ fn write(bytes: &mut Vec<u8>, slot: Slot<'_>) {
         SlotValue::Withheld => ("", WITHHELD),
         SlotValue::Unavailable => ("", UNAVAILABLE),
     };
-    write_number(bytes, slot.key.len() as u64);
+    encode_varint(slot.key.len() as u64, bytes);
     bytes.extend_from_slice(slot.key.as_bytes());
-    write_number(bytes, slot.version);
-    write_number(bytes, slot.revision);
-    write_number(bytes, (value.len() as u64) << 2 | status);
+    encode_varint(slot.version, bytes);
+    encode_varint(slot.revision, bytes);
+    encode_varint((value.len() as u64) << 2 | status, bytes);
     bytes.extend_from_slice(value.as_bytes());
 }
 
 /// The first entry, its bytes, and what lies behind it.
 fn read(bytes: &[u8]) -> Option<(Slot<'_>, &[u8], &[u8])> {
-    let (length, rest) = read_number(bytes)?;
-    let (key, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-    let (version, rest) = read_number(rest)?;
-    let (revision, rest) = read_number(rest)?;
-    let (length, rest) = read_number(rest)?;
-    let (value, rest) = rest.split_at_checked(usize::try_from(length >> 2).ok()?)?;
+    let mut rest = bytes;
+    let key = read_key(&mut rest)?;
+    let version = decode_varint(&mut rest).ok()?;
+    let revision = decode_varint(&mut rest).ok()?;
+    let length = decode_varint(&mut rest).ok()?;
+    let value = rest.split_off(..usize::try_from(length >> 2).ok()?)?;
     let value = match length & 3 {
         0 => SlotValue::Present(str::from_utf8(value).ok()?),
         WITHHELD => SlotValue::Withheld,
@@ -247,28 +248,18 @@ fn read(bytes: &[u8]) -> Option<(Slot<'_>, &[u8], &[u8])> {
     Some((slot, &bytes[..bytes.len() - rest.len()], rest))
 }
 
-fn first_key(page: &[u8]) -> Option<&str> {
-    let (length, rest) = read_number(page)?;
-    str::from_utf8(rest.get(..usize::try_from(length).ok()?)?).ok()
+/// Takes the key off the beginning of an entry.
+fn read_key<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    // The end of a page, for which no error need be made.
+    if bytes.is_empty() {
+        return None;
+    }
+    let length = decode_varint(bytes).ok()?;
+    bytes.split_off(..usize::try_from(length).ok()?)
 }
 
-fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        bytes.push(number.to_le_bytes()[0] | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number.to_le_bytes()[0]);
-}
-
-fn read_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut number = 0;
-    for (index, byte) in bytes.iter().enumerate().take(10) {
-        number |= u64::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            return Some((number, &bytes[index + 1..]));
-        }
-    }
-    None
+fn first_key(mut page: &[u8]) -> Option<&str> {
+    str::from_utf8(read_key(&mut page)?).ok()
 }
 
 #[cfg(test)]

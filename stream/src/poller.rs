@@ -1,10 +1,10 @@
-//! Follows all tenants at once: looks at the index of changes a few times a second, and brings
-//! those after that are watched.
+//! Finds out which tenants have changed, all at once: polls the index of changes a few times a
+//! second, and refreshes the watched tenants that are behind.
 //!
-//! The index lags behind the table, and the times in it are of many clocks. So each look begins a
-//! little before the newest change seen, now and then well before it, and what was known already is
-//! known by its revision. Nothing that the index says is believed further than the tenant's own log
-//! confirms.
+//! The index lags behind the table, and its times are of many clocks. So each poll begins a little
+//! before the newest change seen, and now and then well before it. A change that was known already
+//! is recognized by its revision. The index only advertises revisions: the tenant's own log
+//! confirms them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,49 +30,49 @@ use crate::{
     tenant::Tenant,
 };
 
-/// How far before the newest change a look begins: what the index lags behind, and how much clocks
-/// that are kept right differ.
+/// How far before the newest change a poll begins: more than the index lags and well-kept clocks
+/// differ.
 const OVERLAP: Duration = Duration::from_secs(2);
-/// How far before it some looks begin, for indexes that lag and clocks that are wrong by more.
+/// How far before it a wide poll begins, for indexes that lag and clocks that differ by more.
 const WIDE_OVERLAP: Duration = Duration::from_mins(1);
-/// How often those do.
+/// How often a poll is wide.
 const WIDE_EVERY: Duration = Duration::from_secs(10);
-/// How long a look may take.
+/// How long one query may take.
 const POLL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many changes a look takes in at once; it goes on from there at the next.
+/// How many changes one query returns at most. The next one goes on from there.
 const POLL_LIMIT: usize = 20_000;
-/// How many watched tenants are brought after at once.
+/// How many watched tenants are refreshed at once.
 const MAX_REFRESHES: usize = 64;
-/// How long a tenant that could not be brought after is left alone, at first and at most.
+/// How long a tenant that could not be refreshed is left alone, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Follows the index of changes.
+/// Polls the index of changes.
 #[derive(Debug)]
 pub(crate) struct ChangePoller {
     memory: Arc<Memory>,
     authority: IndexAuthority,
     interval: Duration,
-    /// Whose changes are news, as the queue says.
+    /// Tenants that the queue says have changed.
     hints: mpsc::Receiver<TenantId>,
 }
 
-/// How far a shard of the index has been looked at.
+/// How far a shard of the index has been polled.
 #[derive(Clone, Copy, Debug)]
 struct Shard {
     newest: Timestamp,
-    /// When the last look began that went back far, and was complete.
+    /// When the last complete wide poll began.
     wide_at: Timestamp,
-    /// The look that is not complete yet.
+    /// The poll that is not complete yet.
     poll: Option<Poll>,
 }
 
-/// A look at a shard, which may take several queries.
+/// A poll of a shard, which may take several queries.
 #[derive(Clone, Copy, Debug)]
 struct Poll {
     began: Timestamp,
     is_wide: bool,
-    /// From when on changes are asked for next.
+    /// From when on the next query asks for changes.
     since: Timestamp,
 }
 
@@ -86,18 +86,18 @@ impl Shard {
         let poll = self.poll.get_or_insert_with(|| {
             let is_wide = now.since(self.wide_at) >= WIDE_EVERY;
             let overlap = if is_wide { WIDE_OVERLAP } else { OVERLAP };
-            // A clock that goes before the others must not hide what they list.
+            // A clock that is ahead of the others must not hide what they list.
             Poll { began: now, is_wide, since: self.newest.min(now).minus(overlap) }
         });
         poll.since
     }
 
-    /// Takes note of changes up to `last`, in the order of the index, and whether those are all.
-    /// When the look began, if it is complete.
+    /// Notes that a query returned changes up to `last`, and whether those are all. Returns when
+    /// the poll began, if it is complete.
     fn end(&mut self, last: Option<Timestamp>, is_all: bool) -> Option<Timestamp> {
         self.newest = last.map_or(self.newest, |last| self.newest.max(last));
         if let (false, Some(poll), Some(last)) = (is_all, &mut self.poll, last) {
-            // At least a bit further, or it would not end.
+            // At least a bit further, or the poll would not end.
             poll.since = last.max(poll.since.plus(Duration::from_millis(1)));
             return None;
         }
@@ -109,7 +109,7 @@ impl Shard {
     }
 }
 
-/// Brings watched tenants after.
+/// Refreshes watched tenants.
 #[derive(Debug)]
 struct Refresher {
     memory: Arc<Memory>,
@@ -119,19 +119,19 @@ struct Refresher {
 
 #[derive(Debug, Default)]
 struct Refreshing {
-    /// Those that are being brought after, or wait for that.
+    /// Those that are being refreshed, or wait for it.
     under_way: HashSet<TenantId>,
-    /// When those that could not be are tried again.
+    /// When those that could not be refreshed are tried again, and the pause that led there.
     pauses: HashMap<TenantId, (Timestamp, Duration)>,
 }
 
 impl ChangePoller {
-    /// Looks at the index every `interval`, and at the log of a tenant whenever `hints` says so.
+    /// Polls the index every `interval`, and refreshes a tenant whenever `hints` names it.
     pub(crate) fn new(memory: Arc<Memory>, interval: Duration, hints: mpsc::Receiver<TenantId>) -> Self {
         Self { memory, authority: IndexAuthority::for_recent_changes(), interval, hints }
     }
 
-    /// Follows until `stop` says so.
+    /// Polls until `stop` says so.
     pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
         let Self { memory, authority, interval, mut hints } = self;
         let places = Semaphore::new(MAX_REFRESHES);
@@ -144,14 +144,14 @@ impl ChangePoller {
             }
         };
         tokio::select! {
-            // An index that does not answer holds up no hint.
+            // An index that does not answer delays no hint.
             _ = join(hinted, poll_index(&memory, &authority, interval, &refresher)) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
     }
 }
 
-/// Looks at the index every `interval`.
+/// Polls the index every `every`.
 async fn poll_index(memory: &Memory, authority: &IndexAuthority, every: Duration, refresher: &Arc<Refresher>) {
     let begin = memory.now().minus(WIDE_OVERLAP);
     let mut shards: Vec<_> = Ledger::shards().map(|_| Shard::new(begin)).collect();
@@ -167,8 +167,8 @@ async fn poll_index(memory: &Memory, authority: &IndexAuthority, every: Duration
         memory.metrics().failed_polls.inc_by(failed as u64);
         let outcome: Result<Vec<()>, _> = outcomes.into_iter().collect();
         match &outcome {
-            Ok(_) if failing => info!("the index of changes can be looked at again"),
-            Err(error) if !failing => warn!(%error, "the index of changes cannot be looked at"),
+            Ok(_) if failing => info!("the index of changes can be polled again"),
+            Err(error) if !failing => warn!(%error, "the index of changes cannot be polled"),
             _ => {}
         }
         failing = outcome.is_err();
@@ -182,7 +182,7 @@ async fn poll_index(memory: &Memory, authority: &IndexAuthority, every: Duration
     }
 }
 
-/// Looks at what has been listed in a shard.
+/// Polls one shard.
 async fn poll_shard(
     memory: &Memory,
     authority: &IndexAuthority,
@@ -199,7 +199,7 @@ async fn poll_shard(
         }
     }
     memory.metrics().listed.inc_by(listed.len() as u64);
-    // More is waiting: then it is not known yet what has changed.
+    // While more is waiting, it is not known yet what has changed.
     if let Some(began) = shard.end(listed.last().map(|change| change.at), listed.len() < POLL_LIMIT) {
         memory.note_poll(number, began);
     }
@@ -211,14 +211,14 @@ impl Refresher {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has a watched tenant be brought after if it is behind, or if nobody has asked for it lately.
+    /// Starts a refresh of a watched tenant that is behind, or that was not validated lately.
     fn refresh(self: &Arc<Self>, id: TenantId, tenant: Arc<Tenant>) {
         let now = self.memory.now();
         let is_old = tenant.inspect(|loaded, _| loaded.is_restored || now.since(loaded.validated_at) > VALIDITY);
-        // Secrets that could not be read when somebody came who may.
+        // Secrets were withheld when it was loaded, and a later watcher may read them.
         let is_partial = tenant.is_partial();
-        // One that has nothing in memory is being loaded by whoever watches it; else somebody may
-        // be at it.
+        // Its first watcher loads a tenant that has nothing in memory. Another one may be
+        // refreshing already.
         if !(tenant.is_behind() || is_partial || is_old.unwrap_or(false)) || tenant.is_refreshing() {
             return;
         }
@@ -230,8 +230,7 @@ impl Refresher {
             }
         }
         let refresher = Arc::clone(self);
-        // They wait in the order in which they were found to be behind, so that none is passed over
-        // for ever.
+        // They wait in the order in which they were found to be behind, so that none starves.
         tokio::spawn(async move {
             let outcome = match refresher.places.acquire().await {
                 Ok(_place) => refresh(&refresher.memory, &id, &tenant).await,
@@ -249,7 +248,7 @@ impl Refresher {
         });
     }
 
-    /// Forgets the pauses of tenants that are not watched any more.
+    /// Forgets the pauses of tenants that nobody watches any more.
     fn forget_others(&self, watched: &[(TenantId, Arc<Tenant>)]) {
         let mut state = self.state();
         if !state.pauses.is_empty() {
@@ -259,13 +258,13 @@ impl Refresher {
     }
 }
 
-/// Whether it is as the stores have it now.
+/// Refreshes a tenant with the rights of its watchers. Returns whether that succeeded.
 async fn refresh(memory: &Memory, id: &TenantId, tenant: &Tenant) -> bool {
     let Some(scope) = tenant.scope() else { return true };
     memory.catch_up(id, tenant, &scope).await.is_ok()
 }
 
-/// Why a look failed.
+/// Why a poll failed.
 #[derive(Debug, thiserror::Error)]
 enum PollError {
     #[error(transparent)]
@@ -278,7 +277,7 @@ enum PollError {
 mod tests {
     use super::*;
 
-    /// Promise: however many changes there are, a look comes to their end, and the next one follows
+    /// Promise: however many changes there are, a poll comes to their end, and the next one finds
     /// what is new.
     #[test]
     fn a_poll_comes_to_an_end() {

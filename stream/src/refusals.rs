@@ -1,4 +1,4 @@
-//! What operators are told of callers who are not let in: why, and never with what.
+//! What operators are told of refused callers: why, and never the token.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 const LINES: u32 = 10;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Writes a line for each caller who is not let in, as long as they are few.
+/// Logs each refused caller, as long as they are few.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals(Mutex<Counted>);
 
@@ -24,7 +24,7 @@ struct Counted {
 }
 
 impl Refusals {
-    /// Notes why somebody is not let in.
+    /// Logs why a caller is refused.
     pub(crate) fn note(&self, failure: &AuthError) {
         let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner).line(Instant::now());
         let Some(left_out) = counted else { return };
@@ -42,7 +42,7 @@ impl Refusals {
 }
 
 impl Counted {
-    /// Whether there is a line for another refusal, and how many had none since the last line.
+    /// Whether another refusal gets a line, and how many had none since the last line.
     fn line(&mut self, now: Instant) -> Option<u64> {
         if self.begin.is_none_or(|begin| now.duration_since(begin) >= SECOND) {
             (self.begin, self.lines) = (Some(now), 0);
@@ -60,8 +60,7 @@ impl Counted {
 mod tests {
     use super::*;
 
-    /// Who floods the service with bad tokens does not flood its log; what was left out is told
-    /// with the next line.
+    /// A flood of bad tokens does not flood the log. The next line says how many were left out.
     #[test]
     fn a_flood_is_a_few_lines() {
         let mut counted = Counted::default();

@@ -1,5 +1,5 @@
-//! Where a call goes: to the interface, or to one of the standard services beside it; and how long
-//! it may take to be answered.
+//! Routes calls to the interface, or to a standard service beside it; and bounds how long an answer
+//! may take.
 
 use std::{
     convert::Infallible,
@@ -23,29 +23,29 @@ use tonic::{Code, Status, body::Body, codegen::Service as _, server::NamedServic
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    connections::{Answering, Cut},
+    connections::{AbortFlag, ResponseFuture},
     metrics::Metrics,
     service::Service,
 };
 
 /// How large a request may be: 100 keys and 100 prefixes of the longest, with room to spare.
 const MAX_REQUEST_BYTES: usize = 256 * 1024;
-/// How large the metadata of a call may be, each pair with 32 bytes more, as HTTP/2 counts them.
-/// Who sends more is told so on that call, which the connection's own limit would not do.
+/// How large the metadata of a call may be, each pair with 32 bytes more, as HTTP/2 counts them. A
+/// call with more gets a status of its own, which the connection's limit would not give.
 const MAX_METADATA_BYTES: usize = 16 * 1024;
-/// The methods of the interface, as they are counted.
+/// The methods of the interface, as metrics name them.
 const METHODS: [&str; 4] = ["GetConfig", "BatchGetConfig", "ListConfig", "WatchConfig"];
-/// How the path of the one ends whose calls have no end of their own.
+/// How the path of the method ends whose calls do not end by themselves.
 const WATCH: &str = "/WatchConfig";
 
-/// The interface, the standard health service and the standard reflection service; streams of the
+/// The interface, the standard health service and the standard reflection service. Streams of the
 /// latter two end when `closed` says so.
 pub(crate) async fn routes(
     service: Service,
     metrics: Arc<Metrics>,
     closed: watch::Receiver<bool>,
 ) -> Result<
-    (HealthReporter, impl Fn(Request<Incoming>) -> (Answering, Option<Cut>) + Clone + Send + 'static),
+    (HealthReporter, impl Fn(Request<Incoming>) -> (ResponseFuture, Option<AbortFlag>) + Clone + Send + 'static),
     tonic_reflection::server::Error,
 > {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -70,28 +70,28 @@ pub(crate) async fn routes(
             return (refuse(too_much_metadata()), None);
         }
         let limit = limit(request.headers());
-        // Past the router, which is for the few calls of the others.
+        // Without the router, which is for the few calls of the other services.
         let mut path = request.uri().path().split('/').skip(1);
         if path.next() == Some(ConfigServiceServer::<Service>::NAME) {
             let called = limit.and_then(|_| path.next());
             let method = METHODS.into_iter().find(|method| called == Some(method));
-            let cut = request.uri().path().ends_with(WATCH).then(Cut::default);
-            if let Some(cut) = &cut {
-                request.extensions_mut().insert(cut.clone());
+            let abort = request.uri().path().ends_with(WATCH).then(AbortFlag::default);
+            if let Some(abort) = &abort {
+                request.extensions_mut().insert(abort.clone());
             }
-            // It is always ready.
+            // The service is always ready.
             let answering = config.clone().call(request);
-            let Some(limit) = limit else { return (answering, cut) };
+            let Some(limit) = limit else { return (answering, abort) };
             let metrics = Arc::clone(&metrics);
             let answering = within(limit, answering, move || {
                 if let Some(method) = method {
                     metrics.note_call(method, Code::DeadlineExceeded);
                 }
             });
-            (answering, cut)
+            (answering, abort)
         } else {
-            // Both ways: a stream is open until both have ended, and reflection reads for as long
-            // as there may be something.
+            // Both ways: a stream is open until both have ended, and reflection reads until its
+            // requests end.
             let asked = Ending::new(&closed, None);
             let told = Ending::new(&closed, Some(Status::unavailable("the instance is going away; connect again")));
             let answering = others.call(request.map(|body| asked.of(Body::new(body))));
@@ -114,15 +114,15 @@ fn too_much_metadata() -> Status {
     Status::resource_exhausted(format!("the call's metadata is more than {MAX_METADATA_BYTES} bytes; send less of it"))
 }
 
-/// Answers at once.
-fn refuse(status: Status) -> Answering {
+/// Answers at once with this status.
+fn refuse(status: Status) -> ResponseFuture {
     std::future::ready(Ok::<_, Infallible>(status.into_http())).boxed()
 }
 
-/// Answers by `answering`, or after `limit` that the deadline has passed. A watch is answered when
-/// it begins. Its stream is not ended here, as tonic's own server does not: who watches ends it
-/// when its deadline has passed, and who is gone is found out by keepalive.
-fn within(limit: Duration, answering: Answering, is_late: impl FnOnce() + Send + 'static) -> Answering {
+/// Answers by `answering`, or after `limit` with `DEADLINE_EXCEEDED`. A watch counts as answered
+/// when it begins; its stream does not end here, and tonic's own server does not end it either. The
+/// client ends it at its deadline, and keepalive finds dead peers.
+fn within(limit: Duration, answering: ResponseFuture, is_late: impl FnOnce() + Send + 'static) -> ResponseFuture {
     async move {
         let Ok(answer) = timeout(limit, answering).await else {
             is_late();
@@ -135,8 +135,8 @@ fn within(limit: Duration, answering: Answering, is_late: impl FnOnce() + Send +
     .boxed()
 }
 
-/// How long the caller waits, if it says so in the way of gRPC over HTTP/2: one to eight digits and
-/// a unit. Anything else counts as nothing, as with tonic's own server.
+/// How long the caller waits, as gRPC over HTTP/2 writes it: one to eight digits and a unit.
+/// Anything else counts as no deadline, as with tonic's own server.
 fn limit(headers: &HeaderMap) -> Option<Duration> {
     let (unit, digits) = headers.get("grpc-timeout")?.as_bytes().split_last()?;
     if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
@@ -154,13 +154,13 @@ fn limit(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// What a standard service is asked or answers. Some are streams that nobody else ends, such as
-/// those of health; they end once the instance takes no more calls, and all has been told that is
-/// ready.
+/// The body of a request or an answer of a standard service. Some are streams that nobody else
+/// ends, such as those of health. They end once the instance takes no more calls and everything
+/// that is ready has been sent.
 struct Ending {
     body: Body,
     closed: BoxFuture<'static, ()>,
-    /// What is said at the end.
+    /// The status at the end.
     last: Option<Status>,
     is_over: bool,
 }
@@ -214,8 +214,8 @@ mod tests {
 
     use super::*;
 
-    /// Promise: deadlines are understood in every unit that gRPC has, up to the longest; what is
-    /// none is not taken for one.
+    /// Promise: deadlines are read in every unit that gRPC has, up to the longest; anything else is
+    /// no deadline.
     #[test]
     fn deadlines_are_read_as_grpc_says() {
         let read = |text: &'static str| {

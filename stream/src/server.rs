@@ -45,25 +45,24 @@ use crate::{
     watch::WatchOptions,
 };
 
-/// How many connections there may be beside one for each watcher.
+/// How many connections there may be besides one for each watcher.
 const SPARE_CONNECTIONS: usize = 1_000;
 /// For how many intervals, and how long at least, memory is believed although the index of changes
-/// could not be looked at.
+/// could not be polled.
 const POLL_AGE_INTERVALS: u32 = 10;
 const LEAST_POLL_AGE: Duration = Duration::from_secs(3);
-/// How many hints may wait to be seen to.
+/// How many hints may wait.
 const MAX_HINTS: usize = 1_000;
 /// The content type of metrics (`OpenMetrics` 1.0).
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Why the service did not start.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum StartError {
     /// A tag's route is unusable.
     #[error(transparent)]
     Route(#[from] UnusableRoute),
-    /// A port cannot be had.
+    /// A port cannot be listened on.
     #[error("cannot listen on {address}, as {setting} says")]
     Listen {
         /// Where.
@@ -81,8 +80,7 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// The running service. Dropping it stops it as well, but waits for nothing: calls that are open
-/// are cut off.
+/// The running service. Dropping it stops it at once, and cuts off open calls.
 #[derive(Debug)]
 pub struct Stream {
     address: SocketAddr,
@@ -91,19 +89,19 @@ pub struct Stream {
     health: HealthReporter,
     drain: Duration,
     drain_delay: Duration,
-    /// Whether it has begun to stop, for those who ask over HTTP/1.1.
+    /// Whether it has begun to stop, for health checks over HTTP/1.1.
     is_stopping: Arc<AtomicBool>,
     /// Stops taking calls.
     closing: watch::Sender<bool>,
     /// Stops what runs in the background.
     stop: watch::Sender<bool>,
-    /// One task, in a set because that ends with its owner.
+    /// One task, in a set because a set aborts its tasks when it is dropped.
     server: JoinSet<()>,
     background: Vec<JoinHandle<()>>,
 }
 
 impl Stream {
-    /// Starts it; when this returns, it answers.
+    /// Starts the service. When this returns, it answers.
     pub async fn start(settings: &StreamSettings) -> Result<Self, StartError> {
         let shared = &settings.shared;
         let backend = Backend::new(&shared.backend, &shared.clock)?;
@@ -195,8 +193,8 @@ impl Stream {
         &self.memory
     }
 
-    /// Stops: says that it is not serving, takes no new calls, lets the open ones end, and has
-    /// watches end so that they go on elsewhere.
+    /// Stops: reports that it is not serving, takes no new calls, lets the open ones end, and ends
+    /// watches so that they go on at another instance.
     pub async fn stop(self) {
         let Self { memory, health, drain, drain_delay, is_stopping, closing, stop, mut server, background, .. } = self;
         is_stopping.store(true, Ordering::Relaxed);
@@ -227,8 +225,8 @@ async fn listen(wanted: SocketAddr, setting: &'static str) -> Result<(TcpListene
     Ok((listener, address))
 }
 
-/// Serves `/metrics`, and `/healthz` for those who ask over HTTP/1.1: 503 from when the instance
-/// begins to stop.
+/// Serves `/metrics`, and `/healthz` for health checks over HTTP/1.1: 503 once the instance begins
+/// to stop.
 async fn show_metrics(
     listener: TcpListener,
     memory: Arc<Memory>,
@@ -245,7 +243,7 @@ async fn show_metrics(
             memory.metrics().watchers.set(gauge(memory.watchers() as u64));
             memory.metrics().tenants.set(gauge((idle + watched) as u64));
             memory.metrics().bytes.set(gauge(idle_bytes + watched_bytes));
-            // A shard that was never looked at is as old as the instance.
+            // A shard that was never polled counts from the instance's start.
             let polled_at = memory.oldest_poll().max(begin);
             memory.metrics().poll_age.set(memory.now().since(polled_at).as_secs_f64());
             let mut shown = String::new();

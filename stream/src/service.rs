@@ -1,4 +1,4 @@
-//! The methods of the interface: who asks, what for, and what the answer is.
+//! The methods of the interface: who calls, what for, and the answer.
 
 use std::{borrow::Cow, collections::HashSet, future::Future, pin::Pin, sync::Arc};
 
@@ -18,8 +18,8 @@ use tenantry::{
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
-    answer::{self, View, full, no_key, refusal, too_often, unknown},
-    connections::Cut,
+    answer::{self, CallError, View, full, no_key, too_often, unknown},
+    connections::AbortFlag,
     memory::{Fresh, Memory},
     pages::SlotValue,
     refusals::Refusals,
@@ -27,13 +27,12 @@ use crate::{
     watch::{Selection, Watch, WatchOptions},
 };
 
-/// The entries of a page that asks for no number, and the most of one that does.
+/// How many entries a page has by default, and at most.
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
-/// About how many bytes of entries an answer has; gRPC clients take messages of 4 MB unless they
-/// are told otherwise.
+/// About how many bytes of entries an answer has. gRPC clients take messages of 4 MB by default.
 const MAX_ANSWER_BYTES: usize = 3_500_000;
-/// How many keys and prefixes a watch may name, each.
+/// How many keys and how many prefixes a watch may name.
 const MAX_SELECTION: usize = 100;
 
 /// The service.
@@ -43,17 +42,17 @@ pub(crate) struct Service {
     tokens: TokenMemory,
     refusals: Refusals,
     limits: TenantLimits,
-    /// Watches have a limit of their own: when an instance has ended, all its watchers come at
-    /// once, and must not keep out who reads.
+    /// Watches have a limit of their own: when an instance stops, all its watchers come at once,
+    /// and must not keep out readers.
     watch_limits: TenantLimits,
     options: WatchOptions,
 }
 
-/// What a watcher is sent.
+/// The messages of a watch.
 pub(crate) type Messages = Pin<Box<dyn Stream<Item = Result<v1::WatchConfigResponse, Status>> + Send>>;
 
 impl Service {
-    /// A service over `memory`, for callers whose tokens are known to `tokens`.
+    /// A service over `memory`, for callers with tokens that `tokens` accepts.
     pub(crate) fn new(
         memory: Arc<Memory>,
         tokens: TokenMemory,
@@ -65,7 +64,7 @@ impl Service {
         Self { memory, tokens, refusals, limits, watch_limits, options }
     }
 
-    /// Who calls, if the tenant may make another call. Who cannot act for a tenant costs it
+    /// The caller, if the tenant may make another call. A caller who is refused costs the tenant
     /// nothing.
     async fn caller(&self, metadata: &MetadataMap, limits: &TenantLimits) -> Result<Arc<Bearer>, Status> {
         let known = self.tokens.recognize(&authorization(metadata)).await;
@@ -77,8 +76,8 @@ impl Service {
         Ok(bearer)
     }
 
-    async fn fresh(&self, bearer: &Bearer, min_revision: u64) -> Result<Fresh, Status> {
-        self.memory.fresh(&bearer.scope, Revision::new(min_revision)).await.map_err(|error| refusal(&error))
+    async fn fresh(&self, bearer: &Bearer, min_revision: u64) -> Result<Fresh, CallError> {
+        Ok(self.memory.fresh(&bearer.scope, Revision::new(min_revision)).await?)
     }
 
     fn view(&self, bearer: &Bearer) -> View<'_> {
@@ -86,11 +85,11 @@ impl Service {
         View { backend, may_read_secrets: bearer.scope.may_read_secrets() }
     }
 
-    /// A key whose value the caller may read. Decided before anything is looked for, so that who
-    /// may not does not learn whether there is one.
-    fn readable(&self, bearer: &Bearer, text: &str) -> Result<ConfigKey, Status> {
+    /// A key whose value the caller may read. Checked before anything is read, so that a caller who
+    /// may not read it does not learn whether it has a value.
+    fn readable(&self, bearer: &Bearer, text: &str) -> Result<ConfigKey, CallError> {
         let key = self.key(text)?;
-        self.memory.tail().backend().permit(&bearer.scope, &key).map_err(|error| refusal(&error))?;
+        self.memory.tail().backend().permit(&bearer.scope, &key)?;
         Ok(key)
     }
 
@@ -99,23 +98,25 @@ impl Service {
         ConfigKey::parse(text, routes).map_err(|invalid| no_key(text, &invalid))
     }
 
-    async fn get(&self, request: Request<v1::GetConfigRequest>) -> Result<v1::GetConfigResponse, Status> {
+    async fn get(&self, request: Request<v1::GetConfigRequest>) -> Result<v1::GetConfigResponse, CallError> {
         let bearer = self.caller(request.metadata(), &self.limits).await?;
         let request = request.into_inner();
         let key = self.readable(&bearer, &request.key)?;
         let Fresh { pages, revision, is_stale } = self.fresh(&bearer, request.min_revision).await?;
         let Some(slot) = pages.get(key.as_str()) else {
-            // What was known last may be from before it came.
-            return Err(if is_stale {
+            // The last known state may be older than the key.
+            return Err(CallError::Status(if is_stale {
                 Status::unavailable("the stores do not answer, and nothing is known of the key; try again later")
             } else {
                 Status::not_found(format!("{key} has no value"))
-            });
+            }));
         };
         match slot.value {
             SlotValue::Present(_) => {}
-            _ if is_stale => return Err(Status::unavailable("the stores do not answer; try again later")),
-            _ => return Err(refusal(&ReadError::ValueMissing(key))),
+            SlotValue::Withheld | SlotValue::Unavailable if is_stale => {
+                return Err(Status::unavailable("the stores do not answer; try again later").into());
+            }
+            SlotValue::Withheld | SlotValue::Unavailable => return Err(ReadError::ValueMissing(key).into()),
         }
         let entry = Some(self.view(&bearer).entry(&slot));
         Ok(v1::GetConfigResponse { entry, revision: revision.get(), stale: is_stale })
@@ -124,14 +125,15 @@ impl Service {
     async fn batch_get(
         &self,
         request: Request<v1::BatchGetConfigRequest>,
-    ) -> Result<v1::BatchGetConfigResponse, Status> {
+    ) -> Result<v1::BatchGetConfigResponse, CallError> {
         let bearer = self.caller(request.metadata(), &self.limits).await?;
         let request = request.into_inner();
         if !(1..=MAX_BATCH_KEYS).contains(&request.keys.len()) {
             let count = request.keys.len();
             return Err(Status::invalid_argument(format!(
                 "keys has {count} keys; 1 to {MAX_BATCH_KEYS} are read at once"
-            )));
+            ))
+            .into());
         }
         for key in &request.keys {
             self.readable(&bearer, key)?;
@@ -161,14 +163,14 @@ impl Service {
         Ok(answer)
     }
 
-    async fn list(&self, request: Request<v1::ListConfigRequest>) -> Result<v1::ListConfigResponse, Status> {
+    async fn list(&self, request: Request<v1::ListConfigRequest>) -> Result<v1::ListConfigResponse, CallError> {
         let bearer = self.caller(request.metadata(), &self.limits).await?;
         let request = request.into_inner();
         check_prefix(&request.prefix)?;
         let limit = match usize::try_from(request.page_size) {
             Ok(0) => DEFAULT_PAGE,
             Ok(size) => size.min(MAX_PAGE),
-            Err(_) => return Err(Status::invalid_argument("page_size is below zero; 0 asks for 100")),
+            Err(_) => return Err(Status::invalid_argument("page_size is below zero; 0 asks for 100").into()),
         };
         let after = page_token(&request.page_token, &request.prefix)?;
         let Fresh { pages, revision, is_stale } = self.fresh(&bearer, request.min_revision).await?;
@@ -188,16 +190,17 @@ impl Service {
         Ok(v1::ListConfigResponse { entries, next_page_token, revision: revision.get(), stale: is_stale })
     }
 
-    async fn watch(&self, request: Request<v1::WatchConfigRequest>) -> Result<Messages, Status> {
+    async fn watch(&self, request: Request<v1::WatchConfigRequest>) -> Result<Messages, CallError> {
         let bearer = self.caller(request.metadata(), &self.watch_limits).await?;
-        let cut = request.extensions().get::<Cut>().cloned();
+        let abort = request.extensions().get::<AbortFlag>().cloned();
         let v1::WatchConfigRequest { mut keys, mut prefixes, position } = request.into_inner();
         for (name, list) in [("keys", &keys), ("prefixes", &prefixes)] {
             if list.len() > MAX_SELECTION {
                 let count = list.len();
                 return Err(Status::invalid_argument(format!(
                     "{name} has {count} members; at most {MAX_SELECTION} are allowed"
-                )));
+                ))
+                .into());
             }
         }
         for key in &keys {
@@ -211,35 +214,35 @@ impl Service {
         let selection = Selection { keys, prefixes };
         let scope = Arc::new(bearer.scope.clone());
         let mut watched = self.memory.watch(&scope).map_err(full)?;
-        if let Some(cut) = cut {
-            watched.registration.end(End { at: bearer.expires_at, cut });
+        if let Some(abort) = abort {
+            watched.registration.end(End { at: bearer.expires_at, abort });
         }
         let memory = Arc::clone(&self.memory);
         let watch = Watch::begin(memory, watched, selection, position, bearer.expires_at, self.options).await?;
         Ok(Box::pin(watch))
     }
 
-    /// The answer to a call, counted.
+    /// Counts the call when it is answered.
     async fn counted<T>(
         &self,
         method: &'static str,
-        answering: impl Future<Output = Result<T, Status>>,
+        answering: impl Future<Output = Result<T, CallError>>,
     ) -> Result<Response<T>, Status> {
-        let answer = answering.await;
+        let answer = answering.await.map_err(CallError::into_status);
         let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         self.memory.metrics().note_call(method, code);
         answer.map(Response::new)
     }
 }
 
-/// The `authorization` metadata. Several are joined as several headers are in HTTP, and so are no
-/// token.
+/// The `authorization` metadata. Several values are joined, as HTTP joins headers, and so are no
+/// valid token.
 fn authorization(metadata: &MetadataMap) -> Cow<'_, str> {
     let all = metadata.get_all("authorization").iter().map(|value| value.to_str().unwrap_or("not text"));
     all.map(Cow::Borrowed).reduce(|before, next| Cow::Owned(format!("{before},{next}"))).unwrap_or_default()
 }
 
-/// That a text can be the beginning of a key.
+/// Refuses a text that no key begins with.
 fn check_prefix(prefix: &str) -> Result<(), Status> {
     if is_key_prefix(prefix) {
         return Ok(());
@@ -249,8 +252,8 @@ fn check_prefix(prefix: &str) -> Result<(), Status> {
     Err(Status::invalid_argument(format!("no key begins with {shown:?}: {rule}")))
 }
 
-/// The key that a page begins behind. Memory has one tenant's entries, so a token can lead nowhere
-/// else.
+/// The last key of the page before. Memory has one tenant's entries, so a forged token leads
+/// nowhere else.
 fn page_token(token: &str, prefix: &str) -> Result<Option<String>, Status> {
     if token.is_empty() {
         return Ok(None);
@@ -292,7 +295,7 @@ impl ConfigService for Service {
         &self,
         request: Request<v1::WatchConfigRequest>,
     ) -> Result<Response<Self::WatchConfigStream>, Status> {
-        let begun = self.watch(request).await;
+        let begun = self.watch(request).await.map_err(CallError::into_status);
         if let Err(status) = &begun {
             self.memory.metrics().note_call("WatchConfig", status.code());
         }

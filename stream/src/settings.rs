@@ -12,14 +12,14 @@ use tenantry::{
 /// [`SharedSettings`] apply as well.
 #[derive(Clone, Debug)]
 pub struct StreamSettings {
-    /// What is shared with the functions. `CACHE_MAX_BYTES` bounds the tenants in memory that
-    /// nobody watches, any single one, and all those that are watched, each.
+    /// What is shared with the functions. `CACHE_MAX_BYTES` bounds three things, each: the tenants
+    /// in memory that nobody watches, all that are watched, and any single one.
     pub shared: SharedSettings,
     /// `GRPC_ADDRESS`: where gRPC is served; `0.0.0.0:50051` by default.
     pub address: SocketAddr,
     /// `METRICS_ADDRESS`: where `/metrics` is served over HTTP; nowhere by default.
     pub metrics_address: Option<SocketAddr>,
-    /// `POLL_INTERVAL_MS`: how often the index of changes is looked at, in milliseconds; 250 by
+    /// `POLL_INTERVAL_MS`: how often the index of changes is polled, in milliseconds; 250 by
     /// default.
     pub poll_interval: Duration,
     /// `MAX_WATCHERS`: how many watches there may be; 10,000 by default.
@@ -34,8 +34,8 @@ pub struct StreamSettings {
     /// `DRAIN_DELAY_SECONDS`: how long the service says that it is not serving before it turns
     /// calls away, so that load balancers notice; 0 by default.
     pub drain_delay: Duration,
-    /// `CHANGE_QUEUE_URL`: an SQS queue of `Config Changed` events, as hints where to look; none by
-    /// default.
+    /// `CHANGE_QUEUE_URL`: an SQS queue of `Config Changed` events, as hints which tenants to
+    /// refresh; none by default.
     pub change_queue: Option<String>,
     /// `SNAPSHOT_FILE` and `SNAPSHOT_KEY`: a file to keep what is in memory in, and the key that it
     /// is encrypted with: 32 bytes in base64.

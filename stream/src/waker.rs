@@ -1,7 +1,7 @@
-//! Wakes all who watch a tenant.
+//! Wakes all watchers of a tenant.
 //!
-//! A watcher leaves its waker here once, and need not come again for each change: with a thousand
-//! watchers, that is most of what a change would cost besides what they are sent.
+//! A watcher leaves its waker here once, and not again for each change. With a thousand watchers,
+//! that would be most of what a change costs besides sending it.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,9 +12,9 @@ use std::{
 use slab::Slab;
 use tenantry::clock::Timestamp;
 
-use crate::connections::Cut;
+use crate::connections::AbortFlag;
 
-/// How long a watch has to end by itself once it was woken for that.
+/// How long a watch has to end by itself after it was woken for that.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The wakers of a tenant's watchers.
@@ -25,17 +25,17 @@ pub struct Wakers(Mutex<Slab<Watcher>>);
 struct Watcher {
     waker: Waker,
     end: Option<End>,
-    /// When it was woken because it was to have ended.
+    /// When it was woken because its token had expired.
     overdue_since: Option<Instant>,
 }
 
-/// When a watch is to have ended, and what ends it if it has not.
+/// When a watch is to end, and what aborts it if it has not.
 #[derive(Clone, Debug)]
 pub struct End {
     /// When its token expires.
     pub at: Timestamp,
     /// What ends it.
-    pub cut: Cut,
+    pub abort: AbortFlag,
 }
 
 impl Wakers {
@@ -48,13 +48,13 @@ impl Wakers {
         self.lock().iter().for_each(|(_, watcher)| watcher.waker.wake_by_ref());
     }
 
-    /// Wakes those that are to have ended by `now`, and cuts off those that have not although they
-    /// were woken.
+    /// Wakes the watches whose token has expired at `now`. Aborts those that do not end although
+    /// they were woken: their peers take nothing.
     pub fn close_expired(&self, now: Timestamp) {
         for (_, watcher) in &mut *self.lock() {
             if let Some(end) = watcher.end.as_ref().filter(|end| end.at <= now) {
                 if watcher.overdue_since.get_or_insert_with(Instant::now).elapsed() >= GRACE {
-                    end.cut.cut();
+                    end.abort.abort();
                 }
                 watcher.waker.wake_by_ref();
             }
@@ -62,7 +62,7 @@ impl Wakers {
     }
 }
 
-/// A watcher's place among them; dropped, it is woken no more.
+/// A watcher's place among them. Once it is dropped, the watcher is woken no more.
 #[derive(Debug)]
 pub struct Registration {
     wakers: Arc<Wakers>,
@@ -71,17 +71,17 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// A place that nobody is woken from yet.
+    /// A place without a waker yet.
     pub fn new(wakers: Arc<Wakers>) -> Self {
         Self { wakers, own: None, end: None }
     }
 
-    /// Has the watch that will register be cut off if it has not ended by then.
+    /// Has the watch that will register aborted if it has not ended by then.
     pub fn end(&mut self, end: End) {
         self.end = Some(end);
     }
 
-    /// Has `waker` be woken from now on, for each change that comes after this.
+    /// From now on, each change wakes `waker`.
     pub fn register(&mut self, waker: &Waker) {
         match &mut self.own {
             Some((_, own)) if own.will_wake(waker) => {}

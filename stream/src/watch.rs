@@ -1,7 +1,7 @@
 //! A watch: what one watcher is told, message by message.
 //!
-//! It is a place in the tenant's log and nothing more: no task of its own, no queue. The next
-//! message is made when the connection has room for it, from whatever is the newest then.
+//! It is a cursor in the tenant's log and nothing more, without a task or a queue. The next message
+//! is made when the connection has room for it, from what is the newest then.
 
 use std::{
     collections::BTreeMap,
@@ -24,30 +24,30 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
 
 use crate::{
-    answer::{self, View, WatchFingerprint, full, out_of_range, refusal},
+    answer::{self, CallError, View, WatchFingerprint, full, out_of_range},
     memory::{Memory, REFRESH_TIMEOUT, VALIDITY, Watched},
     tenant::{Attached, Cursor, LoadedTenant, Next, Tenant},
 };
 
-/// About how many bytes a part of a snapshot has; an entry may be larger. A watcher who does not
-/// read has up to two of them waiting.
+/// About how many bytes a part of a snapshot has; an entry may be larger. A watcher that does not
+/// read has up to two parts waiting.
 const PART_BYTES: usize = 64 * 1_024;
-/// How many commits are fetched at once for a watcher who goes on from long ago, and after how many
-/// bytes of values no further ones are.
+/// How many commits are fetched at once for a watcher that goes on from long ago, and after how
+/// many bytes of values no further ones are.
 const REPLAY: usize = 16;
 const REPLAY_BYTES: usize = 256 * 1_024;
-/// Over what time watchers are told to go elsewhere when the instance ends, so that they do not
-/// come to the next one all at once.
+/// Over what time watches end when the instance stops, so that the watchers do not come to the next
+/// one all at once.
 const DRAIN_SPREAD: Duration = Duration::from_secs(2);
 
 const NOT_KEPT: &str = "the changes since the position are not all kept any more, or it is of another history";
 
-/// What a watcher wants to be told of.
+/// What a watcher watches.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selection {
     /// Keys, sorted.
     pub(crate) keys: Vec<String>,
-    /// Beginnings of keys, sorted. If there are neither keys nor prefixes, all keys are watched.
+    /// Prefixes of keys, sorted. Without keys and prefixes, all keys are watched.
     pub(crate) prefixes: Vec<String>,
 }
 
@@ -76,53 +76,52 @@ pub(crate) struct Watch {
     expires_at: Timestamp,
     heartbeat: Duration,
     stage: Stage,
-    /// The revision that the watcher was last told.
+    /// The last revision that the watcher was told.
     told: u64,
-    /// Whether it is to be told when it has been told all that it asked for.
+    /// Whether a heartbeat is sent as soon as the watcher has everything after its position.
     initial_heartbeat: bool,
-    /// When it was told what was last known, as the stores did not answer.
+    /// When it was sent stale entries, as the stores did not answer.
     stale_at: Option<Timestamp>,
-    /// When it is to be told something, be it a heartbeat.
+    /// When it is to be sent something, at least a heartbeat.
     beat_at: Instant,
-    /// When the token expires, by the clock that timers go by.
+    /// When the token expires, by the clock of timers.
     expiry: Instant,
-    /// When it is to go elsewhere, if the instance ends.
+    /// When it is to end, if the instance stops.
     leave_at: Option<Instant>,
-    /// Wakes it for the earliest of these, or before.
+    /// Wakes it for the earliest of these times, or before.
     timer: Pin<Box<Sleep>>,
-    /// What the watch ends with; none while it has not begun, and is counted by who tried to begin
-    /// it.
+    /// The code that the watch ends with. None before it has begun: then the caller counts it.
     code: Option<Code>,
 }
 
-/// What a watch is about to do.
+/// What a watch does next.
 enum Stage {
-    /// To tell the commits after this position, from the stores.
+    /// Send the commits after this position, which the stores gave.
     Replay(Position, std::vec::IntoIter<Commit>),
-    /// What comes of asking the stores.
-    Ask(BoxFuture<'static, Result<Stage, Status>>),
-    /// To tell entries part by part, and then to go on from the cursor.
+    /// Wait for the stores.
+    Ask(BoxFuture<'static, Result<Stage, CallError>>),
+    /// Send entries part by part, and then follow the log from the cursor.
     Parts(Box<Parts>, Cursor),
-    /// To tell what comes after this.
+    /// Follow the log from the cursor.
     Follow(Cursor),
-    /// Nothing more.
+    /// The watch has ended.
     Over,
 }
 
 #[derive(Debug)]
 struct Parts {
     loaded: LoadedTenant,
-    /// For an update: the revision after which entries are news, and the keys that are gone. None
-    /// for a snapshot.
+    /// For an update: the revision after which entries are news, and the deleted keys. None for a
+    /// snapshot.
     since: Option<(u64, BTreeMap<String, u64>)>,
-    /// The key that the next part begins behind.
+    /// The last key of the part before.
     after: Option<String>,
     is_stale: bool,
 }
 
 impl Watch {
-    /// A watch that goes on from `position`, or begins with all there is. The first message is
-    /// ready when this returns.
+    /// A watch that goes on from `position`, or begins with a snapshot. The first message is ready
+    /// when this returns.
     pub(crate) async fn begin(
         memory: Arc<Memory>,
         watched: Watched,
@@ -130,9 +129,9 @@ impl Watch {
         position: Option<v1::Position>,
         expires_at: Timestamp,
         options: WatchOptions,
-    ) -> Result<Self, Status> {
+    ) -> Result<Self, CallError> {
         if memory.is_draining() {
-            return Err(going_away());
+            return Err(going_away().into());
         }
         let scope = Arc::clone(&watched.scope);
         let fingerprint = WatchFingerprint::new(&selection.keys, &selection.prefixes, scope.may_read_secrets());
@@ -148,11 +147,11 @@ impl Watch {
         let is_stale = match (fresh, &position) {
             (Ok(is_stale), None) => is_stale,
             (Ok(false), Some(_)) => false,
-            // It has its own memory, which is newer than what is known here may be.
+            // The watcher has entries of its own, which may be newer than what is known here.
             (Ok(true), Some(_)) => {
-                return Err(Status::unavailable("the stores do not answer; try again, with increasing pauses"));
+                return Err(Status::unavailable("the stores do not answer; try again, with increasing pauses").into());
             }
-            (Err(error), _) => return Err(refusal(&error)),
+            (Err(error), _) => return Err(error.into()),
         };
         let told = position.as_ref().map_or(0, |position| position.revision.get());
         let now = Instant::now();
@@ -207,11 +206,11 @@ impl Watch {
         (now >= leave_at).then(going_away)
     }
 
-    /// Whether it is time for something although nothing has happened. If not, the watch is woken
-    /// when it is.
+    /// Whether it is time for something although nothing has happened. If not, the timer wakes the
+    /// watch when it is.
     fn is_due(&mut self, context: &mut Context<'_>) -> bool {
         let due = |watch: &Self| watch.beat_at.min(watch.expiry).min(watch.leave_at.unwrap_or(watch.expiry));
-        // Each message puts the heartbeat off. The timer is put off when it goes off, which is
+        // Each message defers the heartbeat. The timer is reset only when it fires, which is
         // seldom.
         if self.timer.deadline() > due(self) {
             let due = due(self);
@@ -240,7 +239,7 @@ impl Watch {
         View { backend: self.memory.tail().backend(), may_read_secrets: self.watched.scope.may_read_secrets() }
     }
 
-    /// The commit, as far as it is watched.
+    /// The message of a commit, if it changes something that is watched.
     fn commit(&mut self, commit: &Commit) -> Option<v1::WatchConfigResponse> {
         let watched = commit.changes.iter().filter(|change| self.selection.has(change.key.as_str()));
         let changes: Vec<_> = watched.map(|change| self.view().change(change)).collect();
@@ -254,12 +253,12 @@ impl Watch {
         Some(self.message(Some(&commit.position), Event::Update(update)))
     }
 
-    /// The next part, after which come further parts, or what is after the cursor.
+    /// The next part. Then come further parts, or the log from the cursor on.
     fn part(&mut self, mut parts: Box<Parts>, cursor: Cursor) -> v1::WatchConfigResponse {
         let (mut entries, mut bytes, mut more) = (Vec::new(), 0, false);
         let from = parts.after.take().unwrap_or_default();
         let news = parts.since.as_ref().map_or(0, |(revision, _)| *revision);
-        // The key itself was in the part before; none is empty.
+        // That key was in the part before; no key is empty.
         let slots = parts.loaded.pages.from(&from).filter(|slot| slot.key != from);
         for slot in slots.filter(|slot| slot.revision > news && self.selection.has(slot.key)) {
             if bytes > 0 && bytes + answer::size(&slot) > PART_BYTES {
@@ -305,16 +304,16 @@ impl Watch {
         self.message(Some(&position), event)
     }
 
-    /// Where the watch is, if it is anywhere.
+    /// A heartbeat, unless something else is to be sent.
     fn beat(&mut self, cursor: Cursor) -> Option<v1::WatchConfigResponse> {
         self.beat_at = Instant::now() + self.heartbeat;
-        // If it has moved on just now, or was replaced, that is what there is to be told.
+        // If the tenant has just changed, that is sent instead.
         let (loaded, _) = self.watched.tenant.begin().filter(|(_, newest)| *newest == cursor)?;
         self.told = cursor.revision;
         self.initial_heartbeat = false;
         self.stale_at = self.stale_at.filter(|at| loaded.validated_at <= *at);
         let (scope, now) = (&self.watched.scope, self.memory.now());
-        // The follower sees to it that it is validated again in time, if the stores answer.
+        // The poller has it validated again in time, if the stores answer.
         let is_old = now.since(loaded.validated_at) > 2 * VALIDITY;
         let is_doubtful = loaded.is_restored || self.stale_at.is_some() || is_old;
         let stale = is_doubtful || self.watched.tenant.is_behind() || !self.memory.is_polled(scope.tenant());
@@ -336,7 +335,7 @@ impl Stream for Watch {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let watch = self.get_mut();
-        // Before it looks, so that nothing goes unnoticed that comes after.
+        // Registered before the log is read, so that no change after that goes unnoticed.
         watch.watched.registration.register(context.waker());
         loop {
             if matches!(watch.stage, Stage::Over) {
@@ -361,13 +360,13 @@ impl Stream for Watch {
                         watch.stage = stage;
                         None
                     }
-                    Poll::Ready(Err(status)) => return Poll::Ready(Some(Err(watch.over(status)))),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(watch.over(error.into_status())))),
                     Poll::Pending => {
                         watch.stage = Stage::Ask(asking);
                         if !watch.is_due(context) {
                             return Poll::Pending;
                         }
-                        // There is no place that a heartbeat could be of.
+                        // A heartbeat would have no position.
                         watch.beat_at = Instant::now() + watch.heartbeat;
                         None
                     }
@@ -426,44 +425,44 @@ struct Source {
 }
 
 impl Source {
-    /// As [`Source::go_on`], but not for ever.
-    async fn go_on_soon(self, position: Position) -> Result<Stage, Status> {
+    /// [`Source::go_on`] with a timeout.
+    async fn go_on_soon(self, position: Position) -> Result<Stage, CallError> {
         let going_on = tokio::time::timeout(REFRESH_TIMEOUT, self.go_on(position)).await;
-        going_on.unwrap_or_else(|_| Err(refusal(&ReadError::TooSlow)))
+        going_on.unwrap_or_else(|_| Err(ReadError::TooSlow.into()))
     }
 
-    /// What a watcher is told who was told everything up to `position`.
-    async fn go_on(self, position: Position) -> Result<Stage, Status> {
+    /// What a watcher is sent that was told everything up to `position`.
+    async fn go_on(self, position: Position) -> Result<Stage, CallError> {
         let (tenant, scope) = (&self.tenant, &self.scope);
         if tenant.attach(&position) == Attached::Ahead {
-            // Another instance was further. The stores know whether there is more.
-            self.memory.catch_up(scope.tenant(), tenant, scope).await.map_err(|error| refusal(&error))?;
+            // Another instance was ahead. The stores know whether there is more.
+            self.memory.catch_up(scope.tenant(), tenant, scope).await?;
         }
         if tenant.attach(&position) == Attached::Before {
-            self.memory.reach_back(tenant, scope, &position).await.map_err(|error| refusal(&error))?;
+            self.memory.reach_back(tenant, scope, &position).await?;
         }
         match tenant.attach(&position) {
             Attached::At(cursor) => Ok(Stage::Follow(cursor)),
-            Attached::Ahead => Err(out_of_range("the position is ahead of the newest revision")),
-            Attached::Foreign => Err(out_of_range("the position is of another history")),
+            Attached::Ahead => Err(out_of_range("the position is ahead of the newest revision").into()),
+            Attached::Foreign => Err(out_of_range("the position is of another history").into()),
             Attached::Before => {
                 let commits = self.replay(&position).await?;
                 if commits.is_empty() {
-                    // There is more in memory, so the log has lost what lies between.
-                    return Err(out_of_range(NOT_KEPT));
+                    // Memory has later commits, so the log has lost what lies between.
+                    return Err(out_of_range(NOT_KEPT).into());
                 }
                 Ok(Stage::Replay(position, commits.into_iter()))
             }
         }
     }
 
-    /// The commits after a position that the tenant's log in memory does not reach back to.
-    async fn replay(&self, position: &Position) -> Result<Vec<Commit>, Status> {
+    /// The commits after a position that the log in memory does not reach back to.
+    async fn replay(&self, position: &Position) -> Result<Vec<Commit>, CallError> {
         match self.memory.tail().since(&self.scope, position, REPLAY, REPLAY_BYTES).await {
             Ok(replay) => Ok(replay.commits),
-            Err(TailError::Broken) => Err(out_of_range(NOT_KEPT)),
-            Err(TailError::Read(error)) => Err(refusal(&error)),
-            Err(error) => Err(Status::unavailable(error.to_string())),
+            Err(TailError::Broken) => Err(out_of_range(NOT_KEPT).into()),
+            Err(TailError::Read(error)) => Err(error.into()),
+            Err(error) => Err(Status::unavailable(error.to_string()).into()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Connections to the service: a channel for each endpoint, which connects when it is used first,
+//! Connections to the service: a channel for each endpoint, which connects when it is first used,
 //! and which of them is in use.
 
 use std::{
@@ -31,8 +31,8 @@ struct Slot {
 
 struct Dialled {
     channel: Channel,
-    /// Counts the channels of this endpoint, so that what many calls notice of an old one does not
-    /// throw away the new one.
+    /// Counts the channels of this endpoint, so that what calls notice of an old one does not throw
+    /// away the new one.
     generation: u64,
     life: Life,
 }
@@ -40,11 +40,11 @@ struct Dialled {
 /// What is known of the connection behind a channel.
 #[derive(Clone, Copy)]
 enum Life {
-    /// Nobody has used it, so it is not connected.
+    /// It was not used yet, so it is not connected.
     Unused,
-    /// It is used since then, and nothing has come yet: perhaps it still connects.
+    /// It has been used since then, and nothing has come yet: perhaps it still connects.
     Connecting(Instant),
-    /// Something came then, the last time.
+    /// When something came over it last.
     Heard(Instant),
 }
 
@@ -56,8 +56,7 @@ pub(crate) struct ChannelId {
 }
 
 impl Channels {
-    /// Of these endpoints, of which there is at least one. Begins with any of them, so that many
-    /// clients spread.
+    /// For these endpoints, at least one. Begins with a random one, so that many clients spread.
     pub(crate) fn new(endpoints: Vec<Endpoint>, connect_timeout: Duration, dial: Arc<Dial>) -> Self {
         let current = AtomicUsize::new(fastrand::usize(..endpoints.len().max(1)));
         let slot = |endpoint| {
@@ -86,7 +85,8 @@ impl Channels {
         }
     }
 
-    /// Notes that this endpoint failed: unless somebody noted it before, the next one is in use.
+    /// Notes that this endpoint failed. The next one is in use then, unless another call noted that
+    /// before.
     pub(crate) fn failed(&self, id: ChannelId) {
         if self.dialled(id.index).generation == id.generation {
             self.leave(id.index);
@@ -96,14 +96,15 @@ impl Channels {
     /// Notes that a call over this channel has had no answer since this time, although it waited as
     /// long as an answer may take.
     ///
-    /// If nothing at all came over the channel in that time, its connection counts as dead, and the
-    /// next use of the endpoint connects anew, since behind a load balancer that may lead
-    /// elsewhere. If anything came, for whomever, the service is slow and the connection good. One
-    /// that has never brought anything may still be connecting, which must not begin anew for every
-    /// call that finds it too slow.
+    /// If nothing at all came over the channel in that time, its connection counts as dead. The
+    /// next use of the endpoint connects anew, which may lead elsewhere behind a load balancer. If
+    /// anything came, for any call, the service is slow and the connection good. A channel that has
+    /// never brought anything may still be connecting, which must not begin anew for every
+    /// impatient call.
     ///
-    /// Who is taken for dead wrongly, since a slow service was asked nothing else meanwhile, costs
-    /// another connection, and no call: what is open on the old one goes on there.
+    /// A connection may be taken for dead wrongly, when a slow service was asked nothing else
+    /// meanwhile. That costs another connection, and no call: what is open on the old one goes on
+    /// there.
     pub(crate) fn silent(&self, id: ChannelId, since: Instant) {
         let slot = &self.slots[id.index];
         let mut dialled = self.dialled(id.index);
@@ -126,7 +127,7 @@ impl Channels {
     /// Goes to the next endpoint if this one is in use.
     fn leave(&self, index: usize) {
         let next = (index + 1) % self.slots.len();
-        // Lost to somebody who noted the same.
+        // Another call may have noted the same.
         let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 

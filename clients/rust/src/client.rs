@@ -14,12 +14,13 @@ use tonic::{
 
 use crate::{
     backoff::Pauses,
-    channels::{ChannelId, Channels, Dial},
+    channels::{Channels, Dial},
     entry::Entry,
     error::{Error, is_expiry},
     live::LiveConfig,
     options::Options,
-    token::{Authorization, Tokens},
+    token::Tokens,
+    transport::{Transport, authorized},
     watch::{Filter, Start, Watch},
 };
 
@@ -30,14 +31,8 @@ const PAGE_SIZE: i32 = 1_000;
 /// share connections and token.
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
+    transport: Arc<Transport>,
     min_revision: u64,
-}
-
-struct Shared {
-    channels: Channels,
-    tokens: Tokens,
-    options: Options,
 }
 
 /// What was read, and how new it is.
@@ -77,7 +72,7 @@ impl Client {
         let dial: Arc<Dial> = Arc::new(dial);
         let channels = Channels::new(options.parsed_endpoints()?, options.connect_timeout, dial);
         let tokens = Tokens::new(Arc::clone(&options.token), options.token_timeout);
-        Ok(Self { shared: Arc::new(Shared { channels, tokens, options }), min_revision: 0 })
+        Ok(Self { transport: Arc::new(Transport { channels, tokens, options }), min_revision: 0 })
     }
 
     /// The same client, whose reads see this revision at least: that of a write that must be seen.
@@ -120,13 +115,13 @@ impl Client {
             if keys.len() >= count {
                 return Err(Error::Protocol("it leaves all keys unprocessed"));
             }
-            // Another instance may answer the next request, and be behind. One whose stores are
-            // down cannot be asked for more.
+            // Another instance may answer the next request, and be behind. An instance whose stores
+            // are down cannot be asked for more.
             if !read.stale {
                 min_revision = min_revision.max(answer.revision);
             }
         }
-        // Of a key that is named several times the first place counts.
+        // Of a key that is named several times, the first place counts.
         let order: HashMap<&str, usize> =
             asked.iter().enumerate().rev().map(|(nth, key)| (key.as_str(), nth)).collect();
         read.value.entries.sort_by_key(|entry| order.get(entry.key.as_str()));
@@ -166,31 +161,12 @@ impl Client {
     /// Watches what the filter names. The watch connects when it is first asked for an event, and
     /// again by itself whenever it has to.
     pub fn watch(&self, filter: Filter, start: Start) -> Watch {
-        Watch::new(self.clone(), filter, start)
+        Watch::new(Arc::clone(&self.transport), filter, start)
     }
 
     /// Holds what the filter names in memory, always the newest. Call it inside a Tokio runtime.
     pub fn live(&self, filter: Filter) -> LiveConfig {
         LiveConfig::start(self.watch(filter, Start::Snapshot))
-    }
-
-    pub(crate) fn options(&self) -> &Options {
-        &self.shared.options
-    }
-
-    pub(crate) fn channels(&self) -> &Channels {
-        &self.shared.channels
-    }
-
-    pub(crate) fn tokens(&self) -> &Tokens {
-        &self.shared.tokens
-    }
-
-    /// The service over the channel in use, and which one that is.
-    pub(crate) fn service(&self) -> (ConfigServiceClient<Channel>, ChannelId) {
-        let (channel, id) = self.shared.channels.current();
-        let service = ConfigServiceClient::new(channel);
-        (service.max_decoding_message_size(self.shared.options.max_message_bytes), id)
     }
 
     /// Makes an unary call, again where that can help, until the deadline.
@@ -203,23 +179,23 @@ impl Client {
         M: Clone,
         Fut: Future<Output = Result<Response<R>, Status>>,
     {
-        let Shared { channels, tokens, options } = &*self.shared;
+        let Transport { channels, tokens, options } = &*self.transport;
         let deadline = Instant::now() + options.deadline;
         let mut pauses = Pauses::new(options.backoff);
         let mut renewed = false;
         let mut last: Option<Box<Error>> = None;
         loop {
-            // The token source has nothing to do with the connection: it does not count for the
+            // Waiting for a token says nothing of the connection: it does not count for the
             // attempt.
             let Ok(authorization) = timeout_at(deadline, tokens.authorization()).await else {
                 return Err(Error::at_deadline(last.or_else(|| Some(Box::new(Tokens::late())))));
             };
             let authorization = authorization?;
-            let mut request = Self::authorized(message.clone(), &authorization);
-            let (service, channel) = self.service();
+            let mut request = authorized(message.clone(), &authorization);
+            let (service, channel) = self.transport.service();
             let begun = Instant::now();
             let left = deadline.saturating_duration_since(begun);
-            // So that the service gives up when nobody waits any more.
+            // So that the service gives up when the caller does.
             request.set_timeout(left);
             let patience = left.min(options.attempt_timeout);
             let error = match timeout(patience, call(service, request)).await {
@@ -227,13 +203,13 @@ impl Client {
                     channels.heard(channel, Instant::now());
                     return Ok(answer.into_inner());
                 }
-                // Tonic counts down what the request says it has: here that is the deadline, and no
+                // tonic counts down the request's timeout. Here that is the deadline, and no
                 // failure of the connection.
                 Ok(Err(status)) if is_expiry(&status) => return Err(Error::at_deadline(last)),
                 Ok(Err(status)) => Error::from(status),
-                // What came of the attempts before says more than that there was no time left for
-                // this one. Nor does it say anything of the connection: the deadline is the
-                // caller's, and may be shorter than any answer takes.
+                // The attempts before say more than that there was no time left for this one. Nor
+                // does it say anything of the connection: the deadline is the caller's, and may be
+                // shorter than any answer takes.
                 Err(_) if patience == left => return Err(Error::at_deadline(last)),
                 Err(_) => Error::Silent,
             };
@@ -256,7 +232,7 @@ impl Client {
             }
             let pause = pauses.next();
             tracing::debug!(%error, pause_ms = pause.as_millis(), "a call is tried again");
-            // What the service said last says more than what became of connections since.
+            // An answer of the service says more than connections that failed since.
             if !error.is_of_connection() || last.as_ref().is_none_or(|last| last.is_of_connection()) {
                 last = Some(Box::new(error));
             }
@@ -265,12 +241,5 @@ impl Client {
             }
             sleep(pause).await;
         }
-    }
-
-    /// A request with its token.
-    pub(crate) fn authorized<M>(message: M, authorization: &Authorization) -> Request<M> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", authorization.header.clone());
-        request
     }
 }

@@ -64,7 +64,7 @@ pub enum Error {
     /// The answer breaks the interface.
     #[error("the answer breaks the interface: {0}")]
     Protocol(&'static str),
-    /// The runtime that followed the configuration has been shut down.
+    /// The runtime of the watch has been shut down.
     #[error("the configuration is not followed any more")]
     Stopped,
 }

@@ -1,7 +1,8 @@
 //! A client of Tenantry's streaming service: single reads, a watch that goes on across connections,
 //! and a tenant's configuration in memory, always the newest.
 //!
-//! ```
+//! ```no_run
+//! # async fn example(token: &str) -> Result<(), Box<dyn std::error::Error>> {
 //! use config_client::{Client, Filter, Options, Start, StaticToken};
 //!
 //! let options = Options::new("http://127.0.0.1:50051", StaticToken::new(token));
@@ -18,8 +19,11 @@
 //! // Event by event.
 //! let mut watch = client.watch(Filter::all(), Start::Snapshot);
 //! while let Some(event) = watch.next().await {
-//!     let position = event?.position().to_string(); // Store it, to go on from there: Start::After(position.parse()?)
+//!     // Store the position, to go on from there: `Start::After(position.parse()?)`.
+//!     let position = event?.position().to_string();
 //! }
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! The example `config-watch` is a whole program.
@@ -30,6 +34,7 @@
 //! | `watch` | connects, listens, connects again |
 //! | `watch::tracker` | where a watch is; lets through what comes next, whole and once |
 //! | `live` | applies events to the state in memory |
+//! | `transport` | what all calls share |
 //! | `channels` `token` `backoff` | which endpoint, which token, which pause |
 
 mod backoff;
@@ -40,6 +45,7 @@ mod error;
 mod live;
 mod options;
 mod token;
+mod transport;
 mod watch;
 
 #[cfg(test)]

@@ -119,14 +119,14 @@ impl State {
 }
 
 impl LiveConfig {
-    /// Follows this watch, in a task of its own.
+    /// Applies the events of this watch, in a task of its own.
     pub(crate) fn start(mut watch: Watch) -> Self {
         let (sender, state) = watch::channel(State::default());
         let task = tokio::spawn(async move {
             while let Some(step) = watch.step().await {
                 sender.send_modify(|state| match step {
                     Ok(Step::Event(event)) => state.apply(event),
-                    // What the old connection said last may not be the newest any more.
+                    // What came over the old connection last may not be the newest any more.
                     Ok(Step::Lost) => state.fresh = false,
                     Err(error) => {
                         tracing::warn!(%error, "a configuration is not followed any more");
@@ -157,8 +157,8 @@ impl LiveConfig {
         self.state.borrow().revision()
     }
 
-    /// Whether something newer may exist that is not known here: there is no connection, what came
-    /// while there was none has not been told in full yet, or the service's stores do not answer.
+    /// Whether something newer may exist: there is no connection, what came while there was none
+    /// has not been told in full yet, or the service's stores do not answer.
     pub fn is_stale(&self) -> bool {
         !self.state.borrow().fresh
     }

@@ -99,11 +99,11 @@ impl Tokens {
             return Ok(authorization);
         }
         let _asking = self.asking.lock().await;
-        // Somebody may have got one meanwhile.
+        // Another call may have got one meanwhile.
         if let Some(authorization) = self.current().authorization() {
             return Ok(authorization);
         }
-        // Else a source that hangs would hold up all calls for ever.
+        // Otherwise a source that hangs would hold up all calls for ever.
         let asked = time::timeout(self.timeout, self.source.token()).await.map_err(|_| Self::late())?;
         let token = asked.map_err(|error| Error::Token(error.into()))?;
         let mut header: MetadataValue<Ascii> =

@@ -1,9 +1,9 @@
-//! One tenant in memory: its entries at one revision, and, while somebody watches it, the commits
-//! that led there.
+//! One tenant in memory: its entries at one revision and, while it is watched, the commits that led
+//! there.
 //!
-//! Watchers have no queues. Each has a place in the tenant's log of recent commits; whoever has
-//! fallen behind the log's beginning is told the newest value of each key instead. So the slowest
-//! watcher costs as much memory as the fastest.
+//! Watchers have no queues. Each has a cursor in the tenant's log of recent commits. A watcher that
+//! has fallen behind the beginning of the log is told the newest value of each key instead. So the
+//! slowest watcher costs as much memory as the fastest.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -27,10 +27,9 @@ use crate::{
 /// commit is kept however large it is.
 const MAX_COMMITS: usize = 128;
 const MAX_COMMIT_BYTES: usize = 1024 * 1024;
-/// How many deleted keys are remembered beyond the log, so that a watcher who is far behind hears
-/// of them.
+/// How many deleted keys are remembered beyond the log, for watchers that are far behind.
 const MAX_DELETED: usize = 1_000;
-/// What a tenant takes besides its entries, in bytes: its place in the map, its counters, its
+/// How many bytes a tenant takes besides its entries: its place in the map, its counters, its
 /// allocations.
 const OVERHEAD: usize = 256;
 
@@ -43,43 +42,43 @@ pub struct Tenant {
 #[derive(Debug, Default)]
 struct State {
     loaded: Option<LoadedTenant>,
-    /// The highest revision that the index of changes or a hint has named. Believed only as far as
-    /// the tenant's own log says so, too.
+    /// The highest revision that the index of changes or a hint has advertised. Only the tenant's
+    /// own log confirms it.
     advertised: u64,
     group: Option<Box<WatchGroup>>,
-    /// Held by whoever asks the stores for the tenant's sake, so that one does. There only while
-    /// somebody does or waits.
-    asking: Option<Arc<RefreshLock>>,
+    /// Held while the tenant is refreshed, so that one caller does it. There only while somebody
+    /// does or waits.
+    refresh_lock: Option<Arc<RefreshLock>>,
 }
 
-/// Held by one at a time.
+/// Held by one refresh at a time.
 pub(crate) type RefreshLock = tokio::sync::Mutex<()>;
 
-/// A tenant's entries.
+/// A tenant's entries, as they were loaded.
 #[derive(Clone, Debug)]
 pub struct LoadedTenant {
     /// What they are the state at.
     pub position: Position,
     /// The entries.
     pub pages: Pages,
-    /// When the stores were asked whether that is the newest.
+    /// When the stores were last asked whether that is the newest.
     pub validated_at: Timestamp,
-    /// Whether secrets were withheld from whoever loaded them.
+    /// Whether secrets were withheld because the rights they were read with do not cover them.
     pub lacks_secrets: bool,
-    /// Whether there are values that their stores did not have when they were asked.
+    /// Whether there are values that their stores did not have.
     pub lacks_values: bool,
-    /// Whether they come from the disk, and no store has been asked since.
+    /// Whether they come from the snapshot file, and no store was asked since.
     pub is_restored: bool,
 }
 
 impl LoadedTenant {
-    /// Whether the stores have to be asked for all of it before it is given to `scope`.
+    /// Whether all of it has to be loaded again before it is shown to `scope`.
     pub fn is_partial(&self, scope: &TenantScope) -> bool {
         self.is_restored || (self.lacks_secrets && scope.may_read_secrets())
     }
 }
 
-/// What a watched tenant has besides.
+/// What a tenant has besides, while it is watched.
 #[derive(Debug)]
 struct WatchGroup {
     /// The recent commits, without a gap, up to the newest.
@@ -87,28 +86,29 @@ struct WatchGroup {
     bytes: usize,
     /// Where the tenant was before the first of them.
     from: Position,
-    /// Keys that were deleted by commits that the log does not have any more, with the revision and
-    /// the version of the deletion.
+    /// Keys that were deleted by commits before the log, with the revision and the version of the
+    /// deletion.
     deleted: VecDeque<(u64, String, u64)>,
     /// From which revision on they are complete.
     deleted_from: u64,
-    /// How often the state was replaced instead of led on. Watchers of an earlier one begin anew.
+    /// How often the state was replaced instead of advanced. A watcher of an earlier generation
+    /// gets a snapshot.
     generation: u64,
-    /// Whether commits in front of the log have room in it, as far as is known.
+    /// Whether there may be room for commits in front of the log.
     reaches_back: bool,
     /// Held by whoever fetches them.
     reaching: Arc<RefreshLock>,
-    /// What the tenant weighed when it was last weighed, in bytes.
+    /// How many bytes the tenant took when it was last weighed.
     weighed: u64,
     /// Wakes the watchers.
     wakers: Arc<Wakers>,
-    /// Whose rights the stores are asked with for the watchers' sake.
+    /// The rights of each watcher. The stores are read with those of one of them.
     scopes: Vec<Arc<TenantScope>>,
-    /// Since when somebody watches.
+    /// Since when the tenant is watched.
     since: Timestamp,
 }
 
-/// A watcher's place.
+/// A watcher's place in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// All commits up to this revision have been told.
@@ -123,23 +123,23 @@ pub enum Next {
     Nothing,
     /// This commit, of exactly the next revision.
     Commit(Arc<Commit>),
-    /// The newest of each key that was changed after the watcher's revision: entries of a later
-    /// revision, and these deleted keys, each with the version of its deletion.
+    /// The newest state of each key that was changed after the watcher's revision: entries of a
+    /// later revision, and these deleted keys, each with the version of its deletion.
     Conflated(LoadedTenant, BTreeMap<String, u64>),
     /// All of it anew.
     Snapshot(LoadedTenant),
 }
 
-/// Whether a position can be gone on from.
+/// Whether a watch can go on from a position.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Attached {
     /// Here.
     At(Cursor),
-    /// The log begins later.
+    /// Not from the log in memory, which begins later.
     Before,
-    /// The tenant has not been seen there.
+    /// Not yet: the tenant in memory is of an earlier revision.
     Ahead,
-    /// It is of another history.
+    /// Never: it is of another history.
     Foreign,
 }
 
@@ -148,15 +148,15 @@ impl Tenant {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The turn to ask the stores for the tenant's sake, which others wait for meanwhile.
+    /// A place in the line of those who would refresh the tenant.
     pub(crate) fn turn(&self) -> Turn<'_> {
-        let asking = Arc::clone(self.state().asking.get_or_insert_default());
-        Turn { tenant: self, asking: Some(asking) }
+        let refresh_lock = Arc::clone(self.state().refresh_lock.get_or_insert_default());
+        Turn { tenant: self, refresh_lock: Some(refresh_lock) }
     }
 
-    /// Whether somebody asks the stores for the tenant's sake.
+    /// Whether the tenant is being refreshed.
     pub(crate) fn is_refreshing(&self) -> bool {
-        self.state().asking.as_ref().is_some_and(|asking| asking.try_lock().is_err())
+        self.state().refresh_lock.as_ref().is_some_and(|refresh_lock| refresh_lock.try_lock().is_err())
     }
 
     /// What is in memory.
@@ -164,18 +164,20 @@ impl Tenant {
         self.state().loaded.clone()
     }
 
-    /// What `inspect` makes of what is in memory, if anything is.
+    /// What `inspect` makes of what is in memory and of the advertised revision, if anything is in
+    /// memory.
     pub fn inspect<T>(&self, inspect: impl FnOnce(&LoadedTenant, u64) -> T) -> Option<T> {
         let state = self.state();
         state.loaded.as_ref().map(|loaded| inspect(loaded, state.advertised))
     }
 
-    /// How many bytes the tenant takes, about.
+    /// About how many bytes the tenant takes.
     pub fn weight(&self) -> u64 {
         self.state().weight()
     }
 
-    /// Weighs a tenant that is watched: how many bytes it took before, and how many it takes.
+    /// Weighs a tenant that is watched. Returns how many bytes it took when it was last weighed,
+    /// and how many it takes now.
     pub fn weigh(&self) -> Option<(u64, u64)> {
         let mut state = self.state();
         let weight = state.weight();
@@ -183,7 +185,7 @@ impl Tenant {
         Some((std::mem::replace(&mut group.weighed, weight), weight))
     }
 
-    /// Takes note that the tenant is said to be at `revision`. Whether that is news.
+    /// Notes that the tenant should be at `revision`. Returns whether that is news.
     pub fn advertise(&self, revision: u64) -> bool {
         let mut state = self.state();
         let known = state.loaded.as_ref().map_or(0, |loaded| loaded.position.revision.get());
@@ -191,13 +193,13 @@ impl Tenant {
         revision > known
     }
 
-    /// What the tenant was last said to be at.
+    /// The revision that the tenant should be at, as far as it was advertised.
     pub fn advertised_revision(&self) -> u64 {
         self.state().advertised
     }
 
-    /// Forgets `advertised`: when the stores were asked after it was heard, they knew of no more than
-    /// memory has. If there is another one since, that is no answer to it.
+    /// Clears the advertised revision: the stores, read after it was advertised, have no more than
+    /// memory has. One that was advertised since stays.
     pub fn clear_advertised(&self, advertised: u64) {
         let mut state = self.state();
         if state.advertised == advertised {
@@ -205,14 +207,14 @@ impl Tenant {
         }
     }
 
-    /// Has the stores be asked before what is in memory is believed again.
+    /// Makes the next reader ask the stores.
     pub fn invalidate(&self) {
         if let Some(loaded) = &mut self.state().loaded {
             loaded.validated_at = Timestamp::from_millis(0);
         }
     }
 
-    /// Whether the tenant is said to be further than memory is.
+    /// Whether a later revision is advertised than memory has.
     pub fn is_behind(&self) -> bool {
         let state = self.state();
         state.loaded.as_ref().is_some_and(|loaded| loaded.position.revision.get() < state.advertised)
@@ -224,8 +226,9 @@ impl Tenant {
         state.loaded.as_ref().is_some_and(|loaded| loaded.lacks_secrets) && state.shows_secrets()
     }
 
-    /// Replaces what is in memory, as it was read after `asked`. Whether that was done: not if it
-    /// lacks secrets that a watcher may read. If it is what is there already, nobody need be told.
+    /// Replaces what is in memory by a snapshot that was read after `asked`. Returns false, and
+    /// does nothing, if it lacks secrets that a watcher may read. Watchers are not woken if nothing
+    /// changes.
     #[must_use]
     pub fn replace(&self, snapshot: &Snapshot, asked: Timestamp) -> bool {
         let entries = snapshot.entries.iter().map(|(key, entry)| (key.as_str(), entry));
@@ -260,14 +263,14 @@ impl Tenant {
         wake(state);
     }
 
-    /// Has all who watch it look whether there is something to be told.
+    /// Wakes all watchers.
     pub fn wake(&self) {
         wake(self.state());
     }
 
-    /// Leads what is in memory on, by commits that follow it. Those that do not are left out. If
-    /// they are all there were at `asked`, it is the newest. Whether that was done: not if they
-    /// lack secrets that a watcher may read, who would be told of them without their values.
+    /// Applies the commits that follow what is in memory; others are left out. If they are all that
+    /// the stores had at `asked`, memory is the newest as of then. Returns false, and does nothing,
+    /// if they lack secrets that a watcher may read: it would be told of them without their values.
     #[must_use]
     pub fn advance(&self, commits: Vec<Commit>, asked: Option<Timestamp>) -> bool {
         let mut state = self.state();
@@ -308,7 +311,7 @@ impl Tenant {
     }
 
     /// Puts commits in front of the log, if they lead to where it begins, have room in it, and lack
-    /// no secrets that what is in memory has. If they do not, nobody need try again.
+    /// no secrets that memory has. If they do not, none are put there again.
     pub fn prepend(&self, from: &Position, commits: Vec<Commit>) {
         let mut state = self.state();
         let may_lack = state.loaded.as_ref().is_some_and(|loaded| loaded.lacks_secrets) && !state.shows_secrets();
@@ -327,8 +330,8 @@ impl Tenant {
         group.from = from.clone();
     }
 
-    /// How many commits the log lacks to go back to `position`, if they may have room in it; and
-    /// what is held by whoever fetches them.
+    /// How many commits the log lacks to reach back to `position`, if there may be room for them,
+    /// and the lock to hold while they are fetched.
     pub fn lacks_before(&self, position: &Position) -> Option<(usize, Arc<RefreshLock>)> {
         let state = self.state();
         let group = state.group.as_ref()?;
@@ -339,7 +342,7 @@ impl Tenant {
         (is_known && group.reaches_back).then(|| (lacks, Arc::clone(&group.reaching)))
     }
 
-    /// Sees to it that watches end that are to have ended by `now`.
+    /// Closes the watches whose tokens have expired at `now`.
     pub fn close_expired(&self, now: Timestamp) {
         let wakers = self.state().wakers();
         if let Some(wakers) = wakers {
@@ -347,8 +350,7 @@ impl Tenant {
         }
     }
 
-    /// Begins to be watched with these rights, or is watched by one more. Whoever registers there
-    /// is woken when there may be something to be told.
+    /// Adds a watcher with these rights. Returns the place where it registers to be woken.
     pub fn join(&self, scope: Arc<TenantScope>, now: Timestamp) -> Registration {
         let mut state = self.state();
         let State { loaded, group, .. } = &mut *state;
@@ -360,7 +362,8 @@ impl Tenant {
         Registration::new(Arc::clone(&group.wakers))
     }
 
-    /// One watcher less. If it was the last one, what the tenant weighed when it was last weighed.
+    /// Removes a watcher. If it was the last one, returns how many bytes the tenant took when it
+    /// was last weighed.
     pub fn leave(&self, scope: &Arc<TenantScope>) -> Option<u64> {
         let mut state = self.state();
         let Some(group) = &mut state.group else { return Some(0) };
@@ -375,7 +378,7 @@ impl Tenant {
         Some(weighed)
     }
 
-    /// Since when it is watched without a break, if it is.
+    /// Since when it is watched without a break, if it is watched.
     pub fn watched_since(&self) -> Option<Timestamp> {
         self.state().group.as_ref().map(|group| group.since)
     }
@@ -385,21 +388,21 @@ impl Tenant {
         self.state().group.as_ref().map_or(0, |group| group.scopes.len())
     }
 
-    /// The rights of a watcher: of one who may read secrets, if there is one.
+    /// The rights of a watcher, of one who may read secrets if there is one.
     pub fn scope(&self) -> Option<Arc<TenantScope>> {
         let state = self.state();
         let scopes = &state.group.as_ref()?.scopes;
         scopes.iter().find(|scope| scope.may_read_secrets()).or_else(|| scopes.first()).cloned()
     }
 
-    /// What is in memory, and the place behind it.
+    /// What is in memory, and the cursor after it.
     pub fn begin(&self) -> Option<(LoadedTenant, Cursor)> {
         let state = self.state();
         let (loaded, group) = (state.loaded.as_ref()?, state.group.as_ref()?);
         Some((loaded.clone(), group.cursor(&loaded.position)))
     }
 
-    /// Where a watcher goes on who was told everything up to `position`.
+    /// Where a watcher goes on that was told everything up to `position`.
     pub fn attach(&self, position: &Position) -> Attached {
         let state = self.state();
         let (Some(loaded), Some(group)) = (&state.loaded, &state.group) else { return Attached::Ahead };
@@ -418,7 +421,7 @@ impl Tenant {
         }
     }
 
-    /// What a watcher is told next, and where it is then.
+    /// What a watcher is told next, and its cursor after that.
     pub fn next(&self, cursor: Cursor) -> (Next, Cursor) {
         let state = self.state();
         let (Some(loaded), Some(group)) = (&state.loaded, &state.group) else { return (Next::Nothing, cursor) };
@@ -450,18 +453,18 @@ impl Tenant {
     }
 }
 
-/// A place in the line of those who would ask the stores for a tenant's sake.
+/// A place in the line of those who would refresh a tenant.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     tenant: &'a Tenant,
-    asking: Option<Arc<RefreshLock>>,
+    refresh_lock: Option<Arc<RefreshLock>>,
 }
 
 impl Turn<'_> {
-    /// Waits for it; then it lasts as long as what is returned.
-    pub(crate) async fn come(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        match &self.asking {
-            Some(asking) => Some(asking.lock().await),
+    /// Waits for the turn, which lasts as long as the guard.
+    pub(crate) async fn wait(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        match &self.refresh_lock {
+            Some(refresh_lock) => Some(refresh_lock.lock().await),
             None => None,
         }
     }
@@ -470,15 +473,15 @@ impl Turn<'_> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut state = self.tenant.state();
-        self.asking = None;
-        if state.asking.as_ref().is_some_and(|asking| Arc::strong_count(asking) == 1) {
-            state.asking = None;
+        self.refresh_lock = None;
+        if state.refresh_lock.as_ref().is_some_and(|refresh_lock| Arc::strong_count(refresh_lock) == 1) {
+            state.refresh_lock = None;
         }
     }
 }
 
 impl State {
-    /// Those of the watchers, to be used when the state is let go of.
+    /// The wakers of the watchers, to be used once the state is unlocked.
     fn wakers(&self) -> Option<Arc<Wakers>> {
         self.group.as_ref().map(|group| Arc::clone(&group.wakers))
     }
@@ -495,13 +498,13 @@ impl State {
         self.loaded = Some(loaded);
     }
 
-    /// Whether somebody watches who may read secrets.
+    /// Whether a watcher may read secrets.
     fn shows_secrets(&self) -> bool {
         self.group.as_ref().is_some_and(|group| group.scopes.iter().any(|scope| scope.may_read_secrets()))
     }
 }
 
-/// Wakes the watchers, when they can have what they look for.
+/// Wakes the watchers once the state is unlocked.
 fn wake(state: MutexGuard<'_, State>) {
     let wakers = state.wakers();
     drop(state);
@@ -510,7 +513,7 @@ fn wake(state: MutexGuard<'_, State>) {
     }
 }
 
-/// Whether they were read by one who may not read secrets, and there are some.
+/// Whether a secret was withheld in one of them.
 fn lack_secrets(commits: &[Commit]) -> bool {
     let mut changes = commits.iter().flat_map(|commit| &commit.changes);
     changes.any(|change| change.entry.as_ref().is_some_and(|entry| entry.value == Value::Withheld))
@@ -556,7 +559,7 @@ impl WatchGroup {
         self.trim();
     }
 
-    /// Lets go of the oldest commits that are too many.
+    /// Drops the oldest commits that are too many.
     fn trim(&mut self) {
         while self.commits.len() > 1 && (self.commits.len() > MAX_COMMITS || self.bytes > MAX_COMMIT_BYTES) {
             let Some(commit) = self.commits.pop_front() else { return };
@@ -568,14 +571,14 @@ impl WatchGroup {
             }
         }
         while self.deleted.len() > MAX_DELETED {
-            // All of one revision go together, or a watcher would hear of half of them.
+            // All of one revision go together, or a watcher would be told of half of them.
             let Some((revision, ..)) = self.deleted.pop_front() else { return };
             self.deleted_from = self.deleted_from.max(revision);
         }
     }
 }
 
-/// How many bytes a commit takes, about.
+/// About how many bytes a commit takes.
 fn size(commit: &Commit) -> usize {
     let changes = commit.changes.iter().map(|change| {
         let value = match change.entry.as_ref().map(|entry| &entry.value) {

@@ -26,7 +26,7 @@ fn tenant(revision: u64) -> Tenant {
     tenant
 }
 
-/// Promise: memory passes for the newest only as of when all that there was had been read.
+/// Promise: memory counts as the newest only as of when all commits there were had been read.
 #[test]
 fn a_part_of_the_commits_is_not_the_newest() {
     let (tenant, asked) = (tenant(1), Timestamp::from_millis(9));
@@ -37,7 +37,7 @@ fn a_part_of_the_commits_is_not_the_newest() {
     assert_eq!((validated_at(), tenant.inspect(|loaded, _| loaded.position.revision.get())), (Some(9), Some(4)));
 }
 
-/// Promise: an advertised revision is forgotten only if it is the one that the stores were asked about.
+/// Promise: an advertised revision is cleared only if it is the one that the stores were read for.
 #[test]
 fn a_later_advertised_revision_stays() {
     let tenant = tenant(1);
@@ -50,8 +50,8 @@ fn a_later_advertised_revision_stays() {
     assert!(!tenant.is_behind());
 }
 
-/// Promise: what happened before the log begins is fetched once for all who come back; if it has no
-/// room there, not once more.
+/// Promise: commits before the log are fetched once for all watchers that come back. If there is no
+/// room for them, they are not fetched again.
 #[test]
 fn the_log_reaches_back_once() {
     let tenant = tenant(10);
@@ -63,7 +63,7 @@ fn the_log_reaches_back_once() {
     assert_eq!((lacks(6), lacks(5)), (None, Some(1)));
     let unknown = Position { commit: None, ..position(5) };
     assert!(tenant.lacks_before(&unknown).is_none());
-    // They do not lead to where the log begins.
+    // These do not lead to where the log begins.
     tenant.prepend(&position(4), commits(5..=5));
     assert_eq!((lacks(5), tenant.attach(&position(5))), (None, Attached::Before));
 }

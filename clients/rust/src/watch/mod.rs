@@ -1,8 +1,8 @@
 //! Watching: a stream of events that goes on across connections, instances and tokens.
 //!
-//! A watch has one position: what it has told is all up to there. Whatever happens to a connection,
-//! the next one begins at that position, and the [`tracker`] lets through what comes right after
-//! it, once.
+//! A watch has one position: everything up to there has been told. Whatever happens to a
+//! connection, the next one begins at that position. The [`tracker`] lets through what comes right
+//! after it, once.
 
 mod event;
 pub(crate) mod tracker;
@@ -22,7 +22,13 @@ use tonic::{Code, Status, Streaming};
 
 pub use self::event::{Change, Event, Heartbeat, Operation, ParsePositionError, Position, Snapshot, Update};
 use self::tracker::Tracker;
-use crate::{backoff::Pauses, channels::ChannelId, client::Client, error::Error, token::Authorization};
+use crate::{
+    backoff::Pauses,
+    channels::ChannelId,
+    error::Error,
+    token::Authorization,
+    transport::{Transport, authorized},
+};
 
 /// What to watch: keys, beginnings of keys, or everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,14 +80,14 @@ pub enum Start {
 /// would end the same: `PERMISSION_DENIED`, `INVALID_ARGUMENT`, `UNIMPLEMENTED`, or a refused token
 /// that nobody renews.
 pub struct Watch {
-    client: Client,
+    transport: Arc<Transport>,
     filter: Filter,
     tracker: Tracker,
     pauses: Pauses,
     state: State,
 }
 
-/// What a watch is about.
+/// What a watch does.
 enum State {
     /// It pauses before it connects; first without a pause.
     Paused(Pin<Box<Sleep>>),
@@ -126,14 +132,14 @@ pub(crate) enum Step {
 }
 
 impl Watch {
-    pub(crate) fn new(client: Client, filter: Filter, start: Start) -> Self {
+    pub(crate) fn new(transport: Arc<Transport>, filter: Filter, start: Start) -> Self {
         let position = match start {
             Start::Snapshot => None,
             Start::After(position) => Some(position),
         };
-        let pauses = Pauses::new(client.options().backoff);
+        let pauses = Pauses::new(transport.options.backoff);
         let tracker = Tracker::new(filter.is_all(), position);
-        let mut watch = Self { client, filter, tracker, pauses, state: State::Ended };
+        let mut watch = Self { transport, filter, tracker, pauses, state: State::Ended };
         watch.state = watch.opening();
         watch
     }
@@ -182,7 +188,7 @@ impl Watch {
                     Err(failure) => Some(self.lost(failure)),
                 },
                 State::Open(open) => {
-                    let silence = self.client.options().silence();
+                    let silence = self.transport.options.silence();
                     match open.messages.poll_next_unpin(context) {
                         Poll::Ready(message) => {
                             let now = Instant::now();
@@ -224,11 +230,11 @@ impl Watch {
             }
         };
         open.call.heard = now;
-        self.client.channels().heard(open.call.channel, now);
+        self.transport.channels.heard(open.call.channel, now);
         match self.tracker.take(message) {
             Ok(Some(event)) => {
-                // A snapshot is dear to make: who gets no further than that does not come back at
-                // once.
+                // A snapshot is expensive. A watch that gets no further than that does not
+                // reconnect at once.
                 if !matches!(event, Event::Snapshot(_)) && !self.tracker.is_suspicious() {
                     self.pauses.reset();
                 }
@@ -250,12 +256,12 @@ impl Watch {
         if error.ends_watch() {
             return Err(error);
         }
-        // Without one there was no token, for which no endpoint can help it.
+        // Without one there was no token, and another endpoint would not help.
         if let Some(Call { authorization, channel, heard }) = call {
-            let channels = self.client.channels();
+            let channels = &self.transport.channels;
             match &error {
                 Error::Unauthenticated(_) => {
-                    if !self.client.tokens().refused(&authorization) {
+                    if !self.transport.tokens.refused(&authorization) {
                         return Err(error);
                     }
                 }
@@ -273,7 +279,7 @@ impl Watch {
         // itself, it says to one after the other.
         let is_shared = matches!(self.state, State::Open(_)) && error.is_of_connection();
         let pause = if is_shared {
-            self.pauses.next_spread(self.client.options().reconnect_spread)
+            self.pauses.next_spread(self.transport.options.reconnect_spread)
         } else {
             self.pauses.next()
         };
@@ -293,36 +299,36 @@ impl Watch {
         let position = self.tracker.connecting().cloned();
         let Filter { keys, prefixes } = self.filter.clone();
         let message = WatchConfigRequest { keys, prefixes, position: position.map(Into::into) };
-        let client = self.client.clone();
+        let transport = Arc::clone(&self.transport);
         State::Opening(Box::pin(async move {
-            // A token source that hangs says nothing of the connection.
-            let authorization = match client.tokens().authorization().await {
+            // Waiting for a token says nothing of the connection.
+            let authorization = match transport.tokens.authorization().await {
                 Ok(authorization) => authorization,
                 Err(error) => return Err(Failure { error, call: None }),
             };
-            let request = Client::authorized(message, &authorization);
-            let (mut service, channel) = client.service();
+            let request = authorized(message, &authorization);
+            let (mut service, channel) = transport.service();
             let mut call = Call { authorization, channel, heard: Instant::now() };
-            let silence = client.options().silence();
+            let silence = transport.options.silence();
             let error = match timeout(silence, service.watch_config(request)).await {
                 Ok(Ok(answer)) => {
                     call.heard = Instant::now();
-                    client.channels().heard(channel, call.heard);
+                    transport.channels.heard(channel, call.heard);
                     return Ok(Open { messages: answer.into_inner(), call, silence: Box::pin(sleep(silence)) });
                 }
                 Ok(Err(status)) => Error::from(status),
                 Err(_) => Error::Silent,
             };
             if !error.is_of_connection() {
-                client.channels().heard(channel, Instant::now());
+                transport.channels.heard(channel, Instant::now());
             }
             Err(Failure { error, call: Some(call) })
         }))
     }
 }
 
-/// What a watch ends with that ends without a status of the service, which always gives one:
-/// something between has cut it off.
+/// The status of a watch that ends without one. The service always gives one, so something in
+/// between has cut it off.
 fn without_status() -> Status {
     let mut status = Status::unavailable("the watch ended without a status");
     status.set_source(Arc::new(io::Error::from(io::ErrorKind::UnexpectedEof)));

@@ -47,7 +47,7 @@ async fn plaintext_stays_in_parameter_store() {
     let log = Log::default();
     let ours =
         EnvFilter::new("tenantry=trace,config_read=trace,config_write=trace,config_refresh=trace,local=trace,info");
-    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_env_filter(ours).finish();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone()).with_env_filter(ours).finish();
     // A second one, because as long as there is just one, a line that another test's thread comes
     // by first counts as unwanted here, too.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());

@@ -220,8 +220,11 @@ async fn permissions_and_authors_come_from_the_claims_that_are_set() {
 #[tokio::test]
 async fn the_stream_logs_why_it_refuses() {
     let log = Log::default();
-    let subscriber =
-        tracing_subscriber::fmt().with_writer(log.clone()).with_env_filter(EnvFilter::new("info")).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(log.clone())
+        .with_env_filter(EnvFilter::new("info"))
+        .finish();
     // A second one, because as long as there is just one, a line that another test's thread comes
     // by first counts as unwanted here, too.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());

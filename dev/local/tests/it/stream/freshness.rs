@@ -9,14 +9,14 @@ use emulator::Fault;
 use super::*;
 
 /// Longer than memory is believed without asking.
-const DOUBT: Duration = Duration::from_secs(61);
-/// Longer than memory is believed while the index of changes cannot be looked at.
-const IMPATIENCE: Duration = Duration::from_secs(11);
+const EXPIRED: Duration = Duration::from_secs(61);
+/// Longer than memory is believed while the index of changes cannot be polled.
+const NOT_POLLED: Duration = Duration::from_secs(11);
 
-/// The first look at the index is the last one in a test, and nobody hints.
+/// The first poll of the index is the last one of a test, and there are no hints.
 const SILENCE: [(&str, &str); 2] = [("POLL_INTERVAL_MS", "600000"), ("CHANGE_QUEUE_URL", "")];
 
-/// Has every call fail that reads tenants or the index.
+/// Makes every call fail that reads tenants or the index.
 fn take_stores_down(api: &Api) {
     for operation in ["GetItem", "BatchGetItem", "Query", "GetParameters"] {
         api.suite.emulator().faults().inject(operation, Fault::InternalError, 100_000);
@@ -25,12 +25,12 @@ fn take_stores_down(api: &Api) {
 
 fn bring_stores_back(api: &Api) {
     api.suite.emulator().faults().clear();
-    // What has tripped while they were down may close again.
+    // Circuits that have opened meanwhile may close again.
     api.pass(crate::harness::CIRCUIT);
 }
 
-/// Promise: what is in memory costs no call to a store, whatever the number of tenants; the
-/// follower's looks at the index are all there is.
+/// Promise: what is in memory costs no call to a store, whatever the number of tenants, besides
+/// the poller's polls of the index.
 #[tokio::test]
 async fn a_tenant_in_memory_costs_no_call() {
     let api = Api::frozen().await;
@@ -53,15 +53,15 @@ async fn a_tenant_in_memory_costs_no_call() {
         assert_eq!(grpc.list(v1::ListConfigRequest::default()).await.unwrap().entries.len(), 1);
     }
     assert_eq!(counts(), before);
-    // After a minute, whoever is asked for is looked at once, and nobody else.
-    api.pass(DOUBT);
+    // After a minute, the log of a tenant that is asked for is read once, and no other.
+    api.pass(EXPIRED);
     for shard in tenantry::ledger::Ledger::shards() {
         instance.stream.memory().note_poll(shard, instance.stream.memory().now());
     }
     for _ in 0..3 {
         tenants[1].value("tenant_config_a").await;
     }
-    assert_eq!(counts()[2], before[2] + 1, "one look at its log");
+    assert_eq!(counts()[2], before[2] + 1, "one read of its log");
 }
 
 /// Promise: a reader who asks for nothing special sees a change as soon as the index lists it, and
@@ -110,7 +110,7 @@ async fn a_restored_table_is_noticed() {
     put(&acme, "b", 9).await;
     put(&acme, "b", 10).await;
     // Until the minute is over, or a revision beyond the one that is known: both are told.
-    api.pass(DOUBT);
+    api.pass(EXPIRED);
     let snapshot = watching.snapshot().await;
     assert_eq!(entries(&snapshot.entries), "tenant_config_a=2 tenant_config_b=10");
     assert_eq!((snapshot.revision, snapshot.stale), (4, false));
@@ -148,7 +148,7 @@ async fn a_late_value_is_looked_for_again() {
     let (mut watching, snapshot) = grpc.watch().await;
     assert_eq!(snapshot.entries[0].value_status(), v1::ValueStatus::Unavailable);
     api.suite.emulator().rewrite(Arc::new(|_, _: &str, _: &str| None));
-    api.pass(DOUBT);
+    api.pass(EXPIRED);
     assert_eq!(entries(&watching.snapshot().await.entries), r#"secret_config_host="db-1""#);
     assert_eq!(grpc.value("secret_config_host").await.0, r#""db-1""#);
 }
@@ -166,7 +166,7 @@ async fn what_was_last_known_serves_while_the_stores_are_down() {
     let (mut watching, _) = grpc.watch().await;
     assert!(!grpc.get("tenant_config_a", 0).await.unwrap().stale);
     take_stores_down(&api);
-    api.pass(IMPATIENCE);
+    api.pass(NOT_POLLED);
     let answer = grpc.get("tenant_config_a", 0).await.unwrap();
     assert_eq!((answer.entry.unwrap().value.as_ref(), answer.stale), (b"1".as_slice(), true));
     for status in [

@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// Promise: with the queue of events, a change is told without the index of changes having been
-/// looked at, and a made-up hint changes nothing.
+/// Promise: with the queue of events, watchers are told of a change without a poll of the index,
+/// and a made-up hint changes nothing.
 #[tokio::test]
-async fn a_hint_is_enough_to_look() {
+async fn a_hint_is_enough_to_refresh() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     put(&acme, "a", 1).await;
@@ -21,6 +21,6 @@ async fn a_hint_is_enough_to_look() {
     }
     put(&acme, "a", 3).await;
     assert_eq!(line(&watching.update().await), "2→3 tenant_config_a@3=3");
-    // The rumour does not last: memory is believed again.
+    // The made-up revision is cleared: memory is believed again.
     until(|| instance.stream.memory().watched().iter().all(|(_, tenant)| !tenant.is_behind())).await;
 }

@@ -11,8 +11,8 @@ async fn shown(instance: &Instance, name: &str) -> f64 {
     value.unwrap_or_else(|| panic!("no {name} in:\n{page}")).parse().expect("a number")
 }
 
-/// Promise: an instance that cannot look at the index of changes can be told by its metrics: looks
-/// fail, and the last one grows older.
+/// Promise: metrics show an instance that cannot poll the index of changes: polls fail, and the
+/// last complete one grows older.
 #[tokio::test]
 async fn an_instance_that_is_blind_is_seen() {
     let api = Api::frozen().await;
@@ -23,7 +23,7 @@ async fn an_instance_that_is_blind_is_seen() {
     assert_eq!(metrics.failed_polls.get(), 0);
     let down = api.suite.emulator().faults().inject("Query", Fault::InternalError, 100_000);
     down.reached().await;
-    // Those that had begun before are over.
+    // Polls that had begun before are over.
     until(|| metrics.failed_polls.get() >= 2 * u64::from(tenantry::ledger::Ledger::shards().end)).await;
     api.pass(Duration::from_mins(2));
     assert_eq!(shown(&instance, "index_poll_age_seconds").await.to_string(), "120");
