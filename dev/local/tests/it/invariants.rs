@@ -204,11 +204,8 @@ fn commands_are_pasted_into_any_shell() -> io::Result<()> {
     }
     let readme = root().join("README.md").display().to_string();
     let readme = |(name, _): &&(String, String)| *name == readme;
-    assert_eq!(
-        blocks.iter().find(readme).map(|(_, block)| block.as_str()),
-        Some("cargo run -p local\ncargo test --workspace\n"),
-        "two commands are all that a start takes"
-    );
+    let first: Vec<_> = blocks.iter().filter(readme).map(|(_, block)| block.as_str()).take(2).collect();
+    assert_eq!(first, ["cargo run -p local\n", "cargo test --workspace\n"], "two commands are all that a start takes");
     for (name, block) in blocks {
         assert_eq!(lines_that_zsh_misreads(&block), [""; 0], "{name}");
     }
