@@ -9,9 +9,9 @@ pub use lambda_http::Context;
 use crate::{
     auth::{Authenticator, HttpKeys, Permission, TenantScope, TokenSettings},
     clock::Clock,
-    http::{Answer, Event, Problem, ProblemType},
+    http::{Answer, Event, Problem, ProblemType, revision_of},
     limit::{RequestLimit, TenantLimits},
-    telemetry::{Invocation, Outcome, Telemetry, TraceContext},
+    telemetry::{self, Invocation, Outcome, Telemetry, TraceContext},
 };
 
 /// When a request must have been answered, counted from its begin: before the timeout of the
@@ -53,6 +53,7 @@ impl ApiHandler {
     /// cannot act for a tenant costs it nothing.
     pub async fn authorize(&self, event: &Event, permission: Permission) -> Result<TenantScope, Problem> {
         let scope = event.authorize(&self.authenticator, permission).await?;
+        telemetry::note_tenant(scope.tenant());
         self.limits.admit(scope.tenant())?;
         Ok(scope)
     }
@@ -77,9 +78,22 @@ impl ApiHandler {
             trace: trace.and_then(TraceContext::parse),
         };
         let answering = tokio::time::timeout(ANSWER_BUDGET, answering)
-            .map(|in_time| in_time.unwrap_or_else(|_| Err(too_slow())).unwrap_or_else(Problem::answer));
+            .map(|in_time| concluded(in_time.unwrap_or_else(|_| Err(too_slow()))));
         self.telemetry.observe(&self.clock, invocation, answering, outcome).await
     }
+}
+
+/// The answer. Here, and nowhere before, operators are told of a problem.
+fn concluded(answered: Result<Answer, Problem>) -> Answer {
+    let answer = answered.unwrap_or_else(|problem| {
+        problem.log();
+        telemetry::note_problem(problem.type_name());
+        problem.answer()
+    });
+    if let Some(revision) = revision_of(&answer) {
+        telemetry::note_revision(revision);
+    }
+    answer
 }
 
 fn too_slow() -> Problem {

@@ -26,7 +26,6 @@ use crate::{
     },
     read::Freshness,
     redact::Redacted,
-    telemetry,
 };
 
 /// The longest `Idempotency-Key`, in bytes.
@@ -133,11 +132,7 @@ impl Event {
         let key =
             decoded.filter(|decoded| self.path_parameters.get("key").is_none_or(|parameter| parameter == decoded));
         match key {
-            Some(key) => {
-                let key = ConfigKey::parse(&key, routes)?;
-                telemetry::note_key(&key);
-                Ok(key)
-            }
+            Some(key) => Ok(ConfigKey::parse(&key, routes)?),
             None => Err(Problem::new(
                 ProblemType::InvalidKey,
                 "the key in the path is encoded ambiguously; send it as it is, no character of a key needs percent-encoding",
@@ -178,7 +173,7 @@ impl Event {
                 ));
             }
         }
-        Ok(Query(Redacted(values)))
+        Ok(Query::new(values))
     }
 
     /// The body as text, without a byte order mark: a parser of JSON may ignore one (RFC 8259,
@@ -296,7 +291,6 @@ impl Event {
             (_, None) => Presented::Nothing,
         };
         let scope = authenticator.authenticate(presented).await?.authorize(permission)?;
-        telemetry::note_tenant(scope.tenant());
         Ok(scope)
     }
 }

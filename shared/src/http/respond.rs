@@ -18,7 +18,6 @@ use crate::{
         value::ConfigValue,
     },
     read::{At, Fetched},
-    telemetry,
     write::StoreState,
 };
 
@@ -51,7 +50,6 @@ impl Respond {
     /// The revision at which the answer is valid.
     #[must_use]
     pub fn revision(self, revision: Revision) -> Self {
-        telemetry::note_revision(revision);
         self.header(REVISION, &revision.to_string())
     }
 
@@ -78,11 +76,11 @@ impl Respond {
     }
 
     /// The finished answer, with JSON.
-    pub fn json(self, body: &impl Serialize) -> Answer {
+    pub fn json(self, body: &impl Serialize) -> Result<Answer, Problem> {
         match serde_json::to_string(body) {
-            Ok(text) => self.text(text),
+            Ok(text) => Ok(self.text(text)),
             // Only a stored value that is no JSON could do this.
-            Err(_) => Problem::new(ProblemType::Unavailable, "a stored value cannot be shown").answer(),
+            Err(_) => Err(Problem::new(ProblemType::Unavailable, "a stored value cannot be shown")),
         }
     }
 
@@ -97,6 +95,11 @@ impl Respond {
         self.0.headers.remove("content-type");
         self.0
     }
+}
+
+/// The revision at which an answer is valid, if it names one.
+pub fn revision_of(answer: &Answer) -> Option<Revision> {
+    answer.headers.get(REVISION)?.to_str().ok()?.parse().ok().map(Revision::new)
 }
 
 /// What a key's store makes of a version, where that is worth telling.

@@ -255,7 +255,7 @@ pub(crate) fn note_tenant(tenant: &TenantId) {
 }
 
 /// The one key that is worked at.
-pub(crate) fn note_key(key: &ConfigKey) {
+pub fn note_key(key: &ConfigKey) {
     note(|notes| notes.key = Some(key.clone()));
 }
 
