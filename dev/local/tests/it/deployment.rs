@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tenantry::{
     aws::OwnCredentials,
     function::Context,
-    settings::{InvalidSettings, Settings},
+    settings::{InvalidSettings, Settings, SharedSettings},
     telemetry::Telemetry,
 };
 
@@ -145,6 +145,8 @@ const OF_THE_STREAM: [&str; 5] =
 const NOT_OF_CONFIG_READ: [&str; 2] = ["AWS_REGION", "SYSTEM_ROLE_ARN"];
 /// What means something in a function only: where AWS is elsewhere, its roots are, too.
 const OF_FUNCTIONS_ALONE: [&str; 2] = ["AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"];
+/// What only those need who write.
+const OF_WRITERS_ALONE: [&str; 2] = ["EVENT_BUS_NAME", "PARAMETER_KMS_KEY_ID"];
 
 /// Promise: the streaming service is told what config-read is told, so that both answer alike, and
 /// beside that only what it knows.
@@ -154,7 +156,8 @@ fn settings_of_the_streaming_service_are_known() -> TestResult {
     let stream = stack.stream.as_ref().ok_or("no streaming service")?;
     let read = &stack.function("config-read")?.environment;
     let given: BTreeSet<_> = stream.environment.keys().chain(stream.secrets.keys()).map(String::as_str).collect();
-    let known = read.keys().map(String::as_str).filter(|name| !OF_FUNCTIONS_ALONE.contains(name));
+    let left_out = [OF_FUNCTIONS_ALONE, OF_WRITERS_ALONE].concat();
+    let known = read.keys().map(String::as_str).filter(|name| !left_out.contains(name));
     let known: BTreeSet<_> = known.chain(OF_THE_STREAM).chain(NOT_OF_CONFIG_READ).collect();
     assert_eq!(given, known, "given on the left, known on the right");
     // Memory and rights are its own.
@@ -164,20 +167,19 @@ fn settings_of_the_streaming_service_are_known() -> TestResult {
         let same = stream.environment.get(name).is_none_or(|other| other == value);
         assert!(same, "{name} is {value} for config-read");
     }
-    let settings = Settings::load(&|name| match name {
-        "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY" => Some("x".to_owned()),
+    let credentials = OwnCredentials::Fixed(Credentials::from_keys("x", "x", None));
+    let source = |name: &str| match name {
         // The values above are short, and none that are taken.
         "TAG_ROUTES" => None,
-        "PARAMETER_KMS_KEY_ID" | "TOKEN_ISSUER" | "JWKS_URL" => Some("https://x".to_owned()),
+        "TOKEN_ISSUER" | "JWKS_URL" => Some("https://x".to_owned()),
         name => stream.environment.get(name).cloned(),
-    });
-    settings?;
+    };
+    SharedSettings::load(&source, credentials.clone())?;
     let asked = RefCell::new(BTreeSet::new());
     let source = |name: &str| {
         asked.borrow_mut().insert(name.to_owned());
         None
     };
-    let credentials = OwnCredentials::Fixed(Credentials::from_keys("x", "x", None));
     // One after the other is missing, and given.
     let mut missing: BTreeMap<String, String> = BTreeMap::new();
     loop {
@@ -194,6 +196,9 @@ fn settings_of_the_streaming_service_are_known() -> TestResult {
     }
     let unread = given.iter().filter(|name| !asked.borrow().contains(**name) && **name != "RUST_LOG");
     assert_eq!(unread.collect::<Vec<_>>(), Vec::<&&str>::new(), "nobody reads these");
+    for name in OF_WRITERS_ALONE {
+        assert!(!asked.borrow().contains(name), "the streaming service asks for {name}, and does not write");
+    }
     Ok(())
 }
 
@@ -432,7 +437,7 @@ fn the_streaming_service_has_tasks_and_they_have_time() -> TestResult {
     let source = |name: &str| match name {
         "AWS_REGION" => Some("eu-central-1".to_owned()),
         "TENANT_ROLE_ARN" => Some("none".to_owned()),
-        "TABLE_NAME" | "EVENT_BUS_NAME" | "PARAMETER_ROOT" | "TOKEN_AUDIENCE" => Some("/x".to_owned()),
+        "TABLE_NAME" | "PARAMETER_ROOT" | "TOKEN_AUDIENCE" => Some("/x".to_owned()),
         "TOKEN_ISSUER" => Some("https://x".to_owned()),
         _ => None,
     };
