@@ -67,7 +67,6 @@ pub struct RefreshService {
 
 /// Why nothing was looked at.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum RefreshError {
     /// It is no parameter of a key; it is left alone.
     #[error("the parameter is left alone: {0}")]

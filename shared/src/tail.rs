@@ -148,7 +148,6 @@ impl Commit {
 
 /// Why the changes cannot be told.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum TailError {
     /// The log does not lead on from there: it is not kept that long, or it is of another history.
     /// The entries have to be read anew.

@@ -12,7 +12,6 @@ pub const TENANT_ATTRIBUTE: &str = "custom:tenantId";
 /// Why a user gets no token. Cognito shows it to who signs in, so it says nothing about the user
 /// pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Refusal {
     /// The event is not one of the version that can change access tokens.
     NotVersion2,

@@ -54,7 +54,6 @@ impl fmt::Display for Document {
 
 /// Why the keys could not be fetched.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum KeyFetchError {
     /// No answer in time.
     #[error("the issuer's keys did not arrive within {} ms", FETCH_TIMEOUT.as_millis())]

@@ -163,7 +163,6 @@ impl Caller {
 
 /// Why a caller is not let in.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum AuthError {
     /// No token at all.
     #[error("there is no bearer token; send one in the Authorization header")]
@@ -203,7 +202,6 @@ pub enum AuthError {
 
 /// What is wrong with a tenant claim. It repeats at most a character of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum UnusableClaim {
     /// It is not there.
     #[error("is missing")]

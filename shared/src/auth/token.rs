@@ -48,7 +48,6 @@ const LEEWAY: Duration = Duration::from_secs(10);
 
 /// Which check a token failed. For the log, so it repeats nothing of the token.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum TokenError {
     /// Longer than any real one.
     #[error("the token is longer than {MAX_TOKEN_BYTES} bytes, or its header than {MAX_HEADER_BYTES}")]

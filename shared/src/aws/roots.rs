@@ -26,7 +26,6 @@ pub enum TrustedRoots {
 
 /// A bundle that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum UnusableBundle {
     /// The file cannot be read.
     #[error("it cannot be read: {0}")]

@@ -53,7 +53,6 @@ const FIRST_UNPROCESSED_WAIT: Duration = Duration::from_millis(20);
 
 /// Why the ledger could not do something.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum LedgerError {
     /// DynamoDB failed.
     #[error(transparent)]

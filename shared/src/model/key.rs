@@ -33,7 +33,6 @@ pub struct ConfigKey {
 
 /// Why a text is no key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum InvalidKey {
     /// No route has a tag that the text starts with.
     #[error("the key starts with no known tag; the tags here are {known}")]

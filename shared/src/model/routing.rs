@@ -61,7 +61,6 @@ pub struct TagRoutes {
 
 /// Why a text holds no usable routes.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum InvalidRoutes {
     /// Not JSON of the documented form.
     #[error("the tag routes are not a JSON object of the form {{\"tag_\": {{\"store\": \"dynamodb\"}}}}: {0}")]

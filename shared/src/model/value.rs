@@ -29,7 +29,6 @@ pub struct ConfigValue(Arc<str>);
 
 /// Why a text is no value.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum InvalidValue {
     /// Not JSON, or JSON with a member name twice, or nested too deeply.
     #[error("the value is not acceptable JSON: {0}")]

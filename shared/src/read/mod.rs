@@ -112,7 +112,6 @@ pub struct HistoryPage {
 
 /// Why nothing could be read.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ReadError {
     /// The ledger failed.
     #[error(transparent)]

@@ -178,7 +178,6 @@ pub struct Placed {
 
 /// Why a store does not take a value. Nothing was written.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ValueRefused {
     /// Too large.
     #[error(
@@ -198,7 +197,6 @@ pub enum ValueRefused {
 
 /// Why a store outside the ledger could not do something.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum StoreError {
     /// The service failed.
     #[error(transparent)]

@@ -378,7 +378,6 @@ pub(super) fn parameter_name(root: &str, tenant: &TenantId, key: &ConfigKey) -> 
 
 /// Why a parameter's name stands for no key.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum NotAKey {
     /// It lies somewhere else.
     #[error("it does not lie under the root of the suite's parameters")]

@@ -98,7 +98,6 @@ pub enum StoreState {
 
 /// Why nothing was written, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum WriteError {
     /// The ledger failed.
     #[error(transparent)]
