@@ -18,8 +18,8 @@ use crate::{
 /// functions that answer requests.
 const ANSWER_BUDGET: Duration = Duration::from_secs(27);
 
-/// Stands between API Gateway and a function's routes: knows who asks, and tells operators what was
-/// answered.
+/// Stands between API Gateway and a function's routes: it finds out who asks, and writes the line
+/// of the invocation.
 #[derive(Debug)]
 pub struct ApiHandler {
     function: &'static str,
@@ -49,8 +49,8 @@ impl ApiHandler {
         }
     }
 
-    /// Whose request it is, if its sender may do that, and the tenant has not made too many. Who
-    /// cannot act for a tenant costs it nothing.
+    /// The tenant of the request, if its sender may do that and the tenant has not made too many
+    /// requests. A sender who may not act for a tenant does not count against it.
     pub async fn authorize(&self, event: &Event, permission: Permission) -> Result<TenantScope, Problem> {
         let scope = event.authorize(&self.authenticator, permission).await?;
         telemetry::note_tenant(scope.tenant());
@@ -58,10 +58,9 @@ impl ApiHandler {
         Ok(scope)
     }
 
-    /// The answer to the request for `route`, and the line about it. `context` is what the Lambda
-    /// service says of the invocation; where that names no trace, API Gateway's header does.
-    /// `answering` is boxed, so that the future of every route does not lie in the stack of the
-    /// runtime.
+    /// The answer to the request for `route`; also writes the line of the invocation. `context` is
+    /// the Lambda service's. Where it names no trace, API Gateway's header does. `answering` is
+    /// boxed, so that the future of each route does not lie on the stack of the runtime.
     pub async fn answer(
         &self,
         event: &Event,

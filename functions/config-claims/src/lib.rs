@@ -47,7 +47,7 @@ impl Refusal {
     }
 }
 
-/// The event, as far as it is looked at.
+/// The members of the event that are read.
 #[derive(Deserialize)]
 struct TokenEvent {
     version: String,

@@ -142,13 +142,13 @@ impl HttpKeys {
             check_unambiguous(json)?;
             serde_json::from_str(json)
         };
-        let said: Description = parse().map_err(|error| KeyFetchError::Form(Document::Description, error))?;
+        let description: Description = parse().map_err(|error| KeyFetchError::Form(Document::Description, error))?;
         let shown = |text: String| text.chars().take(200).collect();
-        if said.issuer != self.issuer {
-            return Err(KeyFetchError::OtherIssuer(shown(said.issuer)));
+        if description.issuer != self.issuer {
+            return Err(KeyFetchError::OtherIssuer(shown(description.issuer)));
         }
-        let address = said.jwks_uri.parse().ok().filter(is_protected);
-        address.ok_or_else(|| KeyFetchError::Address(shown(said.jwks_uri)))
+        let address = description.jwks_uri.parse().ok().filter(is_protected);
+        address.ok_or_else(|| KeyFetchError::Address(shown(description.jwks_uri)))
     }
 
     fn found(&self) -> MutexGuard<'_, Option<Found>> {

@@ -134,7 +134,7 @@ impl Keyring {
         }
     }
 
-    /// Begins a fetch. Whoever takes `state` next finds it under way.
+    /// Begins a fetch. The next one to lock `state` finds it under way.
     fn begin(&self, state: &mut State) -> Fetching {
         let (inner, waiting) = (Arc::clone(&self.0), Arc::clone(&self.0));
         let begun = inner.clock.now();

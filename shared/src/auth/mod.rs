@@ -83,7 +83,7 @@ impl TenantScope {
 pub struct IndexAuthority(());
 
 impl IndexAuthority {
-    /// Taken once, by the service that looks for what has changed. It acts for no tenant: for that
+    /// Taken once, by the service that polls for changes. It acts for no tenant: for that
     /// it has its callers' scopes.
     pub fn for_recent_changes() -> Self {
         Self(())
@@ -96,7 +96,7 @@ impl IndexAuthority {
 pub struct SystemAuthority(());
 
 impl SystemAuthority {
-    /// Taken once, by the function that works off what is owed.
+    /// Taken once, by the function that flushes the outbox.
     pub fn for_outbox() -> Self {
         Self(())
     }
@@ -176,7 +176,7 @@ pub enum AuthError {
     /// A good token without a usable tenant claim.
     #[error("the token names no tenant; its claim {claim:?} {why}")]
     NoTenant {
-        /// The claim that is looked at.
+        /// The claim that should name it.
         claim: String,
         /// What is wrong with it.
         why: UnusableClaim,
@@ -186,7 +186,7 @@ pub enum AuthError {
     MissingScope {
         /// What the request takes.
         permission: Permission,
-        /// The claims that are looked at.
+        /// The claims that may hold scopes.
         claims: Arc<str>,
     },
     /// The issuer's keys cannot be had.

@@ -59,7 +59,7 @@ impl TokenMemory {
         let passed = verifier.verify(token).await?;
         let scope = self.authenticator.caller(&passed.claims)?.authorize(self.permission)?;
         // The token may have passed with keys that came meanwhile. Remembered with older ones, it
-        // is looked at once more.
+        // is verified once more.
         let bearer = Arc::new(Bearer { scope, expires_at: passed.expires_at, keys });
         self.kept.insert(id, Arc::clone(&bearer));
         Ok(bearer)

@@ -24,11 +24,11 @@ use crate::{
     model::value::check_unambiguous,
 };
 
-/// The longest token that is looked at, in bytes; API Gateway stops at 10,240 bytes of headers in
+/// The longest token that is read, in bytes; API Gateway stops at 10,240 bytes of headers in
 /// all.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
-/// The longest header that is looked at, in bytes as it is sent: room for a chain of certificates,
-/// which is not looked at.
+/// The longest header that is read, in bytes as it is sent: room for a chain of certificates, which
+/// is ignored.
 const MAX_HEADER_BYTES: usize = 4 * 1024;
 /// What a header may call the token (RFC 7519, 5.1; RFC 9068, 2.1); `application/` may stand in
 /// front (RFC 7515, 4.1.9).
@@ -37,7 +37,7 @@ const TYPES: [&str; 2] = ["jwt", "at+jwt"];
 /// tokens have our client in `aud`, and would pass otherwise.
 const TOKEN_USE: &str = "token_use";
 const ACCESS: &str = "access";
-/// The claims that are looked at whatever the settings say.
+/// The claims that are read whatever the settings say.
 const READ_ALWAYS: [&str; 8] = ["iss", "sub", "aud", "client_id", "exp", "nbf", "iat", TOKEN_USE];
 /// More members than most tokens have, so that their list does not have to grow.
 const USUAL_MEMBERS: usize = 24;
@@ -93,7 +93,7 @@ pub enum TokenError {
     Differs(String),
 }
 
-/// The claims of a token that are looked at, with their types.
+/// The claims of a token that are read, with their types.
 pub(super) type Claims = serde_json::Map<String, Value>;
 
 /// Verifies tokens of one issuer.
@@ -202,7 +202,7 @@ impl TokenVerifier {
         Ok(claims)
     }
 
-    /// The claims of an access token that are looked at; it says when it ends.
+    /// The claims of an access token that are read. It must say when it ends.
     fn read_claims(&self, encoded: &str) -> Result<Claims, TokenError> {
         let is_read = |name: &str| READ_ALWAYS.contains(&name) || self.callers_claims.iter().any(|own| own == name);
         let claims = object(encoded, is_read).ok_or(TokenError::Malformed("claims"))?;
@@ -266,7 +266,7 @@ impl<'a> Parts<'a> {
 }
 
 /// The algorithm and the key's id that a header names. What else it offers to find a key by (`jku`,
-/// `jwk`, `x5u`, `x5c`) comes from whoever made the token, and is not looked at.
+/// `jwk`, `x5u`, `x5c`) comes from whoever made the token, and is ignored.
 fn read_header(encoded: &str) -> Result<(Algorithm, String), TokenError> {
     let is_read = |name: &str| ["alg", "kid", "typ", "cty", "crit", "b64"].contains(&name);
     let header = object(encoded, is_read).ok_or(TokenError::Malformed("header"))?;

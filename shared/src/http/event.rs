@@ -124,7 +124,7 @@ impl Event {
     /// The key behind `prefix` in the path.
     ///
     /// API Gateway's documents disagree on whether it decodes the path and its parameter, so both
-    /// are looked at after exactly one decoding, and must agree. No character of a key needs
+    /// are read after exactly one decoding, and must agree. No character of a key needs
     /// encoding, so nobody who sends keys plainly is hurt.
     pub fn key(&self, prefix: &str, routes: &TagRoutes) -> Result<ConfigKey, Problem> {
         let raw = self.path().strip_prefix(prefix).unwrap_or_default();

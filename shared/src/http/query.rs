@@ -11,7 +11,7 @@ use crate::{
     redact::Redacted,
 };
 
-/// The largest version or revision that is looked for; none will ever be reached.
+/// The largest version or revision that is accepted; no counter will ever reach it.
 pub(super) const MAX_COUNTER: u64 = 1_000_000_000_000_000_000;
 
 /// A query's parameters.

@@ -253,7 +253,7 @@ pub struct WrittenView<'a> {
     /// alone.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     removes_older_values: bool,
-    /// The value is committed and what every reader gets; its store is still to be brought after.
+    /// The value is committed, and every reader gets it; it is not replicated to its store yet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pending: bool,
     /// Its store refuses it.
