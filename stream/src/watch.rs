@@ -460,7 +460,6 @@ impl Source {
             Ok(replay) => Ok(replay.commits),
             Err(TailError::Broken) => Err(out_of_range(NOT_KEPT)),
             Err(TailError::Read(error)) => Err(refusal(&error)),
-            Err(error) => Err(Status::unavailable(error.to_string())),
         }
     }
 }
