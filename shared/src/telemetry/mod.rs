@@ -260,7 +260,7 @@ pub fn note_key(key: &ConfigKey) {
 }
 
 /// Notes the revision of the answer.
-pub(crate) fn note_revision(revision: Revision) {
+pub fn note_revision(revision: Revision) {
     note(|notes| notes.revision = Some(revision));
 }
 
@@ -270,7 +270,7 @@ pub(crate) fn note_cache(result: CacheResult) {
 }
 
 /// Notes the type of the problem that is the answer.
-pub(crate) fn note_problem(kind: &'static str) {
+pub fn note_problem(kind: &'static str) {
     note(|notes| notes.problem = Some(kind));
 }
 
