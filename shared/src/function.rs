@@ -14,8 +14,7 @@ use crate::{
     telemetry::{self, Invocation, Outcome, Telemetry, TraceContext},
 };
 
-/// When a request must have been answered, counted from its begin: before the timeout of the
-/// functions that answer requests.
+/// How long an answer may take: less than the timeout of the functions that answer requests.
 const ANSWER_BUDGET: Duration = Duration::from_secs(27);
 
 /// Stands between API Gateway and a function's routes: it finds out who asks, and writes the line
@@ -30,8 +29,8 @@ pub struct ApiHandler {
 }
 
 impl ApiHandler {
-    /// The handler of `function`, which accepts the tokens of `tokens`, and of each tenant so many
-    /// requests as `limit` says.
+    /// The handler of `function`. It accepts the tokens that `tokens` describes, and as many
+    /// requests of each tenant as `limit` allows.
     pub fn new(
         function: &'static str,
         tokens: &TokenSettings,
@@ -82,7 +81,7 @@ impl ApiHandler {
     }
 }
 
-/// The answer. Here, and nowhere before, operators are told of a problem.
+/// The answer. Only here operators are told of a problem and of the revision.
 fn concluded(answered: Result<Answer, Problem>) -> Answer {
     let answer = answered.unwrap_or_else(|problem| {
         problem.log();

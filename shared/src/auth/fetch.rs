@@ -29,9 +29,8 @@ use crate::model::value::check_unambiguous;
 const MAX_DOCUMENT_BYTES: usize = 150_000;
 /// How long a fetch may take, both documents together. API Gateway waits 1.5 s for the keys alone.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the issuer is not asked again where its keys are, unless they cannot be had there: as
-/// long as its keys serve, so that keys which it has moved are found as soon as those that it has
-/// replaced.
+/// How long the address of the keys is remembered, unless the keys cannot be fetched there. As long
+/// as keys serve, so that moved keys are found as soon as replaced ones.
 const MAX_ADDRESS_AGE: Duration = Duration::from_hours(1);
 
 /// What is fetched.
@@ -110,8 +109,8 @@ impl HttpKeys {
         // work for a cold start, which mostly finds claims that API Gateway has checked.
         let roots = HttpsConnectorBuilder::new().with_native_roots();
         let roots = roots.map_err(|error| KeyFetchError::Transport(Document::Keys, error.into()))?;
-        // No connection is kept for the second document: the issuer may be closing it, and then
-        // that fetch would fail.
+        // The second document gets a new connection. The issuer may be closing the first one, and
+        // then the fetch would fail.
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(0)
             .build(roots.https_or_http().enable_http1().build());
@@ -119,8 +118,8 @@ impl HttpKeys {
             KeySource::At(address) => return keys(&client, address).await,
             KeySource::Described(address) => address,
         };
-        // Taken out: where there are no keys there, or not in time, the issuer is asked where they
-        // are now.
+        // Taken out: if the keys are not there, or do not come in time, the next fetch asks the
+        // issuer for the address.
         let found = self.found().take().filter(|found| found.at.elapsed() < MAX_ADDRESS_AGE);
         if let Some(found) = found
             && let Ok(keys) = keys(&client, &found.address).await

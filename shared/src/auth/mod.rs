@@ -83,15 +83,15 @@ impl TenantScope {
 pub struct IndexAuthority(());
 
 impl IndexAuthority {
-    /// Taken once, by the service that polls for changes. It acts for no tenant: for that
-    /// it has its callers' scopes.
+    /// Taken once, by the service that polls for changes. It does not act for tenants with it: for
+    /// that it has its callers' scopes.
     pub fn for_recent_changes() -> Self {
         Self(())
     }
 }
 
-/// The right to do what commits still owe, for whichever tenant the ledger names. config-refresh
-/// alone has one.
+/// The right to flush the outbox, for whichever tenant the ledger names. config-refresh alone has
+/// one.
 #[derive(Debug)]
 pub struct SystemAuthority(());
 
@@ -101,8 +101,8 @@ impl SystemAuthority {
         Self(())
     }
 
-    /// The scope of a tenant that the ledger's own keys named, or an event of ours. What is done
-    /// with it is decided by the ledger alone.
+    /// The scope of a tenant that the ledger's own keys named, or an event of ours. The ledger
+    /// alone decides what is done with it.
     pub fn act_for(&self, tenant: TenantId) -> TenantScope {
         TenantScope { tenant, author: Author::new("tenantry"), may_read_secrets: false }
     }
@@ -240,8 +240,8 @@ impl Authenticator {
     /// The caller behind what a request presents.
     pub async fn authenticate(&self, presented: Presented<'_>) -> Result<Caller, AuthError> {
         match presented {
-            // Who is told of claims does not see what they were before they became text, nor what
-            // the token is for.
+            // The authorizer's claims do not show which JSON they were, nor what the token is for:
+            // only the token itself does.
             Presented::Checked { claims, authorization } => {
                 let claims = self.verifier.read_checked(bearer(authorization)?, claims)?;
                 self.caller(&claims)
@@ -272,8 +272,8 @@ impl Authenticator {
     }
 }
 
-/// What a claim names: a text as it is, a whole number in its digits. Nothing else has one spelling
-/// for all who read it.
+/// What a claim names: a text as it is, a whole number in its digits. Other JSON has more than one
+/// spelling.
 fn name(claim: &Value) -> Option<Cow<'_, str>> {
     match claim {
         Value::String(text) => Some(Cow::Borrowed(text)),

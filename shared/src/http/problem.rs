@@ -1,5 +1,5 @@
-//! Errors as callers see them: RFC 9457, a stable `type`, a `detail` that says what to do, nothing
-//! of our insides.
+//! Errors as callers see them (RFC 9457): a stable `type`, a `detail` that says what to do, and
+//! nothing about the inside of the service.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -135,7 +135,7 @@ impl Problem {
         }
     }
 
-    /// That no route leads anywhere.
+    /// That there is no such route.
     pub fn no_route() -> Self {
         Self::new(ProblemType::NotFound, "there is no such method and path here; the paths are under /v1/")
     }
@@ -169,7 +169,7 @@ impl Problem {
         }
     }
 
-    /// That a value is where no route leads to.
+    /// That a value is in a store that no route leads to.
     fn off_route(key: ConfigKey, detail: &str) -> Self {
         let advice = "the operators of this service must restore the route, or the key be written anew";
         Self::new(ProblemType::Unavailable, format!("{detail}; {advice}"))
@@ -208,7 +208,7 @@ impl Problem {
     #[must_use]
     pub fn of_item(self, index: usize, key: Option<&str>) -> Self {
         let problem = self.with("index", index);
-        // What is longer than any key is not worth repeating.
+        // A text that is longer than any key is not repeated.
         match key.filter(|key| key.len() <= MAX_TAG_BYTES + MAX_NAME_BYTES) {
             Some(key) => problem.with("key", key),
             None => problem,
@@ -343,8 +343,7 @@ impl From<AwsFailure> for Problem {
         let service = failure.service;
         let no_answer = || format!("{service} does not answer now; try again later");
         let (kind, detail, seconds) = match failure.kind {
-            // Not this caller's requests are too many, but the tenants whose credentials are asked
-            // for.
+            // The caller does not make too many requests: too many tenants need credentials.
             FailureKind::Throttled if service == Service::Sts => (ProblemType::Unavailable, no_answer(), 1),
             FailureKind::Throttled => {
                 (ProblemType::Throttled, format!("{service} takes no more requests now; try again later"), 1)
@@ -354,8 +353,8 @@ impl From<AwsFailure> for Problem {
                 let seconds = u32::try_from(retry_after.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
                 (ProblemType::Unavailable, no_answer(), seconds)
             }
-            // Refused for good, so that trying again the same way does not help: a limit of the
-            // account, a lacking permission.
+            // Refused for good: a limit of the account, a lacking permission. The same request will
+            // fail again.
             FailureKind::Refused => {
                 let advice = "the operators of this service find the reason in its log";
                 (ProblemType::Unavailable, format!("{service} refuses the request; {advice}"), 60)

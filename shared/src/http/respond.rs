@@ -31,7 +31,7 @@ const STALE: &str = "tenantry-stale";
 pub struct Respond(Answer);
 
 impl Respond {
-    /// An answer with a status. Nobody but the caller may keep it, and not without asking again.
+    /// An answer with a status. Only the caller may cache it, and has to revalidate it.
     pub fn new(status: StatusCode) -> Self {
         let mut answer = Answer::default();
         answer.status_code = i64::from(status.as_u16());
@@ -69,7 +69,7 @@ impl Respond {
         self.header("etag", etag.as_str())
     }
 
-    /// Nobody may keep it at all.
+    /// Nobody may cache it at all.
     #[must_use]
     pub fn secret(self, is_secret: bool) -> Self {
         if is_secret { self.header("cache-control", "no-store") } else { self }
@@ -194,7 +194,7 @@ pub struct VersionView<'a> {
     /// The version had a value that its store does not keep any more.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     value_gone: bool,
-    /// Somebody put it into its store, where a later put had replaced it before it was found.
+    /// Somebody put it into its store, and a later put replaced it before it was imported.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     superseded: bool,
     author: &'a Author,

@@ -36,11 +36,10 @@ pub fn init_to(usual: &str, write: impl Fn(&str) + Send + Sync + 'static) {
     let _ = tracing_subscriber::registry().with(levels).with(Lines(write)).try_init();
 }
 
-/// The levels of `RUST_LOG`, or the usual ones, but that no library may trace: some then write
-/// whole requests, with tokens and values.
+/// The levels of `RUST_LOG`, or the usual ones. No library may trace: some then write whole
+/// requests, with tokens and values.
 fn levels(wanted: &str, usual: &str) -> Targets {
-    // `EnvFilter` knows more than levels by target, for regular expressions in the binary and in
-    // every start.
+    // `EnvFilter` can do more, but links regular expressions and compiles them at every start.
     let mut wanted = [wanted, usual].into_iter().filter(|text| !text.is_empty()).filter_map(|text| text.parse().ok());
     let wanted: Targets = wanted.next().unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let capped = |level: LevelFilter| level.min(LevelFilter::DEBUG);

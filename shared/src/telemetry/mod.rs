@@ -1,6 +1,6 @@
-//! What operators see of each invocation: one line of JSON that is log, metrics and trace id at
-//! once, and a trace of its calls to AWS. Never a value, never a token, no claim but the tenant's
-//! id; and the tenant is no dimension of a metric.
+//! What operators see of each invocation: one line of JSON that is log and metrics at once, and a
+//! trace of its calls to AWS. It never contains a value, a token, or a claim other than the
+//! tenant's id. The tenant is no dimension of a metric.
 
 mod line;
 mod log;
@@ -106,11 +106,11 @@ pub struct SweepReport {
     pub replicated: usize,
     /// Parameters and entries that were compared with each other.
     pub compared: usize,
-    /// Versions and removals of others that were found by that and committed.
+    /// Versions and removals by others that the comparison found and committed.
     pub imported: usize,
-    /// Stores that refuse what is committed, and were left alone or asked in vain.
+    /// Committed values that their stores refuse.
     pub refused: usize,
-    /// Pieces of work that failed and were put off.
+    /// Outbox items that failed and were postponed.
     pub failed: usize,
 }
 
@@ -149,7 +149,7 @@ impl Telemetry {
         Self { sink: Some(Arc::new(sink)), tracer, function: None }
     }
 
-    /// Nothing to anybody.
+    /// Neither lines nor traces.
     pub fn silent() -> Self {
         Self { sink: None, tracer: None, function: None }
     }

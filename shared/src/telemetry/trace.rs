@@ -2,7 +2,7 @@
 //! added to it.
 //!
 //! The documents go to the daemon that runs beside every function with tracing, one datagram each.
-//! What is lost is lost; nothing waits for it.
+//! Nothing waits for them, and a lost one is not sent again.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
