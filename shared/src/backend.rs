@@ -1,4 +1,4 @@
-//! What use cases stand on.
+//! What use cases need: routes, ledgers and stores; for those that write, events, too.
 
 use std::sync::Arc;
 
@@ -25,10 +25,10 @@ pub struct BackendSettings {
     pub aws: AwsSettings,
 }
 
-/// What use cases that read stand on, made once from the settings.
+/// What use cases that read need, made once from the settings.
 #[derive(Clone, Debug)]
 pub struct Backend {
-    /// The routes that keys are parsed against.
+    /// The routes that keys are parsed with.
     pub routes: Arc<TagRoutes>,
     /// The ledgers.
     pub ledger: Ledger,
@@ -52,17 +52,17 @@ impl Backend {
     }
 }
 
-/// What use cases that write stand on: they also publish changes and compare the stores with the
+/// What use cases that write need: they also publish changes and compare the stores with the
 /// ledgers.
 #[derive(Clone, Debug)]
 pub struct WriteBackend {
-    /// The routes that keys are parsed against.
+    /// The routes that keys are parsed with.
     pub routes: Arc<TagRoutes>,
     /// The ledgers.
     pub ledger: Ledger,
     /// The stores.
     pub stores: Stores,
-    /// Looks over the parameters of all tenants.
+    /// Lists the parameters of all tenants.
     pub inventory: Inventory,
     /// Where changes are published.
     pub publisher: EventPublisher,
@@ -83,7 +83,7 @@ impl WriteBackend {
         })
     }
 
-    /// Publishes a change, and notes that it has been.
+    /// Publishes a change, and takes it out of the outbox.
     pub(crate) async fn publish(&self, scope: &TenantScope, change: &Change) -> Result<(), LedgerError> {
         self.publisher.publish(scope, change).await?;
         self.ledger.mark_published(scope, change.revision).await

@@ -1,4 +1,4 @@
-//! Points in time, and where they come from.
+//! Points in time, and the clock.
 
 use std::{
     fmt,
@@ -65,7 +65,7 @@ impl Serialize for Timestamp {
     }
 }
 
-/// Tells the time. A value of its own so that tests decide what time it is.
+/// Tells the time. It is a value, so that tests decide what time it is.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 

@@ -1,4 +1,4 @@
-//! The event that says that a tenant's configuration changed. A hint: the change log is the truth.
+//! The event that a tenant's configuration changed. A hint: the change log is the truth.
 
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
 use serde_json::json;
@@ -45,7 +45,7 @@ impl EventPublisher {
             .source(SOURCE)
             .detail_type(DETAIL_TYPE)
             .detail(detail.to_string())
-            // Whoever takes the event goes on with this trace.
+            // The receivers of the event continue this trace.
             .set_trace_header(telemetry::trace_header())
             .build();
         let answer = self
@@ -56,7 +56,7 @@ impl EventPublisher {
             .send()
             .await
             .map_err(|error| AwsFailure::of(Service::EventBridge, "PutEvents", &error))?;
-        // PutEvents answers 200 even where it took nothing; each entry has its own result.
+        // PutEvents answers 200 even if it took nothing; each entry has its own result.
         match answer.entries().iter().find_map(|one| one.error_code()) {
             Some(code) => Err(AwsFailure::unexpected(
                 Service::EventBridge,

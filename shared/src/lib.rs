@@ -7,7 +7,7 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | words | [`model`], [`clock`], `redact` |
-//! | ground | [`telemetry`], [`limit`] |
+//! | ground | `backoff`, [`telemetry`], [`limit`] |
 //! | who | [`auth`] |
 //! | AWS | [`aws`] |
 //! | data | [`ledger`], [`store`], [`event`] |
@@ -19,6 +19,7 @@
 pub mod auth;
 pub mod aws;
 pub mod backend;
+mod backoff;
 pub mod cache;
 pub mod clock;
 pub mod event;

@@ -1,12 +1,13 @@
-//! Compares the stores with the ledgers, a page at a time, so that what no event told is found all
-//! the same.
+//! Compares the stores with the ledgers, a page at a time, so that changes without an event are
+//! found as well.
 //!
-//! First all parameters, by names, versions and times: one that the ledger has not seen so far is
-//! looked through. Then all entries: one whose parameter is gone, or has not been seen so far, is
-//! looked through as well. Then from the beginning. The first half goes on by a token of Parameter
-//! Store's, of which nobody promises how long it is good; should it be refused, that half ends
-//! there. Keys that the ledger knows do not depend on it, because the second half asks for them by
-//! name; parameters that are to be adopted do.
+//! First all parameters, by names, versions and times. One that the ledger has not imported up to
+//! its newest version is imported. Then all entries: one whose parameter is gone, or not imported
+//! that far, is imported as well. Then from the beginning.
+//!
+//! The first half continues by a token of Parameter Store's. Nothing says how long it stays valid;
+//! if it is refused, that half ends there. Keys that the ledger knows do not depend on it, because
+//! the second half asks for them by name. New parameters do.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -27,18 +28,21 @@ use crate::{
         refusal::RefusalReason,
         tenant::TenantId,
     },
-    outbox::replicate::{Occasion, replicate},
-    refresh::{AT_ONCE, ITEM_BUDGET},
+    outbox::{
+        AT_ONCE, ITEM_BUDGET,
+        replicate::{Occasion, replicate},
+    },
     store::MAX_DESCRIBED,
     telemetry::{self, Round, SweepReport},
 };
 
-/// How many pages one run compares: of at most [`MAX_DESCRIBED`] parameters, or of as many entries,
-/// out of at most [`MAX_TENANTS`] tenants. With a run every minute that is 1,000 of them a minute,
-/// at one request to Parameter Store every three seconds on average, and two for each key that
-/// differs: the limit of 40 a second, which all of an account and region share, is left to readers.
+/// How many pages one run compares. A page is at most [`MAX_DESCRIBED`] parameters, or as many
+/// entries out of at most [`MAX_TENANTS`] tenants. With a run every minute that is 1,000 a minute.
+/// It takes one request to Parameter Store every three seconds on average, and two for each key
+/// that differs. The limit of 40 a second, which the whole account and region share, is left to
+/// readers.
 const PAGES: usize = 20;
-/// How many tenants are looked at for a page of entries.
+/// How many tenants are read for one page of entries.
 const MAX_TENANTS: usize = 50;
 
 #[derive(Debug, thiserror::Error)]
@@ -49,16 +53,16 @@ pub(crate) enum ReconcileError {
     Aws(#[from] AwsFailure),
 }
 
-/// One who compares.
+/// Compares the stores with the ledgers.
 pub(crate) struct Reconciler<'a> {
     pub(crate) backend: &'a WriteBackend,
     pub(crate) clock: &'a Clock,
     pub(crate) authority: &'a SystemAuthority,
-    /// When nothing more is begun.
+    /// The time after which it begins nothing more.
     pub(crate) give_up_at: Instant,
 }
 
-/// What a page came to: the keys that have to be looked through, and where to go on behind it.
+/// What a page came to: the keys to import, and where the next page begins.
 struct Page {
     compared: usize,
     counted: Round,
@@ -67,8 +71,8 @@ struct Page {
 }
 
 impl Reconciler<'_> {
-    /// Goes on from where the last run stopped. What could not be looked through is compared again
-    /// the next time round.
+    /// Continues where the last run stopped. A key that could not be imported is compared again in
+    /// the next round.
     pub(crate) async fn run(&self) -> Result<SweepReport, ReconcileError> {
         let ledger = &self.backend.ledger;
         let (mut cursor, mut round) = ledger.reconciled(self.authority).await?;
@@ -86,9 +90,8 @@ impl Reconciler<'_> {
                 Cursor::Entries { shard, tenant, key } => self.entries(shard, tenant, key).await?,
             };
             all.compared += page.compared;
-            if !self.look(page.differ, &mut all).await {
-                // The page is compared again: what was looked through by now does not differ any
-                // more.
+            if !self.import_all(page.differ, &mut all).await {
+                // The page is compared again. What was imported by now does not differ any more.
                 break;
             }
             cursor = page.next;
@@ -96,7 +99,7 @@ impl Reconciler<'_> {
             ledger.note_reconciled(self.authority, &cursor, &round).await?;
             if cursor == Cursor::Begin {
                 telemetry::note_round(round);
-                // Once round in a run is enough.
+                // One round is enough for a run.
                 break;
             }
         }
@@ -128,7 +131,7 @@ impl Reconciler<'_> {
         Ok(Page { compared, counted, differ, next })
     }
 
-    /// Entries behind a tenant's key, of this tenant and the next ones.
+    /// Entries after a tenant's key, of this tenant and the next ones.
     async fn entries(
         &self,
         mut shard: u32,
@@ -142,7 +145,7 @@ impl Reconciler<'_> {
         let mut expected = Vec::new();
         let mut next = None;
         for _ in 0..MAX_TENANTS {
-            // A tenant without a key is one whose entries are all done.
+            // Without a key, all entries of the tenant are done.
             if key.is_none() {
                 if waiting.is_empty() {
                     waiting.extend(ledger.tenants(self.authority, shard, tenant.as_ref()).await?);
@@ -183,57 +186,57 @@ impl Reconciler<'_> {
         Ok(Page { compared, counted, differ, next: next.unwrap_or(on) })
     }
 
-    /// Whether a parameter has to be there for the key.
+    /// Whether the key must have a parameter.
     fn is_expected(&self, key: &ConfigKey, current: &Current) -> bool {
         let has_store = self.backend.stores.of(key).external().is_some();
         has_store && current.replica.store_version.is_some() && current.entry.as_ref().is_some_and(Entry::is_live)
     }
 
-    /// Looks keys through, some at a time; what fails holds up no other. Whether there was time for
+    /// Imports keys, some at a time; a failure holds up no other key. Whether there was time for
     /// all.
-    async fn look(&self, mut differ: Vec<(TenantId, ConfigKey)>, all: &mut SweepReport) -> bool {
-        // So that a page whose first keys take all the time gets done by and by.
+    async fn import_all(&self, mut differ: Vec<(TenantId, ConfigKey)>, all: &mut SweepReport) -> bool {
+        // So that a page gets done in time although its first keys take all of one run's.
         fastrand::shuffle(&mut differ);
         let wanted = differ.len();
         let in_time = |_: &_| std::future::ready(Instant::now() < self.give_up_at);
-        let looking = stream::iter(differ).take_while(in_time).map(|(tenant, key)| self.look_at(tenant, key));
-        let looked: Vec<_> = looking.buffer_unordered(AT_ONCE).collect().await;
-        for one in &looked {
+        let importing = stream::iter(differ).take_while(in_time).map(|(tenant, key)| self.import_one(tenant, key));
+        let done: Vec<_> = importing.buffer_unordered(AT_ONCE).collect().await;
+        for one in &done {
             match one {
                 Some(committed) => all.imported += committed,
                 None => all.failed += 1,
             }
         }
-        looked.len() == wanted
+        done.len() == wanted
     }
 
-    /// How much was committed; none if that failed.
-    async fn look_at(&self, tenant: TenantId, key: ConfigKey) -> Option<usize> {
+    /// How much was committed; none if it failed.
+    async fn import_one(&self, tenant: TenantId, key: ConfigKey) -> Option<usize> {
         let scope = self.authority.act_for(tenant);
-        let looking = async {
+        let importing = async {
             let imported = import(self.backend, self.clock, &scope, &key).await.map_err(|error| error.to_string())?;
             let is_worth_it = match imported.refused {
                 Some(reason) => imported.committed > 0 || self.is_out_of_the_way(&scope, &key, reason).await,
                 None => false,
             };
             if is_worth_it {
-                let following = replicate(self.backend, self.clock, &scope, &key, Occasion::Due);
-                following.await.map_err(|error| error.to_string())?;
+                let replicating = replicate(self.backend, self.clock, &scope, &key, Occasion::Due);
+                replicating.await.map_err(|error| error.to_string())?;
             }
             Ok(imported.committed)
         };
-        let failed = match tokio::time::timeout(ITEM_BUDGET, looking).await {
+        let failed = match tokio::time::timeout(ITEM_BUDGET, importing).await {
             Ok(Ok(committed)) => return Some(committed),
             Ok(Err(error)) => error,
             Err(late) => late.to_string(),
         };
-        warn!(tenant.id = %scope.tenant(), config.key = %key, error = failed, "a key could not be looked through");
+        warn!(tenant.id = %scope.tenant(), config.key = %key, error = failed, "a key could not be imported");
         None
     }
 
-    /// Whether it can be seen that the store would take a value now that it has refused. Where that
-    /// cannot be seen, it is not asked with each round: the key is due now and then, and an event
-    /// has it tried at once.
+    /// Whether the store can be seen to take a value now that it has refused. If that cannot be
+    /// seen, the put is not tried in each round: the key is due now and then, and an event has it
+    /// tried at once.
     async fn is_out_of_the_way(&self, scope: &TenantScope, key: &ConfigKey, reason: RefusalReason) -> bool {
         let Some((external, _)) = self.backend.stores.of(key).external().filter(|_| reason.can_be_seen()) else {
             return false;

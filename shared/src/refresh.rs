@@ -1,5 +1,4 @@
-//! Working off what commits still owe: events that were not published, stores that were not brought
-//! after.
+//! What config-refresh does: works off the outbox, and imports what events tell of.
 
 use std::time::Duration;
 
@@ -22,7 +21,8 @@ use crate::{
         tenant::TenantId,
     },
     outbox::{
-        refusal::{self, Noted},
+        AT_ONCE, ITEM_BUDGET,
+        refusal::{self, Recorded},
         replicate::{Occasion, ReplicateError, Replication, replicate},
     },
     reconcile::Reconciler,
@@ -31,33 +31,28 @@ use crate::{
     write::MAX_OPERATIONS,
 };
 
-/// How many pieces of work of a kind a run takes from a shard.
-const MAX_OWED: usize = 1000;
-/// How many pieces of work are done at once: about as many as Parameter Store takes puts a second,
-/// so that none waits long for its turn where the client has to slow down.
-pub(crate) const AT_ONCE: usize = 4;
-/// How long a run may begin further pieces of owed work, and then compare. With what the last ones
-/// take it stays under the function's timeout, and however much is owed, there is time left to
+/// How many outbox items of each kind a run takes from a shard.
+const MAX_ITEMS: usize = 1000;
+/// How long a run may begin further items, and then compare. With the time that the last ones take
+/// it stays under the function's timeout. However full the outbox is, there is time left to
 /// compare.
 const WORK_BUDGET: Duration = Duration::from_secs(15);
 const RUN_BUDGET: Duration = Duration::from_secs(30);
-/// How long one piece of work may take.
-pub(crate) const ITEM_BUDGET: Duration = Duration::from_secs(10);
-/// How long a piece of work that failed waits before it is tried again; and one that was only
-/// refused for the moment, which so is done in the next run.
+/// How long an item that failed is put off; and one that was only throttled, which so comes up in
+/// the next run.
 const BACKOFF: Duration = Duration::from_mins(2);
 const THROTTLED_BACKOFF: Duration = Duration::from_secs(10);
 
-/// What came of looking at a parameter that somebody changed.
+/// What came of importing a parameter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ImportReport {
-    /// Versions and removals of others that were committed.
+    /// Foreign versions and removals that were committed.
     pub committed: usize,
-    /// Stores brought after because they did not show what is committed.
+    /// Keys replicated because their stores did not show what is committed.
     pub replicated: usize,
 }
 
-/// Works off what is owed.
+/// Works off the outbox, and imports.
 #[derive(Debug)]
 pub struct RefreshService {
     backend: WriteBackend,
@@ -65,10 +60,10 @@ pub struct RefreshService {
     authority: SystemAuthority,
 }
 
-/// Why nothing was looked at.
+/// Why an event was not handled.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
-    /// It is no parameter of a key; it is left alone.
+    /// It is no parameter of a key.
     #[error("the parameter is left alone: {0}")]
     NotOurs(#[from] NotAKey),
     /// More keys than a commit can write, or none.
@@ -77,10 +72,10 @@ pub enum RefreshError {
     /// What it names is no key.
     #[error("it names what is no key: {0}")]
     Key(#[from] InvalidKey),
-    /// The ledger knows nothing of it.
-    #[error("nobody has ever written the key {0}")]
+    /// The ledger does not know it.
+    #[error("the key {0} was never written")]
     NeverWritten(ConfigKey),
-    /// Something failed that may pass.
+    /// A failure that may pass.
     #[error("{0}")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -97,12 +92,12 @@ enum TaskError {
     Key(#[from] InvalidKey),
     #[error("it took too long")]
     TooLong,
-    #[error("others commit all the time")]
+    #[error("other commits come first all the time")]
     Busy,
 }
 
 impl TaskError {
-    /// How long the work waits before it is tried again.
+    /// How long the item is put off.
     fn backoff(&self) -> Duration {
         let (Self::Replicate(ReplicateError::Store(error)) | Self::Import(ImportError::Store(error))) = self else {
             return BACKOFF;
@@ -120,26 +115,27 @@ impl RefreshService {
         Self { backend, clock, authority: SystemAuthority::for_outbox() }
     }
 
-    /// Works off everything that is due, until nothing is or the time is up. What fails is put off
-    /// and holds up nothing else.
+    /// Works off all items that are due, until none is left or the time is up. An item that fails
+    /// is put off and holds up no other.
     pub async fn sweep(&self) -> Result<SweepReport, LedgerError> {
         let begun = Instant::now();
         let ledger = &self.backend.ledger;
-        // Events first: a slow store must not keep readers from hearing of changes.
-        let events = Ledger::shards().map(|shard| ledger.unpublished(&self.authority, shard, MAX_OWED));
+        // Events first: a slow store must not delay them.
+        let events = Ledger::shards().map(|shard| ledger.unpublished(&self.authority, shard, MAX_ITEMS));
         let events = try_join_all(events).await?.concat();
-        let since = events.iter().map(|owed| owed.since).min();
+        let since = events.iter().map(|item| item.since).min();
         let published = self.run_all(events, &Occasion::Due, begun + WORK_BUDGET).await;
-        let puts = Ledger::shards().map(|shard| ledger.unreplicated(&self.authority, shard, MAX_OWED));
+        let puts = Ledger::shards().map(|shard| ledger.unreplicated(&self.authority, shard, MAX_ITEMS));
         let mut puts = try_join_all(puts).await?.concat();
-        // Not by how long it has been owed: what fails again and again must not always come first.
-        puts.sort_unstable_by_key(|owed| owed.due);
-        let oldest = since.into_iter().chain(puts.iter().map(|owed| owed.since)).min();
+        // Not by its age in the outbox: an item that fails again and again must not always come
+        // first.
+        puts.sort_unstable_by_key(|item| item.due);
+        let oldest = since.into_iter().chain(puts.iter().map(|item| item.since)).min();
         let mut report = published + self.run_all(puts, &Occasion::Due, begun + WORK_BUDGET).await;
         let age = oldest.map_or(Duration::ZERO, |since| self.clock.now().since(since));
         match Box::pin(self.reconciler(begun + RUN_BUDGET).run()).await {
             Ok(reconciled) => report = report + reconciled,
-            // It goes on where it was.
+            // The next run continues from there.
             Err(error) => {
                 warn!(%error, "the stores could not be compared with the ledgers");
                 report.failed += 1;
@@ -153,11 +149,11 @@ impl RefreshService {
         Reconciler { backend: &self.backend, clock: &self.clock, authority: &self.authority, give_up_at }
     }
 
-    /// Looks at keys that a `Config Changed` event named, and brings their stores after if they are
-    /// owed it. Nothing in the event is believed: the ledger says whether there is anything to do.
-    /// Where it does not know the first key, it is asked for no other, so that an event that
-    /// somebody made up, of a tenant that never was there, costs one read.
-    pub async fn look_at(&self, tenant: &TenantId, keys: &[String]) -> Result<SweepReport, RefreshError> {
+    /// Replicates keys that a `Config Changed` event named, if they are in the outbox. The event is
+    /// a hint only: the ledger says whether there is anything to do. If the ledger does not know
+    /// the first key, it is not asked for the others. So a made-up event for a tenant that does not
+    /// exist costs one read.
+    pub async fn replicate_keys(&self, tenant: &TenantId, keys: &[String]) -> Result<SweepReport, RefreshError> {
         if !(1..=MAX_OPERATIONS).contains(&keys.len()) {
             return Err(RefreshError::KeyCount(keys.len()));
         }
@@ -171,27 +167,27 @@ impl RefreshService {
         telemetry::note_tenant(tenant);
         named.retain(|key| self.backend.stores.of(key).external().is_some());
         let since = self.clock.now();
-        let owed = |key: &ConfigKey| {
+        let item = |key: &ConfigKey| {
             let task = OutboxTask::Replicate(tenant.clone(), key.to_string());
             OutboxItem { task, since, due: since }
         };
         let Some((first, others)) = named.split_first() else { return Ok(SweepReport::default()) };
         let give_up_at = Instant::now() + WORK_BUDGET;
-        let looked = self.run_all(vec![owed(first)], &Occasion::Told, give_up_at).boxed().await;
-        if looked == SweepReport::default() {
+        let done = self.run_all(vec![item(first)], &Occasion::Notified, give_up_at).boxed().await;
+        if done == SweepReport::default() {
             return Err(RefreshError::NeverWritten(first.clone()));
         }
-        let others = others.iter().map(owed).collect();
-        Ok(looked + self.run_all(others, &Occasion::Told, give_up_at).boxed().await)
+        let others = others.iter().map(item).collect();
+        Ok(done + self.run_all(others, &Occasion::Notified, give_up_at).boxed().await)
     }
 
-    /// Looks through a parameter that somebody may have changed, and commits what is not ours.
+    /// Imports a parameter that others may have changed.
     pub async fn import_parameter(&self, name: &str) -> Result<ImportReport, RefreshError> {
         let (tenant, key) = self.backend.inventory.key_of(&self.backend.routes, name)?;
         telemetry::note_tenant(&tenant);
         telemetry::note_key(&key);
         let scope = self.authority.act_for(tenant);
-        let looking = async {
+        let importing = async {
             let imported = import(&self.backend, &self.clock, &scope, &key).await?;
             let mut report = ImportReport { committed: imported.committed, replicated: 0 };
             if imported.misplaced || imported.refused.is_some() {
@@ -199,8 +195,8 @@ impl RefreshService {
             }
             Ok(report)
         };
-        let looked = tokio::time::timeout(WORK_BUDGET, looking).await.unwrap_or(Err(TaskError::TooLong));
-        looked.map_err(|error| RefreshError::Failed(error.into()))
+        let done = tokio::time::timeout(WORK_BUDGET, importing).await.unwrap_or(Err(TaskError::TooLong));
+        done.map_err(|error| RefreshError::Failed(error.into()))
     }
 
     async fn run_all(&self, items: Vec<OutboxItem>, occasion: &Occasion, give_up_at: Instant) -> SweepReport {
@@ -232,7 +228,6 @@ impl RefreshService {
 
     async fn publish(&self, scope: &TenantScope, revision: Revision) -> Result<SweepReport, TaskError> {
         let Some(change) = self.backend.ledger.change(scope, revision).await? else {
-            // The log does not have it any more.
             return Ok(SweepReport::default());
         };
         self.backend.publish(scope, &change).await?;
@@ -250,10 +245,10 @@ impl RefreshService {
                 Replication::NeverWritten => return Ok(SweepReport::default()),
                 Replication::Refused(_) => return Ok(SweepReport { refused: 1, ..SweepReport::default() }),
                 Replication::Later => {
-                    info!(tenant.id = %scope.tenant(), config.key = %key, "somebody else is bringing the store after");
+                    info!(tenant.id = %scope.tenant(), config.key = %key, "another process is replicating the key");
                 }
-                // Parameter Store told of the put before it was committed, when nothing could be
-                // said of it yet.
+                // Parameter Store sent the event of the put before the commit, when nothing could
+                // be said about it yet.
                 Replication::Done if strategy == Strategy::WriteAround => {
                     import(&self.backend, &self.clock, scope, &key).await?;
                 }
@@ -263,16 +258,16 @@ impl RefreshService {
         Ok(SweepReport { replicated: 1, ..SweepReport::default() })
     }
 
-    /// Takes back that a version is refused: the key's tag has no store any more that could.
+    /// Takes back a refusal by a tag that has no store any more.
     async fn accept_what_no_store_refuses(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), TaskError> {
         let current = self.backend.ledger.current(scope, key).await?;
         let Some(entry) = current.and_then(|current| current.entry).filter(|entry| entry.refusal.is_some()) else {
             return Ok(());
         };
-        match refusal::note(&self.backend, &self.clock, scope, key, entry.version, None, &[]).await? {
-            // It is still marked as owed, by which it is found again.
-            Noted::Busy => Err(TaskError::Busy),
-            Noted::Accepted | Noted::Refused(_) | Noted::MovedOn => Ok(()),
+        match refusal::record(&self.backend, &self.clock, scope, key, entry.version, None, &[]).await? {
+            // It is still in the outbox, so the next sweep finds it again.
+            Recorded::Busy => Err(TaskError::Busy),
+            Recorded::Accepted | Recorded::Refused(_) | Recorded::MovedOn => Ok(()),
         }
     }
 }

@@ -1,9 +1,9 @@
-//! A tenant's configuration as a whole, and what became of it since: for those who hold it in
-//! memory and follow the log.
+//! A tenant's whole configuration, and the commits since: for services that hold it in memory and
+//! read the log.
 //!
-//! Both are of exactly one revision, though neither DynamoDB's pages nor its batches are snapshots:
-//! values of a change come from the key's immutable version, never from the entry, which may be
-//! newer already.
+//! Both are of exactly one revision, although neither DynamoDB's pages nor its batches are
+//! snapshots. The values of a change come from the key's immutable version, never from the entry,
+//! which may be newer already.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,7 +19,7 @@ use crate::{
     },
     read::{
         ReadError,
-        values::{Absent, MAX_LOOKS, pause_before, report},
+        values::{Absent, MAX_ATTEMPTS, pause_before, report},
     },
 };
 
@@ -27,7 +27,7 @@ use crate::{
 const PAGE: usize = 100;
 /// The most bytes of a page of entries, as [`answer_bytes`] counts them.
 const PAGE_BYTES: usize = 4_000_000;
-/// How often the entries are read anew because the log does not tell what happened meanwhile.
+/// How often the entries are read again because the log does not tell what happened meanwhile.
 const MAX_ROUNDS: usize = 4;
 /// The values of how many commits are fetched at once. A commit has up to 1.5 MB of them.
 const VALUES_PAGE: usize = 16;
@@ -43,7 +43,7 @@ pub struct TailService {
 pub enum Value {
     /// Here it is.
     Present(ConfigValue),
-    /// It is a secret, and the asker may not read secrets.
+    /// It is a secret, and the caller may not read secrets.
     Withheld,
     /// Its store does not have it any more, or the route of its tag leads elsewhere.
     Unavailable,
@@ -65,8 +65,7 @@ pub struct Valued {
 pub struct Position {
     /// The revision.
     pub revision: Revision,
-    /// The commit that made it. None if it is not known; then it may go unnoticed that the history
-    /// is another one.
+    /// The commit that made it. Without it, another history may go unnoticed.
     pub commit: Option<CommitId>,
 }
 
@@ -79,8 +78,8 @@ impl Position {
         self.revision == head.revision && self.is_of(&head.commit)
     }
 
-    /// Whether `commit`, which made this position's revision in the history at hand, is the one
-    /// that made the position.
+    /// Whether `commit`, the commit of this position's revision in the history at hand, made this
+    /// position.
     fn is_of(&self, commit: &CommitId) -> bool {
         self.commit.as_ref().is_none_or(|own| own == commit)
     }
@@ -96,7 +95,7 @@ impl From<Head> for Position {
 /// All live entries of a tenant, at one revision.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// What they are the state at.
+    /// The point in history that they are the state at.
     pub position: Position,
     /// The entries.
     pub entries: BTreeMap<ConfigKey, Valued>,
@@ -120,23 +119,23 @@ pub struct KeyChange {
 pub struct Commit {
     /// Where the tenant is after it.
     pub position: Position,
-    /// When it was committed, by the clock of whoever did.
+    /// When it was committed, by the writer's clock.
     pub at: Timestamp,
-    /// What it did, without the keys whose tags have lost their routes since.
+    /// What it did, without keys whose tags have no route any more.
     pub changes: Vec<KeyChange>,
 }
 
 /// Commits that follow each other.
 #[derive(Clone, Debug)]
 pub struct Commits {
-    /// They, without a gap.
+    /// The commits, without a gap.
     pub commits: Vec<Commit>,
     /// Whether the last one is the newest, or was when it was read.
     pub is_all: bool,
 }
 
 impl Commit {
-    /// How many bytes the values have that it wrote.
+    /// How many bytes of values it wrote.
     pub fn value_bytes(&self) -> usize {
         let values = self.changes.iter().filter_map(|change| match &change.entry.as_ref()?.value {
             Value::Present(value) => Some(value.as_json().len()),
@@ -146,12 +145,12 @@ impl Commit {
     }
 }
 
-/// Why the changes cannot be told.
+/// Why the changes are not available.
 #[derive(Debug, thiserror::Error)]
 pub enum TailError {
-    /// The log does not lead on from there: it is not kept that long, or it is of another history.
-    /// The entries have to be read anew.
-    #[error("the change log does not lead on from there")]
+    /// The log does not continue from there: it is not kept that long, or it is of another history.
+    /// The entries have to be read again.
+    #[error("the change log does not continue from there")]
     Broken,
     /// They cannot be read now.
     #[error(transparent)]
@@ -175,7 +174,7 @@ impl TailService {
         Self { backend }
     }
 
-    /// What it stands on.
+    /// The ledger and the stores.
     pub fn backend(&self) -> &Backend {
         &self.backend
     }
@@ -185,10 +184,10 @@ impl TailService {
         Ok(self.backend.ledger.head(scope).await?)
     }
 
-    /// All live entries, those of at least the newest revision at the time of the call.
+    /// All live entries, at the newest revision at the time of the call or a later one.
     ///
-    /// Without the scope for secrets their values are withheld. It is an error if they are more
-    /// than `limit` bytes together.
+    /// Secrets are withheld without the scope for them. It is an error if the entries are more than
+    /// `limit` bytes together.
     pub async fn snapshot(&self, scope: &TenantScope, limit: u64) -> Result<Snapshot, ReadError> {
         let ledger = &self.backend.ledger;
         for _ in 0..MAX_ROUNDS {
@@ -209,8 +208,8 @@ impl TailService {
                     }
                 }
             }
-            // Read after the entries, so none of them is newer; if one is all the same, its commit
-            // was still being applied.
+            // Read after the entries, so none of them is newer. If one is, its commit was still
+            // being applied.
             let head = ledger.head(scope).await?;
             if entries.values().any(|entry| entry.revision > head.revision) {
                 continue;
@@ -235,7 +234,7 @@ impl TailService {
     }
 
     /// The commits after `from`, in order and without a gap; none if `from` is the newest. At most
-    /// `limit` of them, and no further ones once they have so many bytes of values.
+    /// `limit`, and no more once they have `bytes` bytes of values.
     pub async fn since(
         &self,
         scope: &TenantScope,
@@ -258,7 +257,7 @@ impl TailService {
         Ok(Commits { commits, is_all })
     }
 
-    /// What changes did, with the values that they wrote.
+    /// Changes, with the values that they wrote.
     async fn commits(&self, scope: &TenantScope, changes: &[Change]) -> Result<Vec<Commit>, TailError> {
         let versions = self.versions(scope, changes.iter().flat_map(written)).await?;
         let mut commits = Vec::with_capacity(changes.len());
@@ -269,11 +268,11 @@ impl TailService {
             let parsed: Vec<_> = parsed.collect();
             let found = |key: &ConfigKey, version| versions.get(&(key.clone(), version)).cloned();
             let puts = parsed.iter().filter(|(_, _, operation)| *operation == ChangeOperation::Put);
-            // One that the log names and that is not there must not pass for a deleted key.
+            // A version that the log names and that is missing must not pass for a deleted key.
             let entries: Option<Vec<Entry>> = puts.map(|(key, version, _)| found(key, *version)).collect();
             let entries = entries.ok_or(TailError::Broken)?;
-            // A commit names each key once, as a store's answers about several versions of a key
-            // could not be told apart.
+            // One commit at a time, because it names each key once: a store's answers about several
+            // versions of a key could not be told apart.
             let keys: Vec<_> = entries.iter().map(|entry| entry.key.clone()).collect();
             let mut valued: HashMap<_, _> = keys.into_iter().zip(self.valued(scope, entries).await?).collect();
             let changes = parsed.into_iter().map(|(key, version, operation)| {
@@ -287,7 +286,7 @@ impl TailService {
         Ok(commits)
     }
 
-    /// The changes after `from`, at most `limit`, if the log leads on from there.
+    /// The changes after `from`, at most `limit`, if the log continues from there.
     async fn log(&self, scope: &TenantScope, from: &Position, limit: u64) -> Result<Vec<Change>, TailError> {
         let ledger = &self.backend.ledger;
         let mut changes: Vec<Change> = Vec::new();
@@ -304,8 +303,8 @@ impl TailService {
             if !is_ours {
                 match page.next() {
                     Some(own) if from.is_of(&own.commit) => is_ours = true,
-                    // It is not kept any more, which is well if nothing has happened since; or it
-                    // was never there.
+                    // It is not kept any more, which is fine if nothing has happened since; or it
+                    // never existed.
                     None if from.is_at(&ledger.head(scope).await?) => return Ok(changes),
                     Some(_) | None => return Err(TailError::Broken),
                 }
@@ -316,7 +315,7 @@ impl TailService {
                 break;
             }
         }
-        // Nothing at all in the log: the tenant is new, or the log does not reach back that far.
+        // The log is empty: the tenant is new, or the log does not reach back that far.
         let is_unknown = from.revision == Revision::ZERO && changes.is_empty();
         if is_unknown && limit > 0 && ledger.head(scope).await?.revision > Revision::ZERO {
             return Err(TailError::Broken);
@@ -324,8 +323,7 @@ impl TailService {
         Ok(changes)
     }
 
-    /// Brings entries to where `changes` lead. Whether that was done: not if a version that they
-    /// wrote is not there.
+    /// Applies `changes` to the entries. False if a version that they wrote is missing.
     async fn apply(
         &self,
         scope: &TenantScope,
@@ -366,13 +364,13 @@ impl TailService {
 
     /// The values of live entries, in the same order.
     async fn valued(&self, scope: &TenantScope, entries: Vec<Entry>) -> Result<Vec<Valued>, ReadError> {
-        for look in 1.. {
+        for attempt in 1.. {
             let resolved = self.backend.resolve(scope, entries.clone()).await?;
             let absent =
                 |(entry, value): &(Entry, Result<_, Absent>)| Some((entry.key.clone(), value.as_ref().err().copied()?));
             let absent: Vec<_> = resolved.iter().filter_map(absent).collect();
-            if look < MAX_LOOKS && absent.iter().any(|(_, why)| *why == Absent::Gone) {
-                pause_before(look).await;
+            if attempt < MAX_ATTEMPTS && absent.iter().any(|(_, why)| *why == Absent::Gone) {
+                pause_before(attempt).await;
                 continue;
             }
             report(scope, &absent);

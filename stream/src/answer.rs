@@ -103,9 +103,9 @@ pub(crate) fn size(slot: &Slot<'_>) -> usize {
 
 /// What a watch is of: what its positions hold for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mark(String);
+pub(crate) struct WatchFingerprint(String);
 
-impl Mark {
+impl WatchFingerprint {
     /// The mark of a watch of these keys and prefixes, each in order, with these rights.
     pub(crate) fn new(keys: &[String], prefixes: &[String], may_read_secrets: bool) -> Self {
         let text = format!("{may_read_secrets} {keys:?} {prefixes:?}");

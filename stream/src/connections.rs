@@ -237,17 +237,17 @@ async fn converse(
     let mut first_call_by = Some(Box::pin(sleep_until(deadline)));
     let mut is_told_to_go = false;
     let mut closing = pin!(async move { closed.wait_for(|closed| *closed).await.is_ok() }.fuse());
-    let desk = Arc::new(Desk::default());
-    let [(calls_bell, calls_waker), (connection_bell, connection_waker)] = [desk.bell(), desk.bell()];
+    let waker = Arc::new(ConnectionWaker::default());
+    let [(calls_flag, calls_waker), (connection_flag, connection_waker)] = [waker.flag(), waker.flag()];
     poll_fn(|task| {
-        desk.attend(task.waker());
+        waker.attend(task.waker());
         for _ in 0..MAX_TURNS {
             // Calls first: what they have to say goes out with what the connection does next.
-            if calls_bell.answer() {
+            if calls_flag.take() {
                 let context = &mut Context::from_waker(&calls_waker);
                 while let Poll::Ready(Some(())) = calls.poll_next_unpin(context) {}
             }
-            if connection_bell.answer() {
+            if connection_flag.take() {
                 let context = &mut Context::from_waker(&connection_waker);
                 if closing.as_mut().poll(context).is_ready() {
                     is_told_to_go = true;
@@ -263,7 +263,7 @@ async fn converse(
                 if !new.is_empty() {
                     first_call_by = None;
                     calls.extend(new.drain(..));
-                    calls_bell.ring();
+                    calls_flag.set();
                 }
                 if let Some(deadline) = &mut first_call_by
                     && deadline.as_mut().poll(context).is_ready()
@@ -275,15 +275,15 @@ async fn converse(
                     is_told_to_go = true;
                     connection.as_mut().graceful_shutdown();
                     deadline.as_mut().reset(Instant::now() + LEAVE_TIMEOUT);
-                    connection_bell.ring();
+                    connection_flag.set();
                 }
             }
-            if desk.may_rest([&calls_bell, &connection_bell]) {
+            if waker.may_rest([&calls_flag, &connection_flag]) {
                 return Poll::Pending;
             }
         }
         // Others get their turn, too.
-        desk.is_attended.store(false, Ordering::SeqCst);
+        waker.is_attended.store(false, Ordering::SeqCst);
         task.waker().wake_by_ref();
         Poll::Pending
     })
@@ -291,20 +291,20 @@ async fn converse(
 }
 
 /// Where a connection's task is rung for: by what its calls wait for, and by what the connection
-/// itself does. Each has a bell, so that only what has something to do is looked at. While the task
-/// is there, it sees to its bells by itself, and need not be woken: the connection and its calls
+/// itself does. Each has a flag, so that only what has something to do is looked at. While the task
+/// is there, it sees to its flags by itself, and need not be woken: the connection and its calls
 /// mostly ring for each other, and the runtime would wake another thread for it.
 #[derive(Default)]
-struct Desk {
+struct ConnectionWaker {
     task: AtomicWaker,
     is_attended: AtomicBool,
 }
 
-impl Desk {
-    /// A bell that has rung already, for what is there at the beginning.
-    fn bell(self: &Arc<Self>) -> (Arc<Bell>, Waker) {
-        let bell = Arc::new(Bell { desk: Arc::clone(self), has_rung: AtomicBool::new(true) });
-        (Arc::clone(&bell), Waker::from(bell))
+impl ConnectionWaker {
+    /// A flag that has rung already, for what is there at the beginning.
+    fn flag(self: &Arc<Self>) -> (Arc<WakeFlag>, Waker) {
+        let flag = Arc::new(WakeFlag { waker: Arc::clone(self), is_set: AtomicBool::new(true) });
+        (Arc::clone(&flag), Waker::from(flag))
     }
 
     fn attend(&self, task: &Waker) {
@@ -313,43 +313,43 @@ impl Desk {
     }
 
     /// Whether nothing has rung. If so, whatever rings from now on wakes the task.
-    fn may_rest(&self, bells: [&Bell; 2]) -> bool {
+    fn may_rest(&self, flags: [&WakeFlag; 2]) -> bool {
         self.is_attended.store(false, Ordering::SeqCst);
-        let has_rung = bells.iter().any(|bell| bell.has_rung.load(Ordering::SeqCst));
-        if has_rung {
+        let is_set = flags.iter().any(|flag| flag.is_set.load(Ordering::SeqCst));
+        if is_set {
             self.is_attended.store(true, Ordering::SeqCst);
         }
-        !has_rung
+        !is_set
     }
 }
 
-struct Bell {
-    desk: Arc<Desk>,
-    has_rung: AtomicBool,
+struct WakeFlag {
+    waker: Arc<ConnectionWaker>,
+    is_set: AtomicBool,
 }
 
-impl Bell {
-    fn ring(&self) {
-        self.has_rung.store(true, Ordering::SeqCst);
+impl WakeFlag {
+    fn set(&self) {
+        self.is_set.store(true, Ordering::SeqCst);
     }
 
     /// Whether it has rung since this was last asked.
-    fn answer(&self) -> bool {
-        self.has_rung.swap(false, Ordering::SeqCst)
+    fn take(&self) -> bool {
+        self.is_set.swap(false, Ordering::SeqCst)
     }
 }
 
-impl Wake for Bell {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.ring();
+        self.set();
         // If the task is there, it looks before it rests. If not, it may have looked just before:
         // one of the two sees to it.
-        if !self.desk.is_attended.load(Ordering::SeqCst) {
-            self.desk.task.wake();
+        if !self.waker.is_attended.load(Ordering::SeqCst) {
+            self.waker.task.wake();
         }
     }
 }

@@ -36,7 +36,7 @@ use crate::{
     memory::Memory,
     pages::{Pages, Slot, SlotValue},
     settings::SnapshotSettings,
-    tenant::Held,
+    tenant::LoadedTenant,
 };
 
 /// How often what has changed is written.
@@ -99,8 +99,8 @@ pub(crate) fn restore(memory: &Memory, settings: &SnapshotSettings) {
     match load(settings) {
         Ok(tenants) => {
             let count = tenants.len();
-            for (id, held) in tenants {
-                memory.restore(id, held);
+            for (id, loaded) in tenants {
+                memory.restore(id, loaded);
             }
             info!(tenants = count, "what was in memory last has been read from the disk");
         }
@@ -143,8 +143,8 @@ fn write_all(memory: &Memory, settings: &SnapshotSettings, path: &Path) -> Resul
     let mut out = BufWriter::new(file);
     out.write_all(&frames.header)?;
     for (id, tenant) in memory.all() {
-        if let Some(held) = tenant.held() {
-            frames.write(&mut out, encode(&id, &held, memory.tail().backend()))?;
+        if let Some(loaded) = tenant.loaded() {
+            frames.write(&mut out, encode(&id, &loaded, memory.tail().backend()))?;
         }
     }
     frames.write(&mut out, Vec::new())?;
@@ -154,7 +154,7 @@ fn write_all(memory: &Memory, settings: &SnapshotSettings, path: &Path) -> Resul
 }
 
 /// All tenants of the file.
-pub(crate) fn load(settings: &SnapshotSettings) -> Result<Vec<(TenantId, Held)>, DiskError> {
+pub(crate) fn load(settings: &SnapshotSettings) -> Result<Vec<(TenantId, LoadedTenant)>, DiskError> {
     let mut file = BufReader::new(File::open(&settings.file)?);
     let mut header = [0; FORMAT.len() + SALT_BYTES];
     file.read_exact(&mut header)?;
@@ -226,16 +226,16 @@ impl Frames {
 
 /// A tenant: length and text of its id, revision, length and text of the commit's id, entries as
 /// pages have them.
-fn encode(id: &TenantId, held: &Held, backend: &Backend) -> Vec<u8> {
-    let commit = held.position.commit.as_ref().map(CommitId::to_string).unwrap_or_default();
+fn encode(id: &TenantId, loaded: &LoadedTenant, backend: &Backend) -> Vec<u8> {
+    let commit = loaded.position.commit.as_ref().map(CommitId::to_string).unwrap_or_default();
     let mut bytes = Vec::new();
     for text in [id.as_str(), &commit] {
         // Neither is longer than 63 characters.
         bytes.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
         bytes.extend_from_slice(text.as_bytes());
     }
-    bytes.extend_from_slice(&held.position.revision.get().to_le_bytes());
-    let slots = held.pages.iter().map(|slot| {
+    bytes.extend_from_slice(&loaded.position.revision.get().to_le_bytes());
+    let slots = loaded.pages.iter().map(|slot| {
         let value = if backend.is_secret(slot.key) { SlotValue::Unavailable } else { slot.value };
         Slot { value, ..slot }
     });
@@ -243,7 +243,7 @@ fn encode(id: &TenantId, held: &Held, backend: &Backend) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<(TenantId, Held)> {
+fn decode(bytes: &[u8]) -> Option<(TenantId, LoadedTenant)> {
     let text = |bytes: &mut &[u8]| {
         let (length, rest) = bytes.split_first()?;
         let (text, rest) = rest.split_at_checked(usize::from(*length))?;
@@ -254,7 +254,7 @@ fn decode(bytes: &[u8]) -> Option<(TenantId, Held)> {
     let (id, commit) = (text(&mut rest)?, text(&mut rest)?);
     let (revision, entries) = rest.split_first_chunk::<8>()?;
     let commit = (!commit.is_empty()).then(|| CommitId::from_stored(&commit));
-    let held = Held {
+    let loaded = LoadedTenant {
         position: Position { revision: Revision::new(u64::from_le_bytes(*revision)), commit },
         pages: Pages::read(entries),
         validated_at: Timestamp::from_millis(0),
@@ -262,5 +262,5 @@ fn decode(bytes: &[u8]) -> Option<(TenantId, Held)> {
         lacks_values: false,
         is_restored: true,
     };
-    Some((id.parse().ok()?, held))
+    Some((id.parse().ok()?, loaded))
 }

@@ -77,7 +77,7 @@ pub(crate) async fn listen(
             }
         };
         for message in &messages {
-            if let Some(tenant) = hear(&memory, message.body().unwrap_or_default()) {
+            if let Some(tenant) = advertise(&memory, message.body().unwrap_or_default()) {
                 // If there are more than can be seen to, the index tells the rest.
                 let _ = hints.try_send(tenant);
             }
@@ -88,11 +88,11 @@ pub(crate) async fn listen(
 }
 
 /// Takes note of what an event says, if it says anything. Whose change it is, if that is news.
-fn hear(memory: &Memory, event: &str) -> Option<TenantId> {
+fn advertise(memory: &Memory, event: &str) -> Option<TenantId> {
     let event: Value = serde_json::from_str(event).ok()?;
     let tenant = event.pointer("/detail/tenant")?.as_str()?.parse().ok()?;
     let revision = event.pointer("/detail/revision")?.as_u64()?;
-    memory.known(&tenant)?.hear(revision).then_some(tenant)
+    memory.known(&tenant)?.advertise(revision).then_some(tenant)
 }
 
 /// Takes messages off the queue. One that stays there comes again, and is no news then.

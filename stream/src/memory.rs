@@ -29,8 +29,8 @@ use tracing::warn;
 use crate::{
     metrics::Metrics,
     pages::Pages,
-    tenant::{Held, Tenant},
-    wake::Registration,
+    tenant::{LoadedTenant, Tenant},
+    waker::Registration,
 };
 
 /// How long memory is believed without asking the tenant's head. The index of changes should have
@@ -38,7 +38,7 @@ use crate::{
 /// takes to notice.
 pub const VALIDITY: Duration = Duration::from_mins(1);
 /// How long one tenant may keep the stores busy before whoever waits is told so.
-pub const ASKING_TIMEOUT: Duration = Duration::from_secs(10);
+pub const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many commits are fetched at once.
 const PAGE: usize = 128;
 /// After how many bytes of values no further commits are fetched at once.
@@ -65,17 +65,17 @@ pub struct Memory {
     watchers: AtomicUsize,
     loads: Semaphore,
     /// When the last complete look at each shard of the index of changes began, in milliseconds.
-    looked: Vec<AtomicU64>,
+    polled: Vec<AtomicU64>,
     /// For how long a shard may not have been looked at before memory is not believed without
     /// asking.
-    patience: Duration,
+    max_poll_age: Duration,
     /// Whether watches are to end.
     is_draining: AtomicBool,
     /// What was last said about a failure, so that an outage is not a line for each tenant.
     failed_at: Mutex<Option<Timestamp>>,
 }
 
-/// How much may be held.
+/// How much may be in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of tenants that nobody watches, and of one tenant that somebody does. As many again
@@ -148,15 +148,15 @@ pub struct Fresh {
 }
 
 impl Fresh {
-    fn of(held: &Held, is_stale: bool) -> Self {
-        Self { pages: held.pages.clone(), revision: held.position.revision, is_stale }
+    fn of(loaded: &LoadedTenant, is_stale: bool) -> Self {
+        Self { pages: loaded.pages.clone(), revision: loaded.position.revision, is_stale }
     }
 }
 
 impl Memory {
-    /// An empty memory. Tenants are believed for `patience` after the index of changes was last
+    /// An empty memory. Tenants are believed for `max_poll_age` after the index of changes was last
     /// looked at.
-    pub fn new(tail: TailService, limits: Limits, patience: Duration, clock: Clock, metrics: Arc<Metrics>) -> Self {
+    pub fn new(tail: TailService, limits: Limits, max_poll_age: Duration, clock: Clock, metrics: Arc<Metrics>) -> Self {
         Self {
             tail,
             clock,
@@ -167,8 +167,8 @@ impl Memory {
             watched_bytes: AtomicU64::new(0),
             watchers: AtomicUsize::new(0),
             loads: Semaphore::new(MAX_LOADS),
-            looked: Ledger::shards().map(|_| AtomicU64::new(0)).collect(),
-            patience,
+            polled: Ledger::shards().map(|_| AtomicU64::new(0)).collect(),
+            max_poll_age,
             is_draining: AtomicBool::new(false),
             failed_at: Mutex::default(),
         }
@@ -235,9 +235,9 @@ impl Memory {
 
     /// Sees to it that watches end whose tokens have expired: those whose watchers take nothing do
     /// not notice.
-    pub fn see_off_expired(&self) {
+    pub fn close_expired(&self) {
         let now = self.clock.now();
-        self.watched().iter().for_each(|(_, tenant)| tenant.see_off(now));
+        self.watched().iter().for_each(|(_, tenant)| tenant.close_expired(now));
     }
 
     fn weigh_one(&self, tenant: &Tenant) {
@@ -265,28 +265,28 @@ impl Memory {
     }
 
     /// Takes note of when a complete look at a shard of the index of changes began.
-    pub fn note_look(&self, shard: u32, began: Timestamp) {
-        if let Some(looked) = usize::try_from(shard).ok().and_then(|shard| self.looked.get(shard)) {
-            looked.store(began.millis(), Ordering::Relaxed);
+    pub fn note_poll(&self, shard: u32, began: Timestamp) {
+        if let Some(polled) = usize::try_from(shard).ok().and_then(|shard| self.polled.get(shard)) {
+            polled.store(began.millis(), Ordering::Relaxed);
         }
     }
 
     /// When the last complete look began at that shard of the index of changes that was not looked
     /// at for longest.
-    pub fn oldest_look(&self) -> Timestamp {
-        Timestamp::from_millis(self.looked.iter().map(|looked| looked.load(Ordering::Relaxed)).min().unwrap_or(0))
+    pub fn oldest_poll(&self) -> Timestamp {
+        Timestamp::from_millis(self.polled.iter().map(|polled| polled.load(Ordering::Relaxed)).min().unwrap_or(0))
     }
 
     /// Whether the index of changes was looked at so lately that a change of the tenant would be
     /// known.
-    pub fn is_followed(&self, id: &TenantId) -> bool {
-        self.was_followed(id, self.clock.now())
+    pub fn is_polled(&self, id: &TenantId) -> bool {
+        self.was_polled(id, self.clock.now())
     }
 
-    fn was_followed(&self, id: &TenantId, now: Timestamp) -> bool {
-        let looked = usize::try_from(Ledger::shard_of(id)).ok().and_then(|shard| self.looked.get(shard));
-        let at = Timestamp::from_millis(looked.map_or(0, |looked| looked.load(Ordering::Relaxed)));
-        now.since(at) <= self.patience
+    fn was_polled(&self, id: &TenantId, now: Timestamp) -> bool {
+        let polled = usize::try_from(Ledger::shard_of(id)).ok().and_then(|shard| self.polled.get(shard));
+        let at = Timestamp::from_millis(polled.map_or(0, |polled| polled.load(Ordering::Relaxed)));
+        now.since(at) <= self.max_poll_age
     }
 
     /// A tenant for an answer: from memory if that is as fresh as the index of changes, else as the
@@ -303,12 +303,12 @@ impl Memory {
         let outcome = Box::pin(self.catch_up(id, &tenant, scope)).await;
         if self.known(id).is_none_or(|known| !Arc::ptr_eq(&known, &tenant)) {
             // Others have driven it out of memory, where it may have missed something.
-            tenant.doubt();
+            tenant.invalidate();
         }
         self.weigh(id, &tenant);
-        let held = tenant.look(|held, _| Fresh::of(held, outcome.is_err()));
-        let newest = held.as_ref().map_or(Revision::ZERO, |held| held.revision);
-        match (outcome, held.filter(|held| held.revision >= least)) {
+        let loaded = tenant.inspect(|loaded, _| Fresh::of(loaded, outcome.is_err()));
+        let newest = loaded.as_ref().map_or(Revision::ZERO, |loaded| loaded.revision);
+        match (outcome, loaded.filter(|loaded| loaded.revision >= least)) {
             (Ok(()), Some(fresh)) => Ok(fresh),
             (Ok(()), None) => Err(ReadError::NotReached { head: newest, asked: least }),
             (Err(error), Some(stale)) if error.is_outage() => Ok(stale),
@@ -325,7 +325,7 @@ impl Memory {
         }
         match Box::pin(self.catch_up(id, tenant, scope)).await {
             Ok(()) => Ok(false),
-            Err(error) if error.is_outage() && tenant.look(|_, _| ()).is_some() => Ok(true),
+            Err(error) if error.is_outage() && tenant.inspect(|_, _| ()).is_some() => Ok(true),
             Err(error) => Err(error),
         }
     }
@@ -333,11 +333,11 @@ impl Memory {
     /// What is in memory, if it need not be asked for.
     fn believed(&self, id: &TenantId, tenant: &Tenant, scope: &TenantScope, least: Revision) -> Option<Fresh> {
         let now = self.clock.now();
-        let is_followed = self.was_followed(id, now);
-        let believed = tenant.look(|held, rumour| {
-            let is_enough = held.position.revision >= least && !held.is_partial(scope);
-            let is_newest = rumour <= held.position.revision.get() && is_followed;
-            (is_enough && is_newest && now.since(held.validated_at) <= VALIDITY).then(|| Fresh::of(held, false))
+        let is_polled = self.was_polled(id, now);
+        let believed = tenant.inspect(|loaded, advertised| {
+            let is_enough = loaded.position.revision >= least && !loaded.is_partial(scope);
+            let is_newest = advertised <= loaded.position.revision.get() && is_polled;
+            (is_enough && is_newest && now.since(loaded.validated_at) <= VALIDITY).then(|| Fresh::of(loaded, false))
         });
         believed.flatten()
     }
@@ -355,9 +355,9 @@ impl Memory {
     }
 
     /// Puts a tenant into memory as it was on the disk.
-    pub fn restore(&self, id: TenantId, held: Held) {
+    pub fn restore(&self, id: TenantId, loaded: LoadedTenant) {
         let tenant = Arc::new(Tenant::default());
-        tenant.put(held);
+        tenant.put(loaded);
         self.idle.insert(id, tenant.into());
     }
 
@@ -368,13 +368,13 @@ impl Memory {
         let asking = async {
             let turn = tenant.turn();
             let _asking = turn.come().await;
-            let needs = tenant.look(|held, rumour| {
-                let is_newest = held.validated_at > came && rumour <= held.position.revision.get();
-                !is_newest || held.is_partial(scope)
+            let needs = tenant.inspect(|loaded, advertised| {
+                let is_newest = loaded.validated_at > came && advertised <= loaded.position.revision.get();
+                !is_newest || loaded.is_partial(scope)
             });
             if needs.unwrap_or(true) { self.ask(tenant, scope).await } else { Ok(()) }
         };
-        let outcome = tokio::time::timeout(ASKING_TIMEOUT, asking).await.unwrap_or(Err(ReadError::TooSlow));
+        let outcome = tokio::time::timeout(REFRESH_TIMEOUT, asking).await.unwrap_or(Err(ReadError::TooSlow));
         if let Err(error) = &outcome {
             self.report(id, error);
         }
@@ -385,10 +385,10 @@ impl Memory {
         // Values that were not there are looked for again when memory is not believed any more,
         // which is now and then.
         let now = self.clock.now();
-        let is_whole = |held: &Held| !held.lacks_values || now.since(held.validated_at) <= VALIDITY;
-        let held = tenant.held().filter(|held| !held.is_partial(&rights(tenant, scope)) && is_whole(held));
-        let Some(held) = held else { return self.load(tenant, scope).await };
-        let mut position = held.position;
+        let is_whole = |loaded: &LoadedTenant| !loaded.lacks_values || now.since(loaded.validated_at) <= VALIDITY;
+        let loaded = tenant.loaded().filter(|loaded| !loaded.is_partial(&rights(tenant, scope)) && is_whole(loaded));
+        let Some(loaded) = loaded else { return self.load(tenant, scope).await };
+        let mut position = loaded.position;
         let mut newest = None;
         loop {
             let asked = self.clock.now();
@@ -415,12 +415,12 @@ impl Memory {
                 None if !tenant.is_behind() => return Ok(()),
                 None => {}
             }
-            // Said to be further than its log: there was a commit meanwhile, the rumour is wrong,
+            // Said to be further than its log: there was a commit meanwhile, the advertised revision is wrong,
             // or the log has a gap.
-            let rumour = tenant.rumour();
+            let advertised = tenant.advertised_revision();
             let known = self.tail.head(scope).await?.revision;
             if known <= position.revision {
-                tenant.quell(rumour);
+                tenant.clear_advertised(advertised);
                 return Ok(());
             }
             newest = Some(known);
@@ -437,9 +437,9 @@ impl Memory {
                 break snapshot.position.revision;
             }
         };
-        let rumour = tenant.rumour();
+        let advertised = tenant.advertised_revision();
         if tenant.is_behind() && self.tail.head(scope).await?.revision <= revision {
-            tenant.quell(rumour);
+            tenant.clear_advertised(advertised);
         }
         Ok(())
     }
@@ -493,7 +493,7 @@ impl Memory {
         if let Some(weighed) = tenant.leave(scope) {
             self.watched_bytes.fetch_sub(weighed, Ordering::Relaxed);
             watched.remove(id);
-            if tenant.look(|_, _| ()).is_some() {
+            if tenant.inspect(|_, _| ()).is_some() {
                 self.idle.insert(id.clone(), Arc::clone(tenant).into());
             }
         }

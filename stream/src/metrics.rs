@@ -32,9 +32,9 @@ pub struct Metrics {
     pub bytes: Gauge<i64, AtomicI64>,
     /// How long ago the last complete look began at that shard of the index that was not looked at
     /// for longest, in seconds.
-    pub look_age: Gauge<f64, AtomicU64>,
+    pub poll_age: Gauge<f64, AtomicU64>,
     /// Looks at a shard of the index that failed.
-    pub failed_looks: Counter<u64, AtomicU64>,
+    pub failed_polls: Counter<u64, AtomicU64>,
     /// Changes that the index listed, those known already among them.
     pub listed: Counter<u64, AtomicU64>,
     /// Commits that memory was led on by.
@@ -59,8 +59,8 @@ impl Default for Metrics {
             watchers: Gauge::default(),
             tenants: Gauge::default(),
             bytes: Gauge::default(),
-            look_age: Gauge::default(),
-            failed_looks: Counter::default(),
+            poll_age: Gauge::default(),
+            failed_polls: Counter::default(),
             listed: Counter::default(),
             commits: Counter::default(),
             loads: Counter::default(),
@@ -96,11 +96,11 @@ impl Metrics {
         registry.register("tenants", "Tenants in memory", self.tenants.clone());
         registry.register("memory_bytes", "Bytes that tenants take in memory", self.bytes.clone());
         registry.register(
-            "index_look_age_seconds",
+            "index_poll_age_seconds",
             "Age of the oldest shard's last complete look",
-            self.look_age.clone(),
+            self.poll_age.clone(),
         );
-        registry.register("failed_looks", "Looks at a shard of the index that failed", self.failed_looks.clone());
+        registry.register("failed_polls", "Looks at a shard of the index that failed", self.failed_polls.clone());
         registry.register("listed_changes", "Changes that the index listed", self.listed.clone());
         registry.register("commits", "Commits that tenants in memory were led on by", self.commits.clone());
         registry.register("loads", "Tenants that were read as a whole", self.loads.clone());

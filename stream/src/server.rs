@@ -35,23 +35,22 @@ use tracing::{error, info, warn};
 
 use crate::{
     connections::{self, UnusableCertificate},
-    disk,
-    follower::Follower,
-    hints,
+    disk, hints,
     memory::{Limits, Memory},
     metrics::Metrics,
+    poller::ChangePoller,
     routes::routes,
     service::Service,
     settings::StreamSettings,
-    watch::Manners,
+    watch::WatchOptions,
 };
 
 /// How many connections there may be beside one for each watcher.
 const SPARE_CONNECTIONS: usize = 1_000;
 /// For how many intervals, and how long at least, memory is believed although the index of changes
 /// could not be looked at.
-const PATIENCE_INTERVALS: u32 = 10;
-const LEAST_PATIENCE: Duration = Duration::from_secs(3);
+const POLL_AGE_INTERVALS: u32 = 10;
+const LEAST_POLL_AGE: Duration = Duration::from_secs(3);
 /// How many hints may wait to be seen to.
 const MAX_HINTS: usize = 1_000;
 /// The content type of metrics (`OpenMetrics` 1.0).
@@ -114,10 +113,10 @@ impl Stream {
             watchers: settings.max_watchers,
             tenant_watchers: settings.max_tenant_watchers,
         };
-        let patience = LEAST_PATIENCE.max(settings.follow_interval * PATIENCE_INTERVALS);
+        let max_poll_age = LEAST_POLL_AGE.max(settings.poll_interval * POLL_AGE_INTERVALS);
         let metrics = Arc::new(Metrics::default());
         let memory = TailService::new(backend);
-        let memory = Arc::new(Memory::new(memory, limits, patience, shared.clock.clone(), Arc::clone(&metrics)));
+        let memory = Arc::new(Memory::new(memory, limits, max_poll_age, shared.clock.clone(), Arc::clone(&metrics)));
         if let Some(snapshot) = &settings.snapshot {
             disk::restore(&memory, snapshot);
         }
@@ -129,8 +128,8 @@ impl Stream {
         let all_watchers = u32::try_from(settings.max_tenant_watchers).unwrap_or(u32::MAX);
         let watch_limit = shared.tenant_limit.map(|own| RequestLimit { burst: own.burst.max(all_watchers), ..own });
         let limits = [shared.tenant_limit, watch_limit].map(|limit| TenantLimits::new(limit, shared.clock.clone()));
-        let manners = Manners { heartbeat: settings.heartbeat };
-        let service = Service::new(Arc::clone(&memory), tokens, limits, manners);
+        let options = WatchOptions { heartbeat: settings.heartbeat };
+        let service = Service::new(Arc::clone(&memory), tokens, limits, options);
 
         let (listener, address) = listen(settings.address, "GRPC_ADDRESS").await?;
         let (closing, closed) = watch::channel(false);
@@ -142,8 +141,8 @@ impl Stream {
 
         let (stop, stopped) = watch::channel(false);
         let (hint, hints) = mpsc::channel(MAX_HINTS);
-        let follower = Follower::new(Arc::clone(&memory), settings.follow_interval, hints);
-        let mut background = vec![tokio::spawn(follower.run(stopped.clone()))];
+        let poller = ChangePoller::new(Arc::clone(&memory), settings.poll_interval, hints);
+        let mut background = vec![tokio::spawn(poller.run(stopped.clone()))];
         if let Some(queue) = settings.change_queue.clone() {
             let client = hints::client(&shared.backend.aws);
             let listening = hints::listen(Arc::clone(&memory), client, queue, hint, stopped.clone());
@@ -247,8 +246,8 @@ async fn show_metrics(
             memory.metrics().tenants.set(gauge((idle + watched) as u64));
             memory.metrics().bytes.set(gauge(idle_bytes + watched_bytes));
             // A shard that was never looked at is as old as the instance.
-            let looked_at = memory.oldest_look().max(begin);
-            memory.metrics().look_age.set(memory.now().since(looked_at).as_secs_f64());
+            let polled_at = memory.oldest_poll().max(begin);
+            memory.metrics().poll_age.set(memory.now().since(polled_at).as_secs_f64());
             let mut shown = String::new();
             // Writing to a string does not fail.
             let _ = text::encode(&mut shown, &registry);

@@ -23,8 +23,8 @@ use crate::{
     memory::{Fresh, Memory},
     pages::SlotValue,
     refusals::Refusals,
-    wake::End,
-    watch::{Manners, Selection, Watch},
+    waker::End,
+    watch::{Selection, Watch, WatchOptions},
 };
 
 /// The entries of a page that asks for no number, and the most of one that does.
@@ -46,7 +46,7 @@ pub(crate) struct Service {
     /// Watches have a limit of their own: when an instance has ended, all its watchers come at
     /// once, and must not keep out who reads.
     watch_limits: TenantLimits,
-    manners: Manners,
+    options: WatchOptions,
 }
 
 /// What a watcher is sent.
@@ -54,10 +54,15 @@ pub(crate) type Messages = Pin<Box<dyn Stream<Item = Result<v1::WatchConfigRespo
 
 impl Service {
     /// A service over `memory`, for callers whose tokens are known to `tokens`.
-    pub(crate) fn new(memory: Arc<Memory>, tokens: TokenMemory, limits: [TenantLimits; 2], manners: Manners) -> Self {
+    pub(crate) fn new(
+        memory: Arc<Memory>,
+        tokens: TokenMemory,
+        limits: [TenantLimits; 2],
+        options: WatchOptions,
+    ) -> Self {
         let [limits, watch_limits] = limits;
         let refusals = Refusals::default();
-        Self { memory, tokens, refusals, limits, watch_limits, manners }
+        Self { memory, tokens, refusals, limits, watch_limits, options }
     }
 
     /// Who calls, if the tenant may make another call. Who cannot act for a tenant costs it
@@ -210,7 +215,7 @@ impl Service {
             watched.registration.end(End { at: bearer.expires_at, cut });
         }
         let memory = Arc::clone(&self.memory);
-        let watch = Watch::begin(memory, watched, selection, position, bearer.expires_at, self.manners).await?;
+        let watch = Watch::begin(memory, watched, selection, position, bearer.expires_at, self.options).await?;
         Ok(Box::pin(watch))
     }
 

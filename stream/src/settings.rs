@@ -19,9 +19,9 @@ pub struct StreamSettings {
     pub address: SocketAddr,
     /// `METRICS_ADDRESS`: where `/metrics` is served over HTTP; nowhere by default.
     pub metrics_address: Option<SocketAddr>,
-    /// `FOLLOW_INTERVAL_MS`: how often the index of changes is looked at, in milliseconds; 250 by
+    /// `POLL_INTERVAL_MS`: how often the index of changes is looked at, in milliseconds; 250 by
     /// default.
-    pub follow_interval: Duration,
+    pub poll_interval: Duration,
     /// `MAX_WATCHERS`: how many watches there may be; 10,000 by default.
     pub max_watchers: usize,
     /// `MAX_WATCHERS_PER_TENANT`: how many of them of one tenant; 1,000 by default.
@@ -122,7 +122,7 @@ impl StreamSettings {
             shared,
             address: address(&optional, "GRPC_ADDRESS")?.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 50051))),
             metrics_address: address(&optional, "METRICS_ADDRESS")?,
-            follow_interval: number(&optional, "FOLLOW_INTERVAL_MS", 250, 10).map(Duration::from_millis)?,
+            poll_interval: number(&optional, "POLL_INTERVAL_MS", 250, 10).map(Duration::from_millis)?,
             max_watchers: usize::try_from(max_watchers).unwrap_or(usize::MAX),
             max_tenant_watchers: usize::try_from(number(&optional, "MAX_WATCHERS_PER_TENANT", 1_000, 1)?)
                 .unwrap_or(usize::MAX),

@@ -24,9 +24,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
 
 use crate::{
-    answer::{self, Mark, View, full, out_of_range, refusal},
-    memory::{ASKING_TIMEOUT, Memory, VALIDITY, Watched},
-    tenant::{Attached, Cursor, Held, Next, Tenant},
+    answer::{self, View, WatchFingerprint, full, out_of_range, refusal},
+    memory::{Memory, REFRESH_TIMEOUT, VALIDITY, Watched},
+    tenant::{Attached, Cursor, LoadedTenant, Next, Tenant},
 };
 
 /// About how many bytes a part of a snapshot has; an entry may be larger. A watcher who does not
@@ -60,9 +60,9 @@ impl Selection {
     }
 }
 
-/// How watches are held.
+/// How watches are served.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Manners {
+pub(crate) struct WatchOptions {
     /// After what time without a message a heartbeat is sent.
     pub(crate) heartbeat: Duration,
 }
@@ -72,14 +72,14 @@ pub(crate) struct Watch {
     memory: Arc<Memory>,
     watched: Watched,
     selection: Selection,
-    mark: Mark,
+    fingerprint: WatchFingerprint,
     expires_at: Timestamp,
     heartbeat: Duration,
     stage: Stage,
     /// The revision that the watcher was last told.
     told: u64,
     /// Whether it is to be told when it has been told all that it asked for.
-    greets: bool,
+    initial_heartbeat: bool,
     /// When it was told what was last known, as the stores did not answer.
     stale_at: Option<Timestamp>,
     /// When it is to be told something, be it a heartbeat.
@@ -111,7 +111,7 @@ enum Stage {
 
 #[derive(Debug)]
 struct Parts {
-    held: Held,
+    loaded: LoadedTenant,
     /// For an update: the revision after which entries are news, and the keys that are gone. None
     /// for a snapshot.
     since: Option<(u64, BTreeMap<String, u64>)>,
@@ -129,16 +129,16 @@ impl Watch {
         selection: Selection,
         position: Option<v1::Position>,
         expires_at: Timestamp,
-        manners: Manners,
+        options: WatchOptions,
     ) -> Result<Self, Status> {
         if memory.is_draining() {
             return Err(going_away());
         }
         let scope = Arc::clone(&watched.scope);
-        let mark = Mark::new(&selection.keys, &selection.prefixes, scope.may_read_secrets());
+        let fingerprint = WatchFingerprint::new(&selection.keys, &selection.prefixes, scope.may_read_secrets());
         let position = match position {
             Some(told) => {
-                let read = mark.read(&told);
+                let read = fingerprint.read(&told);
                 Some(read.ok_or_else(|| out_of_range("the position is of another watch, or of other rights"))?)
             }
             None => None,
@@ -156,15 +156,15 @@ impl Watch {
         };
         let told = position.as_ref().map_or(0, |position| position.revision.get());
         let now = Instant::now();
-        let (beat_at, expiry) = (now + manners.heartbeat, now + expires_at.since(memory.now()));
+        let (beat_at, expiry) = (now + options.heartbeat, now + expires_at.since(memory.now()));
         let mut watch = Self {
             selection,
-            mark,
+            fingerprint,
             expires_at,
-            heartbeat: manners.heartbeat,
+            heartbeat: options.heartbeat,
             stage: Stage::Over,
             told,
-            greets: position.is_some(),
+            initial_heartbeat: position.is_some(),
             stale_at: is_stale.then(|| memory.now()),
             beat_at,
             expiry,
@@ -184,9 +184,9 @@ impl Watch {
 
     fn snapshot(&self, is_stale: bool) -> Result<Stage, Status> {
         let begun = self.watched.tenant.begin();
-        let (held, cursor) =
+        let (loaded, cursor) =
             begun.ok_or_else(|| Status::unavailable("nothing is known of the tenant yet; try again"))?;
-        Ok(Stage::Parts(Box::new(Parts { held, since: None, after: None, is_stale }), cursor))
+        Ok(Stage::Parts(Box::new(Parts { loaded, since: None, after: None, is_stale }), cursor))
     }
 
     fn source(&self) -> Source {
@@ -260,7 +260,7 @@ impl Watch {
         let from = parts.after.take().unwrap_or_default();
         let news = parts.since.as_ref().map_or(0, |(revision, _)| *revision);
         // The key itself was in the part before; none is empty.
-        let slots = parts.held.pages.from(&from).filter(|slot| slot.key != from);
+        let slots = parts.loaded.pages.from(&from).filter(|slot| slot.key != from);
         for slot in slots.filter(|slot| slot.revision > news && self.selection.has(slot.key)) {
             if bytes > 0 && bytes + answer::size(&slot) > PART_BYTES {
                 more = true;
@@ -269,7 +269,7 @@ impl Watch {
             bytes += answer::size(&slot);
             entries.push(self.view().entry(&slot));
         }
-        let position = parts.held.position.clone();
+        let position = parts.loaded.position.clone();
         let revision = position.revision.get();
         let last = entries.last().map(|entry| entry.key.clone());
         let event = match &mut parts.since {
@@ -309,22 +309,25 @@ impl Watch {
     fn beat(&mut self, cursor: Cursor) -> Option<v1::WatchConfigResponse> {
         self.beat_at = Instant::now() + self.heartbeat;
         // If it has moved on just now, or was replaced, that is what there is to be told.
-        let (held, _) = self.watched.tenant.begin().filter(|(_, newest)| *newest == cursor)?;
+        let (loaded, _) = self.watched.tenant.begin().filter(|(_, newest)| *newest == cursor)?;
         self.told = cursor.revision;
-        self.greets = false;
-        self.stale_at = self.stale_at.filter(|at| held.validated_at <= *at);
+        self.initial_heartbeat = false;
+        self.stale_at = self.stale_at.filter(|at| loaded.validated_at <= *at);
         let (scope, now) = (&self.watched.scope, self.memory.now());
         // The follower sees to it that it is validated again in time, if the stores answer.
-        let is_old = now.since(held.validated_at) > 2 * VALIDITY;
-        let is_doubtful = held.is_restored || self.stale_at.is_some() || is_old;
-        let stale = is_doubtful || self.watched.tenant.is_behind() || !self.memory.is_followed(scope.tenant());
+        let is_old = now.since(loaded.validated_at) > 2 * VALIDITY;
+        let is_doubtful = loaded.is_restored || self.stale_at.is_some() || is_old;
+        let stale = is_doubtful || self.watched.tenant.is_behind() || !self.memory.is_polled(scope.tenant());
         let event = Event::Heartbeat(v1::Heartbeat { revision: cursor.revision, stale });
-        Some(self.message(Some(&held.position), event))
+        Some(self.message(Some(&loaded.position), event))
     }
 
     fn message(&mut self, position: Option<&Position>, event: Event) -> v1::WatchConfigResponse {
         self.beat_at = Instant::now() + self.heartbeat;
-        v1::WatchConfigResponse { position: position.map(|position| self.mark.tell(position)), event: Some(event) }
+        v1::WatchConfigResponse {
+            position: position.map(|position| self.fingerprint.tell(position)),
+            event: Some(event),
+        }
     }
 }
 
@@ -375,19 +378,19 @@ impl Stream for Watch {
                     watch.stage = Stage::Follow(then);
                     match next {
                         Next::Commit(commit) => watch.commit(&commit),
-                        Next::Snapshot(held) => {
-                            let parts = Parts { is_stale: held.is_restored, held, since: None, after: None };
+                        Next::Snapshot(loaded) => {
+                            let parts = Parts { is_stale: loaded.is_restored, loaded, since: None, after: None };
                             watch.stage = Stage::Parts(Box::new(parts), then);
                             None
                         }
-                        Next::Conflated(held, deleted) => {
+                        Next::Conflated(loaded, deleted) => {
                             watch.memory.metrics().conflated.inc();
                             let since = Some((cursor.revision, deleted));
-                            let parts = Parts { held, since, after: None, is_stale: false };
+                            let parts = Parts { loaded, since, after: None, is_stale: false };
                             watch.stage = Stage::Parts(Box::new(parts), then);
                             None
                         }
-                        Next::Nothing if watch.greets => watch.beat(then),
+                        Next::Nothing if watch.initial_heartbeat => watch.beat(then),
                         Next::Nothing if !watch.is_due(context) => return Poll::Pending,
                         Next::Nothing => match watch.end() {
                             Some(end) => return Poll::Ready(Some(Err(watch.over(end)))),
@@ -425,7 +428,7 @@ struct Source {
 impl Source {
     /// As [`Source::go_on`], but not for ever.
     async fn go_on_soon(self, position: Position) -> Result<Stage, Status> {
-        let going_on = tokio::time::timeout(ASKING_TIMEOUT, self.go_on(position)).await;
+        let going_on = tokio::time::timeout(REFRESH_TIMEOUT, self.go_on(position)).await;
         going_on.unwrap_or_else(|_| Err(refusal(&ReadError::TooSlow)))
     }
 

@@ -171,7 +171,7 @@ impl Client {
 
     /// Holds what the filter names in memory, always the newest. Call it inside a Tokio runtime.
     pub fn live(&self, filter: Filter) -> LiveConfig {
-        LiveConfig::follow(self.watch(filter, Start::Snapshot))
+        LiveConfig::start(self.watch(filter, Start::Snapshot))
     }
 
     pub(crate) fn options(&self) -> &Options {

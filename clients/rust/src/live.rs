@@ -21,13 +21,13 @@ pub struct LiveConfig {
     state: watch::Receiver<State>,
     /// The count of changes that [`LiveConfig::changed`] has reported.
     seen: u64,
-    _follower: Arc<Follower>,
+    _task: Arc<WatchTask>,
 }
 
 /// Ends the watch with the last handle.
-struct Follower(JoinHandle<()>);
+struct WatchTask(JoinHandle<()>);
 
-impl Drop for Follower {
+impl Drop for WatchTask {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -120,7 +120,7 @@ impl State {
 
 impl LiveConfig {
     /// Follows this watch, in a task of its own.
-    pub(crate) fn follow(mut watch: Watch) -> Self {
+    pub(crate) fn start(mut watch: Watch) -> Self {
         let (sender, state) = watch::channel(State::default());
         let task = tokio::spawn(async move {
             while let Some(step) = watch.step().await {
@@ -136,7 +136,7 @@ impl LiveConfig {
                 });
             }
         });
-        Self { state, seen: 0, _follower: Arc::new(Follower(task)) }
+        Self { state, seen: 0, _task: Arc::new(WatchTask(task)) }
     }
 
     /// The newest known entry of a key; `None` if it has no value, or nothing is known yet (see

@@ -64,13 +64,13 @@ impl TokenSource for StaticToken {
 pub(crate) struct Tokens {
     source: Arc<dyn TokenSource>,
     timeout: Duration,
-    held: Mutex<Held>,
+    current: Mutex<Current>,
     /// Held while a token is asked for, so that many calls ask once.
     asking: sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct Held {
+struct Current {
     header: Option<MetadataValue<Ascii>>,
     /// Counts the tokens, so that a late refusal of an old one does not throw away the new one.
     generation: u64,
@@ -90,17 +90,17 @@ struct Late;
 
 impl Tokens {
     pub(crate) fn new(source: Arc<dyn TokenSource>, timeout: Duration) -> Self {
-        Self { source, timeout, held: Mutex::default(), asking: sync::Mutex::default() }
+        Self { source, timeout, current: Mutex::default(), asking: sync::Mutex::default() }
     }
 
     /// The token in use, or a new one.
     pub(crate) async fn authorization(&self) -> Result<Authorization, Error> {
-        if let Some(authorization) = self.held().authorization() {
+        if let Some(authorization) = self.current().authorization() {
             return Ok(authorization);
         }
         let _asking = self.asking.lock().await;
         // Somebody may have got one meanwhile.
-        if let Some(authorization) = self.held().authorization() {
+        if let Some(authorization) = self.current().authorization() {
             return Ok(authorization);
         }
         // Else a source that hangs would hold up all calls for ever.
@@ -109,10 +109,10 @@ impl Tokens {
         let mut header: MetadataValue<Ascii> =
             format!("Bearer {token}").parse().map_err(|error| Error::Token(Arc::new(error)))?;
         header.set_sensitive(true);
-        let mut held = self.held();
-        held.generation += 1;
-        held.header = Some(header.clone());
-        Ok(Authorization { header, generation: held.generation })
+        let mut current = self.current();
+        current.generation += 1;
+        current.header = Some(header.clone());
+        Ok(Authorization { header, generation: current.generation })
     }
 
     /// There was no time to wait any longer for a token.
@@ -122,19 +122,19 @@ impl Tokens {
 
     /// Notes that the service refused this token. Returns whether another one may come.
     pub(crate) fn refused(&self, authorization: &Authorization) -> bool {
-        let mut held = self.held();
-        if held.generation == authorization.generation {
-            held.header = None;
+        let mut current = self.current();
+        if current.generation == authorization.generation {
+            current.header = None;
         }
         self.source.renews()
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
+impl Current {
     fn authorization(&self) -> Option<Authorization> {
         Some(Authorization { header: self.header.clone()?, generation: self.generation })
     }

@@ -12,13 +12,14 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Map, Value};
 
+use crate::account::Account;
 use crate::call_log::CallLog;
 use crate::dynamodb::{self, DynamoDb};
 use crate::eventbridge::{self, EventBridge};
 use crate::faults::{Fault, Faults, View};
 use crate::iam::{BadCredentials, Caller, Iam};
 use crate::parameter_store::{self, ParameterStore};
-use crate::permission::{self, Account, Stored};
+use crate::permission::{self, Stored};
 use crate::shutdown::Shutdown;
 use crate::sqs::{self, Queues};
 use crate::wire::{AwsError, Protocol, Reply, json_reply, reply, request_id};
@@ -118,22 +119,22 @@ impl Gateway {
             Err(error) => return Ok(error.into_reply(Protocol::Json10)),
         };
         self.calls.record(call.service, &call.operation);
-        // Whoever waits for messages and hangs up would take the next one with him.
+        // Not in a task: a caller that hangs up while it waits must not take the next message.
         if call.service == Service::Sqs && call.operation == "ReceiveMessage" {
-            return self.suffer(call).await;
+            return self.dispatch(call).await;
         }
         // A task of its own: a call once begun is carried through, event and all, even if its
         // client hangs up.
         let service = call.service;
         let gateway = Arc::clone(&self);
-        tokio::spawn(async move { gateway.suffer(call).await }).await.unwrap_or_else(|error| {
+        tokio::spawn(async move { gateway.dispatch(call).await }).await.unwrap_or_else(|error| {
             tracing::error!(%error, "a call could not be carried out");
             let error = AwsError::internal("InternalFailure", "The emulator failed; its log says why.");
             Ok(error.into_reply(service.protocol()))
         })
     }
 
-    /// Whether whoever signed a call is known, and may make it.
+    /// Whether the caller is known, and may make the call.
     async fn admit(&self, call: &mut Call) -> Result<(), AwsError> {
         let caller = self.iam.caller(&call.headers).map_err(|why| not_taken(call.service, why))?;
         if matches!(caller, Caller::Role(_)) {
@@ -168,7 +169,7 @@ impl Gateway {
     }
 
     /// Executes a call, unless it is not allowed, or a fault waits for it.
-    async fn suffer(&self, mut call: Call) -> Result<Reply, Unanswered> {
+    async fn dispatch(&self, mut call: Call) -> Result<Reply, Unanswered> {
         if let Err(error) = self.admit(&mut call).await {
             return Ok(error.into_reply(call.service.protocol()));
         }
@@ -236,7 +237,7 @@ impl Gateway {
         answer.unwrap_or_else(|error| error.into_reply(protocol))
     }
 
-    /// Has a call suffer what does not need its answer.
+    /// Fails a call by a fault that does not need its answer.
     async fn fail(&self, fault: Fault, call: Call) -> Result<Reply, Unanswered> {
         let protocol = call.service.protocol();
         match fault {

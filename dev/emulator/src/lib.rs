@@ -8,9 +8,9 @@
 //!
 //! # How it differs from AWS
 //!
-//! - **No authentication of users.** Signatures are not verified. Whoever signs with an access key
-//!   id that does not begin with `ASIA` (`local`, `test`), or not at all, is the account's
-//!   administrator, who may do everything, and assume any role, whatever its trust policy says.
+//! - **No authentication of users.** Signatures are not verified. A caller without a signature, or
+//!   with an access key id that does not begin with `ASIA` (`local`, `test`), is the account's
+//!   administrator: it may do everything, and assume any role whatever its trust policy says.
 //!   `DynamoDB` wants to see some credentials all the same. It speaks plain HTTP, and listens only
 //!   where it is told to. Ids that begin with `ASIA` are temporary credentials: they must be ones
 //!   that this emulator gave out, with their session token, and not past their end. They are kept
@@ -90,6 +90,7 @@
 //! - **Data** stays in two `SQLite` files. Both have a write on disk before it is answered.
 //!   Messages of queues do not stay.
 
+mod account;
 mod call_log;
 mod dynamodb;
 mod eventbridge;
@@ -115,6 +116,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use account::Account;
 pub use call_log::CallLog;
 pub use eventbridge::{Delivered, EventFate, EventOdds, Rule, RuleError, Target};
 pub use faults::{ANY, Fault, Faults, Held, Injected, Schedule, Scheduled};
@@ -238,7 +240,7 @@ impl Emulator {
             Arc::clone(&events),
         )?;
         let (dynamodb, mut tasks) = DynamoDb::start(file("dynamodb.sqlite").as_deref(), &stopped).await?;
-        let account = permission::Account { region, id: account };
+        let account = Account { region, id: account };
         let queues = Queues::new(account.clone(), stopped.clone());
         let gateway = Arc::new(Gateway {
             rewriting: gateway::Rewriting::default(),

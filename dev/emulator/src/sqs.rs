@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
+use crate::account::Account;
 use crate::eventbridge::Target;
 use crate::faults::Fault;
-use crate::permission::Account;
 use crate::shutdown::Shutdown;
 use crate::wire::{AwsError, parse};
 

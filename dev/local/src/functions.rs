@@ -8,8 +8,8 @@ use serde_json::Value;
 use tenantry::{clock::Clock, function::Context, settings::Settings, telemetry::Telemetry};
 
 use crate::{
+    account::{ACCOUNT, REGION},
     gateway,
-    suite::{ACCOUNT, REGION},
     template::{Stack, StackError},
 };
 

@@ -4,6 +4,7 @@
 //! What is started, and how it hangs together, comes from `template.yaml` alone. Tests start the
 //! same [`Suite`] on free ports with its data in memory.
 
+mod account;
 pub mod cli;
 pub mod data;
 mod functions;

@@ -66,7 +66,7 @@ fn run(arguments: Run) -> Result<ExitCode, Box<dyn Error>> {
 
 /// A line of the log, in one write, so that no other comes in between.
 fn log(line: &str) {
-    // Where nobody reads there is nobody to tell.
+    // Without a reader the line is lost, which harms nothing.
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
@@ -93,7 +93,7 @@ async fn serve(arguments: Run) -> Result<ExitCode, Box<dyn Error>> {
     };
     let suite = tokio::select! {
         started = Suite::start(options) => started?,
-        // Nobody has been answered yet, and a start is taken up where it was left.
+        // No request has been answered yet, and the next start goes on where this one stopped.
         stopped = signals.next() => return stopped.map(|()| ExitCode::from(INTERRUPTED)).map_err(Into::into),
     };
     let tokens = suite.sample_tokens()?;
@@ -106,7 +106,7 @@ async fn serve(arguments: Run) -> Result<ExitCode, Box<dyn Error>> {
         data: &arguments.data,
         has_events: !arguments.no_events,
     };
-    // Nobody has to read it: the suite runs without a terminal as well.
+    // The suite runs without a terminal as well.
     let _ = welcome.write(&mut io::stdout().lock());
 
     signals.next().await?;

@@ -1,11 +1,17 @@
 //! The template's schedules: timers that call a function with a scheduled event.
 
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
     task::JoinHandle,
     time::{MissedTickBehavior, interval_at},
 };
 
-use crate::{functions::EventFunction, suite::scheduled_event, template::Schedule};
+use crate::{
+    account::{ACCOUNT, REGION},
+    functions::EventFunction,
+    template::Schedule,
+};
 
 /// All schedules, running or not.
 #[derive(Default)]
@@ -69,4 +75,19 @@ impl Drop for Schedules {
             timer.abort();
         }
     }
+}
+
+/// The event that `EventBridge` sends for the schedule `name`.
+fn scheduled_event(name: &str) -> Value {
+    json!({
+        "version": "0",
+        "id": uuid::Uuid::new_v4().to_string(),
+        "detail-type": "Scheduled Event",
+        "source": "aws.events",
+        "account": ACCOUNT,
+        "time": OffsetDateTime::now_utc().replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok()),
+        "region": REGION,
+        "resources": [format!("arn:aws:events:{REGION}:{ACCOUNT}:rule/{name}")],
+        "detail": {},
+    })
 }

@@ -16,11 +16,11 @@ use config_stream::{
     settings::{StreamSettings, UnusableSettings},
 };
 use emulator::{Emulator, EventFate};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tenantry::{aws::OwnCredentials, clock::Clock, telemetry::Telemetry};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
+pub use crate::account::{ACCOUNT, CREDENTIALS, REGION};
 use crate::{
     data::{DataError, DataFolder, DataLock},
     functions::{FunctionError, Functions},
@@ -32,18 +32,12 @@ use crate::{
     schedule::Schedules,
     server,
     table::{self, TableError},
-    template::{Stack, StackError, StoreContext, StreamService, TEMPLATE, Target},
+    template::{Deployment, Stack, StackError, StreamService, TEMPLATE, Target},
     token::Identity,
 };
 
 /// The tenants that tokens are made for at start.
 pub const SAMPLE_TENANTS: [&str; 2] = ["acme", "globex"];
-/// The region that the suite seems to run in.
-pub const REGION: &str = "us-east-1";
-/// The account that it seems to run in.
-pub const ACCOUNT: &str = "000000000000";
-/// Access key id and secret; the emulator takes any.
-pub const CREDENTIALS: &str = "local";
 
 /// How long the suite takes to stop at most: 20 seconds for open gRPC calls (`DRAIN_SECONDS`), then
 /// 5 for open requests, then 5 for their calls to the emulator. Nothing that was answered is lost
@@ -327,7 +321,7 @@ impl Suite {
         let setting = |name: &str| match changes.iter().find(|(changed, _)| *changed == name) {
             Some((_, value)) => Some((*value).to_owned()),
             None if name == "GRPC_ADDRESS" => Some("127.0.0.1:0".to_owned()),
-            // Nobody asks for metrics who does not say where.
+            // Metrics are served only where a test asks for them.
             None if name == "METRICS_ADDRESS" => None,
             None => environment.get(name).cloned(),
         };
@@ -404,14 +398,14 @@ fn passing_key() -> Result<String, IssuerError> {
 
 /// The template for this machine. What was asked for in vain is said at once.
 fn stack(issuer: &Issuer, parameters: BTreeMap<String, String>) -> Result<Stack, StackError> {
-    let stack = Stack::read(TEMPLATE, &surroundings(issuer, parameters))?;
+    let stack = Stack::read(TEMPLATE, &deployment(issuer, parameters))?;
     for sentence in &stack.not_honoured {
         tracing::warn!("{sentence}");
     }
     Ok(stack)
 }
 
-fn surroundings(issuer: &Issuer, parameters: BTreeMap<String, String>) -> StoreContext {
+fn deployment(issuer: &Issuer, parameters: BTreeMap<String, String>) -> Deployment {
     let mut values = BTreeMap::from([
         ("TokenIssuer".to_owned(), issuer.url().to_owned()),
         ("TokenAudience".to_owned(), CLIENT_ID.to_owned()),
@@ -419,7 +413,7 @@ fn surroundings(issuer: &Issuer, parameters: BTreeMap<String, String>) -> StoreC
         ("StreamImage".to_owned(), "local".to_owned()),
     ]);
     values.extend(parameters);
-    StoreContext {
+    Deployment {
         region: REGION.to_owned(),
         account: ACCOUNT.to_owned(),
         stack: "tenantry".to_owned(),
@@ -463,19 +457,4 @@ fn dynamodb(endpoint: &str) -> aws_sdk_dynamodb::Client {
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();
     aws_sdk_dynamodb::Client::from_conf(config)
-}
-
-/// The event that `EventBridge` sends for the schedule `name`.
-pub(crate) fn scheduled_event(name: &str) -> Value {
-    json!({
-        "version": "0",
-        "id": uuid::Uuid::new_v4().to_string(),
-        "detail-type": "Scheduled Event",
-        "source": "aws.events",
-        "account": ACCOUNT,
-        "time": OffsetDateTime::now_utc().replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok()),
-        "region": REGION,
-        "resources": [format!("arn:aws:events:{REGION}:{ACCOUNT}:rule/{name}")],
-        "detail": {},
-    })
 }

@@ -7,9 +7,9 @@ use std::{
 };
 
 use crate::{
+    account::{CREDENTIALS, REGION},
     cli::HTTP_PORT,
     issuer::Issuer,
-    suite::{CREDENTIALS, REGION},
 };
 
 /// What the text speaks of.

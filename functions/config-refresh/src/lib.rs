@@ -162,7 +162,7 @@ impl App {
         let done = match kind {
             Kind::Schedule => Done::Worked(serde_json::to_value(self.refresh.sweep().await?)?),
             Kind::ConfigChanged => match config_changed(envelope, own_arn) {
-                Ok((tenant, keys)) => worked(self.refresh.look_at(&tenant, &keys).await)?,
+                Ok((tenant, keys)) => worked(self.refresh.replicate_keys(&tenant, &keys).await)?,
                 Err(why) => Done::Dropped(why.to_owned()),
             },
             Kind::ParameterStoreChange => match changed_parameter(envelope, own_arn) {

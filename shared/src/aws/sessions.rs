@@ -236,7 +236,7 @@ impl Roles {
                     "Action": "dynamodb:*",
                     "Resource": format!("arn:{partition}:dynamodb:{region}:{account}:table/{table}"),
                     "Condition": {
-                        "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": format!("TENANT#{tenant}")},
+                        "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": tenant.partition()},
                         // For all of none holds, too.
                         "Null": {"dynamodb:LeadingKeys": "false"},
                     },

@@ -1,11 +1,11 @@
 //! A warm environment's memory: entries of many tenants, each tenant's valid at one revision.
 //!
-//! The rule that keeps it from ever being stale: an entry is put in only if the tenant's revision
-//! is still the one at which its load began. A load that was overtaken by a change may have read
-//! the value of before that change; kept beside the newer revision it would be believed for ever.
+//! The rule that keeps it from being stale: an entry goes in only if the tenant's revision is still
+//! the one at which its load began. A load that a change has overtaken may have read the value
+//! before the change. Beside the newer revision it would be believed for ever.
 //!
-//! And never mixed: an entry from after the revision is not put in either, nor given to a reader
-//! who is still at an earlier one. Beside its neighbours it might show half a transaction.
+//! It is never mixed either: an entry from after the revision does not go in, and is not given to a
+//! reader at an earlier one. Beside its neighbours it might show half a transaction.
 
 use std::{
     sync::{
@@ -31,7 +31,7 @@ use crate::{
 /// What an entry weighs besides key and value: its own fields and the cache's, in bytes, rounded
 /// up.
 const ENTRY_OVERHEAD: usize = 352;
-/// How many tenants' revisions are kept in mind.
+/// How many tenants' revisions are kept.
 const MAX_TENANTS: usize = 10_000;
 
 /// A live entry with its value at hand.
@@ -39,7 +39,7 @@ const MAX_TENANTS: usize = 10_000;
 pub struct Resolved {
     /// The entry.
     pub entry: Entry,
-    /// Its value, wherever it came from.
+    /// Its value, from the ledger or a store.
     pub value: ConfigValue,
 }
 
@@ -65,7 +65,7 @@ pub struct Cache {
     counter: AtomicU64,
 }
 
-/// The tenant stands in the key itself; the generation makes all entries of a dropped tenant
+/// The tenant is part of the key itself. The generation makes all entries of a dropped tenant
 /// unreachable at once.
 type EntryId = (TenantId, u64, Box<str>);
 /// What is known, and the revision at which it was found.
@@ -97,7 +97,7 @@ pub struct Asked {
 pub enum Observed {
     /// They are valid.
     Valid(Validity),
-    /// They are valid at an older revision; the changes since then decide.
+    /// They are valid at an older revision. The changes since then decide.
     Behind(Validity),
 }
 
@@ -133,7 +133,7 @@ impl Cache {
             sequence: self.count(),
         };
         let valid = match state.take() {
-            // This head was asked for before the known one had arrived: it may be the older of the
+            // This head was asked for before the known one had arrived. It may be the older of the
             // two, and says nothing about now.
             Some(known) if asked.sequence < known.sequence && head.revision < known.head.revision => known,
             Some(known) if known.head == *head => {
@@ -150,9 +150,9 @@ impl Cache {
         Observed::Valid(valid)
     }
 
-    /// Moves a tenant from the revision of `from` to `head`, if `changes` holds the change at that
-    /// revision, unaltered, and every one since: only the keys that they name are dropped.
-    /// Otherwise everything of the tenant is.
+    /// Moves a tenant from the revision of `from` to `head`. If `changes` holds the change at that
+    /// revision, unaltered, and every one since, only the keys that they name are dropped.
+    /// Otherwise all of the tenant's entries are.
     pub fn advance(
         &self,
         tenant: &TenantId,
@@ -171,8 +171,8 @@ impl Cache {
             // Another read has moved the tenant at least as far meanwhile.
             return known.clone();
         }
-        // Within a generation the tenant only moves forward; if it has moved beyond `from`, the
-        // changes name more than is needed.
+        // Within a generation the tenant only moves forward. If it has moved beyond `from`, the
+        // changes name more keys than needed.
         let same_line = state.as_ref().is_some_and(|known| known.generation == from.generation);
         let generation = match changes_since(from, head, changes).filter(|_| same_line) {
             Some(new) => {
@@ -194,9 +194,9 @@ impl Cache {
         (found_at <= valid.head.revision).then_some(known)
     }
 
-    /// Keeps what a load found that began at `valid`, unless the tenant has moved on since, as an
-    /// entry from after `valid` shows too. A deletion from after `valid` shows it as much; as
-    /// `None` it cannot be told from others here, so it must not be passed in.
+    /// Keeps what a load found that began at `valid`, unless the tenant has moved on since. An
+    /// entry from after `valid` shows that, too. A deletion from after `valid` would as well, but
+    /// as `None` it cannot be told from others, so it must not be passed in.
     pub fn insert(&self, tenant: &TenantId, valid: &Validity, key: &ConfigKey, known: Known) {
         let state = self.state(tenant);
         let state = lock(&state);
@@ -233,7 +233,7 @@ impl Validity {
     }
 }
 
-/// The changes after `from`, if `changes` leads from `from` to `head` without a gap and starts with
+/// The changes after `from`, if `changes` leads from there to `head` without a gap and begins with
 /// `from`'s own commit.
 fn changes_since<'a>(from: &Validity, head: &Head, changes: &'a [Change]) -> Option<&'a [Change]> {
     let new = if from.head.revision == Revision::ZERO {

@@ -1,4 +1,4 @@
-//! What is made of every order in which our puts and those of others can lie.
+//! How every order of our puts and those of others is judged.
 
 use crate::{
     import::*,
@@ -10,8 +10,8 @@ fn place(version: u64) -> Locator {
     Locator { version, modified_at: Timestamp::from_millis(version) }
 }
 
-/// A store that keeps these versions, of which `owners` says whose they are: `?` nobody's that we
-/// know, `v` put for a version, `0` ours and never committed, `…` ours and open.
+/// A store with these versions and their owners: `?` foreign, a number ours for that version, `0`
+/// ours and never committed, `…` ours and open.
 fn store(owners: &[(Locator, &str)]) -> (Vec<StoredVersion>, HashMap<Locator, Owner>) {
     let stored = owners.iter().map(|(place, _)| StoredVersion::unmarked(*place)).collect();
     let owned = owners.iter().filter_map(|(place, owner)| match *owner {
@@ -23,7 +23,7 @@ fn store(owners: &[(Locator, &str)]) -> (Vec<StoredVersion>, HashMap<Locator, Ow
     (stored, owned.collect())
 }
 
-/// A key at a version that was written at a time, with what is known of its store.
+/// A key at a version that was written at a time, and how far it is replicated.
 fn key_at(version: u64, at: u64, is_live: bool, replica: ReplicaState) -> Current {
     let routes = TagRoutes::default();
     let entry = Entry {
@@ -52,8 +52,8 @@ fn replicated(version: u64, imported_through: Option<u64>) -> ReplicaState {
     }
 }
 
-/// What is found, by store version, with a star behind what is superseded; then how far nothing is
-/// to be done, and what else.
+/// The foreign versions by number, superseded ones with a star; how far the store needs no further
+/// scan; and the flags.
 fn judged(current: &Current, owners: &[(Locator, &str)]) -> String {
     let (stored, owners) = store(owners);
     let seen = judge(current, &stored, &owners);
@@ -65,7 +65,7 @@ fn judged(current: &Current, owners: &[(Locator, &str)]) -> String {
     format!("[{}] {through} {}", foreign.join(" "), flags.join(" ")).trim_end().to_owned()
 }
 
-/// What is to be done about every order in which our puts and those of others can lie.
+/// Every order of our puts and those of others has its outcome.
 #[test]
 fn versions_are_judged() {
     let one = |owners: &[&'static str]| -> Vec<_> { (1..).map(place).zip(owners.iter().copied()).collect() };
@@ -91,27 +91,27 @@ fn versions_are_judged() {
     }
 }
 
-/// While somebody is at the key, nobody can say whether the newest version is in its place: unless
-/// it shows what is committed, it is to be looked at again.
+/// While another process is at the key, it is open whether the newest version is in its place.
+/// Unless it shows what is committed, it is scanned again.
 #[test]
-fn what_cannot_be_judged_yet_is_looked_at_again() {
+fn what_cannot_be_judged_yet_is_scanned_again() {
     let id = IntentId::new(Timestamp::from_millis(1));
     let calls_open = |version| ReplicaState { intents: vec![id.clone()], ..replicated(version, Some(1)) };
-    let owed = |version| ReplicaState { pending: true, ..replicated(version, Some(1)) };
-    for replica in [calls_open(2), owed(2)] {
+    let pending = |version| ReplicaState { pending: true, ..replicated(version, Some(1)) };
+    for replica in [calls_open(2), pending(2)] {
         let current = key_at(2, 0, true, replica);
         assert_eq!(judged(&current, &[(place(1), "1"), (place(2), "2")]), "[] 2");
         assert_eq!(judged(&current, &[(place(1), "1"), (place(2), "2"), (place(3), "1")]), "[] 2");
         assert_eq!(judged(&current, &[(place(1), "1"), (place(2), "0")]), "[] 0");
     }
-    // What nobody ever committed is in nobody's place.
+    // What was never committed is misplaced.
     let never = ReplicaState { imported_through: Some(place(1)), ..ReplicaState::default() };
     let mut current = Current::default();
     current.replica = never;
     assert_eq!(judged(&current, &[(place(1), "0"), (place(2), "0")]), "[] 2 misplaced");
 }
 
-/// An id is kept in mind as long as its put may come, or is there.
+/// An expired intent is kept as long as its put may come, or is there.
 #[test]
 fn ids_are_forgotten_when_nothing_bears_them() {
     let (now, old) = (Timestamp::from_millis(10_000_000), IntentId::new(Timestamp::from_millis(1)));
@@ -121,10 +121,10 @@ fn ids_are_forgotten_when_nothing_bears_them() {
     assert_eq!(done_with(&replica, &[bearing], now), []);
 }
 
-/// Where the key was written and its store does not show that yet, the later of the two writes
-/// wins, by the clock.
+/// If the key was written and its store does not show that yet, the later of the two writes wins,
+/// by the clock.
 #[test]
-fn what_is_owed_competes_by_time() {
+fn what_is_pending_competes_by_time() {
     let behind = |at| key_at(2, at, true, ReplicaState { imported_through: Some(place(1)), ..replicated(1, None) });
     assert_eq!(judged(&behind(9), &[(place(1), "1"), (place(5), "?")]), "[5*] 5");
     assert_eq!(judged(&behind(4), &[(place(1), "1"), (place(5), "?")]), "[5] 5");
@@ -134,8 +134,8 @@ fn what_is_owed_competes_by_time() {
     assert_eq!(judged(&deleted(6 + skew), &[(place(5), "?")]), "[5*] 5 gap", "left where it was");
 }
 
-/// What bears an id long after that was given out is a copy, made when the original had left the
-/// store's history.
+/// A version that bears an id long after that was given out is a copy, made when the original had
+/// left the store's history.
 #[test]
 fn old_ids_are_not_believed() {
     let given_out_at = Timestamp::from_millis(1_000_000);
@@ -145,8 +145,8 @@ fn old_ids_are_not_believed() {
     assert!(!is_in_time(&id, made(MAX_PUT_DELAY + Duration::from_secs(1))));
 }
 
-/// The same number at another time is another life of the name, and all of it is new; one that is
-/// merely gone is not.
+/// The same number at another time is another life of the name, and all of it is new. A number that
+/// is merely gone is not.
 #[test]
 fn lives_are_told_apart_by_time() {
     let known = key_at(1, 0, true, replicated(3, Some(3)));
@@ -157,8 +157,7 @@ fn lives_are_told_apart_by_time() {
     assert_eq!(judged(&known, &[(later(7), "?")]), "[7] 7 gap");
 }
 
-/// What the store showed some time ago, in this life of the name or in the one before, holds
-/// nothing new.
+/// An old view of the store, of this life of the name or of the one before, holds nothing new.
 #[test]
 fn old_views_are_recognised() {
     let known = key_at(1, 0, true, replicated(3, Some(3)));

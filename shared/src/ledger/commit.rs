@@ -14,13 +14,15 @@ use serde::{Deserialize, Serialize};
 use super::{
     Change, ChangeOperation, ChangedKey, Head, Ledger, LedgerError, ReplicaState,
     expression::{Expression, unless_empty},
-    item::{self, FORMAT, Item, Reader, n, s},
-    outbox::{GRACE, STORE_IS_NOT_FURTHER, id_set},
-    primary_key, refusal,
+    item::{self, FORMAT, Item, Reader, id_set, n, s},
+    keys,
+    outbox::{GRACE, STORE_IS_NOT_FURTHER},
+    refusal,
 };
 use crate::{
     auth::TenantScope,
     aws::{AwsFailure, FailureKind, Service},
+    backoff::Backoff,
     clock::Timestamp,
     model::{
         comment::Comment,
@@ -31,19 +33,19 @@ use crate::{
     },
 };
 
-/// How long changes are kept for readers to follow.
+/// How long changes are kept.
 const CHANGES_KEPT: Duration = Duration::from_hours(7 * 24);
 /// How long the result of a request with an idempotency key is kept.
 const RESULTS_KEPT: Duration = Duration::from_hours(24);
 /// How often a commit is sent, unchanged, until its outcome is known.
 const MAX_SENDS: usize = 4;
 /// The longest wait between two sends of one commit.
-const MAX_RESEND_WAIT: Duration = Duration::from_millis(300);
+const RESEND_BACKOFF: Backoff = Backoff::up_to(Duration::from_millis(300));
 
 /// A commit as it is meant to be.
 #[derive(Debug)]
 pub struct Plan {
-    /// The head that the commit follows.
+    /// The head that the commit is based on.
     pub head: Head,
     /// The commit's id, the same for every attempt of one request.
     pub commit: CommitId,
@@ -51,7 +53,7 @@ pub struct Plan {
     pub at: Timestamp,
     /// What is written; no key twice.
     pub writes: Vec<PlannedWrite>,
-    /// Why, if who commits says so.
+    /// The author's comment, if there is one.
     pub comment: Option<Comment>,
     /// The request that the commit fulfils, if it carries an idempotency key.
     pub idempotency: Option<IdempotencyClaim>,
@@ -68,66 +70,65 @@ pub struct PlannedWrite {
     pub version: Version,
     /// Whether the key has no value before the write.
     pub creates: bool,
-    /// What the key says from now on.
+    /// The key's new state.
     pub state: State,
-    /// What the key's values are from now on; none where that stays as it is.
+    /// The format of the key's values from now on; none if it stays.
     pub format: Option<ValueFormat>,
-    /// What the write means for the tag's store.
+    /// How the write reaches the tag's store.
     pub store: StoreChange,
-    /// Whether the values of the key's earlier versions go with it, because they lie in that store
-    /// alone.
+    /// Whether the values of the key's earlier versions are lost with it, because only that store
+    /// has them.
     pub removes_older_values: bool,
 }
 
-/// What a write means for the store outside the ledger.
+/// How a write reaches the store outside the ledger.
 #[derive(Debug)]
 pub enum StoreChange {
     /// There is none.
     None,
-    /// A call to it follows at once, announced under this id.
+    /// The writer replicates it at once, under this intent.
     Intent(IntentId),
-    /// config-refresh calls it.
+    /// config-refresh replicates it.
     Later,
-    /// It has the value already.
+    /// The value was put there before the commit.
     Done(PutBefore),
-    /// The write was found there.
+    /// The write was imported from there.
     Found(Found),
     /// There is no write: the store refuses the current version, or has taken it after all.
     Refusal {
         /// The refusal, if it is one.
         refusal: Option<Refusal>,
-        /// The calls that have to be announced still where the version was known to be in the
-        /// store.
+        /// The intents that must still be recorded if the version was known to be in the store.
         made_up: Vec<IntentId>,
     },
 }
 
-/// What somebody did to a store, and not through us.
+/// A version in a store, or a removal, that did not come from this service.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// When, as the store says.
     pub at: Timestamp,
     /// Where it lies; none for a removal.
     pub place: Option<Locator>,
-    /// The id that the newest version up to there bears that bears one.
+    /// The newest intent id among the versions up to there.
     pub mark: Option<IntentId>,
-    /// Whether a later put of ours had replaced it already.
+    /// Whether a later put of ours had already replaced it.
     pub superseded: bool,
-    /// Whether the puts of the tag's route fit on it, as they do not on another type.
+    /// Whether it is of the type that the tag's route puts. A put does not fit on another type.
     pub fits: bool,
-    /// Whether it is of another life of the name than what the ledger knows of the store, and
-    /// nothing of ours lies on it.
+    /// Whether it is of another life of the name than the ledger knows, and nothing of ours lies on
+    /// it.
     pub is_anew: bool,
-    /// What the ledger knew of the store when it was found.
+    /// What the ledger knew of the store at that time.
     pub known: ReplicaState,
 }
 
-/// A put that went before its commit.
+/// A put that was made before its commit.
 #[derive(Clone, Debug)]
 pub struct PutBefore {
-    /// The id that the put was announced under.
+    /// The id of its intent.
     pub id: IntentId,
-    /// The version that the put was described as: the next one at that time.
+    /// The version that the put's description names: the next one at that time.
     pub described: Version,
     /// The store's own version of it.
     pub placed: u64,
@@ -170,7 +171,7 @@ pub struct WrittenKey {
     pub deleted: bool,
     /// Whether the key had no value before.
     pub created: bool,
-    /// Whether the values of the key's earlier versions go with it.
+    /// Whether the values of the key's earlier versions are lost with it.
     #[serde(default)]
     pub removes_older_values: bool,
 }
@@ -180,7 +181,7 @@ pub struct WrittenKey {
 pub enum CommitOutcome {
     /// It took place.
     Committed(Receipt, Change),
-    /// Something it was planned upon has changed. Nothing was written.
+    /// A condition did not hold: what it was planned upon has changed. Nothing was written.
     Conflict,
 }
 
@@ -203,7 +204,7 @@ impl Plan {
         self.head.revision.next()
     }
 
-    /// What the key of a write says once that is committed.
+    /// The entry that a write becomes.
     pub(crate) fn entry(&self, scope: &TenantScope, write: &PlannedWrite) -> Entry {
         Entry {
             key: write.key.clone(),
@@ -219,7 +220,7 @@ impl Plan {
         }
     }
 
-    /// Whoever committed something that was found, or what a store made of it, is not who did that.
+    /// The author of an import or a refusal is not whoever runs the commit.
     fn author(&self, scope: &TenantScope) -> Author {
         if self.writes.iter().any(|write| write.found().is_some() || write.refusal().is_some()) {
             Author::external()
@@ -279,15 +280,15 @@ impl Plan {
 impl Ledger {
     /// Attempts a commit.
     ///
-    /// Where the outcome of a send is open, the same transaction is sent again at the same head:
-    /// whichever of the sends arrives first moves the head, so no other can take effect. Once the
-    /// head has moved, the change at the next revision tells by its commit id whose commit it was.
+    /// If a send's outcome is unknown, the same transaction is sent again at the same head. The
+    /// first send to arrive moves the head, so no other can take effect. Once the head has moved,
+    /// the commit id in the change at the next revision tells whose commit it was.
     pub async fn commit(&self, scope: &TenantScope, plan: &Plan) -> Result<CommitOutcome, LedgerError> {
         let receipt = plan.receipt(scope);
         let items = self.transaction(scope, plan, &receipt)?;
         // The SDK's own retries would hide that an earlier send may have taken effect.
         let once = aws_sdk_dynamodb::Config::builder().retry_config(RetryConfig::disabled());
-        let mut open = None;
+        let (mut open, mut backoff) = (None, RESEND_BACKOFF);
         for sends_left in (0..MAX_SENDS).rev() {
             let request =
                 self.clients.dynamodb(scope).await?.transact_write_items().set_transact_items(Some(items.clone()));
@@ -312,7 +313,7 @@ impl Ledger {
                 // This send did nothing, but an earlier one still may.
                 (_, Some(lost_sight_by)) => open = Some(lost_sight_by),
             }
-            tokio::time::sleep(MAX_RESEND_WAIT.mul_f64(fastrand::f64())).await;
+            backoff.wait().await;
         }
         // Without an open outcome the last failure would have been returned.
         let unseen = || AwsFailure::unexpected(Service::DynamoDb, "TransactWriteItems", "no answer");
@@ -340,7 +341,7 @@ impl Ledger {
         let update = |expression: Expression, sort_key: String| {
             let update = Update::builder()
                 .table_name(&self.table)
-                .set_key(Some(primary_key(scope, sort_key)))
+                .set_key(Some(keys::primary_key(scope, sort_key)))
                 .update_expression(expression.update())
                 .condition_expression(expression.condition)
                 .set_expression_attribute_names(unless_empty(expression.names))
@@ -348,23 +349,22 @@ impl Ledger {
             update.build().map(|update| TransactWriteItem::builder().update(update).build()).map_err(build_error)
         };
 
-        let mut items = vec![update(head_update(plan, tenant), item::HEAD.to_owned())?];
+        let mut items = vec![update(head_update(plan, tenant), keys::HEAD.to_owned())?];
         for write in &plan.writes {
             if let Some(refusal) = write.refusal() {
                 let of_entry = refusal::on_entry(write, refusal.as_ref(), tenant);
-                items.push(update(of_entry, item::entry_key(write.key.as_str()))?);
+                items.push(update(of_entry, keys::entry_key(write.key.as_str()))?);
                 let of_version = refusal::on_item(refusal.as_ref(), "attribute_exists(pk)");
-                items.push(update(of_version, item::version_key(&write.key, write.version))?);
+                items.push(update(of_version, keys::version_key(&write.key, write.version))?);
                 continue;
             }
             let entry = plan.entry(scope, write);
-            items.push(update(entry_update(plan, write, &entry, tenant), item::entry_key(write.key.as_str()))?);
-            let mut version = primary_key(scope, item::version_key(&write.key, entry.version));
+            items.push(update(entry_update(plan, write, &entry, tenant), keys::entry_key(write.key.as_str()))?);
+            let mut version = keys::primary_key(scope, keys::version_key(&write.key, entry.version));
             version.extend(item::entry_attributes(&entry).into_iter().map(|(name, value)| (name.to_owned(), value)));
             if let StoreChange::Intent(id) | StoreChange::Done(PutBefore { id, .. }) = &write.store {
-                // The ids that were given out for a version stay with it: that is how its puts are
-                // known as ours later.
-                version.insert("intentIds".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
+                // The version keeps its intent ids. By them its puts are recognised as ours later.
+                version.insert("intentIds".to_owned(), id_set(std::slice::from_ref(id)));
             }
             items.push(put(version, "attribute_not_exists(pk)", None)?);
         }
@@ -386,11 +386,11 @@ impl Ledger {
 enum Judgement {
     /// Another commit came first, perhaps an earlier send of this very one.
     HeadMoved,
-    /// Something else stood in the way; nothing was written by this send.
+    /// Another condition failed; nothing was written by this send.
     Conflict,
-    /// It may or may not have taken place.
+    /// It may have taken place.
     Open,
-    /// It did not; the same may pass a moment later.
+    /// It did not; it may pass a moment later.
     Throttled,
     /// It did not, and would not the next time.
     Refused,
@@ -421,33 +421,18 @@ fn judge(error: &SdkError<TransactWriteItemsError, HttpResponse>, failure: &AwsF
     worst
 }
 
-/// Of what was found in the store: how far it has been looked through, and what lies there. Refused
-/// where the ledger knows more of the store by now.
+/// Notes a foreign version: what it is, and how far the store has been imported. Refused if the
+/// ledger knows more of the store by now.
 fn note_found(expression: &mut Expression, found: &Found, version: Version) {
     let known = &found.known;
-    let unchanged = |name: &str, known: bool| {
-        if known { format!("{name} = :known_{name}") } else { format!("attribute_not_exists({name})") }
-    };
-    let absorbed = known.imported_through;
-    let mut conditions = vec![
-        unchanged("importedThrough", absorbed.is_some()),
-        unchanged("importedThroughModifiedAt", absorbed.is_some()),
-        unchanged("storeVersion", known.store_version.is_some()),
-    ];
+    let through = known.imported_through;
+    expression.require("importedThrough", through.map(|place| n(place.version)));
+    expression.require("importedThroughModifiedAt", through.map(|place| n(place.modified_at.millis())));
+    expression.require("storeVersion", known.store_version.map(n));
     if !found.superseded {
-        // None was under way then. One that has begun since may have removed what was found, even
-        // if its time is over.
-        conditions.push(unchanged("removingUntil", known.removing_until.is_some()));
-        if let Some(until) = known.removing_until {
-            expression.values.insert(":known_removingUntil".to_owned(), n(until.millis()));
-        }
-    }
-    if let Some(absorbed) = absorbed {
-        expression.values.insert(":known_importedThrough".to_owned(), n(absorbed.version));
-        expression.values.insert(":known_importedThroughModifiedAt".to_owned(), n(absorbed.modified_at.millis()));
-    }
-    if let Some(store_version) = known.store_version {
-        expression.values.insert(":known_storeVersion".to_owned(), n(store_version));
+        // No removal was under way then. One that has begun since may have removed the foreign
+        // version, even if its time is over.
+        expression.require("removingUntil", known.removing_until.map(|until| n(until.millis())));
     }
     if found.fits {
         expression.remove(item::OTHER_TYPE);
@@ -473,19 +458,13 @@ fn note_found(expression: &mut Expression, found: &Found, version: Version) {
         if let Some(place) = found.place {
             expression.set("storeVersion", n(place.version));
         } else {
-            // Calls that are abandoned do not stand in the way; new ones do.
-            conditions.push(unchanged("intents", !known.intents.is_empty()));
-            if !known.intents.is_empty() {
-                expression.values.insert(":known_intents".to_owned(), id_set(&known.intents));
-            }
+            // Intents that were known then are abandoned and do not matter; new ones do.
+            expression.require("intents", (!known.intents.is_empty()).then(|| id_set(&known.intents)));
         }
     }
     if found.superseded && found.is_anew {
-        // What we had put is gone. Else a removal would take what lies there now for ours.
+        // What we had put is gone. Otherwise a removal would take what lies there now for ours.
         expression.remove("storeVersion");
-    }
-    for condition in conditions {
-        expression.condition = format!("{} AND {condition}", expression.condition);
     }
 }
 
@@ -498,19 +477,19 @@ fn head_update(plan: &Plan, tenant: &TenantId) -> Expression {
     expression.set("commitId", s(plan.commit.to_string()));
     if first {
         expression.set("epoch", s(Epoch::random().as_str()));
-        expression.set("timeShard", s(item::directory_shard(tenant)));
+        expression.set("timeShard", s(keys::directory_shard(keys::shard(tenant))));
         expression.set("timeKey", s(tenant.as_str()));
     } else {
-        expression.values.insert(":expected".to_owned(), n(plan.head.revision.get()));
+        expression.value(":expected", n(plan.head.revision.get()));
     }
     expression
 }
 
 fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &TenantId) -> Expression {
     let condition = if write.previous.is_some() { "version = :expected" } else { "attribute_not_exists(version)" };
-    let mut expression = Expression::new(condition.to_owned());
+    let mut expression = Expression::new(condition);
     if let Some(previous) = write.previous {
-        expression.values.insert(":expected".to_owned(), n(previous.get()));
+        expression.value(":expected", n(previous.get()));
     }
     if let Some(found) = write.found() {
         note_found(&mut expression, found, entry.version);
@@ -535,40 +514,35 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
     if !entry.is_live() {
         expression.set("deletedVersion", n(entry.version.get()));
     }
-    let mut due = |from: Timestamp| {
-        expression.set("outboxShard", s(item::replicate_shard(item::shard(tenant))));
-        expression.set("outboxKey", s(item::outbox_position(from, plan.at, tenant)));
-    };
     match &write.store {
         StoreChange::None | StoreChange::Found(_) | StoreChange::Refusal { .. } => {}
-        StoreChange::Later => due(plan.at),
+        StoreChange::Later => expression.enter_outbox(tenant, plan.at, plan.at),
         StoreChange::Intent(id) => {
-            due(plan.at.plus(GRACE));
-            expression.other.push("ADD intents :intents".to_owned());
-            expression.values.insert(":intents".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
+            expression.enter_outbox(tenant, plan.at.plus(GRACE), plan.at);
+            expression.add_ids("intents", std::slice::from_ref(id));
         }
         StoreChange::Done(PutBefore { id, described, placed, seen }) => {
+            let ids = std::slice::from_ref(id);
             if *described != entry.version {
-                // The description names another version's item, which does not have the id.
-                expression.other.push("ADD expiredIntents :intents".to_owned());
+                // The description names another version, whose item does not have the id.
+                expression.add_ids("expiredIntents", ids);
             }
             expression.set("replicatedVersion", n(entry.version.get()));
             expression.set("storeVersion", n(*placed));
-            // Where somebody else has taken the put for abandoned, or is known to have put another
-            // value after it, what it put is not what the store shows.
-            expression.condition.push_str(" AND contains(intents, :id) AND ");
-            expression.condition.push_str(STORE_IS_NOT_FURTHER);
-            expression.values.insert(":id".to_owned(), s(id.as_str()));
-            expression.values.insert(":seen".to_owned(), n(seen.unwrap_or_default()));
-            expression.other.push("DELETE intents :intents".to_owned());
-            expression.values.insert(":intents".to_owned(), AttributeValue::Ss(vec![id.as_str().to_owned()]));
+            // If another replicator took the put for abandoned, or a later put is known, the store
+            // does not show what this put wrote.
+            expression.and("contains(intents, :id)");
+            expression.and(STORE_IS_NOT_FURTHER);
+            expression.value(":id", s(id.as_str()));
+            expression.value(":seen", n(seen.unwrap_or_default()));
+            expression.delete_ids("intents", ids);
         }
     }
     expression
 }
 
 fn idempotency_item(scope: &TenantScope, claim: &IdempotencyClaim, plan: &Plan, receipt: &Receipt) -> Item {
-    let mut stored = primary_key(scope, item::idempotency_key(&claim.key_hash));
+    let mut stored = keys::primary_key(scope, keys::idempotency_key(&claim.key_hash));
     let text = serde_json::to_string(receipt).unwrap_or_default();
     stored.extend([
         ("format".to_owned(), n(FORMAT)),

@@ -1,13 +1,13 @@
-//! How the ledger's records lie in the table: item keys and attributes, and nothing of when they
-//! are written.
+//! How the ledger's records lie in the table: the attributes of items. Their keys: [`super::keys`].
 //!
-//! Each item carries `format`, today 1. A reader takes any item whose attributes it finds, so that
-//! a newer writer may add some.
+//! Each item carries `format`, today 1. A reader accepts items with attributes that it does not
+//! know, so that a newer writer may add some.
 
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
+use super::{commit::Found, keys};
 use crate::{
     clock::Timestamp,
     model::{
@@ -28,118 +28,19 @@ pub(super) type Item = HashMap<String, AttributeValue>;
 
 /// The format that this code writes.
 pub(super) const FORMAT: u64 = 1;
-/// The shards of the indexes across tenants. A tenant's shard is fixed by its id, so this number is
-/// for ever.
-pub(super) const SHARDS: u32 = 4;
-
-pub(super) const HEAD: &str = "HEAD";
-const ENTRY: &str = "ENTRY#";
-const CHANGE: &str = "CHANGE#";
-const PARTITION: &str = "TENANT#";
 
 /// The attributes of `ENTRY#` and `VERSION#` items that say that the store refuses the version.
 pub(super) const REFUSED_REASON: &str = "refusedReason";
 pub(super) const REFUSED_SINCE: &str = "refusedSince";
-/// The attribute of `ENTRY#` items that says that a parameter of another type lies there.
+/// The attribute of `ENTRY#` items that says that the store holds a parameter of another type.
 pub(super) const OTHER_TYPE: &str = "otherType";
 
-/// An item that cannot be understood: damaged, or written by somebody else.
+/// An item that cannot be read: damaged, or written by another program.
 #[derive(Debug, thiserror::Error)]
 #[error("the ledger's item {sort_key} has no usable attribute {attribute}")]
 pub struct DamagedItem {
     sort_key: String,
     attribute: &'static str,
-}
-
-pub(super) fn partition(tenant: &TenantId) -> String {
-    format!("{PARTITION}{tenant}")
-}
-
-pub(super) fn tenant_of_partition(partition: &str) -> Option<TenantId> {
-    partition.strip_prefix(PARTITION)?.parse().ok()
-}
-
-pub(super) fn entry_key(key: &str) -> String {
-    format!("{ENTRY}{key}")
-}
-
-pub(super) fn version_prefix(key: &ConfigKey) -> String {
-    format!("VERSION#{key}#")
-}
-
-pub(super) fn version_key(key: &ConfigKey, version: Version) -> String {
-    format!("VERSION#{key}#{:020}", version.get())
-}
-
-pub(super) fn change_key(revision: Revision) -> String {
-    format!("{CHANGE}{:020}", revision.get())
-}
-
-pub(super) fn idempotency_key(hash: &str) -> String {
-    format!("IDEMPOTENCY#{hash}")
-}
-
-/// What a sort key found on the index of owed work stands for.
-pub(super) enum OutboxKey<'a> {
-    Change(Revision),
-    Entry(&'a str),
-}
-
-pub(super) fn outbox_key(sort_key: &str) -> Option<OutboxKey<'_>> {
-    if let Some(digits) = sort_key.strip_prefix(CHANGE) {
-        return digits.parse().ok().map(|n| OutboxKey::Change(Revision::new(n)));
-    }
-    sort_key.strip_prefix(ENTRY).map(OutboxKey::Entry)
-}
-
-/// A tenant's shard in the indexes across tenants: FNV-1a, because it must never change with a
-/// compiler or library.
-pub(super) fn shard(tenant: &TenantId) -> u32 {
-    let hash =
-        tenant.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    hash % SHARDS
-}
-
-/// The shard that a tenant's unpublished changes stand in. Apart from what stores are owed, so that
-/// a slow store keeps no reader from hearing of changes.
-pub(super) fn publish_shard(shard: u32) -> String {
-    format!("PUBLISH#{shard}")
-}
-
-/// The shard that a tenant's keys stand in whose stores are to be brought after.
-pub(super) fn replicate_shard(shard: u32) -> String {
-    format!("REPLICATE#{shard}")
-}
-
-pub(super) fn time_shard(tenant: &TenantId) -> String {
-    time_shard_number(shard(tenant))
-}
-
-/// A shard of the changes by their times.
-pub(super) fn time_shard_number(shard: u32) -> String {
-    format!("CHANGES#{shard}")
-}
-
-pub(super) fn directory_shard(tenant: &TenantId) -> String {
-    directory(shard(tenant))
-}
-
-/// A shard of the tenants' directory.
-pub(super) fn directory(shard: u32) -> String {
-    format!("TENANTS#{shard}")
-}
-
-/// Where an item stands in the order of owed work: by the time from which it may be done. Behind
-/// that, the time since which it has been owed.
-pub(super) fn outbox_position(due: Timestamp, since: Timestamp, tenant: &TenantId) -> String {
-    format!("{:015}#{:015}#{tenant}", due.millis(), since.millis())
-}
-
-/// From when the work may be done that stands at this place in the order, and since when it has
-/// been owed.
-pub(super) fn outbox_times(outbox_position: &str) -> Option<(Timestamp, Timestamp)> {
-    let mut times = outbox_position.split('#').map(|time| time.parse().ok().map(Timestamp::from_millis));
-    Some((times.next()??, times.next()??))
 }
 
 pub(super) fn s(text: impl Into<String>) -> AttributeValue {
@@ -150,7 +51,11 @@ pub(super) fn n(number: u64) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
 
-/// Reads attributes and says which one was missing.
+pub(super) fn id_set(ids: &[IntentId]) -> AttributeValue {
+    AttributeValue::Ss(ids.iter().map(|id| id.as_str().to_owned()).collect())
+}
+
+/// Reads attributes and names the one that is missing.
 pub(super) struct Reader<'a>(pub(super) &'a Item);
 
 impl<'a> Reader<'a> {
@@ -170,7 +75,7 @@ impl<'a> Reader<'a> {
         self.0.get(name)?.as_n().ok()?.parse().ok()
     }
 
-    /// That the item's store refuses it.
+    /// The refusal by the item's store, if there is one.
     fn refusal(&self) -> Option<Refusal> {
         let reason = RefusalReason::from_stored(self.optional_text(REFUSED_REASON)?);
         Some(Refusal { reason, since: Timestamp::from_millis(self.optional_number(REFUSED_SINCE)?) })
@@ -208,51 +113,51 @@ impl Head {
     }
 }
 
-/// An `ENTRY#` item: the key's current version, and how far its store has followed.
+/// An `ENTRY#` item: the key's current version, and how far it is replicated.
 #[derive(Clone, Debug, Default)]
 pub struct Current {
-    /// The current version; none while the key's very first write is under way.
+    /// The current version; none while the key's first write is under way.
     pub entry: Option<Entry>,
-    /// How far the store has followed.
+    /// How far the version is replicated to the store.
     pub replica: ReplicaState,
     /// What the key's values are.
     pub format: ValueFormat,
-    /// The newest version that is a deletion, if there is one: what lay in the store alone before
-    /// it is not kept.
+    /// The newest version that is a deletion, if there is one. It took along the earlier values
+    /// that only the store had.
     pub deleted: Option<Version>,
-    /// Whether the newest version that others put there is of another type than the puts of the
+    /// Whether the newest foreign version in the store is of another type than the puts of the
     /// tag's route.
     pub has_other_type: bool,
-    /// The highest version of the key, if that is not the current one but one that was superseded
-    /// when it was found.
+    /// The highest version of the key, if it was superseded when it was imported and so never was
+    /// current.
     latest: Option<Version>,
 }
 
-/// How far a tag's store has followed a key's entry.
+/// How far a key's entry is replicated to its tag's store, and how far the store's versions are
+/// imported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaState {
     /// The newest version known to be in the store.
     pub replicated: Option<Version>,
     /// The store's own version of it.
     pub store_version: Option<u64>,
-    /// Calls to the store that were announced and not yet seen to have ended.
+    /// The write intents: calls to the store that are not known to have ended.
     pub intents: Vec<IntentId>,
-    /// Until when somebody may be removing the value from the store. No further call is announced
-    /// before that.
+    /// Until when a removal from the store may be under way. No intent is recorded before that.
     pub removing_until: Option<Timestamp>,
-    /// The ids of calls that are over and of which nobody knows what they did.
+    /// Intents whose calls are over, with an outcome that is not known.
     pub expired_intents: Vec<IntentId>,
-    /// How far the store's own versions have been looked through for what others put there.
+    /// How far the store's own versions have been imported.
     pub imported_through: Option<Locator>,
-    /// The id that the newest of those versions bears that bears one. Whatever else bears it is a
-    /// copy, in another life of the name, too.
+    /// The newest intent id among those versions. Any later version that bears it is a copy, in
+    /// another life of the name, too.
     pub imported_through_id: Option<IntentId>,
-    /// Whether something is owed.
+    /// Whether the key is in the outbox.
     pub pending: bool,
 }
 
 impl ReplicaState {
-    /// Whether somebody may be removing the value from the store at `now`.
+    /// Whether a removal from the store may be under way at `now`.
     pub(crate) fn is_being_removed(&self, now: Timestamp) -> bool {
         self.removing_until.is_some_and(|until| until > now)
     }
@@ -266,9 +171,9 @@ impl Current {
             replica: ReplicaState {
                 replicated: read.optional_number("replicatedVersion").map(Version::new),
                 store_version: read.optional_number("storeVersion"),
-                intents: id_set(item, "intents"),
+                intents: read_ids(item, "intents"),
                 removing_until: read.optional_number("removingUntil").map(Timestamp::from_millis),
-                expired_intents: id_set(item, "expiredIntents"),
+                expired_intents: read_ids(item, "expiredIntents"),
                 imported_through: read_locator(&read, "importedThrough", "importedThroughModifiedAt"),
                 imported_through_id: read.optional_text("importedThroughId").map(IntentId::from_stored),
                 pending: item.contains_key("outboxShard"),
@@ -280,28 +185,21 @@ impl Current {
         })
     }
 
-    /// What the item says once `entry` has been committed, which was found in the store as far as
-    /// `place`, where it bears the id `mark`, where the puts of the tag's route fit on it or not,
-    /// and where what we had put may be gone.
-    pub(crate) fn with_found(
-        mut self,
-        entry: Entry,
-        place: Option<Locator>,
-        mark: Option<IntentId>,
-        fits: bool,
-        is_anew: bool,
-    ) -> Self {
-        self.has_other_type = !fits;
-        self.replica.imported_through = place;
-        self.replica.imported_through_id = mark.or(self.replica.imported_through_id);
+    /// The item once `entry` has been committed for a foreign version.
+    pub(crate) fn with_found(mut self, entry: Entry, found: &Found) -> Self {
+        self.has_other_type = !found.fits;
+        self.replica.imported_through = found.place;
+        if found.mark.is_some() {
+            self.replica.imported_through_id.clone_from(&found.mark);
+        }
         if entry.superseded {
             self.latest = Some(entry.version);
-            if is_anew {
+            if found.is_anew {
                 self.replica.store_version = None;
             }
         } else {
             self.replica.replicated = Some(entry.version);
-            self.replica.store_version = place.map(|place| place.version);
+            self.replica.store_version = found.place.map(|place| place.version);
             if !entry.is_live() {
                 self.deleted = Some(entry.version);
             }
@@ -322,8 +220,8 @@ fn read_locator(read: &Reader<'_>, version: &str, modified_at: &str) -> Option<L
     Some(Locator { version, modified_at: Timestamp::from_millis(modified_at) })
 }
 
-/// A set of put ids; empty where there is none.
-pub(super) fn id_set(item: &Item, name: &str) -> Vec<IntentId> {
+/// A set of intent ids; empty where there is none.
+pub(super) fn read_ids(item: &Item, name: &str) -> Vec<IntentId> {
     let ids = item.get(name).and_then(|set| set.as_ss().ok());
     ids.into_iter().flatten().map(|id| IntentId::from_stored(id)).collect()
 }
@@ -370,7 +268,7 @@ fn read_held(read: &Reader<'_>) -> Result<Held, DamagedItem> {
     Ok(Held::Elsewhere(locator, kind))
 }
 
-/// What was trimmed of a text; nothing where the item says nothing of it.
+/// What was trimmed of a text; nothing if the item does not say.
 fn read_trimmed(read: &Reader<'_>) -> Result<Trimmed, DamagedItem> {
     let Some(trimmed) = read.0.get("trimmed") else { return Ok(Trimmed::default()) };
     match trimmed.as_l().map(Vec::as_slice) {
@@ -457,7 +355,7 @@ pub struct ChangedKey {
     pub version: Version,
     /// What was done.
     pub operation: ChangeOperation,
-    /// Why its store refuses it, if that is what became known.
+    /// Why its store refuses it, if the commit notes a refusal.
     pub refusal: Option<Refusal>,
 }
 
@@ -469,16 +367,16 @@ pub enum ChangeOperation {
     Put,
     /// It was deleted.
     Delete,
-    /// A value was found that a later one had replaced already; what is current stays.
+    /// A value was imported that a later one had replaced already. What is current stays.
     Supersede,
-    /// Its store turned out to refuse the current version, which stays.
+    /// Its store refuses the current version, which stays.
     Refuse,
-    /// The store has taken the current version, which it had refused.
+    /// Its store has taken the current version after all.
     Accept,
 }
 
 impl ChangeOperation {
-    /// Whether the key says something else from then on.
+    /// Whether the key's value changed.
     pub const fn is_write(self) -> bool {
         matches!(self, Self::Put | Self::Delete)
     }
@@ -501,7 +399,7 @@ pub struct Change {
     pub revision: Revision,
     /// Who committed.
     pub author: Author,
-    /// Why, if who committed said so.
+    /// The author's comment, if there is one.
     pub comment: Option<Comment>,
     /// When.
     pub at: Timestamp,
@@ -515,7 +413,7 @@ pub struct Change {
 
 impl Change {
     pub(super) fn item(&self, tenant: &TenantId, publish_from: Timestamp) -> Item {
-        let keys = self.keys.iter().map(|changed| {
+        let changed_keys = self.keys.iter().map(|changed| {
             let attributes = [
                 ("key", s(&changed.key)),
                 ("version", n(changed.version.get())),
@@ -526,20 +424,21 @@ impl Change {
                 attributes.into_iter().chain(refusal).map(|(name, value)| (name.to_owned(), value)).collect(),
             )
         });
+        let shard = keys::shard(tenant);
         let mut item: Item = [
-            ("pk", s(partition(tenant))),
-            ("sk", s(change_key(self.revision))),
+            ("pk", s(tenant.partition())),
+            ("sk", s(keys::change_key(self.revision))),
             ("format", n(FORMAT)),
             ("revision", n(self.revision.get())),
             ("author", s(self.author.as_str())),
             ("at", n(self.at.millis())),
             ("commitId", s(self.commit.to_string())),
             ("expiresAt", n(self.expires_at.seconds())),
-            ("keys", AttributeValue::L(keys.collect())),
-            ("timeShard", s(time_shard(tenant))),
-            ("timeKey", s(format!("{:015}#{tenant}#{:020}", self.at.millis(), self.revision.get()))),
-            ("outboxShard", s(publish_shard(shard(tenant)))),
-            ("outboxKey", s(outbox_position(publish_from, self.at, tenant))),
+            ("keys", AttributeValue::L(changed_keys.collect())),
+            ("timeShard", s(keys::time_shard(shard))),
+            ("timeKey", s(keys::time_position(self.at, tenant, self.revision))),
+            ("outboxShard", s(keys::publish_shard(shard))),
+            ("outboxKey", s(keys::outbox_position(publish_from, self.at, tenant))),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();

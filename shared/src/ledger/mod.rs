@@ -1,11 +1,12 @@
 //! The ledger: each tenant's record in DynamoDB, and the commit point of every tag.
 //!
-//! This file reads; [`commit`] writes; [`outbox`] keeps what a commit still owes; [`item`] knows
-//! how records lie in the table.
+//! This file reads. [`commit`] writes, [`outbox`] keeps what is still to be done for commits,
+//! [`item`] knows the attributes of items, and [`keys`] their keys.
 
 mod commit;
 mod expression;
 mod item;
+mod keys;
 mod outbox;
 mod recent;
 mod reconcile;
@@ -13,7 +14,7 @@ mod refusal;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
+use aws_sdk_dynamodb::types::KeysAndAttributes;
 
 pub use commit::{
     CommitOutcome, Found, IdempotencyClaim, Plan, PlannedWrite, PutBefore, Receipt, StoreChange, WrittenKey,
@@ -26,6 +27,7 @@ pub use reconcile::Cursor;
 use crate::{
     auth::TenantScope,
     aws::{AwsClients, AwsFailure, Service},
+    backoff::Backoff,
     clock::Clock,
     model::{
         entry::{Entry, Revision, Version},
@@ -38,18 +40,17 @@ use item::{Item, s};
 
 /// The most keys of one `BatchGetItem` (DynamoDB's limit).
 pub const MAX_BATCH_KEYS: usize = 100;
-/// The fewest items that are fetched at once, so that deleted keys do not cost a query each where a
-/// short page is asked for.
+/// The fewest items that one query fetches, so that deleted keys do not cost a query each on a
+/// short page.
 const MIN_QUERY_ITEMS: usize = 25;
-/// How many queries one walk makes. It may then have found nothing, where thousands of keys are
-/// deleted, and is gone on with later.
+/// How many queries one scan makes. Among thousands of deleted keys it may end without having found
+/// any; the next one goes on from there.
 const MAX_QUERIES: usize = 20;
-/// How often keys are asked for that stay among the `UnprocessedKeys`, before the table counts as
-/// throttled.
+/// How often `UnprocessedKeys` are asked for again before the table counts as throttled.
 const MAX_UNPROCESSED_ROUNDS: usize = 5;
-/// The longest wait before they are asked for the second time; it doubles from then on, as AWS asks
-/// for.
-const FIRST_UNPROCESSED_WAIT: Duration = Duration::from_millis(20);
+/// The longest wait before the second request. It doubles from then on, as AWS asks for.
+const UNPROCESSED_BACKOFF: Backoff =
+    Backoff::up_to(Duration::from_millis(20)).doubling_to(Duration::MAX).at_least_half();
 
 /// Why the ledger could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -60,12 +61,12 @@ pub enum LedgerError {
     /// An item is damaged.
     #[error(transparent)]
     Damaged(#[from] DamagedItem),
-    /// No answer to a commit came through, and whether it took place could not be found out.
+    /// No answer to a commit came, and its outcome could not be found out.
     #[error("the outcome of the commit is unknown")]
     OutcomeUnknown(#[source] AwsFailure),
 }
 
-/// Access to the ledgers of all tenants, each call for the tenant of its scope.
+/// Access to the ledgers of all tenants. Each call is for its scope's tenant.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     clients: AwsClients,
@@ -74,10 +75,10 @@ pub struct Ledger {
     clock: Clock,
 }
 
-/// What a commit is planned upon: head, current versions and an earlier result of the same request,
-/// each read strongly.
+/// What a commit is planned upon: the head, the current versions, and an earlier result of the same
+/// request. Each is read strongly.
 ///
-/// It is no snapshot. It need not be one, because the commit is conditional on every part of it.
+/// It is no snapshot, and need not be one: the commit is conditional on every part of it.
 #[derive(Debug)]
 pub struct Basis {
     /// The head.
@@ -93,7 +94,7 @@ pub struct Basis {
 pub struct EntryPage {
     /// Live entries.
     pub entries: Vec<Entry>,
-    /// The last key that was looked at, if there are more behind it.
+    /// The last key that was read, if there are more after it.
     pub last: Option<String>,
 }
 
@@ -103,15 +104,15 @@ impl Ledger {
         Self { clients, table, routes, clock }
     }
 
-    /// Opens the connection to the table, so that the first invocation finds it open. Nothing
-    /// depends on its success.
+    /// Opens the connection to the table before the first invocation. Nothing depends on its
+    /// success.
     pub async fn warm_up(&self) {
         self.clients.warm_up(&self.table).await;
     }
 
     /// The tenant's head, read strongly.
     pub async fn head(&self, scope: &TenantScope) -> Result<Head, LedgerError> {
-        match self.get(scope, item::HEAD.to_owned()).await? {
+        match self.get(scope, keys::HEAD.to_owned()).await? {
             Some(found) => Ok(Head::read(&found)?),
             None => Ok(Head::empty()),
         }
@@ -119,12 +120,12 @@ impl Ledger {
 
     /// A key's current version, read strongly.
     pub async fn current(&self, scope: &TenantScope, key: &ConfigKey) -> Result<Option<Current>, LedgerError> {
-        let found = self.get(scope, item::entry_key(key.as_str())).await?;
+        let found = self.get(scope, keys::entry_key(key.as_str())).await?;
         Ok(found.map(|found| Current::read(&found, key.clone())).transpose()?)
     }
 
-    /// Current entries, read strongly; those of keys that never existed are missing. Stops, and
-    /// names the rest, once the entries have passed `max_bytes` of an answer.
+    /// Current entries, read strongly, without keys that never existed. Once the entries exceed
+    /// `max_bytes` of an answer, it stops and returns the rest of the keys.
     pub async fn entries(
         &self,
         scope: &TenantScope,
@@ -133,14 +134,13 @@ impl Ledger {
     ) -> Result<(HashMap<ConfigKey, Entry>, Vec<ConfigKey>), LedgerError> {
         let mut found = HashMap::with_capacity(keys.len());
         let mut bytes = 0;
-        // A chunk is at most 10 × 256 KiB, so that what is read beyond the limit is thrown away in
-        // small amounts only.
+        // A chunk is at most 10 × 256 KiB, so that little is read beyond the limit and thrown away.
         let mut chunks = keys.chunks(10);
         while bytes <= max_bytes {
             let Some(chunk) = chunks.next() else { return Ok((found, Vec::new())) };
-            let items = self.get_many(scope, chunk.iter().map(|key| item::entry_key(key.as_str())).collect()).await?;
+            let items = self.get_many(scope, chunk.iter().map(|key| keys::entry_key(key.as_str())).collect()).await?;
             for key in chunk {
-                let Some(one) = items.get(&item::entry_key(key.as_str())) else { continue };
+                let Some(one) = items.get(&keys::entry_key(key.as_str())) else { continue };
                 if let Some(entry) = Current::read(one, key.clone())?.entry {
                     bytes += answer_bytes(entry.value());
                     found.insert(key.clone(), entry);
@@ -157,26 +157,26 @@ impl Ledger {
         keys: &[ConfigKey],
         idempotency_hash: Option<&str>,
     ) -> Result<Basis, LedgerError> {
-        let wanted = keys.iter().map(|key| item::entry_key(key.as_str()));
-        let wanted = wanted.chain(idempotency_hash.map(item::idempotency_key)).chain([item::HEAD.to_owned()]);
+        let wanted = keys.iter().map(|key| keys::entry_key(key.as_str()));
+        let wanted = wanted.chain(idempotency_hash.map(keys::idempotency_key)).chain([keys::HEAD.to_owned()]);
         let items = self.get_many(scope, wanted.collect()).await?;
         let mut currents = HashMap::with_capacity(keys.len());
         for key in keys {
-            if let Some(one) = items.get(&item::entry_key(key.as_str())) {
+            if let Some(one) = items.get(&keys::entry_key(key.as_str())) {
                 currents.insert(key.clone(), Current::read(one, key.clone())?);
             }
         }
-        let earlier = match idempotency_hash.and_then(|hash| items.get(&item::idempotency_key(hash))) {
+        let earlier = match idempotency_hash.and_then(|hash| items.get(&keys::idempotency_key(hash))) {
             Some(found) => commit::read_receipt(found, self.clock.now())?,
             None => None,
         };
-        let head = items.get(item::HEAD).map_or_else(|| Ok(Head::empty()), Head::read)?;
+        let head = items.get(keys::HEAD).map_or_else(|| Ok(Head::empty()), Head::read)?;
         Ok(Basis { head, currents, earlier })
     }
 
     /// The result of an earlier request with this idempotency key, read strongly.
     pub async fn earlier(&self, scope: &TenantScope, hash: &str) -> Result<Option<(String, Receipt)>, LedgerError> {
-        match self.get(scope, item::idempotency_key(hash)).await? {
+        match self.get(scope, keys::idempotency_key(hash)).await? {
             Some(found) => Ok(commit::read_receipt(&found, self.clock.now())?),
             None => Ok(None),
         }
@@ -189,25 +189,24 @@ impl Ledger {
         key: &ConfigKey,
         version: Version,
     ) -> Result<Option<Entry>, LedgerError> {
-        let found = self.get(scope, item::version_key(key, version)).await?;
+        let found = self.get(scope, keys::version_key(key, version)).await?;
         Ok(found.map(|found| item::read_entry(&found, key.clone())).transpose()?)
     }
 
-    /// Versions of keys, none twice; those that never were are missing.
+    /// Versions of keys, none twice, without those that never existed.
     pub async fn versions(
         &self,
         scope: &TenantScope,
         wanted: &[(ConfigKey, Version)],
     ) -> Result<Vec<Entry>, LedgerError> {
         let mut found = Vec::with_capacity(wanted.len());
-        // As with current entries: what is unprocessed because it is too much is asked for again,
-        // so little at a time.
+        // Small chunks, as with current entries: unprocessed keys have to be asked for again.
         for chunk in wanted.chunks(25) {
             let items =
-                self.get_many(scope, chunk.iter().map(|(key, version)| item::version_key(key, *version)).collect());
+                self.get_many(scope, chunk.iter().map(|(key, version)| keys::version_key(key, *version)).collect());
             let items = items.await?;
             for (key, version) in chunk {
-                if let Some(one) = items.get(&item::version_key(key, *version)) {
+                if let Some(one) = items.get(&keys::version_key(key, *version)) {
                     found.push(item::read_entry(one, key.clone())?);
                 }
             }
@@ -215,8 +214,8 @@ impl Ledger {
         Ok(found)
     }
 
-    /// A key's versions below `before`, newest first, and whether there are more. Stops early once
-    /// they have passed `max_bytes` of an answer.
+    /// A key's versions before `before`, newest first, and whether there are more. Stops early once
+    /// they exceed `max_bytes` of an answer.
     pub async fn history(
         &self,
         scope: &TenantScope,
@@ -225,8 +224,8 @@ impl Ledger {
         limit: usize,
         max_bytes: usize,
     ) -> Result<(Vec<Entry>, bool), LedgerError> {
-        let prefix = item::version_prefix(key);
-        let bound = before.map(|version| item::version_key(key, version));
+        let prefix = keys::version_prefix(key);
+        let bound = before.map(|version| keys::version_key(key, version));
         let range = Range { prefix: &prefix, after: bound.as_deref(), descending: true, page: limit + 1 };
         let mut versions = Vec::new();
         let mut bytes = 0;
@@ -241,9 +240,9 @@ impl Ledger {
         Ok((versions, more.is_some()))
     }
 
-    /// Live entries whose key begins with `prefix`, behind the key `after`, in byte order of the
-    /// keys. Stops early once they have passed `max_bytes` of an answer, or after many deleted
-    /// ones, and may then have found none and still not be at the end.
+    /// Live entries whose key begins with `prefix`, after the key `after`, in byte order. Stops
+    /// early once they exceed `max_bytes` of an answer, or after many deleted ones. The page may
+    /// then be empty and not be the last.
     pub async fn list(
         &self,
         scope: &TenantScope,
@@ -252,15 +251,15 @@ impl Ledger {
         limit: usize,
         max_bytes: usize,
     ) -> Result<EntryPage, LedgerError> {
-        let bound = after.map(item::entry_key);
-        let start = item::entry_key(prefix);
+        let bound = after.map(keys::entry_key);
+        let start = keys::entry_key(prefix);
         let range = Range { prefix: &start, after: bound.as_deref(), descending: false, page: limit + 1 };
         let mut entries = Vec::new();
         let mut bytes = 0;
         let last = self
             .scan_range(scope, range, |found| {
-                let text = key_of_entry(item::Reader(found).text("sk")?);
-                // A key whose tag has lost its route is nobody's to serve.
+                let text = keys::key_of_entry(item::Reader(found).text("sk")?);
+                // A key whose tag has no route any more is not served.
                 if let Ok(key) = ConfigKey::parse(text, &self.routes)
                     && let Some(entry) = Current::read(found, key)?.entry
                     && entry.is_live()
@@ -271,26 +270,25 @@ impl Ledger {
                 Ok(entries.len() < limit && bytes < max_bytes)
             })
             .await?;
-        Ok(EntryPage { entries, last: last.map(|sort_key| key_of_entry(&sort_key).to_owned()) })
+        Ok(EntryPage { entries, last: last.map(|sort_key| keys::key_of_entry(&sort_key).to_owned()) })
     }
 
-    /// The changes after `since`, in order, at most `limit`; fewer, or none, where the log has a
-    /// gap.
+    /// The changes after `since`, in order, at most `limit`. They end before the first gap in the
+    /// log.
     pub async fn changes(
         &self,
         scope: &TenantScope,
         since: Revision,
         limit: usize,
     ) -> Result<Vec<Change>, LedgerError> {
-        let bound = item::change_key(since);
-        let range = Range { prefix: "CHANGE#", after: Some(&bound), descending: false, page: limit };
+        let bound = keys::change_key(since);
+        let range = Range { prefix: keys::CHANGE, after: Some(&bound), descending: false, page: limit };
         let now = self.clock.now();
         let mut changes: Vec<Change> = Vec::new();
         let mut expected = since.next();
         self.scan_range(scope, range, |found| {
             let change = Change::read(found)?;
-            // DynamoDB deletes what has expired when it gets to it; until then it is expired all
-            // the same.
+            // DynamoDB deletes expired items later; they count as expired at once.
             if change.revision != expected || change.expires_at < now {
                 return Ok(false);
             }
@@ -304,7 +302,7 @@ impl Ledger {
 
     /// One change.
     pub async fn change(&self, scope: &TenantScope, revision: Revision) -> Result<Option<Change>, LedgerError> {
-        let found = self.get(scope, item::change_key(revision)).await?;
+        let found = self.get(scope, keys::change_key(revision)).await?;
         Ok(found.map(|found| Change::read(&found)).transpose()?)
     }
 
@@ -315,7 +313,7 @@ impl Ledger {
             .await?
             .get_item()
             .table_name(&self.table)
-            .set_key(Some(primary_key(scope, sort_key)))
+            .set_key(Some(keys::primary_key(scope, sort_key)))
             .consistent_read(true)
             .send()
             .await
@@ -330,14 +328,11 @@ impl Ledger {
         sort_keys: Vec<String>,
     ) -> Result<HashMap<String, Item>, LedgerError> {
         let mut found = HashMap::with_capacity(sort_keys.len());
-        let mut wanted: Vec<_> = sort_keys.into_iter().map(|key| primary_key(scope, key)).collect();
-        let mut longest_wait = FIRST_UNPROCESSED_WAIT;
+        let mut wanted: Vec<_> = sort_keys.into_iter().map(|key| keys::primary_key(scope, key)).collect();
+        let mut backoff = UNPROCESSED_BACKOFF;
         for round in 0..MAX_UNPROCESSED_ROUNDS {
             if round > 0 {
-                // At least half of it, because the table must get its time; the rest at random, so
-                // that readers spread out.
-                tokio::time::sleep(longest_wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                longest_wait *= 2;
+                backoff.wait().await;
             }
             let keys = KeysAndAttributes::builder().set_keys(Some(wanted)).consistent_read(true).build();
             let keys =
@@ -364,17 +359,17 @@ impl Ledger {
         Err(AwsFailure::throttled(Service::DynamoDb, "BatchGetItem", "keys stayed unprocessed").into())
     }
 
-    /// Walks the tenant's items of a range, read strongly, until `visit` says that it has enough,
-    /// for [`MAX_QUERIES`] at most. The sort key of the last item visited, if more may follow it.
+    /// Reads the tenant's items of a range, strongly, until `visit` has enough or [`MAX_QUERIES`]
+    /// are made. Returns the sort key of the last item visited if more may come after it.
     async fn scan_range(
         &self,
         scope: &TenantScope,
         range: Range<'_>,
         mut visit: impl FnMut(&Item) -> Result<bool, LedgerError> + Send,
     ) -> Result<Option<String>, LedgerError> {
-        // An exclusive start key may name an item that does not exist, which makes it a plain bound
-        // of the range.
-        let mut start = range.after.map(|after| primary_key(scope, after.to_owned()));
+        // An exclusive start key may name an item that does not exist, so it serves as a bound of
+        // the range.
+        let mut start = range.after.map(|after| keys::primary_key(scope, after.to_owned()));
         let page = range.page.max(MIN_QUERY_ITEMS);
         for queries in 1.. {
             let answer = self
@@ -384,7 +379,7 @@ impl Ledger {
                 .query()
                 .table_name(&self.table)
                 .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
-                .expression_attribute_values(":pk", s(item::partition(scope.tenant())))
+                .expression_attribute_values(":pk", s(scope.tenant().partition()))
                 .expression_attribute_values(":prefix", s(range.prefix))
                 .consistent_read(true)
                 .scan_index_forward(!range.descending)
@@ -420,18 +415,6 @@ struct Range<'a> {
     descending: bool,
     /// How many items are wanted, as far as is known.
     page: usize,
-}
-
-/// The key of an entry's item, as text.
-fn key_of_entry(sort_key: &str) -> &str {
-    sort_key.strip_prefix("ENTRY#").unwrap_or(sort_key)
-}
-
-fn primary_key(scope: &TenantScope, sort_key: String) -> Item {
-    HashMap::from([
-        ("pk".to_owned(), s(item::partition(scope.tenant()))),
-        ("sk".to_owned(), AttributeValue::S(sort_key)),
-    ])
 }
 
 #[cfg(test)]

@@ -1,19 +1,21 @@
-//! What commits still owe: events to publish, stores to bring after. Kept as marks on the items
-//! themselves, found through the sparse index `outbox`, and taken off only by who has done the work.
+//! The outbox: what is still to be done for commits. An event is to be published, or a key's value
+//! is to be replicated to its store.
+//!
+//! The outbox is a mark on the item itself, found through the sparse index `outbox`. Only what has
+//! done the work takes the mark off.
 
 use std::{ops::Range, time::Duration};
 
-use aws_sdk_dynamodb::types::AttributeValue;
-
 use super::{
     Ledger, LedgerError,
-    expression::unless_empty,
-    item::{self, Item, OutboxKey, Reader, n, s},
-    primary_key,
+    expression::{Expression, unless_empty},
+    item::{self, Item, Reader, id_set, n, s},
+    keys::{self, IndexedKey},
 };
 use crate::{
     auth::{SystemAuthority, TenantScope},
     aws::{AwsFailure, Service},
+    backoff::Backoff,
     clock::Timestamp,
     model::{
         entry::{IntentId, Locator, Revision, TextKind, Version},
@@ -22,43 +24,40 @@ use crate::{
     },
 };
 
-/// How long the one who committed has the work to itself, and how old an announced call must be to
+/// How long a commit's own process has the work to itself, and how old a write intent must be to
 /// count as abandoned: longer than any function of the suite may run.
 pub const GRACE: Duration = Duration::from_mins(1);
 
-/// How long what a store refuses waits before it is tried again: as long as it has been refused,
-/// but no less and no more than this.
+/// How long a value that a store refuses waits before it is tried again: as long as it has been
+/// refused, within these bounds.
 pub const MIN_REFUSED_WAIT: Duration = Duration::from_mins(10);
 /// See [`MIN_REFUSED_WAIT`].
 pub const MAX_REFUSED_WAIT: Duration = Duration::from_hours(6);
 
-/// How many pieces of owed work one query looks up.
-const OWED_PAGE: i32 = 100;
-/// How often an update that meets a commit under way is tried, and the longest wait between two
-/// tries.
+/// How many outbox items one query returns.
+const OUTBOX_PAGE: i32 = 100;
+/// How often an update is tried that conflicts with a commit under way, and the longest wait
+/// between two tries.
 const MAX_CONFLICTS: usize = 6;
-const MAX_CONFLICT_WAIT: Duration = Duration::from_millis(150);
+const CONFLICT_BACKOFF: Backoff = Backoff::up_to(Duration::from_millis(150));
 
-/// That nobody is removing the value from its store at `:now`.
+/// No removal from the store is under way at `:now`.
 const NO_REMOVAL: &str = "(attribute_not_exists(removingUntil) OR removingUntil < :now)";
 
-/// That the store is not known to hold something newer than what was put as `:storeVersion`, when
-/// `:seen` was noted of it. A version that nobody has noted since is older than the put, even where
-/// its number is higher: then the store has begun to count anew.
+/// The store is not known to hold something newer than what was put as `:storeVersion`, given that
+/// the ledger had noted `:seen` of it. A version that was noted before the put is older than the
+/// put, even if its number is higher: then the store has begun to count anew.
 pub(super) const STORE_IS_NOT_FURTHER: &str =
     "(attribute_not_exists(storeVersion) OR storeVersion < :storeVersion OR storeVersion = :seen)";
 
-const SET_LOCATOR: &str = "locatorVersion = :locatorVersion, locatorModifiedAt = :locatorModifiedAt, \
-                           textKind = :textKind, trimmed = :trimmed";
-
-/// What a put has made of a store.
+/// What a put left in a store.
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// The store's own version of the value.
     pub placed: u64,
     /// The store's version that the ledger had noted before the put.
     pub seen: Option<u64>,
-    /// Where the value lies now, if the store alone has it.
+    /// Where the value lies now, if only the store has it.
     pub locator: Option<(Locator, TextKind)>,
 }
 
@@ -67,25 +66,25 @@ pub struct Stored {
 pub struct OutboxItem {
     /// The work.
     pub task: OutboxTask,
-    /// Since when.
+    /// Since when it has been in the outbox.
     pub since: Timestamp,
-    /// From when it may be done; later and later, where it fails.
+    /// From when it may be done. Each failure puts it off.
     pub due: Timestamp,
 }
 
-/// A piece of owed work.
+/// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OutboxTask {
-    /// A change that is not yet known to be published.
+    /// Publish a change.
     Publish(TenantId, Revision),
-    /// A key whose store is not yet known to have followed.
+    /// Replicate a key's value to its store.
     Replicate(TenantId, String),
 }
 
 impl Ledger {
-    /// Announces a call to a key's store before it is made, in the place of those in `replaced`.
-    /// Refused (`false`) where other calls than `seen` are announced by now, or while the key's
-    /// value is being removed there.
+    /// Records the intent to call a key's store before the call is made, in place of the intents in
+    /// `replaced`. Refused (`false`) if the recorded intents are other than `seen`, or while the
+    /// key's value is being removed from the store.
     pub async fn record_intent(
         &self,
         scope: &TenantScope,
@@ -96,51 +95,34 @@ impl Ledger {
     ) -> Result<bool, LedgerError> {
         let now = self.clock.now();
         let kept = seen.iter().filter(|id| !replaced.contains(id));
-        let calls: Vec<_> = kept.chain([id]).cloned().collect();
-        let mut values = vec![
-            (":shard", s(item::replicate_shard(item::shard(scope.tenant())))),
-            (":due", s(item::outbox_position(now.plus(GRACE), now, scope.tenant()))),
-            (":calls", id_set(&calls)),
-            (":now", n(now.millis())),
-        ];
-        // What the calls whose place this one takes have put, if anything, is still ours.
-        let expired = if replaced.is_empty() {
-            ""
-        } else {
-            values.push((":replaced", id_set(replaced)));
-            " ADD expiredIntents :replaced"
-        };
-        let unchanged = if seen.is_empty() {
-            "attribute_not_exists(intents)"
-        } else {
-            values.push((":seen", id_set(seen)));
-            "intents = :seen"
-        };
-        self.update_entry(
-            scope,
-            key,
-            &format!("SET outboxShard = :shard, outboxKey = :due, intents = :calls{expired}"),
-            // Done already if the SDK repeats a call whose answer was lost.
-            &format!("intents = :calls OR ({unchanged} AND {NO_REMOVAL})"),
-            values,
-        )
-        .await
+        let intents: Vec<_> = kept.chain([id]).cloned().collect();
+        let mut update = Expression::default();
+        update.enter_outbox(scope.tenant(), now.plus(GRACE), now);
+        update.set("intents", id_set(&intents));
+        // What the replaced calls may have put is still ours.
+        update.add_ids("expiredIntents", replaced);
+        let unchanged = update.unchanged("intents", (!seen.is_empty()).then(|| id_set(seen)));
+        update.value(":now", n(now.millis()));
+        // It has been done if the SDK repeats a call whose answer was lost.
+        update.and(&format!("(intents = :intents OR ({unchanged} AND {NO_REMOVAL}))"));
+        self.update_entry(scope, key, update).await
     }
 
-    /// Notes that announced calls are over, and takes the key off the index of owed work if nothing
-    /// else is owed.
+    /// Removes intents whose calls are over, and takes the key out of the outbox if nothing else is
+    /// to be done.
     pub async fn end_calls(&self, scope: &TenantScope, key: &ConfigKey, ended: &[IntentId]) -> Result<(), LedgerError> {
         if !ended.is_empty() {
-            let ids = [(":ended", id_set(ended))];
-            self.update_entry(scope, key, "DELETE intents :ended", "attribute_exists(pk)", ids).await?;
+            let mut update = Expression::new("attribute_exists(pk)");
+            update.delete_ids("intents", ended);
+            self.update_entry(scope, key, update).await?;
         }
         self.acknowledge(scope, key).await?;
         Ok(())
     }
 
-    /// Leaves a key that is behind to whoever comes next: the calls in `ended` are over, and no
-    /// others are announced. What they may have put wrong is put right by the call that the key is
-    /// owed anyway. Does nothing where that is not so.
+    /// Removes the intents in `ended`, which must be all there are, of a key that is behind. The
+    /// next replicator need not wait for them. Whatever their calls have put wrong, its put
+    /// corrects. Does nothing if the key is not behind.
     pub async fn leave_calls(
         &self,
         scope: &TenantScope,
@@ -149,15 +131,17 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let behind =
             "attribute_exists(version) AND (attribute_not_exists(replicatedVersion) OR replicatedVersion <> version)";
-        let condition = format!("{behind} AND intents = :ended");
-        self.update_entry(scope, key, "REMOVE intents", &condition, [(":ended", id_set(ended))]).await?;
+        let mut update = Expression::new(behind);
+        update.require("intents", Some(id_set(ended)));
+        update.remove("intents");
+        self.update_entry(scope, key, update).await?;
         Ok(())
     }
 
-    /// Takes the sole right to remove the value of a deleted key, or of one that never got a
-    /// version, from its store, until `until`. Refused (`false`) where the key is alive again,
-    /// where somebody else has that right, or where a call other than `known` is intents: it may
-    /// be a put that is yet to be committed.
+    /// Takes the sole right, until `until`, to remove from the store the value of a key that is
+    /// deleted or never got a version. Refused (`false`) if the key is alive again, if another
+    /// process has that right, or if there is an intent other than `known`: its put may be about to
+    /// be committed.
     pub async fn begin_removal(
         &self,
         scope: &TenantScope,
@@ -168,37 +152,32 @@ impl Ledger {
         until: Timestamp,
     ) -> Result<bool, LedgerError> {
         let now = self.clock.now();
-        let mut values = vec![(":until", n(until.millis())), (":known", id_set(known)), (":now", n(now.millis()))];
-        let condition = match version {
-            None => "attribute_not_exists(version)",
-            Some(version) => {
-                values.extend([(":version", n(version.get())), (":deleted", s("deleted"))]);
-                "version = :version AND #state = :deleted"
-            }
-        };
-        // What lies there is what was known, not what somebody has put since another removal.
-        let same_store = match store_version {
-            None => "attribute_not_exists(storeVersion)",
-            Some(known) => {
-                values.push((":storeVersion", n(known)));
-                "storeVersion = :storeVersion"
-            }
-        };
+        let mut update = Expression::default();
+        update.set("removingUntil", n(until.millis()));
+        update.require("version", version.map(|version| n(version.get())));
+        if version.is_some() {
+            update.require("state", Some(s("deleted")));
+        }
+        // The store holds what was known, not what was put there since another removal.
+        update.require("storeVersion", store_version.map(n));
+        update.require("intents", Some(id_set(known)));
+        update.value(":now", n(now.millis()));
         // The same `until` is there already if the SDK repeats a call whose answer was lost: no
-        // other removal knows the same calls.
-        let condition =
-            format!("{condition} AND {same_store} AND intents = :known AND (removingUntil = :until OR {NO_REMOVAL})");
-        self.update_entry(scope, key, "SET removingUntil = :until", &condition, values).await
+        // other removal knows the same intents.
+        update.and(&format!("(removingUntil = :removingUntil OR {NO_REMOVAL})"));
+        self.update_entry(scope, key, update).await
     }
 
-    /// Gives the right to remove back, after a removal that the key has moved on from.
+    /// Gives the right to remove back, after the key has moved on.
     pub async fn end_removal(&self, scope: &TenantScope, key: &ConfigKey, until: Timestamp) -> Result<(), LedgerError> {
-        let ours = [(":until", n(until.millis()))];
-        self.update_entry(scope, key, "REMOVE removingUntil", "removingUntil = :until", ours).await?;
+        let mut update = Expression::default();
+        update.require("removingUntil", Some(n(until.millis())));
+        update.remove("removingUntil");
+        self.update_entry(scope, key, update).await?;
         Ok(())
     }
 
-    /// Keeps a further put id with the version that it is given out for.
+    /// Keeps a further intent id with the version that it puts.
     pub async fn give_out(
         &self,
         scope: &TenantScope,
@@ -206,21 +185,24 @@ impl Ledger {
         version: Version,
         id: &IntentId,
     ) -> Result<(), LedgerError> {
-        self.change_put_ids(scope, key, version, "ADD intentIds :id", id).await
+        let mut update = Expression::new("attribute_exists(pk)");
+        update.add_ids("intentIds", std::slice::from_ref(id));
+        self.update(scope, keys::version_key(key, version), update).await?;
+        Ok(())
     }
 
-    /// The put ids that were given out for a version.
+    /// The ids of the intents to put a version.
     pub async fn intent_ids(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
         version: Version,
     ) -> Result<Vec<IntentId>, LedgerError> {
-        let found = self.get(scope, item::version_key(key, version)).await?.unwrap_or_default();
-        Ok(item::id_set(&found, "intentIds"))
+        let found = self.get(scope, keys::version_key(key, version)).await?.unwrap_or_default();
+        Ok(item::read_ids(&found, "intentIds"))
     }
 
-    /// Takes back a put id whose call did nothing.
+    /// Removes the intent id of a put that did nothing from its version.
     pub async fn take_back(
         &self,
         scope: &TenantScope,
@@ -228,26 +210,15 @@ impl Ledger {
         version: Version,
         id: &IntentId,
     ) -> Result<(), LedgerError> {
-        self.change_put_ids(scope, key, version, "DELETE intentIds :id", id).await
-    }
-
-    async fn change_put_ids(
-        &self,
-        scope: &TenantScope,
-        key: &ConfigKey,
-        version: Version,
-        update: &str,
-        id: &IntentId,
-    ) -> Result<(), LedgerError> {
-        let ids = [(":id", id_set(std::slice::from_ref(id)))];
-        self.update(scope, item::version_key(key, version), update, "attribute_exists(pk)", ids).await?;
+        let mut update = Expression::new("attribute_exists(pk)");
+        update.delete_ids("intentIds", std::slice::from_ref(id));
+        self.update(scope, keys::version_key(key, version), update).await?;
         Ok(())
     }
 
-    /// Notes that the store has got `version`, and that the calls in `ended` are over; takes the
-    /// key off the index of owed work unless other calls are open. What those of them in
-    /// `made_up_for` put, should they come after all, is still ours. Refused (`false`) where the
-    /// key has moved on, or the store is known to be further.
+    /// Notes that the store holds `version` and that the calls in `ended` are over. Takes the key
+    /// out of the outbox unless other intents are open. What the calls in `made_up_for` may still
+    /// put is ours. Refused (`false`) if the key has moved on, or the store is known to be further.
     pub async fn mark_replicated(
         &self,
         scope: &TenantScope,
@@ -257,40 +228,34 @@ impl Ledger {
         ended: &[IntentId],
         made_up_for: &[IntentId],
     ) -> Result<bool, LedgerError> {
-        let mut values = vec![
-            (":version", n(version.get())),
-            (":storeVersion", n(stored.placed)),
-            (":seen", n(stored.seen.unwrap_or_default())),
-            (":ended", id_set(ended)),
-        ];
-        let mut set = "SET replicatedVersion = :version, storeVersion = :storeVersion".to_owned();
+        let mut update = Expression::default();
+        update.require("version", Some(n(version.get())));
+        update.set("replicatedVersion", n(version.get()));
+        update.set("storeVersion", n(stored.placed));
         if let Some((locator, kind)) = &stored.locator {
-            set = format!("{set}, {SET_LOCATOR}");
-            values.extend(locator_values(*locator, kind));
+            update.set_locator(*locator, kind);
         }
-        // That it was refused has to be taken back first, which readers are to be told.
-        let condition =
-            format!("version = :version AND {STORE_IS_NOT_FURTHER} AND attribute_not_exists(refusedReason)");
-        let expire = if made_up_for.is_empty() {
-            ""
-        } else {
-            values.push((":madeUpFor", id_set(made_up_for)));
-            " ADD expiredIntents :madeUpFor"
-        };
-        let all = format!("{set} REMOVE intents, outboxShard, outboxKey{expire}");
-        let no_other = format!("{condition} AND intents = :ended");
-        if self.update_entry(scope, key, &all, &no_other, values.clone()).await? {
+        update.value(":seen", n(stored.seen.unwrap_or_default()));
+        update.and(STORE_IS_NOT_FURTHER);
+        // A refusal has to be taken back by a commit first, so that readers learn of it.
+        update.and("attribute_not_exists(refusedReason)");
+        update.add_ids("expiredIntents", made_up_for);
+        let mut last = update.clone();
+        last.require("intents", Some(id_set(ended)));
+        last.remove("intents");
+        last.leave_outbox();
+        if self.update_entry(scope, key, last).await? {
             return Ok(true);
         }
-        let marked =
-            self.update_entry(scope, key, &format!("{set}{expire} DELETE intents :ended"), &condition, values).await?;
+        update.delete_ids("intents", ended);
+        let marked = self.update_entry(scope, key, update).await?;
         if marked {
             self.acknowledge(scope, key).await?;
         }
         Ok(marked)
     }
 
-    /// Moves the locator that a version is kept with, after its value was put again.
+    /// Moves a version's locator after its value was put again.
     pub async fn relocate(
         &self,
         scope: &TenantScope,
@@ -298,16 +263,15 @@ impl Ledger {
         version: Version,
         (locator, kind): &(Locator, TextKind),
     ) -> Result<(), LedgerError> {
-        let sort_key = item::version_key(key, version);
-        let update = format!("SET {SET_LOCATOR}");
-        self.update(scope, sort_key, &update, "attribute_exists(locatorVersion)", locator_values(*locator, kind))
-            .await?;
+        let mut update = Expression::new("attribute_exists(locatorVersion)");
+        update.set_locator(*locator, kind);
+        self.update(scope, keys::version_key(key, version), update).await?;
         Ok(())
     }
 
-    /// Notes that nothing of ours is left in the store of a key that was deleted at `version`, or
-    /// that never got one, or nothing that may be removed (`is_left`), and that the calls in
-    /// `ended`, which are all there are, are over. Refused (`false`) where the key has moved on.
+    /// Notes that a removal has ended: nothing of ours is left in the store, or nothing that may be
+    /// removed (`is_left`). The key was deleted at `version` or never got one. The calls in `ended`
+    /// are over; they must be all there are. Refused (`false`) if the key has moved on.
     pub async fn mark_removed(
         &self,
         scope: &TenantScope,
@@ -316,39 +280,39 @@ impl Ledger {
         ended: &[IntentId],
         is_left: bool,
     ) -> Result<bool, LedgerError> {
-        let mut values = vec![(":ended", id_set(ended))];
-        let (set, condition) = match version {
-            None => ("", "attribute_not_exists(version)"),
-            Some(version) => {
-                values.push((":version", n(version.get())));
-                ("SET replicatedVersion = :version ", "version = :version")
-            }
-        };
-        // What was left there has been looked through as far as it had been.
-        let gone = if is_left { "" } else { ", importedThrough, importedThroughModifiedAt" };
-        // Should one of the calls put something after all, it is known as ours.
-        let update = format!(
-            "{set}REMOVE storeVersion, removingUntil, intents, outboxShard, outboxKey{gone} ADD expiredIntents :ended"
-        );
-        self.update_entry(scope, key, &update, &format!("{condition} AND intents = :ended"), values).await
+        let mut update = Expression::default();
+        update.require("version", version.map(|version| n(version.get())));
+        update.require("intents", Some(id_set(ended)));
+        if let Some(version) = version {
+            update.set("replicatedVersion", n(version.get()));
+        }
+        update.remove("storeVersion");
+        update.remove("removingUntil");
+        update.remove("intents");
+        update.leave_outbox();
+        if !is_left {
+            // If something was left there, how far it was imported is still known.
+            update.remove("importedThrough");
+            update.remove("importedThroughModifiedAt");
+        }
+        // If one of the calls still puts something, it is known as ours.
+        update.add_ids("expiredIntents", ended);
+        self.update_entry(scope, key, update).await
     }
 
-    /// Takes a key off the index of owed work if nothing is owed: its store has followed, and no
-    /// announced call is open.
+    /// Takes a key out of the outbox if nothing is to be done: its store is up to date, and no
+    /// intent is open.
     pub async fn acknowledge(&self, scope: &TenantScope, key: &ConfigKey) -> Result<bool, LedgerError> {
-        self.update_entry(
-            scope,
-            key,
-            "REMOVE outboxShard, outboxKey",
+        let mut update = Expression::new(
             "attribute_not_exists(intents) AND (replicatedVersion = version OR attribute_not_exists(version))",
-            [],
-        )
-        .await
+        );
+        update.leave_outbox();
+        self.update_entry(scope, key, update).await
     }
 
-    /// Notes how far the store's own versions have been looked through, and the id that the last of
-    /// them bears; and forgets the ids in `done`, which need not be known any more. Refused
-    /// (`false`) where somebody else has noted something since.
+    /// Notes how far the store's own versions have been imported, and the id that the last of them
+    /// bears. Forgets the expired intents in `done`. Refused (`false`) if another importer has
+    /// noted something since.
     pub async fn note_imported(
         &self,
         scope: &TenantScope,
@@ -358,29 +322,21 @@ impl Ledger {
         done: &[IntentId],
     ) -> Result<bool, LedgerError> {
         let (now, mark) = now;
-        let mut values = vec![(":version", n(now.version)), (":at", n(now.modified_at.millis()))];
-        let mut update = "SET importedThrough = :version, importedThroughModifiedAt = :at".to_owned();
+        let mut update = Expression::new("attribute_exists(pk)");
+        update.require("importedThrough", before.map(|before| n(before.version)));
+        update.require("importedThroughModifiedAt", before.map(|before| n(before.modified_at.millis())));
+        update.set("importedThrough", n(now.version));
+        update.set("importedThroughModifiedAt", n(now.modified_at.millis()));
         if let Some(mark) = mark {
-            values.push((":mark", s(mark.as_str())));
-            update.push_str(", importedThroughId = :mark");
+            update.set("importedThroughId", s(mark.as_str()));
         }
-        if !done.is_empty() {
-            values.push((":done", id_set(done)));
-            update.push_str(" DELETE expiredIntents :done");
-        }
-        let condition = match before {
-            None => "attribute_exists(pk) AND attribute_not_exists(importedThrough)",
-            Some(before) => {
-                values.extend([(":before", n(before.version)), (":beforeAt", n(before.modified_at.millis()))]);
-                "importedThrough = :before AND importedThroughModifiedAt = :beforeAt"
-            }
-        };
-        self.update_entry(scope, key, &update, condition, values).await
+        update.delete_ids("expiredIntents", done);
+        self.update_entry(scope, key, update).await
     }
 
-    /// Owes a key's store that it be brought after again, because it does not show what is
-    /// committed as `version`, or shows something although nothing ever was, whatever was noted.
-    /// Refused (`false`) where the key has moved on or calls are open, which look for themselves.
+    /// Puts a key back into the outbox because its store does not show `version`, or shows
+    /// something although nothing was ever committed. Refused (`false`) if the key has moved on or
+    /// intents are open, whose replicators will see the same.
     pub async fn requeue(
         &self,
         scope: &TenantScope,
@@ -388,51 +344,46 @@ impl Ledger {
         version: Option<Version>,
     ) -> Result<bool, LedgerError> {
         let now = self.clock.now();
-        let mut values = vec![
-            (":shard", s(item::replicate_shard(item::shard(scope.tenant())))),
-            (":due", s(item::outbox_position(now, now, scope.tenant()))),
-        ];
-        let unmoved = match version {
-            None => "attribute_not_exists(version)",
-            Some(version) => {
-                values.push((":version", n(version.get())));
-                "version = :version"
-            }
-        };
-        let update = "SET outboxShard = :shard, outboxKey = :due REMOVE replicatedVersion";
-        let condition = format!("{unmoved} AND attribute_not_exists(intents)");
-        self.update_entry(scope, key, update, &condition, values).await
+        let mut update = Expression::new("attribute_not_exists(intents)");
+        update.require("version", version.map(|version| n(version.get())));
+        update.enter_outbox(scope.tenant(), now, now);
+        update.remove("replicatedVersion");
+        self.update_entry(scope, key, update).await
     }
 
-    /// Notes that nothing is owed to a store any more, because the key's tag has none outside the
-    /// ledger now.
+    /// Takes a key out of the outbox whose tag no longer has a store outside the ledger.
     pub async fn forget_store(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), LedgerError> {
-        let all = "REMOVE removingUntil, intents, outboxShard, outboxKey";
-        self.update_entry(scope, key, all, "attribute_exists(pk)", []).await?;
+        let mut update = Expression::new("attribute_exists(pk)");
+        update.remove("removingUntil");
+        update.remove("intents");
+        update.leave_outbox();
+        self.update_entry(scope, key, update).await?;
         Ok(())
     }
 
-    /// Notes that a change has been published.
+    /// Takes a published change out of the outbox.
     pub async fn mark_published(&self, scope: &TenantScope, revision: Revision) -> Result<(), LedgerError> {
-        self.update(scope, item::change_key(revision), "REMOVE outboxShard, outboxKey", "attribute_exists(pk)", [])
-            .await?;
+        let mut update = Expression::new("attribute_exists(pk)");
+        update.leave_outbox();
+        self.update(scope, keys::change_key(revision), update).await?;
         Ok(())
     }
 
-    /// Puts a piece of work that failed behind the others, until `due`.
+    /// Puts off an item that failed until `due`.
     pub async fn defer(&self, scope: &TenantScope, item: &OutboxItem, due: Timestamp) -> Result<(), LedgerError> {
         let sort_key = match &item.task {
-            OutboxTask::Publish(_, revision) => item::change_key(*revision),
-            OutboxTask::Replicate(_, key) => item::entry_key(key),
+            OutboxTask::Publish(_, revision) => keys::change_key(*revision),
+            OutboxTask::Replicate(_, key) => keys::entry_key(key),
         };
-        let later = [(":due", s(item::outbox_position(due, item.since, scope.tenant())))];
-        self.update(scope, sort_key, "SET outboxKey = :due", "attribute_exists(outboxShard)", later).await?;
+        let mut update = Expression::new("attribute_exists(outboxShard)");
+        update.set("outboxKey", s(keys::outbox_position(due, item.since, scope.tenant())));
+        self.update(scope, sort_key, update).await?;
         Ok(())
     }
 
-    /// Puts off the work of a version that its store goes on refusing, by as long as it has been
-    /// refused. It counts as owed from then on, since nobody waits for it who could be helped.
-    pub async fn put_off_refused(
+    /// Puts off a version that its store goes on refusing, by as long as it has been refused. Its
+    /// age in the outbox starts anew: no sweep can help it sooner.
+    pub async fn defer_refused(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
@@ -441,53 +392,54 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         let now = self.clock.now();
         let due = now.plus(now.since(since).clamp(MIN_REFUSED_WAIT, MAX_REFUSED_WAIT));
-        let values = [(":due", s(item::outbox_position(due, due, scope.tenant()))), (":version", n(version.get()))];
-        let condition = "version = :version AND attribute_exists(outboxShard) AND attribute_exists(refusedReason)";
-        self.update_entry(scope, key, "SET outboxKey = :due", condition, values).await?;
+        let mut update = Expression::new("attribute_exists(outboxShard) AND attribute_exists(refusedReason)");
+        update.require("version", Some(n(version.get())));
+        update.set("outboxKey", s(keys::outbox_position(due, due, scope.tenant())));
+        self.update_entry(scope, key, update).await?;
         Ok(())
     }
 
-    /// The numbers of the shards that tenants, and what is owed to them, are spread over.
+    /// The numbers of the shards that the tenants are spread over.
     pub fn shards() -> Range<u32> {
-        0..item::SHARDS
+        0..keys::SHARDS
     }
 
     /// The number of a tenant's shard.
     pub fn shard_of(tenant: &TenantId) -> u32 {
-        item::shard(tenant)
+        keys::shard(tenant)
     }
 
     /// The changes of a shard's tenants that are due to be published, the longest due first, at
     /// most about `limit`.
     ///
-    /// The index lags behind the table, so work may be listed although it has been done.
+    /// The index lags behind the table, so it may list what has been done.
     pub async fn unpublished(
         &self,
         authority: &SystemAuthority,
         shard: u32,
         limit: usize,
     ) -> Result<Vec<OutboxItem>, LedgerError> {
-        self.owed(authority, item::publish_shard(shard), limit).await
+        self.due(authority, keys::publish_shard(shard), limit).await
     }
 
-    /// The keys of a shard's tenants whose stores are due to be brought after, the longest due
-    /// first, at most about `limit`. May list what has been done, too.
+    /// The keys of a shard's tenants that are due to be replicated, the longest due first, at most
+    /// about `limit`. May list what has been done, too.
     pub async fn unreplicated(
         &self,
         authority: &SystemAuthority,
         shard: u32,
         limit: usize,
     ) -> Result<Vec<OutboxItem>, LedgerError> {
-        self.owed(authority, item::replicate_shard(shard), limit).await
+        self.due(authority, keys::replicate_shard(shard), limit).await
     }
 
-    async fn owed(
+    async fn due(
         &self,
         authority: &SystemAuthority,
-        work_shard: String,
+        shard: String,
         limit: usize,
     ) -> Result<Vec<OutboxItem>, LedgerError> {
-        let mut owed = Vec::new();
+        let mut items = Vec::new();
         let mut start = None;
         loop {
             let answer = self
@@ -496,19 +448,19 @@ impl Ledger {
                 .await?
                 .query()
                 .table_name(&self.table)
-                .index_name("outbox")
+                .index_name(keys::OUTBOX_INDEX)
                 .key_condition_expression("outboxShard = :shard AND outboxKey < :due")
-                .expression_attribute_values(":shard", s(work_shard.as_str()))
-                .expression_attribute_values(":due", s(format!("{:015}", self.clock.now().millis() + 1)))
+                .expression_attribute_values(":shard", s(shard.as_str()))
+                .expression_attribute_values(":due", s(keys::outbox_bound(self.clock.now())))
                 .set_exclusive_start_key(start)
-                .limit(OWED_PAGE)
+                .limit(OUTBOX_PAGE)
                 .send()
                 .await
                 .map_err(|error| AwsFailure::of(Service::DynamoDb, "Query", &error))?;
-            owed.extend(answer.items().iter().filter_map(outbox_item));
+            items.extend(answer.items().iter().filter_map(outbox_item));
             start = answer.last_evaluated_key;
-            if start.is_none() || owed.len() >= limit {
-                return Ok(owed);
+            if start.is_none() || items.len() >= limit {
+                return Ok(items);
             }
         }
     }
@@ -517,69 +469,67 @@ impl Ledger {
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
-        update: &str,
-        condition: &str,
-        values: impl IntoIterator<Item = (&'static str, AttributeValue)> + Send,
+        expression: Expression,
     ) -> Result<bool, LedgerError> {
-        self.update(scope, item::entry_key(key.as_str()), update, condition, values).await
+        self.update(scope, keys::entry_key(key.as_str()), expression).await
     }
 
     /// A conditional update; whether the condition held.
-    async fn update(
-        &self,
-        scope: &TenantScope,
-        sort_key: String,
-        update: &str,
-        condition: &str,
-        values: impl IntoIterator<Item = (&'static str, AttributeValue)> + Send,
-    ) -> Result<bool, LedgerError> {
-        let values: Item = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let names = condition.contains("#state").then(|| [("#state".to_owned(), "state".to_owned())].into());
+    async fn update(&self, scope: &TenantScope, sort_key: String, expression: Expression) -> Result<bool, LedgerError> {
         let request = self
             .clients
             .dynamodb(scope)
             .await?
             .update_item()
             .table_name(&self.table)
-            .set_key(Some(primary_key(scope, sort_key)))
-            .update_expression(update)
-            .condition_expression(condition)
-            .set_expression_attribute_names(names)
-            .set_expression_attribute_values(unless_empty(values));
-        let mut conflicts = 0;
+            .set_key(Some(keys::primary_key(scope, sort_key)))
+            .update_expression(expression.update())
+            .condition_expression(expression.condition)
+            .set_expression_attribute_names(unless_empty(expression.names))
+            .set_expression_attribute_values(unless_empty(expression.values));
+        let (mut conflicts, mut backoff) = (0, CONFLICT_BACKOFF);
         loop {
             let Err(error) = request.clone().send().await else { return Ok(true) };
             let failure = AwsFailure::of(Service::DynamoDb, "UpdateItem", &error);
             conflicts += 1;
             match failure.code.as_deref() {
                 Some("ConditionalCheckFailedException") => return Ok(false),
-                // A commit is under way on the same item. The SDK does not count this among what it
-                // tries again.
+                // A commit is under way on the same item. The SDK does not retry this.
                 Some("TransactionConflictException") if conflicts < MAX_CONFLICTS => {}
                 _ => return Err(failure.into()),
             }
-            tokio::time::sleep(MAX_CONFLICT_WAIT.mul_f64(fastrand::f64())).await;
+            backoff.wait().await;
         }
     }
 }
 
-/// The values of [`SET_LOCATOR`].
-fn locator_values(locator: Locator, kind: &TextKind) -> [(&'static str, AttributeValue); 4] {
-    let [(_, version), (_, modified_at), (_, kind), (_, trimmed)] = item::locator_attributes(locator, kind);
-    [(":locatorVersion", version), (":locatorModifiedAt", modified_at), (":textKind", kind), (":trimmed", trimmed)]
+impl Expression {
+    /// Puts a key into the outbox.
+    pub(super) fn enter_outbox(&mut self, tenant: &TenantId, due: Timestamp, since: Timestamp) {
+        self.set("outboxShard", s(keys::replicate_shard(keys::shard(tenant))));
+        self.set("outboxKey", s(keys::outbox_position(due, since, tenant)));
+    }
+
+    /// Takes an item out of the outbox.
+    fn leave_outbox(&mut self) {
+        self.remove("outboxShard");
+        self.remove("outboxKey");
+    }
+
+    fn set_locator(&mut self, locator: Locator, kind: &TextKind) {
+        for (name, value) in item::locator_attributes(locator, kind) {
+            self.set(name, value);
+        }
+    }
 }
 
 fn outbox_item(found: &Item) -> Option<OutboxItem> {
     let read = Reader(found);
-    let tenant = item::tenant_of_partition(read.optional_text("pk")?)?;
-    let task = match item::outbox_key(read.optional_text("sk")?)? {
-        OutboxKey::Change(revision) => OutboxTask::Publish(tenant, revision),
-        OutboxKey::Entry(key) => OutboxTask::Replicate(tenant, key.to_owned()),
+    let tenant = TenantId::of_partition(read.optional_text("pk")?)?;
+    let task = match keys::indexed_key(read.optional_text("sk")?)? {
+        IndexedKey::Change(revision) => OutboxTask::Publish(tenant, revision),
+        IndexedKey::Entry(key) => OutboxTask::Replicate(tenant, key.to_owned()),
     };
-    let (due, since) = item::outbox_times(read.optional_text("outboxKey")?)?;
+    let (due, since) = keys::outbox_times(read.optional_text("outboxKey")?)?;
     Some(OutboxItem { task, since, due })
-}
-
-pub(super) fn id_set(ids: &[IntentId]) -> AttributeValue {
-    AttributeValue::Ss(ids.iter().map(|id| id.as_str().to_owned()).collect())
 }

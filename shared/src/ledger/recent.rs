@@ -1,8 +1,9 @@
-//! What has changed lately, of all tenants: the index `changes-by-time`.
+//! The latest changes of all tenants: the index `changes-by-time`.
 
 use super::{
     Ledger, LedgerError,
-    item::{self, Item, OutboxKey, Reader, s},
+    item::{Item, Reader, s},
+    keys::{self, IndexedKey},
 };
 use crate::{
     auth::IndexAuthority,
@@ -18,16 +19,16 @@ pub struct ListedChange {
     pub tenant: TenantId,
     /// Which.
     pub revision: Revision,
-    /// When it was committed, by the clock of whoever committed it.
+    /// When it was committed, by the writer's clock.
     pub at: Timestamp,
 }
 
 impl Ledger {
-    /// The changes of a shard's tenants from `since` on, in the order of the clocks of those who
-    /// committed them, at most about `limit`.
+    /// The changes of a shard's tenants since `since`, at most about `limit`, in the order of the
+    /// writers' clocks.
     ///
-    /// The index lags behind the table, and those clocks differ: what is listed later may be of an
-    /// earlier time.
+    /// The index lags behind the table, and the writers' clocks differ. A change may be listed
+    /// after others with later times.
     pub async fn recent_changes(
         &self,
         authority: &IndexAuthority,
@@ -44,10 +45,10 @@ impl Ledger {
                 .await?
                 .query()
                 .table_name(&self.table)
-                .index_name("changes-by-time")
+                .index_name(keys::CHANGES_INDEX)
                 .key_condition_expression("timeShard = :shard AND timeKey >= :since")
-                .expression_attribute_values(":shard", s(item::time_shard_number(shard)))
-                .expression_attribute_values(":since", s(format!("{:015}", since.millis())))
+                .expression_attribute_values(":shard", s(keys::time_shard(shard)))
+                .expression_attribute_values(":since", s(keys::time_bound(since)))
                 .set_exclusive_start_key(start)
                 .send()
                 .await
@@ -61,12 +62,11 @@ impl Ledger {
     }
 }
 
-/// Whose change it is, is said by the partition that it lies in: nobody who may write one tenant's
-/// items can name another.
+/// The partition says whose change it is: who may write one tenant's items cannot name another
+/// tenant.
 fn listed_change(found: &Item) -> Option<ListedChange> {
     let read = Reader(found);
-    let tenant = item::tenant_of_partition(read.optional_text("pk")?)?;
-    let OutboxKey::Change(revision) = item::outbox_key(read.optional_text("sk")?)? else { return None };
-    let millis = read.optional_text("timeKey")?.split('#').next()?.parse().ok()?;
-    Some(ListedChange { tenant, revision, at: Timestamp::from_millis(millis) })
+    let tenant = TenantId::of_partition(read.optional_text("pk")?)?;
+    let IndexedKey::Change(revision) = keys::indexed_key(read.optional_text("sk")?)? else { return None };
+    Some(ListedChange { tenant, revision, at: keys::time_of(read.optional_text("timeKey")?)? })
 }

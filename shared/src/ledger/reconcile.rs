@@ -1,13 +1,12 @@
-//! What the comparison of the stores with the ledgers needs: who there is, which keys they have,
-//! and how far it has come.
+//! What the comparison of the stores with the ledgers reads: the tenants, their keys, and how far
+//! it has come.
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Current, Ledger, LedgerError, Range,
     item::{self, Item, Reader, s},
-    key_of_entry,
+    keys,
 };
 use crate::{
     auth::{SystemAuthority, TenantScope},
@@ -16,9 +15,7 @@ use crate::{
     telemetry::Round,
 };
 
-/// The item that keeps how far the comparison has come.
-const CURSOR: &str = "SYSTEM#RECONCILE";
-/// How many tenants one query looks up.
+/// How many tenants one query returns.
 const TENANTS_PAGE: i32 = 50;
 
 /// How far the comparison of the stores with the ledgers has come.
@@ -28,7 +25,7 @@ pub enum Cursor {
     /// At the beginning.
     #[default]
     Begin,
-    /// Among the parameters, at Parameter Store's own place.
+    /// Among the parameters, at a token of Parameter Store's.
     Parameters {
         /// Its token.
         token: String,
@@ -37,16 +34,16 @@ pub enum Cursor {
     Entries {
         /// The shard of the tenants' directory.
         shard: u32,
-        /// The tenant, all before whom are done.
+        /// The tenant; those before it are done.
         tenant: Option<String>,
-        /// The key of that tenant's that is done last.
+        /// The tenant's last key that is done.
         key: Option<String>,
     },
 }
 
 impl Ledger {
-    /// How far the comparison has come, and what this round of it has counted; at the beginning
-    /// where that is not known.
+    /// How far the comparison has come, and what this round has counted. At the beginning if
+    /// nothing usable is stored.
     pub async fn reconciled(&self, authority: &SystemAuthority) -> Result<(Cursor, Round), LedgerError> {
         let answer = self
             .clients
@@ -54,7 +51,7 @@ impl Ledger {
             .await?
             .get_item()
             .table_name(&self.table)
-            .set_key(Some(cursor_key()))
+            .set_key(Some(keys::reconcile_cursor()))
             .consistent_read(true)
             .send()
             .await
@@ -65,14 +62,14 @@ impl Ledger {
         Ok((cursor.unwrap_or_default(), round.unwrap_or_default()))
     }
 
-    /// Notes how far the comparison has come, and what this round has counted by then.
+    /// Stores how far the comparison has come, and what this round has counted.
     pub async fn note_reconciled(
         &self,
         authority: &SystemAuthority,
         cursor: &Cursor,
         round: &Round,
     ) -> Result<(), LedgerError> {
-        let mut noted = cursor_key();
+        let mut noted = keys::reconcile_cursor();
         noted.insert("format".to_owned(), item::n(item::FORMAT));
         noted.insert("cursor".to_owned(), s(serde_json::to_string(cursor).unwrap_or_default()));
         noted.insert("round".to_owned(), s(serde_json::to_string(round).unwrap_or_default()));
@@ -88,7 +85,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// The next tenants of a shard of the directory, behind `after`; none at its end.
+    /// The next tenants of a shard of the directory, after `after`; none at its end.
     pub async fn tenants(
         &self,
         authority: &SystemAuthority,
@@ -101,10 +98,10 @@ impl Ledger {
             .await?
             .query()
             .table_name(&self.table)
-            .index_name("changes-by-time")
+            .index_name(keys::CHANGES_INDEX)
             .key_condition_expression("timeShard = :shard AND timeKey > :after")
-            .expression_attribute_values(":shard", s(item::directory(shard)))
-            // No tenant id sorts before this.
+            .expression_attribute_values(":shard", s(keys::directory_shard(shard)))
+            // No tenant id sorts before a space.
             .expression_attribute_values(":after", s(after.map_or(" ", TenantId::as_str)))
             .limit(TENANTS_PAGE)
             .send()
@@ -114,44 +111,40 @@ impl Ledger {
         Ok(answer.items().iter().filter_map(tenant).collect())
     }
 
-    /// A tenant's next entries behind the key `after`, at most about `limit`, deleted ones among
-    /// them; and the last key that was looked at, if there are more.
+    /// A tenant's next entries after the key `after`, deleted ones among them, at most about
+    /// `limit`. Also the last key that was read, if there are more.
     pub async fn entries_after(
         &self,
         scope: &TenantScope,
         after: Option<&str>,
         limit: usize,
     ) -> Result<(Vec<(ConfigKey, Current)>, Option<String>), LedgerError> {
-        let bound = after.map(item::entry_key);
-        let start = item::entry_key("");
+        let bound = after.map(keys::entry_key);
+        let start = keys::entry_key("");
         let range = Range { prefix: &start, after: bound.as_deref(), descending: false, page: limit };
         let mut entries = Vec::new();
         let last = self
             .scan_range(scope, range, |found| {
-                if let Ok(key) = ConfigKey::parse(key_of_entry(Reader(found).text("sk")?), &self.routes) {
+                if let Ok(key) = ConfigKey::parse(keys::key_of_entry(Reader(found).text("sk")?), &self.routes) {
                     entries.push((key.clone(), Current::read(found, key)?));
                 }
                 Ok(entries.len() < limit)
             })
             .await?;
-        Ok((entries, last.map(|sort_key| key_of_entry(&sort_key).to_owned())))
+        Ok((entries, last.map(|sort_key| keys::key_of_entry(&sort_key).to_owned())))
     }
 
-    /// What the ledger knows of these keys, at most [`super::MAX_BATCH_KEYS`] of them.
+    /// What the ledger knows of these keys. At most [`super::MAX_BATCH_KEYS`].
     pub async fn currents(
         &self,
         scope: &TenantScope,
         keys: &[ConfigKey],
     ) -> Result<Vec<(ConfigKey, Current)>, LedgerError> {
-        let items = self.get_many(scope, keys.iter().map(|key| item::entry_key(key.as_str())).collect()).await?;
+        let items = self.get_many(scope, keys.iter().map(|key| keys::entry_key(key.as_str())).collect()).await?;
         let currents = keys.iter().map(|key| {
-            let found = items.get(&item::entry_key(key.as_str())).map(|found| Current::read(found, key.clone()));
+            let found = items.get(&keys::entry_key(key.as_str())).map(|found| Current::read(found, key.clone()));
             Ok((key.clone(), found.transpose()?.unwrap_or_default()))
         });
         currents.collect()
     }
-}
-
-fn cursor_key() -> Item {
-    [("pk", CURSOR), ("sk", "CURSOR")].map(|(name, text)| (name.to_owned(), AttributeValue::S(text.to_owned()))).into()
 }

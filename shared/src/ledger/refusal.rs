@@ -1,21 +1,20 @@
-//! What a commit writes that notes what a store made of the current version: that it refuses it, or
-//! has taken it after all.
+//! A refusal commit: it notes that a store refuses the current version, or has taken it after all.
 //!
-//! It is a commit like any other, because readers answer from memory at a revision: what moves no
-//! revision would not be seen.
+//! It is a commit like any other, because readers answer from memory at a revision. They would not
+//! see a change without a new revision.
 
 use super::{
     commit::{PlannedWrite, StoreChange},
     expression::Expression,
-    item::{self, n, s},
-    outbox::{MIN_REFUSED_WAIT, id_set},
+    item::{self, id_set, n},
+    outbox::MIN_REFUSED_WAIT,
 };
 use crate::model::{refusal::Refusal, tenant::TenantId};
 
-/// What an item says of its store's verdict from now on.
-pub(super) fn on_item(verdict: Option<&Refusal>, condition: &str) -> Expression {
-    let mut expression = Expression::new(condition.to_owned());
-    match verdict {
+/// The update of an item's refusal.
+pub(super) fn on_item(refusal: Option<&Refusal>, condition: &str) -> Expression {
+    let mut expression = Expression::new(condition);
+    match refusal {
         Some(refusal) => {
             for (name, value) in item::refusal_attributes(refusal) {
                 expression.set(name, value);
@@ -30,29 +29,27 @@ pub(super) fn on_item(verdict: Option<&Refusal>, condition: &str) -> Expression 
     expression
 }
 
-/// The same of a current version. A key is never both refused and followed: who notes the one looks
-/// that the other is not there, or takes it back.
-pub(super) fn on_entry(write: &PlannedWrite, verdict: Option<&Refusal>, tenant: &TenantId) -> Expression {
-    let mut expression = on_item(verdict, "version = :expected");
-    expression.values.insert(":expected".to_owned(), n(write.version.get()));
-    if let Some(refusal) = verdict {
-        let mut not_followed = "attribute_not_exists(replicatedVersion) OR replicatedVersion <> :expected".to_owned();
+/// The update of the current version's refusal. A key is never both refused and replicated: each of
+/// the two updates requires that the other is absent, or removes it.
+pub(super) fn on_entry(write: &PlannedWrite, refusal: Option<&Refusal>, tenant: &TenantId) -> Expression {
+    let mut expression = on_item(refusal, "version = :expected");
+    expression.value(":expected", n(write.version.get()));
+    if let Some(refusal) = refusal {
+        let mut not_replicated = "attribute_not_exists(replicatedVersion) OR replicatedVersion <> :expected".to_owned();
         if let StoreChange::Refusal { made_up, .. } = &write.store
             && !made_up.is_empty()
         {
-            not_followed.push_str(" OR intents = :intents");
-            expression.values.insert(":intents".to_owned(), id_set(made_up));
+            not_replicated.push_str(" OR intents = :intents");
+            expression.value(":intents", id_set(made_up));
             expression.remove("replicatedVersion");
         }
-        // Once for each reason.
+        // One commit for each reason.
         let is_new = "attribute_not_exists(refusedReason) OR refusedReason <> :refusedReason";
-        expression.condition = format!("{} AND ({not_followed}) AND ({is_new})", expression.condition);
+        expression.and(&format!("({not_replicated}) AND ({is_new})"));
         let due = refusal.since.plus(MIN_REFUSED_WAIT);
-        expression.set("outboxShard", s(item::replicate_shard(item::shard(tenant))));
-        expression.set("outboxKey", s(item::outbox_position(due, due, tenant)));
+        expression.enter_outbox(tenant, due, due);
     } else {
-        expression.condition.push_str(" AND attribute_exists(refusedReason)");
-        // What was in the way is gone.
+        expression.and("attribute_exists(refusedReason)");
         expression.remove(item::OTHER_TYPE);
     }
     expression

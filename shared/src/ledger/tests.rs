@@ -1,4 +1,4 @@
-//! What reading the table makes of names and of answers that are not whole.
+//! Reading the table: names, and answers that are not complete.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -9,7 +9,7 @@ use std::{
 use super::*;
 use crate::{aws::FailureKind, fixture};
 
-/// The ledgers in the table at `endpoint`, and somebody who may read one.
+/// The ledgers in the table at `endpoint`, and a reader's scope.
 async fn ledger(endpoint: &str) -> (Ledger, TenantScope) {
     let settings = fixture::settings(&[("AWS_ENDPOINT_URL", endpoint)]).unwrap();
     let scope = fixture::reader(&settings).await;
@@ -41,8 +41,8 @@ fn table(requests: usize, answer: &'static str) -> (String, std::thread::JoinHan
     (endpoint, serving)
 }
 
-/// A table that leaves keys unprocessed is given time, more from one round to the next, before it
-/// counts as throttled.
+/// A table that leaves keys unprocessed is asked again, after ever longer waits, before it counts
+/// as throttled.
 #[tokio::test]
 async fn unprocessed_keys_are_asked_for_ever_later() {
     let nothing = r#"{"Responses": {}, "UnprocessedKeys":
@@ -58,10 +58,10 @@ async fn unprocessed_keys_are_asked_for_ever_later() {
     assert!(waited >= Duration::from_millis(150), "{waited:?}");
 }
 
-/// An entry's key is what stands behind the first mark, whatever it holds.
+/// An entry's key is what stands behind the first prefix, whatever it holds.
 #[test]
-fn the_mark_of_an_entry_is_taken_off_once() {
+fn the_prefix_of_an_entry_is_taken_off_once() {
     for (sort_key, key) in [("ENTRY#a", "a"), ("ENTRY#ENTRY#a", "ENTRY#a"), ("ENTRY#", "")] {
-        assert_eq!(key_of_entry(sort_key), key);
+        assert_eq!(keys::key_of_entry(sort_key), key);
     }
 }

@@ -1,4 +1,4 @@
-//! Why a commit was made, in the words of who made it.
+//! A commit's comment: why it was made.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub const MAX_COMMENT_CHARS: usize = 256;
 
 /// A commit's comment: one line of text that is shown as it was written.
 ///
-/// `Debug` shows the size only: it is what people type, and no log is the place for that.
+/// `Debug` shows the size only, because no log is the place for what people type.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Comment(Box<str>);
@@ -29,7 +29,7 @@ pub enum InvalidComment {
 }
 
 impl Comment {
-    /// Takes a text as a comment. An empty or blank one says nothing, and counts as none.
+    /// Parses a comment. An empty or blank one counts as none.
     pub fn parse(text: &str) -> Result<Option<Self>, InvalidComment> {
         let length = text.chars().count();
         if length > MAX_COMMENT_CHARS {
@@ -59,8 +59,9 @@ impl fmt::Debug for Comment {
     }
 }
 
-/// Control characters, line and paragraph separators, and what embeds, overrides or isolates a
-/// direction of writing: in a terminal or a table such a comment could pass for something else.
+/// Control characters, line and paragraph separators, and characters that embed, override or
+/// isolate a direction of writing. With them a comment in a terminal or a table could pass for
+/// something else.
 fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

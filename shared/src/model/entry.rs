@@ -18,8 +18,8 @@ pub struct Version(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Revision(u64);
 
-/// Names one life of a tenant's ledger: a restored table gets a new one, so that what was known
-/// about the old is not believed.
+/// One life of a tenant's ledger. A restored table gets a new one, so that what was known about the
+/// old one is not believed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Epoch(Box<str>);
 
@@ -63,12 +63,13 @@ impl Revision {
     pub const ZERO: Self = Self(0);
 }
 
-/// Names one commit: 128 random bits in hexadecimal, so that a writer can tell its own commit from
+/// A commit's id: 128 random bits in hexadecimal, so that a writer can tell its own commit from
 /// another's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CommitId(CommitName);
 
-/// Ids as they are made here take no allocation: who holds tenants in memory has one for each.
+/// Ids that are made here take no allocation: a service that holds tenants in memory has one for
+/// each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum CommitName {
     Random([u8; COMMIT_BYTES]),
@@ -77,7 +78,8 @@ enum CommitName {
 
 const COMMIT_BYTES: usize = 16;
 
-/// Names one put to a store outside the ledger: the time it was given out, and 64 random bits.
+/// The id of one write intent: the time at which it was given out, and 64 random bits. The put that
+/// it announces bears it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IntentId(Box<str>);
 
@@ -142,7 +144,7 @@ impl fmt::Display for CommitId {
 }
 
 impl IntentId {
-    /// A new put id, given out at `now`.
+    /// A new id, given out at `now`.
     pub fn new(now: Timestamp) -> Self {
         Self(format!("{:011x}-{}", now.millis(), random_hex::<8>()).into())
     }
@@ -158,24 +160,25 @@ fn random_hex<const BYTES: usize>() -> String {
     random::<BYTES>().iter().fold(String::with_capacity(2 * BYTES), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
-/// Random bytes from the operating system: other environments, started in the same instant, must
+/// Random bytes from the operating system, because environments that start in the same instant must
 /// not draw the same.
 fn random<const BYTES: usize>() -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
     if aws_lc_rs::rand::fill(&mut bytes).is_err() {
-        // No entropy from the system: the process's own generator still tells our ids apart.
+        // Without the system's entropy the process's own generator still tells our ids apart.
         fastrand::fill(&mut bytes);
     }
     bytes
 }
 
-/// Who wrote: the token's subject, or [`Author::external`] for what was written behind our back.
+/// The author: the token's subject, or [`Author::external`] for what did not come through this
+/// service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Author(Box<str>);
 
 impl Author {
-    /// The longest author that is kept, in characters; what is longer is cut.
+    /// The longest author that is kept, in characters; a longer one is cut.
     const MAX_CHARS: usize = 128;
 
     /// An author by name.
@@ -183,7 +186,7 @@ impl Author {
         Self(name.chars().take(Self::MAX_CHARS).collect())
     }
 
-    /// Somebody who wrote to a store, and not through us.
+    /// The author of what was written to a store directly.
     pub fn external() -> Self {
         Self("external".into())
     }
@@ -194,9 +197,9 @@ impl Author {
     }
 }
 
-/// Where a value lies in its store. For Parameter Store: the parameter's version and its
-/// last-modified time; a deleted and recreated parameter starts again at version 1, and only the
-/// time tells the two lives apart.
+/// Where a value lies in its store: for Parameter Store, the parameter's version and its
+/// last-modified time. A parameter that was deleted and made anew begins again at version 1, and
+/// only the time tells the two lives apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Locator {
     /// The store's own version of the value.
@@ -208,18 +211,18 @@ pub struct Locator {
 /// How a value is written in a store that holds plain text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TextKind {
-    /// A JSON string, raw, but for what was trimmed of it.
+    /// A JSON string, raw, except for what was trimmed of it.
     Text(Trimmed),
     /// JSON text.
     Json,
 }
 
-/// The white space around a text that its store would not keep: it is kept in the ledger.
+/// The white space around a text that its store would not keep. The ledger keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trimmed {
     /// What stands before the text.
     pub start: Box<str>,
-    /// What stands behind it.
+    /// What stands after it.
     pub end: Box<str>,
 }
 
@@ -230,15 +233,14 @@ impl Trimmed {
     }
 }
 
-/// What a key's values are: whatever the API wrote last. It decides what an edit in the key's store
-/// is taken for.
+/// What a key's values are, by the last API write. It decides how an edit in the key's store is
+/// read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ValueFormat {
-    /// JSON strings, which lie raw in the store. So are the values of keys that the API never
-    /// wrote.
+    /// JSON strings, which lie raw in the store. Keys that the API never wrote have it, too.
     #[default]
     Text,
-    /// JSON strings; the last one could not lie raw in the store, so it lies there as JSON.
+    /// JSON strings. The last one could not lie raw in the store, so it lies there as JSON.
     QuotedText,
     /// Any JSON.
     Json,
@@ -258,7 +260,7 @@ pub enum Held {
 pub enum State {
     /// The key has a value.
     Live(Held),
-    /// The key was deleted; its versions go on counting from here.
+    /// The key was deleted. Its versions go on counting.
     Deleted,
 }
 
@@ -273,7 +275,7 @@ pub struct Entry {
     pub revision: Revision,
     /// Who wrote it.
     pub author: Author,
-    /// Why, if who wrote it said so.
+    /// The author's comment, if there is one.
     pub comment: Option<Comment>,
     /// When.
     pub modified_at: Timestamp,
@@ -281,10 +283,10 @@ pub struct Entry {
     pub commit: CommitId,
     /// Value or tombstone.
     pub state: State,
-    /// Whether a later put had replaced it in its store before it was found there: it stands in the
+    /// Whether a later put had replaced it in its store before it was imported. It stands in the
     /// history, and never was current.
     pub superseded: bool,
-    /// That its store refuses it; none where all is well.
+    /// The refusal by its store, if there is one.
     pub refusal: Option<Refusal>,
 }
 
@@ -302,16 +304,23 @@ impl Entry {
         }
     }
 
+    /// Where the value lies, if only the tag's store has it.
+    pub fn place(&self) -> Option<(Locator, &TextKind)> {
+        match &self.state {
+            State::Live(Held::Elsewhere(locator, kind)) => Some((*locator, kind)),
+            _ => None,
+        }
+    }
+
     /// The version's entity tag, by which writes know it.
     pub fn etag(&self) -> ETag {
         ETag::new(self.version, &self.commit)
     }
 }
 
-/// An entity tag (RFC 9110, 8.8.3). That of one version of one key is strong:
-/// `"<version>-<beginning of the commit id>"`. The version alone would do but for restored tables,
-/// where a version can come again with another value. That of a page is weak: see
-/// [`ETag::of_page`].
+/// An entity tag (RFC 9110, 8.8.3). A key's version has a strong one: `"<version>-<beginning of the
+/// commit id>"`. The version alone would do but for restored tables, where it can come again with
+/// another value. A page has a weak one: see [`ETag::of_page`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct ETag(String);
@@ -322,10 +331,9 @@ impl ETag {
         Self(format!("\"{version}-{:.12}\"", commit.to_string()))
     }
 
-    /// The tag of a page as it is at `revision`; `digest` is over all else that the page follows
-    /// from.
+    /// The tag of a page at `revision`. `digest` covers everything else that decides the page.
     ///
-    /// It is weak, since it promises the same content, not the same bytes: the next release may
+    /// It is weak, because it promises the same content, not the same bytes: the next release may
     /// write a page differently.
     pub fn of_page(revision: Revision, digest: &str) -> Self {
         Self(format!("W/\"{revision}-{digest}\""))
@@ -346,20 +354,19 @@ impl ETag {
         self.0.starts_with(WEAK)
     }
 
-    /// What is compared of it.
+    /// The part that is compared.
     fn opaque(&self) -> &str {
         self.0.strip_prefix(WEAK).unwrap_or(&self.0)
     }
 
-    /// The tag of what is shown of the version: another one while its store refuses it,
+    /// The tag of what is shown. While the store refuses the version it is another one,
     /// `"<version's tag>.<reason>.<since>"`.
     pub fn shown(&self, refusal: Option<&Refusal>) -> Cow<'_, Self> {
         let Some(Refusal { reason, since }) = refusal else { return Cow::Borrowed(self) };
         Cow::Owned(Self(format!("\"{}.{}.{:x}\"", self.0.trim_matches('"'), reason.name(), since.millis())))
     }
 
-    /// The tag of the version that this is a tag of, whatever its store made of it. A page's tag
-    /// stays.
+    /// The tag of the version itself, without its refusal. A page's tag stays.
     fn of_version(&self) -> Self {
         self.0.split_once('.').map_or_else(|| self.clone(), |(version, _)| Self(format!("{version}\"")))
     }
@@ -391,8 +398,8 @@ pub enum EntityTagList {
 pub struct InvalidEntityTagList;
 
 impl EntityTagList {
-    /// Strong comparison: a weak tag never matches. What a store makes of a version is nothing that
-    /// this depends on: the tag of a version that is shown as refused counts as the version's own.
+    /// Strong comparison: a weak tag never matches. A refusal does not matter: the tag of a version
+    /// that is shown as refused counts as the version's own.
     pub fn matches_strongly(&self, current: Option<&ETag>) -> bool {
         self.of_versions().matches(current.map(ETag::of_version).as_ref(), false)
     }
@@ -402,8 +409,8 @@ impl EntityTagList {
         self.matches(current, true)
     }
 
-    /// Whether only the weak comparison finds the current version in it: `W/"…"` stands where `"…"`
-    /// is meant.
+    /// Whether only the weak comparison matches the current version: `W/"…"` stands where `"…"` is
+    /// meant.
     pub fn matches_only_weakly(&self, current: Option<&ETag>) -> bool {
         let current = current.map(ETag::of_version);
         self.of_versions().matches(current.as_ref(), true) && !self.matches_strongly(current.as_ref())
@@ -438,8 +445,7 @@ impl FromStr for EntityTagList {
             return Ok(Self::Any);
         }
         let mut tags = Vec::new();
-        // Commas with nothing between them are passed over (RFC 9110, 5.6.1.2): clients that join
-        // lists make them.
+        // Empty elements do not count (RFC 9110, 5.6.1.2): clients that join lists make them.
         let is_between = |c: char| c == ',' || c.is_whitespace();
         let mut rest = text.trim_start_matches(is_between);
         while !rest.is_empty() {
@@ -456,13 +462,12 @@ impl FromStr for EntityTagList {
             }
             rest = behind.trim_start_matches(is_between);
         }
-        // A list without any tag is a mistake of who made it: as a condition it would never hold,
-        // or always.
+        // A list without a tag is a mistake: as a condition it would never hold, or always.
         if tags.is_empty() { Err(InvalidEntityTagList) } else { Ok(Self::Tags(tags)) }
     }
 }
 
-/// What must be true of a key's current version for a write to take place.
+/// What must hold for a key's current version before a write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Precondition {
     /// The current version must be one of these.

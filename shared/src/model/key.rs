@@ -1,4 +1,4 @@
-//! What a setting is called: a tag, which decides its store, and a name below it.
+//! A setting's key: a tag, which decides its store, and a name.
 
 use std::fmt;
 
@@ -22,9 +22,9 @@ pub struct Tag(Box<str>);
 /// A key: a tag that has a route, and a name of 1 to 10 segments of `[A-Za-z0-9_.-]{1,64}` joined
 /// by `/`.
 ///
-/// Keys are refused, never repaired: no decoding, case folding or path resolution happens here. The
-/// alphabet has none of the characters that Parameter Store reads as a selector (`:`) and none that
-/// delimits our own storage keys (`#`).
+/// Keys are refused, never repaired: there is no decoding, case folding or path resolution. The
+/// alphabet has none of the characters that Parameter Store reads as a selector (`:`), and none
+/// that separates the parts of our own table's keys (`#`).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConfigKey {
     text: Box<str>,

@@ -1,5 +1,5 @@
 //! What a store outside the ledger refuses for good: not because it is down or busy, but because of
-//! what lies there, or of a limit. Trying again does not help until somebody has changed that.
+//! what lies there, or of a limit. Trying again does not help until that has changed.
 
 use serde::{Serialize, Serializer};
 
@@ -49,7 +49,7 @@ impl RefusalReason {
         }
     }
 
-    /// What stands in the way, and what helps.
+    /// The obstacle, and what helps.
     pub const fn advice(self) -> &'static str {
         match self {
             Self::TypeMismatch => {
@@ -74,13 +74,13 @@ impl RefusalReason {
         }
     }
 
-    /// The reason that was stored by this name. One that only a newer writer knows is no more than
-    /// invalid here.
+    /// The reason that was stored by this name. One that only a newer writer knows reads as
+    /// invalid.
     pub fn from_stored(name: &str) -> Self {
         REASONS.into_iter().find(|reason| reason.name() == name).unwrap_or(Self::Invalid)
     }
 
-    /// Whether a look at the store shows if the reason still holds.
+    /// Whether the store shows if the reason still holds.
     pub const fn can_be_seen(self) -> bool {
         matches!(self, Self::TypeMismatch | Self::OldestVersionLabelled)
     }
@@ -92,7 +92,7 @@ impl Serialize for RefusalReason {
     }
 }
 
-/// That a store refuses a version of a key.
+/// A store's refusal of a key's version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Refusal {
     /// Why.

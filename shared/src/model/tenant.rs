@@ -1,35 +1,35 @@
-//! Who a piece of data belongs to.
+//! A tenant's identifier.
 
 use std::{fmt, str::FromStr};
 
 /// The longest tenant id, in bytes.
 pub const MAX_TENANT_ID_BYTES: usize = 63;
 
-/// Texts that a reader who knows no types may have made of something that is no text, as API
-/// Gateway does with claims: nobody is called that.
+/// Texts that an untyped reader may have made of something that is no text, as API Gateway does
+/// with claims. No tenant has such an id.
 const NOBODY: [&str; 4] = ["true", "false", "null", "undefined"];
 
 /// A tenant's identifier: `[A-Za-z0-9][A-Za-z0-9_.-]{0,62}`, case-sensitive, never normalised, and
 /// none of `true`, `false`, `null`, `undefined`.
 ///
-/// The alphabet leaves out every character that our storage keys and Parameter Store paths use as a
-/// delimiter (`#`, `/`), so that no tenant's keys can reach into another's.
+/// The alphabet has no character that our table's keys or Parameter Store's paths use as a
+/// separator (`#`, `/`), so no tenant's keys can reach into another's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TenantId(Box<str>);
 
-/// Why a text is no [`TenantId`]. It repeats at most a character of the text: that may be somebody
-/// else's, and long.
+/// Why a text is no [`TenantId`]. It repeats at most one character of the text, which may be
+/// somebody else's, and long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InvalidTenantId {
     /// Nothing.
     Empty,
     /// Longer than [`MAX_TENANT_ID_BYTES`].
     TooLong,
-    /// It begins with this one, which may stand further behind only.
+    /// It begins with this character, which may only come later.
     Begins(char),
-    /// It has this one.
+    /// It has this character.
     Holds(char),
-    /// What may stand for no text at all.
+    /// It may stand for no text at all.
     Nobody,
 }
 
@@ -53,10 +53,24 @@ impl fmt::Display for InvalidTenantId {
     }
 }
 
+/// What the partition keys of tenants begin with.
+const PARTITION: &str = "TENANT#";
+
 impl TenantId {
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The partition key of the tenant's items in the table. The policies of the tenant's sessions
+    /// name it, too.
+    pub fn partition(&self) -> String {
+        format!("{PARTITION}{self}")
+    }
+
+    /// The tenant whose items a partition key is of.
+    pub fn of_partition(partition: &str) -> Option<Self> {
+        partition.strip_prefix(PARTITION)?.parse().ok()
     }
 }
 

@@ -12,18 +12,17 @@ use serde_json::value::RawValue;
 /// can change its store.
 pub const MAX_DEPTH: usize = 32;
 
-/// What an answer says of an entry besides its value, in bytes as [`answer_bytes`] counts them: the
-/// longest key, author and comment, each character as its longest escape, and the counters. That
-/// takes 3,100.
+/// The size of an entry in an answer besides its value, in bytes as [`answer_bytes`] counts them:
+/// the longest key, author and comment, each character as its longest escape, and the counters.
+/// That takes 3,100.
 const METADATA_BYTES: usize = 4096;
 
 /// A JSON value as the client wrote it, in one canonical spelling: no white space between tokens,
 /// no needless escapes in strings.
 ///
-/// Keeping the text rather than a parsed tree keeps the order of members and every digit of every
-/// number. The one spelling of strings makes the escapes that a store needs ([`crate::store`])
-/// vanish again on the way back. `Debug` shows the size only, so that no value reaches a log by
-/// accident.
+/// The text, unlike a parsed tree, keeps the order of members and every digit of every number.
+/// Because strings have one spelling, the escapes that a store needs vanish on
+/// the way back. `Debug` shows the size only, so that no value reaches a log by accident.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConfigValue(Arc<str>);
 

@@ -1,6 +1,6 @@
-//! What a store makes of a committed version becomes part of the tenant's history: that it refuses
-//! it for good, and that it has taken it after all. Each is a commit, so that readers, watchers and
-//! the change feed see it; once for each version and reason.
+//! Refusal commits. That a store refuses a committed version for good, or has taken it after all,
+//! becomes part of the tenant's history. Readers, watchers and the change feed see it, once for
+//! each version and reason.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use crate::{
     auth::TenantScope,
     backend::WriteBackend,
+    backoff::Backoff,
     clock::Clock,
     ledger::{CommitOutcome, LedgerError, Plan, PlannedWrite, StoreChange},
     model::{
@@ -19,36 +20,36 @@ use crate::{
     telemetry,
 };
 
-/// How often a verdict is tried to be committed while others commit, and the longest wait between
-/// two tries: 0.02 s at first, doubling.
+/// How often a refusal commit is tried while others commit, and the longest wait after the first
+/// try. The wait doubles.
 const MAX_TRIES: usize = 6;
-const MIN_WAIT: Duration = Duration::from_millis(20);
+const BACKOFF: Backoff = Backoff::up_to(Duration::from_millis(20)).doubling_to(Duration::MAX);
 
-/// What the ledger says after [`note`].
+/// What the ledger says after [`record`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Noted {
-    /// That the version is refused.
+pub(crate) enum Recorded {
+    /// The version is refused.
     Refused(Refusal),
-    /// That it is not.
+    /// The version is not refused.
     Accepted,
-    /// Something else: that version is not the current one any more, or somebody else has brought
-    /// it there meanwhile.
+    /// That version is not the current one any more, or another process has replicated it
+    /// meanwhile.
     MovedOn,
-    /// What it said before: others commit all the time.
+    /// What it said before: other commits came first each time.
     Busy,
 }
 
-/// Notes that the store refuses `version` of `key` for a reason, or, without one, that it does not
-/// any more.
+/// Commits that the store refuses `version` of `key` for a reason, or, without one, that it does
+/// not any more.
 ///
-/// A version that is known to be in the store is not refused, unless `made_up` says so: the calls
-/// that were announced when the refused put was to make up for abandoned ones, which may have put
-/// something on top of it. While those are still the announced ones, nobody else has brought it
-/// there since.
+/// A version that is known to be in the store is not refused, except with `made_up`: the intents of
+/// a put that was to make up for abandoned calls. Those calls may have put something on top of the
+/// version. While the intents are still the recorded ones, no other process has replicated it
+/// since.
 ///
-/// Who dies before leaves nothing behind: the version is still owed to its store, and whoever puts
-/// it next finds the same.
-pub(crate) async fn note(
+/// A process that dies before the commit loses nothing: the version is still in the outbox, and the
+/// next put finds the same.
+pub(crate) async fn record(
     backend: &WriteBackend,
     clock: &Clock,
     scope: &TenantScope,
@@ -56,23 +57,23 @@ pub(crate) async fn note(
     version: Version,
     reason: Option<RefusalReason>,
     made_up: &[IntentId],
-) -> Result<Noted, LedgerError> {
+) -> Result<Recorded, LedgerError> {
     let ledger = &backend.ledger;
-    let mut wait = MIN_WAIT;
+    let mut backoff = BACKOFF;
     for _ in 0..MAX_TRIES {
         let mut basis = ledger.basis(scope, std::slice::from_ref(key), None).await?;
-        let Some(current) = basis.currents.remove(key) else { return Ok(Noted::MovedOn) };
+        let Some(current) = basis.currents.remove(key) else { return Ok(Recorded::MovedOn) };
         let Some(entry) = current.entry.filter(|entry| entry.version == version) else {
-            return Ok(Noted::MovedOn);
+            return Ok(Recorded::MovedOn);
         };
         if entry.refusal.map(|refusal| refusal.reason) == reason {
-            let Some(refusal) = entry.refusal else { return Ok(Noted::Accepted) };
-            ledger.put_off_refused(scope, key, version, refusal.since).await?;
-            return Ok(Noted::Refused(refusal));
+            let Some(refusal) = entry.refusal else { return Ok(Recorded::Accepted) };
+            ledger.defer_refused(scope, key, version, refusal.since).await?;
+            return Ok(Recorded::Refused(refusal));
         }
         let is_there = current.replica.replicated == Some(version);
         if reason.is_some() && is_there && !is_same_set(&current.replica.intents, made_up) {
-            return Ok(Noted::MovedOn);
+            return Ok(Recorded::MovedOn);
         }
         let at = clock.now();
         let refusal = reason.map(|reason| Refusal { reason, since: at });
@@ -96,21 +97,20 @@ pub(crate) async fn note(
                     warn!(tenant.id = %scope.tenant(), config.key = %key, %version, reason, "the store refuses a committed value: {advice}");
                 }
                 None => {
-                    info!(tenant.id = %scope.tenant(), config.key = %key, %version, "a value is not refused by its store any more");
+                    info!(tenant.id = %scope.tenant(), config.key = %key, %version, "the store has taken a value that it had refused");
                 }
             }
             if let Err(error) = backend.publish(scope, &change).await {
                 warn!(tenant.id = %scope.tenant(), revision = %change.revision, %error, "a change is left for the sweep to publish");
             }
-            return Ok(refusal.map_or(Noted::Accepted, Noted::Refused));
+            return Ok(refusal.map_or(Recorded::Accepted, Recorded::Refused));
         }
-        tokio::time::sleep(wait.mul_f64(fastrand::f64())).await;
-        wait *= 2;
+        backoff.wait().await;
     }
-    Ok(Noted::Busy)
+    Ok(Recorded::Busy)
 }
 
-/// Whether there are calls, and the same ones.
+/// Whether both are the same set, and not empty.
 fn is_same_set(some: &[IntentId], others: &[IntentId]) -> bool {
     !some.is_empty() && some.len() == others.len() && some.iter().all(|id| others.contains(id))
 }

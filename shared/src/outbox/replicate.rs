@@ -1,7 +1,9 @@
-//! Brings a tag's store after the ledger. No locks: whoever follows puts what is committed, then
-//! looks again, until what it put last is what is committed. Every call is announced in the ledger
-//! before it is made, so one that arrives late, after its process died, is known to be possible and
-//! put right.
+//! Replicates the ledger's entries to their tags' stores, without locks.
+//!
+//! The replicator puts the committed value, then reads the entry again. It repeats this until the
+//! value that it put last is the committed one. Each call has an intent in the ledger before it is
+//! made. So a call that takes effect late, after its process died, is known to be possible, and is
+//! corrected.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -10,6 +12,7 @@ use tracing::{debug, warn};
 use crate::{
     auth::TenantScope,
     backend::WriteBackend,
+    backoff::Backoff,
     clock::{Clock, Timestamp},
     ledger::{Current, GRACE, LedgerError, Stored},
     model::{
@@ -17,34 +20,35 @@ use crate::{
         key::ConfigKey,
         refusal::{Refusal, RefusalReason},
     },
-    outbox::refusal::{self, Noted},
+    outbox::refusal::{self, Recorded},
     store::{ExternalStore, StoreError},
 };
 
-/// How often the ledger may move on under a replicator before it leaves the rest to the next one.
+/// How often the entry may change under a replicator before it leaves the rest to the next one.
 const MAX_ROUNDS: usize = 6;
-/// How long a removal has the field to itself: longer than any piece of work of which it is a part.
+/// How long a removal has the store to itself: longer than any work that it is part of may run.
 const REMOVAL: Duration = Duration::from_secs(30);
-/// How often a replicator looks whether somebody's removal has ended, and the longest wait between
-/// two looks.
+/// How often a replicator polls whether a removal has ended, and the longest wait between two
+/// polls.
 const MAX_POLLS: usize = 16;
-const MAX_POLL_WAIT: Duration = Duration::from_millis(120);
+const POLL_BACKOFF: Backoff = Backoff::up_to(Duration::from_millis(120));
 
-/// How following ended.
+/// How a replication ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Replication {
     /// The store holds what is committed.
     Done,
-    /// Somebody else is at it; config-refresh looks again later.
+    /// Another process is at the key. config-refresh comes back to it.
     Later,
-    /// The store refuses what is committed, and the ledger says so. It is tried again seldom.
+    /// The store refuses what is committed, and the ledger says so. config-refresh tries again now
+    /// and then.
     Refused(Refusal),
-    /// Nobody has ever written the key, so there is nothing to bring.
+    /// The key was never written, so there is nothing to replicate.
     NeverWritten,
 }
 
 impl ReplicateError {
-    /// Whether nothing was done to the store.
+    /// Whether the call certainly did nothing to the store.
     fn did_nothing(&self) -> bool {
         match self {
             Self::Ledger(_) => true,
@@ -53,7 +57,7 @@ impl ReplicateError {
     }
 }
 
-/// Why a store could not be brought after.
+/// Why a value could not be replicated.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReplicateError {
     #[error(transparent)]
@@ -62,15 +66,15 @@ pub(crate) enum ReplicateError {
     Store(#[from] StoreError),
 }
 
-/// What a replicator was called for.
+/// Why a replicator was called.
 #[derive(Clone, Debug)]
 pub(crate) enum Occasion {
-    /// The commit of this version, which gave out this id for the first call.
+    /// The commit of this version, with the intent that it recorded for the first call.
     Commit(IntentId, Version),
-    /// A change that was told. What the store refuses waits until it is due: that itself is such a
-    /// change.
-    Told,
-    /// It is due, or something has happened in the store.
+    /// An event told of a change. A refused version waits until it is due, because its refusal is
+    /// such a change, too.
+    Notified,
+    /// The key is due, or something has happened in the store.
     Due,
 }
 
@@ -83,11 +87,11 @@ pub(crate) async fn replicate(
     occasion: Occasion,
 ) -> Result<Replication, ReplicateError> {
     let Some((external, _)) = backend.stores.of(key).external() else { return Ok(Replication::Done) };
-    let waits = matches!(occasion, Occasion::Told);
+    let waits = matches!(occasion, Occasion::Notified);
     let unused = if let Occasion::Commit(id, version) = occasion { Some((id, Some(version))) } else { None };
     let calls = Calls { unused, ..Calls::default() };
     let mut replicator = Replicator { backend, clock, external, scope, key, calls };
-    let (mut rounds, mut polls) = (0, 0);
+    let (mut rounds, mut polls, mut backoff) = (0, 0, POLL_BACKOFF);
     while rounds < MAX_ROUNDS && polls < MAX_POLLS {
         let Some(current) = backend.ledger.current(scope, key).await? else { return Ok(Replication::NeverWritten) };
         if let Some(refusal) = current.entry.as_ref().and_then(|entry| entry.refusal).filter(|_| waits) {
@@ -95,22 +99,22 @@ pub(crate) async fn replicate(
         }
         if current.replica.is_being_removed(clock.now()) {
             polls += 1;
-            tokio::time::sleep(MAX_POLL_WAIT.mul_f64(fastrand::f64())).await;
+            backoff.wait().await;
             continue;
         }
         rounds += 1;
         match replicator.step(&current).await? {
-            Step::Again => debug!(config.key = %key, rounds, "the key moved on while its store was brought after"),
+            Step::Again => debug!(config.key = %key, rounds, "the key changed while it was replicated"),
             Step::Done => return Ok(Replication::Done),
             Step::Refused(refusal) => return Ok(Replication::Refused(refusal)),
-            Step::Leave => break,
+            Step::Yield => break,
         }
     }
     replicator.leave().await?;
     Ok(Replication::Later)
 }
 
-/// One who brings the store of one key after.
+/// Replicates one key to its store.
 struct Replicator<'a> {
     backend: &'a WriteBackend,
     clock: &'a Clock,
@@ -120,69 +124,66 @@ struct Replicator<'a> {
     calls: Calls,
 }
 
-/// The calls to a key's store that a replicator answers for.
+/// The calls to a key's store that a replicator is responsible for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Calls {
-    /// An announced id that no call has been made under yet, with the version that it was given out
-    /// for.
+    /// A recorded intent under which no call has been made yet, with the version that has the id.
     pub(crate) unused: Option<(IntentId, Option<Version>)>,
-    /// The announced ids of calls that have been made.
+    /// The intents of calls that have been made.
     pub(crate) own: Vec<IntentId>,
     /// The version that the last call was made for.
     pub(crate) last_done: Option<Version>,
-    /// Whether the ids here have taken the place of others, so that they stand for what those calls
-    /// may have done.
+    /// Whether these intents have replaced others, and so stand for what those calls may have done.
     pub(crate) makes_up: bool,
 }
 
-/// What one look at the ledger, and the call that followed from it, came to.
+/// What one read of the entry, and the call that followed from it, came to.
 enum Step {
     Done,
     Again,
-    Leave,
+    Yield,
     Refused(Refusal),
 }
 
-/// A call to the store that has been announced.
+/// A call to the store whose intent is recorded.
 struct Call {
     id: IntentId,
     given_out_for: Option<Version>,
-    /// The announced calls that are over once this one is: itself, and those that it makes up for.
+    /// The intents that are over once this call is: its own, and those that it makes up for.
     ended: Vec<IntentId>,
-    /// All calls that are announced with it.
+    /// All intents that are recorded then.
     open: Vec<IntentId>,
 }
 
-/// What there is to do for a key's store.
+/// What is to be done to a key's store.
 #[derive(Debug)]
 pub(crate) enum Due<'a> {
     /// Nothing.
     Nothing,
-    /// Nothing by this replicator: somebody else is at it.
-    Left,
-    /// The value of the committed version is to be put, which makes up for these abandoned calls.
+    /// Nothing by this replicator: another process is at the key.
+    Yield,
+    /// Put the committed version's value, which makes up for these abandoned calls.
     Put(Version, &'a Held, Vec<IntentId>),
-    /// The value is to be removed: of a key that was deleted at this version, or that never got
-    /// one.
+    /// Remove the value of a key that was deleted at this version, or never got one.
     Remove(Option<Version>),
 }
 
 impl Calls {
-    /// What there is to do at `now`, as the ledger tells.
+    /// What is to be done at `now`, according to the ledger.
     pub(crate) fn due<'a>(&self, current: &'a Current, now: Timestamp) -> Due<'a> {
         let unused = self.unused.as_ref().map(|(id, _)| id);
         let others = current.replica.intents.iter().filter(|id| !self.own.contains(id) && unused != Some(id)).cloned();
         let (abandoned, open): (Vec<_>, Vec<_>) = others.partition(|id| is_abandoned(id, now));
         if unused.is_none() && self.own.is_empty() && !open.is_empty() {
-            // Who announced a call looks again after it. Should they die, their call counts as
-            // abandoned soon.
-            return Due::Left;
+            // The process that recorded the intent reads the entry again after its call. If it
+            // died, its intent soon counts as abandoned.
+            return Due::Yield;
         }
         let version = current.entry.as_ref().map(|entry| entry.version);
         let behind = match version {
             Some(_) => current.replica.replicated != version,
-            // What a first write that never was committed has put late is found, and owed, when its
-            // call is long over.
+            // A first write that was never committed may have put a value late. The key is then in
+            // the outbox until all intents are over.
             None => current.replica.pending && current.replica.intents.is_empty(),
         };
         let undone = self.last_done.is_some() && self.last_done != version;
@@ -191,28 +192,26 @@ impl Calls {
         }
         match &current.entry {
             Some(Entry { state: State::Live(held), version, .. }) => Due::Put(*version, held, abandoned),
-            // While a call of somebody else is open nothing is removed: it may be a put that is yet
-            // to be committed.
-            _ if !open.is_empty() => Due::Left,
-            // Where there is no version, the key's first write has put its value and was never
+            // While another process's call is open nothing is removed: its put may be about to be
             // committed.
+            _ if !open.is_empty() => Due::Yield,
+            // Without a version, the key's first write has put its value and was never committed.
             _ => Due::Remove(version),
         }
     }
 
-    /// Those of the announced calls that are over once the next one is: the replicator's own, and
-    /// abandoned ones.
+    /// The intents that are over once the next call is: the replicator's own, and abandoned ones.
     pub(crate) fn ended(&self, intents: &[IntentId], now: Timestamp) -> Vec<IntentId> {
         intents.iter().filter(|id| self.own.contains(id) || is_abandoned(id, now)).cloned().collect()
     }
 
-    /// All ids that the replicator answers for.
+    /// All intents that the replicator is responsible for.
     fn ids(&self) -> Vec<IntentId> {
         self.own.iter().chain(self.unused.iter().map(|(id, _)| id)).cloned().collect()
     }
 }
 
-/// Whether nobody is left who could act upon what a call that was announced as `id` has done.
+/// Whether an intent is abandoned: too old for its process to be still alive.
 pub(crate) fn is_abandoned(id: &IntentId, now: Timestamp) -> bool {
     now.since(id.given_out_at()) > GRACE
 }
@@ -227,7 +226,7 @@ impl Replicator<'_> {
                 }
                 Ok(Step::Done)
             }
-            Due::Left => Ok(Step::Leave),
+            Due::Yield => Ok(Step::Yield),
             Due::Put(version, held, abandoned) => self.put(current, version, held, &abandoned).await,
             Due::Remove(version) => self.remove(current, version).await,
         }
@@ -263,29 +262,29 @@ impl Replicator<'_> {
                 }
                 let StoreError::Refused { reason, .. } = error else { return Err(error.into()) };
                 let made_up = if self.calls.makes_up { open.as_slice() } else { &[] };
-                let noted = self.note(version, Some(reason), made_up).await?;
-                // Where the version was known to be in the store, only now is the key owed to it.
+                let noted = self.record_refusal(version, Some(reason), made_up).await?;
+                // If the version was known to be in the store, the refusal commit has put the key
+                // into the outbox only now.
                 self.leave().await?;
                 return Ok(match noted {
-                    Noted::Refused(refusal) => Step::Refused(refusal),
-                    Noted::Busy => Step::Leave,
-                    Noted::Accepted | Noted::MovedOn => Step::Again,
+                    Recorded::Refused(refusal) => Step::Refused(refusal),
+                    Recorded::Busy => Step::Yield,
+                    Recorded::Accepted | Recorded::MovedOn => Step::Again,
                 });
             }
         };
         let mut stored = Stored { placed: placed.version, seen: current.replica.store_version, locator: None };
         if matches!(held, Held::Elsewhere(..)) {
-            // The version that was committed will be dropped by the store some day; this one is
-            // newer.
+            // The store will drop the committed version some day; this one is newer.
             let locator = self.external.locate(scope, key, &call.id, placed.version).await?;
             stored.locator = Some((locator, placed.kind));
         }
         if current.entry.as_ref().is_some_and(|entry| entry.refusal.is_some()) {
-            // Before the work counts as done: whoever dies in between leaves it owed, and it is put
+            // Before the key leaves the outbox: if the process dies in between, the key is put
             // again.
-            if self.note(version, None, &[]).await? == Noted::Busy {
+            if self.record_refusal(version, None, &[]).await? == Recorded::Busy {
                 self.after(call, Some(version), false);
-                return Ok(Step::Leave);
+                return Ok(Step::Yield);
             }
         }
         let is_others = |id: &&IntentId| **id != call.id && !self.calls.own.contains(id);
@@ -317,7 +316,7 @@ impl Replicator<'_> {
         let is_left = match removed {
             Ok(true) => false,
             Ok(false) => {
-                warn!(tenant.id = %scope.tenant(), config.key = %key, "what lies in the store under the key's name is not all ours; it is left alone");
+                warn!(tenant.id = %scope.tenant(), config.key = %key, "the store has versions under the key's name that are not ours; they are left alone");
                 true
             }
             Err(error) => {
@@ -336,7 +335,7 @@ impl Replicator<'_> {
         Ok(self.after(call, version, marked))
     }
 
-    /// Removes the value if every version of it was put by us: under one of `known`, or an id that
+    /// Removes the value if every version of it is ours: put under one of `known`, or an id that
     /// the ledger keeps with the version.
     async fn remove_if_ours(&self, known: &[IntentId]) -> Result<bool, ReplicateError> {
         let versions = self.external.versions(self.scope, self.key, false).await?;
@@ -356,16 +355,15 @@ impl Replicator<'_> {
         Ok(true)
     }
 
-    /// Announces the next call: under the id that the commit gave out, or under a new one, in the
-    /// place of `replaced`, which the call makes up for. None where others announced calls
-    /// meanwhile.
+    /// Records the intent of the next call: the one that the commit recorded, or a new one in place
+    /// of `replaced`, which the call makes up for. None if others recorded intents meanwhile.
     async fn record_intent(
         &mut self,
         current: &Current,
         replaced: &[IntentId],
     ) -> Result<Option<Call>, ReplicateError> {
         let seen = &current.replica.intents;
-        // All others that are announced are over once this call is, but for those that are open.
+        // All other intents are over once this call is, except the open ones.
         let mut ended = self.calls.ended(seen, self.clock.now());
         if let Some((id, given_out_for)) = self.calls.unused.take() {
             ended.retain(|one| *one != id);
@@ -385,17 +383,16 @@ impl Replicator<'_> {
         Ok(Some(Call { id, given_out_for: None, ended, open }))
     }
 
-    /// Notes what the store makes of a version.
-    async fn note(
+    async fn record_refusal(
         &self,
         version: Version,
         reason: Option<RefusalReason>,
         made_up: &[IntentId],
-    ) -> Result<Noted, LedgerError> {
-        refusal::note(self.backend, self.clock, self.scope, self.key, version, reason, made_up).await
+    ) -> Result<Recorded, LedgerError> {
+        refusal::record(self.backend, self.clock, self.scope, self.key, version, reason, made_up).await
     }
 
-    /// Takes back what was noted of a put that did nothing.
+    /// Takes back the intent of a put that did nothing.
     async fn give_up(&mut self, call: Call, version: Version) -> Result<(), ReplicateError> {
         let ledger = &self.backend.ledger;
         ledger.take_back(self.scope, self.key, version, &call.id).await?;
@@ -413,7 +410,7 @@ impl Replicator<'_> {
         if marked { Step::Done } else { Step::Again }
     }
 
-    /// Leaves the rest to others, and keeps them waiting as little as can be.
+    /// Leaves the rest to others, and lets them begin at once.
     async fn leave(&self) -> Result<(), ReplicateError> {
         let ledger = &self.backend.ledger;
         let ended = self.calls.ids();
@@ -421,7 +418,6 @@ impl Replicator<'_> {
             return Ok(());
         }
         if self.calls.own.is_empty() && !self.calls.makes_up {
-            // Nothing was called.
             ledger.end_calls(self.scope, self.key, &ended).await?;
         } else {
             ledger.leave_calls(self.scope, self.key, &ended).await?;

@@ -1,5 +1,4 @@
-//! One who takes over what others put: `import/mod.rs`. What lies in the store is judged by the
-//! real code.
+//! The importer: `import/mod.rs`. The real code judges what lies in the store.
 
 use super::{
     Actor, Defect, Strategy,
@@ -9,15 +8,15 @@ use super::{
 };
 use crate::import::Seen;
 
-/// How often a key is looked at that others are at. Fewer than in the code.
-const MAX_LOOKS: u8 = 3;
+/// How often a key is scanned while others are at it. Fewer than in the code.
+const MAX_SCANS: u8 = 3;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Importer {
-    polls: u8,
+    scans: u8,
     misplaced: bool,
-    /// Whether the store is brought after if it turned out not to show what is committed.
-    follows: Option<Strategy>,
+    /// Whether the key is replicated if the store did not show what is committed.
+    replicates: Option<Strategy>,
     at: At,
 }
 
@@ -30,7 +29,7 @@ enum At {
     VersionsAgain(Item),
     CurrentAgain(Item, Vec<Stored>),
     OwnersAgain(Item, Vec<Stored>),
-    /// What is left to commit, behind what is known by now and the head that follows from it.
+    /// What is known by now, its head, and what is left to commit.
     Commit(Item, Option<u8>, Vec<Found>),
     Lost(Item),
     Requeue(Item, Option<(Place, Ids)>),
@@ -38,8 +37,8 @@ enum At {
 }
 
 impl Importer {
-    fn new(follows: Option<Strategy>) -> Self {
-        Self { polls: 1, misplaced: false, follows, at: At::Versions }
+    fn new(replicates: Option<Strategy>) -> Self {
+        Self { scans: 1, misplaced: false, replicates, at: At::Versions }
     }
 
     /// `RefreshService::import_parameter`.
@@ -47,7 +46,7 @@ impl Importer {
         Self::new(Some(strategy))
     }
 
-    /// `Reconciler::look_at`; and `RefreshService::follow` behind `follow`.
+    /// `Reconciler::import_one`, and `RefreshService::replicate` after `replicate`.
     pub(super) fn alone() -> Self {
         Self::new(None)
     }
@@ -99,7 +98,7 @@ impl Importer {
                 self.to(At::Commit(known, Some(world.head), left))
             }
             At::Lost(known) => {
-                if lens.is_taken_over(&known, &world.item) {
+                if lens.is_imported_meanwhile(&known, &world.item) {
                     self.done()
                 } else {
                     self.again()
@@ -109,10 +108,10 @@ impl Importer {
                 if !world.requeue(item.version()) {
                     return self.again();
                 }
-                let owed = Self { misplaced: true, ..self };
+                let replicator = Self { misplaced: true, ..self };
                 match through {
-                    Some((to, done)) => owed.to(At::Note(item, to, done, false)),
-                    None => owed.done(),
+                    Some((to, done)) => replicator.to(At::Note(item, to, done, false)),
+                    None => replicator.done(),
                 }
             }
             At::Note(item, to, done, requeues) => {
@@ -124,25 +123,25 @@ impl Importer {
         }
     }
 
-    /// `Importer::look`, once the owners are known.
+    /// `Importer::scan`, once the owners are known.
     fn scan(self, world: &World, stored: &[Stored], item: Item) -> Actor {
         let lens = Lens::of(world);
         let seen = lens.judge(world, &item, stored);
         let has_news = stored.is_empty() || !seen.foreign.is_empty();
         let needs_another = match world.defect {
-            Some(Defect::OneLook) if stored.is_empty() => return self.removed(world, item),
-            Some(Defect::OneLook) if has_news => return self.take_over(item, stored, &seen),
+            Some(Defect::OneScan) if stored.is_empty() => return self.removed(world, item),
+            Some(Defect::OneScan) if has_news => return self.import_foreign(item, stored, &seen),
             _ => lens.needs_another_scan(&item, stored, &seen),
         };
         if needs_another { self.to(At::VersionsAgain(item)) } else { self.note(world, item, stored, &seen) }
     }
 
-    /// The same, at the second look.
+    /// The same, at the second scan.
     fn judge_again(self, world: &World, item: Item, stored: &[Stored]) -> Actor {
         let lens = Lens::of(world);
         let seen = lens.judge(world, &item, stored);
         if !seen.foreign.is_empty() {
-            self.take_over(item, stored, &seen)
+            self.import_foreign(item, stored, &seen)
         } else if lens.is_value_lost(&item, stored) {
             self.removed(world, item)
         } else {
@@ -163,14 +162,14 @@ impl Importer {
         }
     }
 
-    /// `Importer::take_over`.
-    fn take_over(self, item: Item, stored: &[Stored], seen: &Seen) -> Actor {
+    /// `Importer::import_foreign`.
+    fn import_foreign(self, item: Item, stored: &[Stored], seen: &Seen) -> Actor {
         let found =
             seen.foreign.iter().map(|one| Found { stored: Lens::place(stored, one.place), superseded: one.superseded });
         self.to(At::Commit(item, None, found.collect()))
     }
 
-    /// `Importer::removed`. That reads may lag is not modelled, so nothing is waited for.
+    /// `Importer::removed`. The model has no reads that lag, so nothing is waited for.
     fn removed(self, world: &World, item: Item) -> Actor {
         let is_live = item.entry.is_some_and(|entry| entry.is_live());
         let is_elsewhere = item.entry.is_some_and(|entry| matches!(entry.held, Held::Elsewhere(..)));
@@ -181,24 +180,24 @@ impl Importer {
         self.to(At::Commit(item, None, vec![Found { stored: None, superseded: false }]))
     }
 
-    /// `Looked::Again`.
+    /// `Scanned::Again`.
     fn again(self) -> Actor {
         self.go_on()
     }
 
-    /// `Looked::GoOn`.
+    /// `Scanned::GoOn`.
     fn go_on(mut self) -> Actor {
-        if self.polls == MAX_LOOKS {
+        if self.scans == MAX_SCANS {
             // `ImportError::Busy`
             return Actor::Idle;
         }
-        self.polls += 1;
+        self.scans += 1;
         self.to(At::Versions)
     }
 
-    /// `Looked::Done`.
+    /// `Scanned::Done`.
     fn done(self) -> Actor {
-        match self.follows.filter(|_| self.misplaced) {
+        match self.replicates.filter(|_| self.misplaced) {
             Some(strategy) => Actor::Replicate(Replicator::of_refresh(strategy)),
             None => Actor::Idle,
         }

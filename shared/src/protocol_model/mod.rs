@@ -1,14 +1,14 @@
 //! A model of the protocol that keeps Parameter Store and the ledger together, explored
 //! exhaustively for small sizes.
 //!
-//! One key of one tenant. Writers, runs of config-refresh, somebody who edits the parameter behind
-//! our back, deaths between any two calls, a put that takes effect long after its process died, and
-//! the time that passes. Every external call is one atomic step. The decisions are taken by the
-//! code itself (`judge`, `owner_of`, `is_unmoved`, `Calls::due`, …); the order of the calls and the
-//! conditions of the updates are mirrored, and each place names what it mirrors.
+//! It has one key of one tenant, writers, runs of config-refresh, an operator who edits the
+//! parameter directly, deaths between any two calls, a put that takes effect long after its process
+//! died, and the time that passes. Every external call is one atomic step. The code itself takes
+//! the decisions (`judge`, `owner_of`, `is_unmoved`, `Calls::due`, …). The model mirrors the order
+//! of the calls and the conditions of the updates, and each place names what it mirrors.
 //!
-//! What a model cannot see: answers of DynamoDB that get lost (a commit's own repetition has tests
-//! of its own), versions that Parameter Store has dropped because there were more than 100, reads
+//! The model does not cover: lost answers of DynamoDB (tests of their own cover a commit's
+//! repetition), versions that Parameter Store has dropped because there were more than 100, reads
 //! of it that lag behind, and clocks that differ.
 
 mod importer;
@@ -42,39 +42,39 @@ enum Strategy {
 /// What can be broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Defect {
-    /// A commit does not ask whether its version is new.
+    /// A commit does not check that its version is new.
     AnyVersion,
-    /// `note_imported` does not ask where the mark stood.
-    AbsorbedAnyhow,
-    /// What is found is committed wherever the mark stands.
+    /// `note_imported` does not check the mark that it replaces.
+    ImportedAnyhow,
+    /// A foreign version is committed wherever the mark stands.
     FoundAnyhow,
-    /// A removal begins beside announced calls.
+    /// A removal begins beside open intents.
     RemovalWithOthers,
-    /// Calls are announced beside a removal.
+    /// Intents are recorded beside a removal.
     RemovalAlone,
     /// A copied description is believed.
     CopiesBelieved,
     /// An abandoned call is taken for one that did nothing.
     NothingMadeUpFor,
-    /// A put around the ledger is committed although a later one is known.
+    /// A write-around put is committed although a later one is known.
     AroundFurther,
     /// A put is noted whatever version it was made for.
     MarksAnyVersion,
-    /// A put around the ledger is not intents.
-    Unannounced,
-    /// What others did is judged by one look, not by two that agree.
-    OneLook,
-    /// How far was looked is noted before the store is owed what it does not show.
+    /// A write-around put has no intent.
+    WithoutIntent,
+    /// Foreign changes are judged by one scan, not by two that agree.
+    OneScan,
+    /// The import is noted before the key is put back into the outbox.
     NotedFirst,
-    /// How far was looked is forgotten although what others put is left there.
+    /// The import mark is removed although foreign versions are left there.
     LeftForgotten,
-    /// What is found is committed if no removal is under way, although one has been since.
+    /// A foreign version is committed if no removal is under way, although one has been since.
     RemovalOverlooked,
-    /// The ids of calls that were made up for are forgotten.
+    /// The intents of calls that were made up for are forgotten.
     MadeUpForForgotten,
 }
 
-/// One who makes calls.
+/// A process that makes calls.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Actor {
     /// Nothing to do, or dead.
@@ -84,7 +84,7 @@ enum Actor {
     Import(Importer),
 }
 
-/// What becomes of a call.
+/// How a call ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Done,
@@ -93,7 +93,7 @@ enum Outcome {
 }
 
 impl Actor {
-    /// Nothing of it has happened yet, or it is over.
+    /// It has not begun, or it is over.
     fn is_at_rest(&self) -> bool {
         match self {
             Self::Idle => true,
@@ -185,7 +185,7 @@ enum Action {
     RemovalOver,
     /// So much time passes that no put can take effect any more that was signed before.
     Pause,
-    /// An event or the schedule has config-refresh bring the store after, or look it through.
+    /// An event or the schedule has config-refresh replicate or import the key.
     Replicate,
     Import,
 }
@@ -200,7 +200,7 @@ struct Protocol {
     runs: usize,
     budget: Budget,
     defect: Option<Defect>,
-    /// Writes that have been made, followed and looked through before.
+    /// Whether the key has been written, replicated and imported before.
     written: bool,
 }
 
@@ -214,13 +214,13 @@ impl State {
         self.writers.iter().chain(&self.runs)
     }
 
-    /// The ids that living processes answer for.
+    /// The intents of living processes.
     fn alive(&self) -> Ids {
         self.actors().fold(0, |all, actor| all | actor.ids())
     }
 
-    /// Up to where ids are abandoned, once the oldest announced one that is not is so: no older one
-    /// is a living process's.
+    /// Up to which id intents are abandoned, once the oldest open one is. No older one is a living
+    /// process's.
     fn abandoned_next(&self) -> Option<u8> {
         let next = (self.world.old..self.world.ids).find(|id| self.world.item.intents & bit(*id) != 0)?;
         (self.alive() & (bit(next + 1) - 1) == 0).then_some(next + 1)
@@ -356,15 +356,17 @@ impl Model for Protocol {
             Property::always("versions and revisions have no gap and no double", |_, state| {
                 never(state, fault::NUMBERS)
             }),
-            Property::always("what others put is taken over once, in order", |_, state| never(state, fault::TWICE)),
+            Property::always("foreign versions are imported once, in order", |_, state| never(state, fault::TWICE)),
             Property::always("what is ours is not taken for another's", |_, state| {
                 never(state, fault::OURS_AS_FOREIGN)
             }),
-            Property::always("how far a life was looked through only moves forward", |_, state| {
+            Property::always("how far a life is imported only moves forward", |_, state| {
                 never(state, fault::BACKWARDS)
             }),
             Property::always("at rest, Parameter Store shows what is committed", |_, state| never(state, fault::APART)),
-            Property::always("at rest, all that others put is in the history", |_, state| never(state, fault::MISSED)),
+            Property::always("at rest, all foreign versions are in the history", |_, state| {
+                never(state, fault::MISSED)
+            }),
             Property::always("the key comes to rest, and can be written", |_, state| never(state, fault::STUCK)),
         ]
     }

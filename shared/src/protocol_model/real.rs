@@ -1,4 +1,4 @@
-//! The model's small state as what the code itself works on.
+//! The model's small state in the code's own types.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -9,9 +9,10 @@ use super::{
 use crate::{
     clock::Timestamp,
     import::{
-        Owner, Seen, credible, done_with, is_taken_over, is_unmoved, is_value_lost, judge, needs_another_scan, owner_of,
+        Owner, Seen, credible, done_with, is_imported_meanwhile, is_unmoved, is_value_lost, judge, needs_another_scan,
+        owner_of,
     },
-    ledger::{Current, ReplicaState},
+    ledger::{Current, Found, ReplicaState},
     model::{
         entry::{
             Author, CommitId, Entry, Held as RealHeld, IntentId, Locator, Revision, State, TextKind, Trimmed, Version,
@@ -106,7 +107,16 @@ impl Lens {
         };
         let mut current = Current::default();
         if item.latest > 0 {
-            current = current.with_found(entry(item.latest, true), None, None, true, false);
+            let found = Found {
+                at: Timestamp::from_millis(0),
+                place: None,
+                mark: None,
+                superseded: true,
+                fits: true,
+                is_anew: false,
+                known: ReplicaState::default(),
+            };
+            current = current.with_found(entry(item.latest, true), &found);
         }
         current.entry = item.entry.map(|one| entry(one.version, false));
         current.replica = ReplicaState {
@@ -132,7 +142,7 @@ impl Lens {
         stored.iter().map(one).collect()
     }
 
-    /// Whether an owner of a version has to be looked up.
+    /// Whether an owner of a version has to be read.
     pub(super) fn has_credible(self, item: &Item, stored: &[Stored]) -> bool {
         !credible(&self.current(item), &self.stored(stored)).is_empty()
     }
@@ -185,8 +195,8 @@ impl Lens {
         is_unmoved(&self.current(before), &self.current(after))
     }
 
-    /// `is_taken_over`.
-    pub(super) fn is_taken_over(self, known: &Item, current: &Item) -> bool {
-        is_taken_over(&self.current(known), &self.current(current))
+    /// `is_imported_meanwhile`.
+    pub(super) fn is_imported_meanwhile(self, known: &Item, current: &Item) -> bool {
+        is_imported_meanwhile(&self.current(known), &self.current(current))
     }
 }

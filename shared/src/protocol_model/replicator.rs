@@ -1,5 +1,4 @@
-//! One who brings the store after: `outbox/replicate.rs`. What there is to do is decided by the real
-//! [`Calls`].
+//! The replicator: `outbox/replicate.rs`. The real [`Calls`] decide what is to be done.
 
 use super::{
     Actor, Defect, Outcome, Strategy,
@@ -12,10 +11,10 @@ use crate::{
     outbox::replicate::{Calls, Due},
 };
 
-/// How often the ledger may move on, and how often somebody's removal is looked at. Fewer than in
-/// the code, so that the end of a replicator's patience is seen.
+/// How often the entry may change, and how often a removal is polled. Fewer than in the code, so
+/// that the model reaches the end of a replicator's patience.
 const MAX_ROUNDS: u8 = 3;
-const MAX_LOOKS: u8 = 2;
+const MAX_POLLS: u8 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Replicator {
@@ -25,7 +24,7 @@ pub(super) struct Replicator {
     makes_up: bool,
     rounds: u8,
     polls: u8,
-    /// Whether the store is looked through afterwards.
+    /// Whether the store is imported afterwards.
     imports: bool,
     at: At,
 }
@@ -36,8 +35,7 @@ struct Job {
     version: u8,
     value: Value,
     is_elsewhere: bool,
-    /// What the ledger said: ids that are intents, those of them that are abandoned, and the
-    /// store's version.
+    /// What the ledger said: the intents, the abandoned ones among them, and the store's version.
     intents: Ids,
     abandoned: Ids,
     seen: u8,
@@ -60,13 +58,13 @@ enum At {
     Put(Job, Call),
     Locate(Job, Call, Place),
     Mark(Job, Call, Place),
-    /// Behind `mark_replicated` and what follows from it.
+    /// After `mark_replicated`, with other intents open.
     AcknowledgeMarked,
     TakeBack(Job, Call),
     IntendRemoval(Item),
     Begin(Item, Call),
-    LookThrough(Item, Call),
-    PutIds(Item, Call, Vec<(u8, u8)>),
+    ScanStore(Item, Call),
+    IntentIds(Item, Call, Vec<(u8, u8)>),
     Delete(Item, Call),
     MarkRemoved(Item, Call, bool),
     EndRemoval(Item, Call, bool),
@@ -87,13 +85,13 @@ impl Replicator {
         Self { unused, own: 0, last_done: 0, makes_up: false, rounds: 0, polls: 0, imports, at: At::Read }
     }
 
-    /// What follows a commit, which gave an id out.
+    /// After a commit that recorded an intent.
     pub(super) fn of_commit(id: u8, version: u8) -> Self {
         Self::new(Some((id, version)), false)
     }
 
-    /// `RefreshService::follow`. Parameter Store told of a put around the ledger before it was
-    /// committed, when nothing could be said of it yet, so its store is looked through afterwards.
+    /// `RefreshService::replicate`. Parameter Store sent the event of a write-around put before the
+    /// commit, when nothing could be said about it yet. So the store is imported afterwards.
     pub(super) fn of_refresh(strategy: Strategy) -> Self {
         Self::new(None, strategy == Strategy::Around)
     }
@@ -103,7 +101,7 @@ impl Replicator {
         Actor::Replicate(self)
     }
 
-    /// The ids that the replicator answers for, or is about to make a call under.
+    /// The intents that the replicator is responsible for, or is about to make a call under.
     pub(super) fn ids(&self) -> Ids {
         let under_way = match &self.at {
             At::GiveOut(_, call)
@@ -112,8 +110,8 @@ impl Replicator {
             | At::Mark(_, call, _)
             | At::TakeBack(_, call)
             | At::Begin(_, call)
-            | At::LookThrough(_, call)
-            | At::PutIds(_, call, _)
+            | At::ScanStore(_, call)
+            | At::IntentIds(_, call, _)
             | At::Delete(_, call)
             | At::MarkRemoved(_, call, _)
             | At::EndRemoval(_, call, _) => bit(call.id),
@@ -163,7 +161,7 @@ impl Replicator {
                 self.to(At::GiveOut(job, Call { id, given_out_for: 0, ended: bit(id) }))
             }
             At::GiveOut(job, call) => {
-                world.change_put_ids(job.version, call.id, true);
+                world.change_intent_ids(job.version, call.id, true);
                 self.to(At::Put(job, call))
             }
             At::Put(job, call) => {
@@ -195,7 +193,7 @@ impl Replicator {
             }
             // `Replicator::give_up`
             At::TakeBack(job, call) => {
-                world.change_put_ids(job.version, call.id, false);
+                world.change_intent_ids(job.version, call.id, false);
                 if self.makes_up {
                     self.own |= bit(call.id);
                     return self.leave();
@@ -239,17 +237,17 @@ impl Replicator {
                     self.unused = Some((call.id, call.given_out_for));
                     return self.again();
                 }
-                self.to(if item.store_version > 0 { At::Delete(item, call) } else { At::LookThrough(item, call) })
+                self.to(if item.store_version > 0 { At::Delete(item, call) } else { At::ScanStore(item, call) })
             }
             // `Replicator::remove_if_ours`
-            At::LookThrough(item, call) => {
+            At::ScanStore(item, call) => {
                 let marks: Option<Vec<_>> = world.store.iter().map(|one| one.mark).collect();
                 match marks {
-                    Some(marks) if !marks.is_empty() => self.to(At::PutIds(item, call, marks)),
+                    Some(marks) if !marks.is_empty() => self.to(At::IntentIds(item, call, marks)),
                     marks => self.to(At::MarkRemoved(item, call, marks.is_none())),
                 }
             }
-            At::PutIds(item, call, marks) => {
+            At::IntentIds(item, call, marks) => {
                 let known = call.ended | item.expired_intents;
                 let mut seen = 0;
                 let all_ours = marks.iter().all(|(id, version)| {
@@ -285,7 +283,7 @@ impl Replicator {
         }
     }
 
-    /// `follow`: one look at the ledger, and `Replicator::step`.
+    /// `replicate`: one read of the entry, and `Replicator::step`.
     fn scan(mut self, world: &mut World) -> Actor {
         let item = world.item;
         if !item.exists {
@@ -300,7 +298,7 @@ impl Replicator {
         let current = lens.current(&item);
         let calls = self.calls(lens);
         match calls.due(&current, lens.now()) {
-            Due::Left => self.leave(),
+            Due::Yield => self.leave(),
             Due::Nothing => self.acknowledge(&item),
             Due::Put(..)
                 if world.has(Defect::NothingMadeUpFor) && item.replicated == item.version() && self.last_done == 0 =>
@@ -355,7 +353,7 @@ impl Replicator {
     }
 
     fn again(self) -> Actor {
-        if self.rounds < MAX_ROUNDS && self.polls < MAX_LOOKS { self.to(At::Read) } else { self.leave() }
+        if self.rounds < MAX_ROUNDS && self.polls < MAX_POLLS { self.to(At::Read) } else { self.leave() }
     }
 
     /// `Replicator::leave`.

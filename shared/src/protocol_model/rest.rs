@@ -1,5 +1,5 @@
-//! What becomes of a key at which nobody is any more: the sweep and the comparison go on until
-//! there is nothing left to do.
+//! What becomes of a key when no process is at it any more: sweeps and comparisons run until
+//! nothing is left to do.
 
 use super::{
     Actor, Outcome,
@@ -9,7 +9,7 @@ use super::{
     writer::Writer,
 };
 
-/// The writer before all others, and the one behind them.
+/// The first writer, and the last.
 pub(super) const FIRST: u8 = 0;
 const LAST: u8 = 15;
 /// How many rounds of sweep and comparison a key may take.
@@ -26,22 +26,22 @@ pub(super) fn write(world: &mut World, who: u8) {
     run(world, Actor::Write(Writer::new(who, false)));
 }
 
-/// Lets the sweep and the comparison do what there is to do; whether that comes to an end.
+/// Runs sweeps and comparisons; whether they come to an end.
 pub(super) fn recover(world: &mut World) -> bool {
     for _ in 0..MAX_ROUNDS {
         // `GRACE`, and the time of a removal.
         world.old = world.ids;
         world.item.end_removal();
         // `RefreshService::sweep`
-        let is_owed = world.item.pending;
-        if is_owed {
+        let is_pending = world.item.pending;
+        if is_pending {
             run(world, Actor::Replicate(Replicator::of_refresh(world.strategy)));
         }
         let differs = differs(world);
         if differs {
             run(world, Actor::Import(Importer::alone()));
         }
-        if !is_owed && !differs {
+        if !is_pending && !differs {
             return true;
         }
     }
@@ -57,16 +57,16 @@ fn differs(world: &World) -> bool {
     }
 }
 
-/// What is wrong with a key that comes to rest from here, and is written once more.
+/// The faults of a key that comes to rest from here, and is then written once more.
 pub(super) fn faults(world: &World) -> u16 {
     let mut world = world.clone();
     let mut faults = if recover(&mut world) { 0 } else { fault::STUCK };
     faults |= apart(&world) | missed(&world) | lost(&world);
-    let announced = world.item.intents != 0 || world.item.pending;
+    let is_intended = world.item.intents != 0 || world.item.pending;
     let before = world.item.version();
     write(&mut world, LAST);
     let is_written = world.item.version() > before && world.item.value() == Some(Value::Writer(LAST));
-    if announced || !is_written || !recover(&mut world) {
+    if is_intended || !is_written || !recover(&mut world) {
         faults |= fault::STUCK;
     }
     faults | apart(&world) | world.faults
@@ -78,7 +78,7 @@ fn apart(world: &World) -> u16 {
         (None, None) => true,
         (Some(newest), Some(value)) => newest.value == value,
         (None, Some(_)) => false,
-        // What is not all ours is not removed. It is in the history.
+        // Foreign versions are not removed. They are in the history.
         (Some(_), None) => world.store.iter().any(|one| matches!(one.value, Value::Foreign(_))),
     };
     let is_there = match world.item.entry.map(|entry| entry.held) {
@@ -88,14 +88,14 @@ fn apart(world: &World) -> u16 {
     if is_same && is_there { 0 } else { fault::APART }
 }
 
-/// Whether something that others put is in Parameter Store and not in the history.
+/// Whether a foreign version is in Parameter Store and not in the history.
 fn missed(world: &World) -> u16 {
     let times = |value| world.history.iter().filter(|past| past.value == Some(value)).count();
     let foreign = world.store.iter().filter(|one| matches!(one.value, Value::Foreign(_)));
     if foreign.into_iter().all(|one| times(one.value) == 1) { 0 } else { fault::MISSED }
 }
 
-/// Whether a request that was committed is not in the history, once.
+/// Whether a committed request is missing from the history, or there twice.
 fn lost(world: &World) -> u16 {
     let times = |who| world.history.iter().filter(|past| past.writer == Some(who)).count();
     let committed = (0..16).filter(|who| world.committed & bit(*who) != 0);

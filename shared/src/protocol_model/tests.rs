@@ -1,4 +1,4 @@
-//! What is explored, how far, and what breaks it.
+//! The sizes that are explored, and the defects that are found.
 
 use std::fmt::Write as _;
 
@@ -13,8 +13,7 @@ const NONE: Budget = Budget { edits: 0, copies: 0, removals: 0, deaths: 0, refus
 const PUT: bool = false;
 const DELETE: bool = true;
 
-/// What came of exploring one size: how much there was, and the shortest trace to something that
-/// must never be.
+/// What came of exploring one size: the number of states, and the shortest trace to each violation.
 struct Explored {
     what: String,
     states: usize,
@@ -39,7 +38,7 @@ fn explore(protocol: Protocol) -> Explored {
     });
     let found: Vec<_> = found.collect();
     let states = checker.unique_state_count();
-    // For whoever asks for it, with --nocapture.
+    // Shown with --nocapture.
     eprintln!("{states:>9} states, {:>9} steps, depth {:>2}: {what}", checker.state_count(), checker.max_depth());
     Explored { what, states, found }
 }
@@ -85,13 +84,13 @@ fn shown(state: &State) -> String {
             ", removing under {id}{}",
             if over { " is over" } else { "" }
         )),
-        if item.pending { ", owed" } else { "" },
+        if item.pending { ", pending" } else { "" },
         state.late.map_or_else(String::new, |(id, ..)| format!(", late put {id}")),
     )
 }
 
-/// What is explored of a strategy. What a size takes depends on how many actors there are at once;
-/// so there are many small ones, and larger ones only with `cargo model`, which takes long.
+/// The sizes of a strategy. The cost depends on the number of actors at once; so there are many
+/// small sizes, and larger ones only with `cargo model`, which takes long.
 fn sizes(strategy: Strategy) -> Vec<Protocol> {
     let mut sizes = vec![
         (true, vec![PUT, PUT], 1, Budget { deaths: 1, runs: 1, ..NONE }),
@@ -109,10 +108,9 @@ fn sizes(strategy: Strategy) -> Vec<Protocol> {
             (written, vec![PUT], 1, Budget { deaths: 1, copies: 1, runs: 1, pauses: 1, ..NONE }),
         ]);
         if is_large() {
-            // A gap that is known: a first write around the ledger dies with its put on its way,
-            // somebody else puts and removes the parameter, and the late put comes between two runs
-            // that look at that. Then the put stays although the key is deleted, until its next
-            // write.
+            // A known gap: a first write-around write dies with its put under way, somebody else
+            // puts and removes the parameter, and the late put comes between two runs that scan
+            // that. Then the put stays although the key is deleted, until its next write.
             let removals = u8::from(written || strategy != Strategy::Around);
             sizes.extend([
                 (written, vec![PUT, PUT], 1, Budget { edits: 1, deaths: 1, runs: 1, ..NONE }),
@@ -149,42 +147,42 @@ fn all_hold(strategy: Strategy) {
     eprintln!("{states:>9} states of {strategy:?} in all");
 }
 
-/// Promise: whatever writers, somebody else, config-refresh and the death of any of them do to a
-/// key that is written through, and in whatever order, no acknowledged write is lost, what others
-/// put is taken over once, and Parameter Store ends with what is committed.
+/// Promise: whatever writers, operators, config-refresh and the death of any of them do to a
+/// write-through key, in whatever order, no acknowledged write is lost, foreign versions are
+/// imported once, and Parameter Store ends with what is committed.
 #[test]
 fn write_through_holds() {
     all_hold(Strategy::Through);
 }
 
-/// Promise: the same of a key that is written back.
+/// Promise: the same of a write-back key.
 #[test]
 fn write_back_holds() {
     all_hold(Strategy::Back);
 }
 
-/// Promise: the same of a key that is written around the ledger.
+/// Promise: the same of a write-around key.
 #[test]
 fn write_around_holds() {
     all_hold(Strategy::Around);
 }
 
-/// Each of these, broken on purpose, breaks a promise: the model sees what the conditions are for.
+/// Each of these defects breaks a promise: the model sees what the conditions are for.
 #[test]
 fn what_is_broken_is_found() {
     use Strategy::{Around, Back, Through};
     const EDIT: Budget = Budget { edits: 1, runs: 1, ..NONE };
     const DEATH: Budget = Budget { deaths: 1, runs: 1, ..NONE };
     let apart = "at rest, Parameter Store shows what is committed";
-    let missed = "at rest, all that others put is in the history";
+    let missed = "at rest, all foreign versions are in the history";
     let ours = "what is ours is not taken for another's";
     let numbers = "versions and revisions have no gap and no double";
-    let backwards = "how far a life was looked through only moves forward";
+    let backwards = "how far a life is imported only moves forward";
     let stuck = "the key comes to rest, and can be written";
     let many = Budget { removals: 1, deaths: 1, runs: 2, ..EDIT };
     for (defect, breaks, strategy, written, writers, runs, budget) in [
         (Defect::AnyVersion, numbers, Back, true, vec![PUT], 1, many),
-        (Defect::AbsorbedAnyhow, backwards, Through, true, vec![PUT], 2, Budget { runs: 2, ..EDIT }),
+        (Defect::ImportedAnyhow, backwards, Through, true, vec![PUT], 2, Budget { runs: 2, ..EDIT }),
         (Defect::FoundAnyhow, ours, Through, true, vec![DELETE], 1, EDIT),
         (Defect::RemovalWithOthers, ours, Around, true, vec![PUT, DELETE], 0, NONE),
         (Defect::RemovalAlone, ours, Around, true, vec![PUT, DELETE], 0, NONE),
@@ -192,8 +190,8 @@ fn what_is_broken_is_found() {
         (Defect::NothingMadeUpFor, ours, Around, true, vec![PUT], 1, DEATH),
         (Defect::AroundFurther, apart, Around, true, vec![PUT, PUT], 1, DEATH),
         (Defect::MarksAnyVersion, apart, Through, true, vec![PUT], 1, many),
-        (Defect::Unannounced, ours, Around, true, vec![PUT], 1, Budget { runs: 1, ..NONE }),
-        (Defect::OneLook, ours, Back, false, vec![PUT], 2, Budget { runs: 2, ..EDIT }),
+        (Defect::WithoutIntent, ours, Around, true, vec![PUT], 1, Budget { runs: 1, ..NONE }),
+        (Defect::OneScan, ours, Back, false, vec![PUT], 2, Budget { runs: 2, ..EDIT }),
         (Defect::NotedFirst, apart, Through, true, vec![PUT], 1, Budget { removals: 1, deaths: 1, ..EDIT }),
         (Defect::LeftForgotten, stuck, Back, false, vec![PUT, DELETE], 1, EDIT),
         (Defect::RemovalOverlooked, ours, Around, true, vec![DELETE], 1, Budget { deaths: 1, ..EDIT }),

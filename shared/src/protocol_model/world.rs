@@ -5,14 +5,14 @@
 
 use super::{Defect, Strategy};
 
-/// A set of put ids, each a bit.
+/// A set of intent ids, each a bit.
 pub(super) type Ids = u32;
 
 pub(super) fn bit(id: u8) -> Ids {
     1 << id
 }
 
-/// Whose a value is: the nth writer's, or the nth foreign one.
+/// The source of a value: the nth writer's, or the nth foreign one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Value {
     Writer(u8),
@@ -110,11 +110,11 @@ pub(super) struct Past {
     pub(super) is_external: bool,
     pub(super) superseded: bool,
     pub(super) intent_ids: Ids,
-    /// The request that wrote it; none for what was found.
+    /// The request that wrote it; none for a foreign version.
     pub(super) writer: Option<u8>,
 }
 
-/// What a version was found to be: `ledger::commit::Found`.
+/// A foreign version: `ledger::commit::Found`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Found {
     /// None for a removal.
@@ -147,9 +147,9 @@ pub(super) mod fault {
 pub(super) struct World {
     pub(super) strategy: Strategy,
     pub(super) defect: Option<Defect>,
-    /// Counts what is dated: writes of Parameter Store and commits.
+    /// Counts what has a time: writes to Parameter Store, and commits.
     pub(super) clock: u16,
-    /// How many put ids have been given out. Those below `old` count as abandoned; those below
+    /// How many intent ids have been given out. Those below `old` count as abandoned; those below
     /// `ancient` cannot take effect any more.
     pub(super) ids: u8,
     pub(super) old: u8,
@@ -247,7 +247,7 @@ impl World {
         self.store.iter().find(ours).map(|one| one.place)
     }
 
-    // `ledger/follow.rs`.
+    // `ledger/outbox.rs`.
 
     /// `Ledger::record_intent`.
     pub(super) fn record_intent(&mut self, id: u8, seen: Ids, replaced: Ids) -> bool {
@@ -278,10 +278,10 @@ impl World {
 
     /// `Ledger::begin_removal`.
     pub(super) fn begin_removal(&mut self, version: u8, known: Ids, store_version: u8, id: u8) -> bool {
-        let announced = self.item.intents == known || self.has(Defect::RemovalWithOthers);
+        let is_intended = self.item.intents == known || self.has(Defect::RemovalWithOthers);
         let item = &mut self.item;
         let is_deleted = item.version() == version && !item.entry.is_some_and(|entry| entry.is_live());
-        if !is_deleted || !announced || item.store_version != store_version || item.is_being_removed() {
+        if !is_deleted || !is_intended || item.store_version != store_version || item.is_being_removed() {
             return false;
         }
         item.removing = Some((id, false));
@@ -296,7 +296,7 @@ impl World {
     }
 
     /// `Ledger::give_out` and `Ledger::take_back`.
-    pub(super) fn change_put_ids(&mut self, version: u8, id: u8, is_given: bool) {
+    pub(super) fn change_intent_ids(&mut self, version: u8, id: u8, is_given: bool) {
         for past in self.history.iter_mut().filter(|past| past.version == version) {
             past.intent_ids = if is_given { past.intent_ids | bit(id) } else { past.intent_ids & !bit(id) };
         }
@@ -313,8 +313,8 @@ impl World {
         known == 0 || known < placed || known == seen
     }
 
-    /// `Ledger::mark_replicated`, but for the settling; none if that is refused, and whether other
-    /// calls are open.
+    /// `Ledger::mark_replicated` without the acknowledgement; none if it is refused, and whether
+    /// other intents are open.
     pub(super) fn mark_replicated(
         &mut self,
         version: u8,
@@ -359,7 +359,7 @@ impl World {
         true
     }
 
-    /// `Ledger::settle`.
+    /// `Ledger::acknowledge`.
     pub(super) fn acknowledge(&mut self) {
         let item = &mut self.item;
         if item.intents == 0 && (item.entry.is_none() || item.replicated == item.version()) {
@@ -379,7 +379,7 @@ impl World {
 
     /// `Ledger::note_imported`.
     pub(super) fn note_imported(&mut self, before: Option<Place>, now: Place, done: Ids) -> bool {
-        let same = self.item.imported_through == before || self.has(Defect::AbsorbedAnyhow);
+        let same = self.item.imported_through == before || self.has(Defect::ImportedAnyhow);
         if !self.item.exists || !same {
             return false;
         }
@@ -463,7 +463,7 @@ impl World {
 
     /// A commit with `StoreChange::Done`.
     pub(super) fn commit_around(&mut self, known: &Item, head: u8, who: u8, around: Around) -> bool {
-        let stands = self.item.intents & bit(around.id) != 0 || self.has(Defect::Unannounced);
+        let stands = self.item.intents & bit(around.id) != 0 || self.has(Defect::WithoutIntent);
         let further = !self.is_not_further(around.place.version, around.seen) && !self.has(Defect::AroundFurther);
         if !self.may_commit(known, Some(head)) || !stands || further {
             return false;

@@ -6,8 +6,8 @@ use super::{
     world::{Around, Ids, Item, Place, Value, World, bit},
 };
 
-/// How often a write around the ledger puts. Fewer than in the code, so that the end of its
-/// patience is seen.
+/// How often a write-around request puts. Fewer than in the code, so that the model reaches the end
+/// of its patience.
 const MAX_PUTS_AROUND: u8 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,7 +52,7 @@ impl Writer {
         (!self.is_delete).then_some(Value::Writer(self.who))
     }
 
-    /// The ids that the request answers for.
+    /// The intents that the request is responsible for.
     pub(super) fn ids(&self) -> Ids {
         let under_way = match &self.at {
             At::Put(_, _, id) | At::Locate(_, _, id, _) | At::EndCalls(id) => bit(*id),
@@ -121,7 +121,7 @@ impl Writer {
         }
     }
 
-    /// `WriteService::put_around`, as far as its first call. Turns are not waited for: nothing
+    /// `WriteService::put_around` up to its first call. The model does not wait for turns: nothing
     /// rests on them.
     fn put_around(self, world: &mut World, item: Item) -> Actor {
         let head = world.head;
@@ -137,7 +137,7 @@ impl Writer {
         if self.puts == MAX_PUTS_AROUND {
             return Actor::Idle;
         }
-        if world.has(super::Defect::Unannounced) {
+        if world.has(super::Defect::WithoutIntent) {
             let id = world.new_id();
             return self.to(At::Put(item, head, id));
         }

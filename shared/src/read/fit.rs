@@ -15,11 +15,11 @@ use crate::{
 /// with everything around them.
 pub(crate) const MAX_ANSWER_BYTES: usize = 4_000_000;
 
-/// How many entries with these values fit into an answer, from the first one on; at least one, if
-/// there is one.
+/// How many entries with these values fit into an answer, from the first on; at least one, if there
+/// is one.
 ///
-/// The ledger stops at the same limit, but knows nothing of the values that other stores hold, and
-/// goes one entry beyond it.
+/// The ledger stops at the same limit, but it does not count the values in other stores, and goes
+/// one entry beyond it.
 pub(crate) fn fitting<'a>(values: impl ExactSizeIterator<Item = Option<&'a ConfigValue>>) -> usize {
     let (at_least, mut bytes) = (values.len().min(1), 0);
     let fits = |size: &usize| {

@@ -1,5 +1,4 @@
-//! Reading: from memory where it is valid, from the ledger where it is not, and never from the
-//! past.
+//! Reading: from memory while it is valid, else from the ledger; never from the past.
 
 mod fit;
 pub(crate) mod values;
@@ -9,7 +8,7 @@ use std::{cmp::Ordering, collections::HashMap, sync::Arc, time::Duration};
 pub use self::values::ValueGone;
 use self::{
     fit::{MAX_ANSWER_BYTES, fit, fitting},
-    values::{Absent, MAX_LOOKS, pause_before, report},
+    values::{Absent, MAX_ATTEMPTS, pause_before, report},
 };
 use crate::{
     auth::{Permission, TenantScope},
@@ -18,7 +17,7 @@ use crate::{
     clock::Clock,
     ledger::{Change, Head, LedgerError},
     model::{
-        entry::{Entry, Held, Locator, Revision, State, TextKind, Version},
+        entry::{Entry, Revision, Version},
         key::ConfigKey,
         value::ConfigValue,
     },
@@ -26,20 +25,21 @@ use crate::{
     telemetry::{self, CacheResult},
 };
 
-/// How many changes a warm environment catches up on; behind more than that, it forgets the tenant.
+/// How many changes a warm environment catches up on. If it is further behind, it forgets the
+/// tenant.
 const MAX_DELTA: u64 = 200;
-/// How long a read of entries may take with all its calls, before the last known ones are as good
-/// as it gets.
+/// How long a read of entries may take with all its calls. After that the last known entries are
+/// the answer, if the caller allows it.
 const READ_BUDGET: Duration = Duration::from_secs(10);
-/// How often a read that was overtaken by writes begins anew.
+/// How often a read is repeated that was overtaken by writes.
 const MAX_ROUNDS: usize = 8;
 
 /// How fresh an answer must be. By default: as fresh as can be.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Freshness {
-    /// An answer that was known to be valid at most this long ago will do.
+    /// How long ago the answer may have been validated.
     pub max_age: Duration,
-    /// While the store is down, one that was known to be valid at most this long ago will do.
+    /// How long ago it may have been validated if the store is down.
     pub stale_if_error: Duration,
     /// The answer must be valid at this revision or later.
     pub min_revision: Option<Revision>,
@@ -53,7 +53,7 @@ pub struct At<T> {
     /// How long ago it was known to be valid, where that may be longer than now: from memory within
     /// `max-age`, or stale.
     pub age: Option<Duration>,
-    /// Whether it is the last known one, because the store is down.
+    /// Whether it is the last known answer, because the store is down.
     pub stale: bool,
     /// The answer.
     pub found: T,
@@ -74,18 +74,18 @@ pub struct BatchFound {
     pub missing: Vec<ConfigKey>,
     /// Keys that did not fit into the answer.
     pub unprocessed: Vec<ConfigKey>,
-    /// Keys that have a value, which cannot be had from its store any more.
+    /// Keys whose value its store no longer has.
     pub unavailable: Vec<ConfigKey>,
 }
 
 /// A page of entries.
 #[derive(Debug)]
 pub struct ListPage {
-    /// The head that it was read at. A commit since then may show in it already.
+    /// The head that it was read at. It may show a later commit in part.
     pub head: Head,
     /// Live entries in key order.
     pub entries: Vec<Fetched>,
-    /// The key that the next page begins behind.
+    /// The key after which the next page begins.
     pub next: Option<String>,
 }
 
@@ -97,7 +97,7 @@ pub struct Fetched {
     /// Its value; none for a tombstone, for a version that the store does not keep any more, and if
     /// it is withheld.
     pub value: Option<ConfigValue>,
-    /// Whether it has a value that the asker may not read.
+    /// Whether it has a value that the caller may not read.
     pub withheld: bool,
 }
 
@@ -106,7 +106,7 @@ pub struct Fetched {
 pub struct HistoryPage {
     /// The versions.
     pub versions: Vec<Fetched>,
-    /// The version that the next page begins below.
+    /// The version before which the next page begins.
     pub next: Option<Version>,
 }
 
@@ -119,10 +119,10 @@ pub enum ReadError {
     /// A store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A committed value is not where it was put.
+    /// A committed value is not in its store.
     #[error("the value of {0} is not in its store any more, and nothing newer is committed")]
     ValueMissing(ConfigKey),
-    /// A committed value is in a store that its tag's route does not lead to any more.
+    /// A committed value is in a store that its tag's route no longer leads to.
     #[error("the route of the tag {tag} no longer leads to the store that holds the value of {key}", tag = .0.tag(), key = .0)]
     RouteChanged(ConfigKey),
     /// The value of an earlier version is not kept any more.
@@ -133,7 +133,7 @@ pub enum ReadError {
         /// The newest revision.
         head: Revision,
     },
-    /// It is a secret, and the asker may not read secrets.
+    /// It is a secret, and the caller may not read secrets.
     #[error("{0} is a secret; to read it, the token needs the scope {scope} as well", scope = Permission::ReadSecrets.scope())]
     Secret(ConfigKey),
     /// The tenant is not yet at the revision that was asked for.
@@ -150,10 +150,10 @@ pub enum ReadError {
     /// The stores were too slow.
     #[error("the stores did not answer in time")]
     TooSlow,
-    /// The tenant has more than whoever asks can hold.
+    /// The tenant has more than the caller can hold.
     #[error("the tenant's entries are more than {limit} bytes together; read them a page at a time")]
     TooLarge {
-        /// How much would do.
+        /// How many bytes the caller can hold.
         limit: u64,
     },
     /// The log does not reach back that far.
@@ -164,7 +164,7 @@ pub enum ReadError {
         /// The newest revision.
         head: Revision,
     },
-    /// A revision that the log has not reached: the asker knows it from another life of the table.
+    /// A revision that the log has not reached: the caller knows it from another life of the table.
     #[error("since is ahead of the newest revision {head}; {since} is of no history that is kept here")]
     Ahead {
         /// After which revision changes were asked for.
@@ -175,7 +175,7 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    /// Whether the store, or the way to it, is down: an earlier answer is then better than none.
+    /// Whether the store, or the way to it, is down. An earlier answer is then better than none.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Ledger(LedgerError::Aws(failure)) | Self::Store(StoreError::Aws(failure)) => failure.kind.is_outage(),
@@ -199,8 +199,8 @@ impl ReadService {
         Self { backend, cache: Cache::new(cache_max_bytes), clock }
     }
 
-    /// That the scope permits to read the value of `key`. Decided before anything is looked for, in
-    /// memory or in a store, so that who may not read a secret does not learn whether there is one.
+    /// Checks that the scope permits to read the value of `key`. This comes before any lookup, so
+    /// that a caller without the right does not learn whether there is a value.
     pub fn permit(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), ReadError> {
         self.backend.permit(scope, key)
     }
@@ -219,7 +219,7 @@ impl ReadService {
             telemetry::note_cache(CacheResult::Hit);
             return Ok(At { revision: valid.head.revision, age: Some(age), stale: false, found });
         }
-        // Boxed, because it is as large as the SDK's futures, and would be moved about also where
+        // Boxed, because it is as large as the SDK's futures, and would be moved about even when
         // memory answers.
         match Box::pin(in_time(self.get_fresh(scope, key, freshness))).await {
             Err(error) if error.is_outage() => {
@@ -236,8 +236,8 @@ impl ReadService {
         key: &ConfigKey,
         mut freshness: Freshness,
     ) -> Result<At<Known>, ReadError> {
-        for look in 0..MAX_LOOKS {
-            pause_before(look).await;
+        for attempt in 0..MAX_ATTEMPTS {
+            pause_before(attempt).await;
             let (valid, age) = self.validate(scope, freshness).await?;
             if let Some(known) = self.cache.get(scope.tenant(), &valid, key) {
                 telemetry::note_cache(from_memory(age));
@@ -253,7 +253,7 @@ impl ReadService {
                 Some((entry, Ok(value))) => Some(Arc::new(Resolved { entry, value })),
                 Some((_, Err(Absent::RouteChanged))) => return Err(ReadError::RouteChanged(key.clone())),
                 Some((_, Err(Absent::Withheld))) => return Err(ReadError::Secret(key.clone())),
-                // Its store has lost it: because a newer version is committed, if all is well.
+                // The store no longer has it, probably because a newer version is committed.
                 Some((_, Err(Absent::Gone))) => {
                     freshness.max_age = Duration::ZERO;
                     continue;
@@ -292,9 +292,9 @@ impl ReadService {
         keys: &[ConfigKey],
         mut freshness: Freshness,
     ) -> Result<At<BatchFound>, ReadError> {
-        let mut looks = 0;
+        let mut attempts = 0;
         for _ in 0..MAX_ROUNDS {
-            pause_before(looks).await;
+            pause_before(attempts).await;
             let (valid, age) = self.validate(scope, freshness).await?;
             freshness.max_age = Duration::ZERO;
             let mut known: HashMap<&ConfigKey, Known> = HashMap::with_capacity(keys.len());
@@ -307,7 +307,7 @@ impl ReadService {
             telemetry::note_cache(if wanted.is_empty() { from_memory(age) } else { CacheResult::Miss });
             let (mut loaded, unread) = self.backend.ledger.entries(scope, &wanted, MAX_ANSWER_BYTES).await?;
             if loaded.values().any(|entry| entry.revision > valid.head.revision) {
-                // Some are from after the head that the others are valid at: together they might
+                // Some are newer than the head that the others are valid at. Together they might
                 // show half a transaction.
                 continue;
             }
@@ -326,8 +326,8 @@ impl ReadService {
                 self.cache.insert(scope.tenant(), &valid, key, one.clone());
                 known.insert(key, one);
             }
-            looks += 1;
-            if looks < MAX_LOOKS && absent.iter().any(|(_, why)| *why == Absent::Gone) {
+            attempts += 1;
+            if attempts < MAX_ATTEMPTS && absent.iter().any(|(_, why)| *why == Absent::Gone) {
                 continue;
             }
             report(scope, &absent);
@@ -337,12 +337,12 @@ impl ReadService {
         Err(ReadError::Contention)
     }
 
-    /// The tenant's head: which revision lists, histories and changes are read at.
+    /// The tenant's head: the revision that lists, histories and changes are read at.
     pub async fn head(&self, scope: &TenantScope) -> Result<Head, ReadError> {
         Ok(self.backend.ledger.head(scope).await?)
     }
 
-    /// Live entries whose key begins with `prefix`, behind the key `after`, read at `head`, or at a
+    /// Live entries whose key begins with `prefix`, after the key `after`, read at `head` or a
     /// newer one. Each is at least as new as the answer's revision. Values that the scope may not
     /// read are neither shown nor fetched.
     pub async fn list(
@@ -353,9 +353,9 @@ impl ReadService {
         after: Option<&str>,
         limit: usize,
     ) -> Result<At<ListPage>, ReadError> {
-        let mut looks = 0;
+        let mut attempts = 0;
         for round in 1..=MAX_ROUNDS {
-            pause_before(looks).await;
+            pause_before(attempts).await;
             if round > 1 {
                 head = self.head(scope).await?;
             }
@@ -368,8 +368,8 @@ impl ReadService {
             let absent =
                 |(entry, value): &(Entry, Result<_, Absent>)| Some((entry.key.clone(), value.as_ref().err().copied()?));
             let absent: Vec<_> = resolved.iter().filter_map(absent).collect();
-            looks += 1;
-            if looks < MAX_LOOKS && round < MAX_ROUNDS && absent.iter().any(|(_, why)| *why == Absent::Gone) {
+            attempts += 1;
+            if attempts < MAX_ATTEMPTS && round < MAX_ROUNDS && absent.iter().any(|(_, why)| *why == Absent::Gone) {
                 continue;
             }
             report(scope, &absent);
@@ -413,7 +413,7 @@ impl ReadService {
         Ok(At { revision: head.revision, age: None, stale: false, found })
     }
 
-    /// A key's versions below `before`, newest first, read at `head`.
+    /// A key's versions before `before`, newest first, read at `head`.
     pub async fn history(
         &self,
         scope: &TenantScope,
@@ -450,8 +450,8 @@ impl ReadService {
         Ok(At { revision: head.revision, age: None, stale: false, found: changes })
     }
 
-    /// At which revision the tenant's cached entries were valid, and how long ago, if that is as
-    /// fresh as `freshness` wants it.
+    /// At which revision the tenant's cached entries were valid, and how long ago, if that is fresh
+    /// enough.
     fn recent(&self, scope: &TenantScope, freshness: Freshness) -> Option<(Validity, Duration)> {
         let valid = self.cache.validity(scope.tenant()).filter(|_| !freshness.max_age.is_zero())?;
         let age = valid.age(self.clock.now());
@@ -459,8 +459,7 @@ impl ReadService {
         (age <= freshness.max_age && reached).then_some((valid, age))
     }
 
-    /// Makes sure at which revision the tenant's cached entries are valid, within what `freshness`
-    /// allows.
+    /// The revision at which the tenant's cached entries are valid, as freshly as `freshness` asks.
     async fn validate(
         &self,
         scope: &TenantScope,
@@ -495,7 +494,7 @@ impl ReadService {
         }
     }
 
-    /// What was last known of all these keys, at one revision, if that is recent enough to stand in
+    /// What was last known of all these keys, at one revision, if it is recent enough to stand in
     /// while a store is down.
     fn last_known<'a>(
         &self,
@@ -521,33 +520,25 @@ impl ReadService {
         key: &ConfigKey,
         entries: Vec<Entry>,
     ) -> Result<Vec<Fetched>, ReadError> {
-        let places: Vec<_> = entries.iter().filter_map(place).collect();
+        let places: Vec<_> = entries.iter().filter_map(Entry::place).collect();
         let mut elsewhere = match self.backend.stores.of(key).external() {
             Some((external, _)) if !places.is_empty() => external.get_history(scope, key, &places).await?.into_iter(),
             _ => Vec::new().into_iter(),
         };
         let versions = entries.into_iter().map(|entry| {
-            let value = match place(&entry) {
-                Some(_) => elsewhere.next().flatten(),
-                None => entry.value().cloned(),
-            };
+            let value = if entry.place().is_some() { elsewhere.next().flatten() } else { entry.value().cloned() };
             Fetched { entry, value, withheld: false }
         });
         Ok(versions.collect())
     }
 }
 
-/// Where an entry's value lies, if its store alone has it.
-fn place(entry: &Entry) -> Option<(Locator, &TextKind)> {
-    if let State::Live(Held::Elsewhere(locator, kind)) = &entry.state { Some((*locator, kind)) } else { None }
-}
-
-/// The answer, if it comes within what a read may take.
+/// The answer, if it comes within [`READ_BUDGET`].
 async fn in_time<T>(reading: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
     tokio::time::timeout(READ_BUDGET, reading).await.unwrap_or(Err(ReadError::TooSlow))
 }
 
-/// How memory was believed: within `max-age` it has an age, else it was validated.
+/// How memory answered: within `max-age` it has an age, else it was validated.
 fn from_memory(age: Option<Duration>) -> CacheResult {
     if age.is_some() { CacheResult::Hit } else { CacheResult::Validated }
 }

@@ -1,5 +1,5 @@
-//! What becomes of reads while a store does not answer at all. The time is tokio's own, and moves
-//! when nothing else does.
+//! Reads while a store does not answer at all. The time is tokio's own, and moves when nothing else
+//! does.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -14,11 +14,11 @@ use crate::{
     model::{entry::Version, key::ConfigKey},
 };
 
-/// Promise: who waits for a store that never answers is told so within a bounded time; after a few
-/// times at once, without asking it.
+/// Promise: a read of a store that never answers fails within a bounded time; after a few such
+/// reads at once, without a call.
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_ever() {
-    // Whoever connects is let in by the system, and never hears a word.
+    // The system accepts connections, and nothing ever answers.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let settings = fixture::settings(&[("AWS_ENDPOINT_URL", &endpoint)]).unwrap();
@@ -40,10 +40,10 @@ async fn nobody_waits_for_ever() {
     assert!(matches!(failure.kind, FailureKind::CircuitOpen { .. }), "{failure:?}");
 }
 
-/// Promise: each way to a value asks by itself whether it may be shown, whoever asked before.
+/// Promise: each way to a value checks the right to it by itself.
 #[tokio::test]
 async fn every_read_of_a_value_asks_for_the_right_to_it() {
-    // Where nobody answers, a read that was let through would fail otherwise.
+    // Nothing answers there, so a read that was let through would fail otherwise.
     let settings = fixture::settings(&[("AWS_ENDPOINT_URL", "http://127.0.0.1:1")]).unwrap();
     let scope = fixture::reader(&settings).await;
     let backend = Backend::new(&settings.backend, &settings.clock).unwrap();

@@ -1,4 +1,4 @@
-//! The values of entries, wherever they lie: in the ledger or in the store of their tag.
+//! The values of entries, from the ledger or from the store of their tag.
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -7,9 +7,10 @@ use tracing::error;
 use crate::{
     auth::TenantScope,
     backend::Backend,
+    backoff::Backoff,
     ledger::{Ledger, LedgerError},
     model::{
-        entry::{Entry, Held, Locator, State, TextKind, Version},
+        entry::{Entry, Locator, TextKind, Version},
         key::ConfigKey,
         value::ConfigValue,
     },
@@ -17,32 +18,32 @@ use crate::{
     store::StoreError,
 };
 
-/// How often a value is looked for that its store does not have. A newer version may have been
-/// committed meanwhile, and the commit comes before the old value goes; once that is ruled out,
-/// further looks only cost calls.
-pub(crate) const MAX_LOOKS: usize = 3;
-/// The longest wait between two looks, for a store whose answers lag behind its writes.
-const MAX_LOOK_WAIT: Duration = Duration::from_millis(40);
+/// How often a value is asked for that its store does not have. A newer version may have been
+/// committed meanwhile, and its commit comes before the old value goes. Further attempts would only
+/// cost calls.
+pub(crate) const MAX_ATTEMPTS: usize = 3;
+/// The wait between two attempts, for a store whose reads lag behind its writes.
+const RETRY_BACKOFF: Backoff = Backoff::up_to(Duration::from_millis(40));
 
-/// Why a committed value is not to be had.
+/// Why a committed value is not available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Absent {
     /// Its store does not have it any more.
     Gone,
     /// The route of its tag leads to another store.
     RouteChanged,
-    /// It is a secret, and the asker may not read secrets.
+    /// It is a secret, and the caller may not read secrets.
     Withheld,
 }
 
-/// That the value of a version is not kept any more.
+/// The value of a version is not kept any more.
 #[derive(Debug, thiserror::Error)]
 pub struct ValueGone {
     /// The key.
     pub key: ConfigKey,
     /// The version.
     pub version: Version,
-    /// The later version that is a deletion, and took the value along.
+    /// The later deletion that took the value along, if there is one.
     pub deletion: Option<Version>,
 }
 
@@ -60,7 +61,7 @@ impl fmt::Display for ValueGone {
 }
 
 impl ValueGone {
-    /// That the value of a version is gone, and whether a delete took it along.
+    /// Describes that the value of a version is gone, and whether a deletion took it along.
     pub(crate) async fn of(
         ledger: &Ledger,
         scope: &TenantScope,
@@ -74,13 +75,13 @@ impl ValueGone {
 }
 
 impl Backend {
-    /// Whether values under this key's tag are secrets, going by the routes. What is no key holds
+    /// Whether values under this key's tag are secrets, by the routes. A text that is no key has
     /// none.
     pub fn is_secret(&self, key: &str) -> bool {
         ConfigKey::parse(key, &self.routes).is_ok_and(|key| self.stores.of(&key).is_secret())
     }
 
-    /// That the scope permits to read the value of `key`.
+    /// Checks that the scope permits to read the value of `key`.
     pub fn permit(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), ReadError> {
         if self.is_withheld(scope, key) { Err(ReadError::Secret(key.clone())) } else { Ok(()) }
     }
@@ -90,10 +91,9 @@ impl Backend {
         !scope.may_read_secrets() && self.stores.of(key).is_secret()
     }
 
-    /// Whether the entry's value is in a store that the route of its tag does not lead to any more.
+    /// Whether the entry's value is in a store that its tag's route no longer leads to.
     pub(crate) fn is_off_route(&self, entry: &Entry) -> bool {
-        let is_elsewhere = matches!(entry.state, State::Live(Held::Elsewhere(..)));
-        is_elsewhere && self.stores.of(&entry.key).external().is_none()
+        entry.place().is_some() && self.stores.of(&entry.key).external().is_none()
     }
 
     /// The values of live entries of different keys, in the same order.
@@ -104,8 +104,8 @@ impl Backend {
     ) -> Result<Vec<(Entry, Result<ConfigValue, Absent>)>, StoreError> {
         let mut elsewhere: HashMap<&str, Vec<(&ConfigKey, Locator, &TextKind)>> = HashMap::new();
         for entry in entries.iter().filter(|entry| !self.is_withheld(scope, &entry.key)) {
-            if let State::Live(Held::Elsewhere(locator, kind)) = &entry.state {
-                elsewhere.entry(entry.key.tag()).or_default().push((&entry.key, *locator, kind));
+            if let Some((locator, kind)) = entry.place() {
+                elsewhere.entry(entry.key.tag()).or_default().push((&entry.key, locator, kind));
             }
         }
         let mut fetched: HashMap<ConfigKey, ConfigValue> = HashMap::new();
@@ -116,7 +116,7 @@ impl Backend {
             fetched.extend(places.iter().zip(values).filter_map(|((key, ..), value)| Some(((*key).clone(), value?))));
         }
         let resolved = entries.into_iter().map(|entry| {
-            // Also where the ledger has the value, from before its tag came to hold secrets.
+            // Even if the ledger has the value, from before its tag came to hold secrets.
             if self.is_withheld(scope, &entry.key) {
                 return (entry, Err(Absent::Withheld));
             }
@@ -128,14 +128,15 @@ impl Backend {
     }
 }
 
-/// Gives a store that has just been asked in vain some time.
-pub(crate) async fn pause_before(look: usize) {
-    if look > 0 {
-        tokio::time::sleep(MAX_LOOK_WAIT.mul_f64(fastrand::f64())).await;
+/// Gives the store time after an attempt that found nothing.
+pub(crate) async fn pause_before(attempt: usize) {
+    if attempt > 0 {
+        let mut backoff = RETRY_BACKOFF;
+        backoff.wait().await;
     }
 }
 
-/// Tells the operators of values that an answer has to do without.
+/// Logs the values that an answer has to do without.
 pub(crate) fn report(scope: &TenantScope, absent: &[(ConfigKey, Absent)]) {
     for (key, why) in absent.iter().filter(|(_, why)| *why != Absent::Withheld) {
         error!(tenant.id = %scope.tenant(), config.key = %key, ?why, "a committed value is not in its store");

@@ -1,13 +1,13 @@
-//! The ledger itself as a store: the value lies in the entry, one transaction writes it, nothing is
-//! owed.
+//! The ledger itself as a store: the value lies in the entry, one transaction writes it, and
+//! nothing has to be replicated.
 
 use std::sync::Arc;
 
 use super::{ExternalStore, RouteOptions, StoreContext, UnusableRoute, ValueRefused, ValueStore};
 use crate::model::{key::ConfigKey, routing::Strategy, value::ConfigValue};
 
-/// The largest value, in bytes of JSON. An item may have 400 KB (DynamoDB's limit); key, author and
-/// counters need some.
+/// The largest value, in bytes of JSON. An item may have 400 KB (DynamoDB's limit), of which key,
+/// author and counters need some.
 const MAX_VALUE_BYTES: usize = 256 * 1024;
 
 #[derive(Debug)]

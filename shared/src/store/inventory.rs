@@ -1,5 +1,4 @@
-//! A look over all parameters of the suite, whoever's they are: names, versions and times, never a
-//! value.
+//! Lists all parameters of the suite, of every tenant: names, versions and times, never a value.
 
 use std::collections::HashMap;
 
@@ -13,11 +12,10 @@ use crate::{
     model::{entry::Locator, key::ConfigKey, routing::TagRoutes, tenant::TenantId},
 };
 
-/// The most parameters that one `DescribeParameters` answers, and the most names that it is asked
-/// for.
+/// The most parameters that one `DescribeParameters` returns, and the most names that it takes.
 pub const MAX_DESCRIBED: usize = 50;
 
-/// Looks over the parameters below the suite's root.
+/// Lists the parameters below the suite's root.
 #[derive(Clone, Debug)]
 pub struct Inventory {
     clients: AwsClients,
@@ -27,12 +25,11 @@ pub struct Inventory {
 /// Some of the parameters.
 #[derive(Debug, Default)]
 pub struct InventoryPage {
-    /// Their names, and where their newest versions lie. A page may be empty and still not be the
-    /// last.
+    /// Their names, and where their newest versions lie. A page may be empty and not be the last.
     pub parameters: Vec<(String, Locator)>,
-    /// Where to go on; none at the end.
+    /// Where the next page begins; none at the end.
     pub next: Option<String>,
-    /// Whether there may be more, which cannot be asked for from here.
+    /// Whether there may be more that cannot be reached from here.
     pub is_cut: bool,
 }
 
@@ -47,21 +44,21 @@ impl Inventory {
         key_of_parameter(&self.root, routes, name)
     }
 
-    /// The parameters from `token` on. A token that Parameter Store does not take any more is the
-    /// end: the rest waits for the next round.
+    /// The parameters from `token` on. If Parameter Store refuses the token, this is the end; the
+    /// rest waits for the next round.
     pub async fn page(&self, authority: &SystemAuthority, token: Option<String>) -> Result<InventoryPage, AwsFailure> {
         let begins = token.is_none();
         match self.describe(authority, ("Path", "Recursive"), vec![self.root.clone()], token).await {
             Err(failure) if failure.is("InvalidNextToken") && !begins => {
-                warn!(error = %failure, "the parameters could not all be compared in this round");
+                warn!(error = %failure, "not all parameters could be compared in this round");
                 Ok(InventoryPage { is_cut: true, ..InventoryPage::default() })
             }
             page => page,
         }
     }
 
-    /// Where the newest versions of these tenants' keys lie, at most [`MAX_DESCRIBED`] of them, in
-    /// the same order; none of those that have no parameter.
+    /// Where the newest versions of these keys lie, in the same order; none for keys without a
+    /// parameter. At most [`MAX_DESCRIBED`].
     pub async fn places(
         &self,
         authority: &SystemAuthority,
@@ -97,8 +94,8 @@ impl Inventory {
     }
 }
 
-/// Names, versions and times of the parameters whose key `by.0` is, in the way `by.1`, one of
-/// `values`.
+/// Names, versions and times of the parameters whose key `by.0` matches one of `values` in the way
+/// `by.1`.
 async fn describe(
     client: &aws_sdk_ssm::Client,
     by: (&str, &str),

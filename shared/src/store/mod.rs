@@ -1,5 +1,4 @@
-//! The stores that values live in: the strategy of each tag, and the one place where stores are
-//! registered.
+//! The stores of values, the strategy of each tag, and the one registry of stores.
 //!
 //! A new store is one file here that implements [`ValueStore`], and one line in [`STORES`].
 
@@ -54,21 +53,20 @@ pub struct ParameterSettings {
     pub kms_key: Option<String>,
 }
 
-/// What a store must say about values before it holds any.
+/// What every store knows about values before it holds any.
 pub trait ValueStore: Send + Sync + fmt::Debug {
-    /// Whether the store can hold `value` under `key`, checked before anything is written.
+    /// Whether the store can hold `value` under `key`. Checked before anything is written.
     fn check(&self, key: &ConfigKey, value: &ConfigValue) -> Result<(), ValueRefused>;
 
-    /// The store outside the ledger and how it is kept, or none where the ledger itself is the
-    /// store.
+    /// The store outside the ledger and its strategy; none if the ledger itself is the store.
     fn external(&self) -> Option<(&dyn ExternalStore, Strategy)>;
 
-    /// What an API write of `value` makes of its key's values.
+    /// The format that a key's values get by an API write of `value`.
     fn format_of(&self, value: &ConfigValue) -> ValueFormat {
         if value.is_text() { ValueFormat::Text } else { ValueFormat::Json }
     }
 
-    /// Whether values are secrets: never cached outside this service, never in a log.
+    /// Whether values are secrets: never cached outside this service, never logged.
     fn is_secret(&self) -> bool;
 }
 
@@ -76,8 +74,8 @@ pub trait ValueStore: Send + Sync + fmt::Debug {
 /// back.
 #[async_trait]
 pub trait ExternalStore: Send + Sync {
-    /// Puts a value as the newest, marked with `id` and our `version`. One call, never repeated
-    /// under the same id unless it certainly did not take effect.
+    /// Puts a value as the newest, marked with `id` and our `version`. It is one call, never
+    /// repeated under the same id unless it certainly did nothing.
     async fn put(
         &self,
         scope: &TenantScope,
@@ -97,16 +95,16 @@ pub trait ExternalStore: Send + Sync {
         version: u64,
     ) -> Result<Locator, StoreError>;
 
-    /// The values at these places, in the same order; none where the store does not have that very
-    /// version any more.
+    /// The values at these places, in the same order; none if the store no longer has exactly that
+    /// version.
     async fn get(
         &self,
         scope: &TenantScope,
         places: &[(&ConfigKey, Locator, &TextKind)],
     ) -> Result<Vec<Option<ConfigValue>>, StoreError>;
 
-    /// Earlier values of one key, in the order of `places`; none where the store does not have that
-    /// very version any more.
+    /// Earlier values of one key, in the order of `places`; none if the store no longer has exactly
+    /// that version.
     async fn get_history(
         &self,
         scope: &TenantScope,
@@ -114,11 +112,10 @@ pub trait ExternalStore: Send + Sync {
         places: &[(Locator, &TextKind)],
     ) -> Result<Vec<Option<ConfigValue>>, StoreError>;
 
-    /// Removes the key's value with all its versions. Nothing to remove is fine.
+    /// Removes the key's value with all its versions. It may be gone already.
     async fn remove(&self, scope: &TenantScope, key: &ConfigKey) -> Result<(), StoreError>;
 
-    /// All versions that are kept there, the oldest first. Their text is readable only
-    /// `with_values`.
+    /// All versions that the store keeps, the oldest first; their text only `with_values`.
     async fn versions(
         &self,
         scope: &TenantScope,
@@ -126,11 +123,11 @@ pub trait ExternalStore: Send + Sync {
         with_values: bool,
     ) -> Result<Vec<StoredVersion>, StoreError>;
 
-    /// Why a put would be refused because of what lies there now, as far as that can be seen.
+    /// Why a put would be refused because of what lies there now, if that can be seen.
     async fn in_the_way(&self, scope: &TenantScope, key: &ConfigKey) -> Result<Option<RefusalReason>, StoreError>;
 
-    /// What a text means that others wrote under a key with values of this format, and how it is
-    /// written. What cannot be read as the format wants is a string.
+    /// How to read a text that others wrote under a key with values of this format, and how it is
+    /// written. A text that does not fit the format is a string.
     fn interpret(&self, text: &StoredText, format: ValueFormat) -> (ConfigValue, TextKind);
 }
 
@@ -140,13 +137,13 @@ pub struct StoredVersion {
     /// Where it lies.
     pub place: Locator,
     /// The id and our version that it was put with; none if it bears no mark of ours. A mark proves
-    /// nothing: anybody may have copied it.
+    /// nothing, because anybody may have copied it.
     pub mark: Option<(IntentId, Version)>,
-    /// What it says.
+    /// Its text.
     pub text: StoredText,
     /// Whether the store keeps it as a secret.
     pub is_secret: bool,
-    /// Whether it is of the type that the route's own puts have; no put fits on another.
+    /// Whether it is of the type that the route's puts have. A put does not fit on another type.
     pub fits: bool,
 }
 
@@ -201,8 +198,7 @@ pub enum StoreError {
     /// The service failed.
     #[error(transparent)]
     Aws(#[from] AwsFailure),
-    /// The service does not take the value, and will not until somebody has changed something.
-    /// Nothing was written.
+    /// The service refuses the value until somebody has changed something. Nothing was written.
     #[error("{service} does not take the value: {advice}", advice = .reason.advice())]
     Refused {
         /// The service.
@@ -213,7 +209,7 @@ pub enum StoreError {
     /// What was put is not there any more.
     #[error("the store does not have the value any more")]
     Gone,
-    /// What lies there is not what its record says.
+    /// The text does not fit its record.
     #[error("the stored text is not of the recorded kind")]
     Unreadable(#[source] InvalidValue),
 }
@@ -229,7 +225,7 @@ impl StoreError {
     }
 }
 
-/// Routes that make no usable store. Found at start.
+/// A route that makes no usable store. Found at start.
 #[derive(Debug, thiserror::Error)]
 #[error("the route of the tag {tag}: {rule}")]
 pub struct UnusableRoute {
@@ -237,7 +233,7 @@ pub struct UnusableRoute {
     rule: String,
 }
 
-/// A route's own settings, taken one by one so that none is left over unread.
+/// A route's own settings. They are taken one by one, so that none is left unread.
 #[derive(Debug)]
 pub struct RouteOptions {
     tag: Tag,
@@ -264,7 +260,7 @@ impl RouteOptions {
         }
     }
 
-    /// Refuses options that nobody took.
+    /// Refuses options that were not taken.
     fn finish(&self) -> Result<(), UnusableRoute> {
         match self.rest.keys().next() {
             Some(name) => Err(self.unusable(format!("the store knows no option {name:?}"))),
@@ -297,7 +293,7 @@ impl Stores {
 
     /// The store of a key's tag.
     pub fn of(&self, key: &ConfigKey) -> &dyn ValueStore {
-        // Keys are parsed against the same routes that the stores were opened from.
+        // Keys are parsed with the same routes that the stores were opened from.
         &*self.0[key.tag()]
     }
 }

@@ -1,9 +1,9 @@
 //! Systems Manager Parameter Store: each key a parameter `<root>/<tenant>/<tag>/<name>`.
 //!
-//! A JSON string lies there raw, so that direct readers find what they expect, but for the white
-//! space around it, which Parameter Store would trim and the ledger keeps. Any other value, and any
-//! string that Parameter Store would refuse or change all the same, lies there as JSON text. Which
-//! of the two is kept in the ledger.
+//! A JSON string lies there raw, so that direct readers find what they expect. Parameter Store
+//! would trim the white space around it, so the ledger keeps that. Any other value lies there as
+//! JSON text, and so does a string that Parameter Store would refuse or change all the same. The
+//! ledger knows which of the two it is.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,6 +22,7 @@ use super::{
 use crate::{
     auth::TenantScope,
     aws::{AwsClients, AwsFailure, FailureKind, Service, once_to_parameter_store},
+    backoff::Backoff,
     clock::Timestamp,
     model::{
         entry::{IntentId, Locator, TextKind, Trimmed, ValueFormat, Version},
@@ -37,26 +38,24 @@ use crate::{
 /// limits).
 const MAX_STANDARD_BYTES: usize = 4 * 1024;
 const MAX_ADVANCED_BYTES: usize = 8 * 1024;
-// Parameter Store counts a name together with the ARN in front of it, up to 1,011 characters. The
-// longest such prefix, `arn:aws-us-gov:ssm:us-gov-west-1:123456789012:parameter`, takes 56. No name
-// here can be too long for it.
+// Parameter Store counts a name together with the ARN before it, up to 1,011 characters. The
+// longest such prefix, `arn:aws-us-gov:ssm:us-gov-west-1:123456789012:parameter`, takes 56. So no
+// name here can be too long.
 const _: () =
     assert!(56 + MAX_PARAMETER_ROOT_BYTES + 1 + MAX_TENANT_ID_BYTES + 1 + MAX_TAG_BYTES + 1 + MAX_NAME_BYTES <= 1_011);
-/// How much white space around a text the ledger keeps at most, in bytes. A text with more of it
-/// lies as JSON.
+/// How much white space around a text the ledger keeps, in bytes. A text with more lies as JSON.
 const MAX_TRIMMED_BYTES: usize = 1024;
-/// How many versions of a parameter are kept. The oldest makes room for the next, unless it bears a
+/// How many versions Parameter Store keeps. The oldest makes room for the next, unless it bears a
 /// label.
 const MAX_VERSIONS: usize = 100;
 /// The most names of one `GetParameters`.
 const MAX_NAMES: usize = 10;
-/// How long a put that cannot be found is waited for: at first, and at last, doubling in between;
-/// 1.55 s in all.
-const MIN_LOOK_WAIT: Duration = Duration::from_millis(50);
-const MAX_LOOK_WAIT: Duration = Duration::from_millis(800);
+/// The first and the last wait for a put that cannot be found yet; they double, 1.55 s in all.
+const MIN_LOCATE_WAIT: Duration = Duration::from_millis(50);
+const MAX_LOCATE_WAIT: Duration = Duration::from_millis(800);
 /// How often a throttled put is tried, and the longest wait between two tries.
 const MAX_PUTS: u32 = 3;
-const MAX_PUT_WAIT: Duration = Duration::from_millis(400);
+const PUT_BACKOFF: Backoff = Backoff::up_to(Duration::from_millis(400));
 
 #[derive(Debug)]
 struct ParameterStore {
@@ -164,11 +163,10 @@ impl ExternalStore for ParameterStore {
             put = put.set_key_id(self.kms_key.clone());
         }
         if self.advanced {
-            // Only ever asked for, never taken back: an advanced parameter cannot become a standard
-            // one.
+            // Never taken back: an advanced parameter cannot become a standard one.
             put = put.tier(ParameterTier::Advanced);
         }
-        let mut tries = 0;
+        let (mut tries, mut backoff) = (0, PUT_BACKOFF);
         loop {
             tries += 1;
             let failure = match put.clone().customize().config_override(once_to_parameter_store()).send().await {
@@ -187,7 +185,7 @@ impl ExternalStore for ParameterStore {
             if failure.kind != FailureKind::Throttled || tries == MAX_PUTS {
                 return Err(failure.into());
             }
-            tokio::time::sleep(MAX_PUT_WAIT.mul_f64(fastrand::f64())).await;
+            backoff.wait().await;
         }
     }
 
@@ -199,11 +197,11 @@ impl ExternalStore for ParameterStore {
         version: u64,
     ) -> Result<Locator, StoreError> {
         let name = self.name(scope, key);
-        let mut wait = MIN_LOOK_WAIT;
+        let mut wait = MIN_LOCATE_WAIT;
         loop {
             match self.locate_once(scope, &name, id, version).await {
-                // Readers need not see at once what was put.
-                Err(StoreError::Gone) if wait <= MAX_LOOK_WAIT => tokio::time::sleep(wait).await,
+                // A read may not see at once what was put.
+                Err(StoreError::Gone) if wait <= MAX_LOCATE_WAIT => tokio::time::sleep(wait).await,
                 found => return found,
             }
             wait *= 2;
@@ -325,8 +323,8 @@ impl ParameterStore {
         id: &IntentId,
         version: u64,
     ) -> Result<Locator, StoreError> {
-        // Not by DescribeParameters: who may call that sees the parameters of every tenant, because
-        // IAM cannot limit it to some.
+        // Not by DescribeParameters: whoever may call that sees the parameters of every tenant,
+        // because IAM cannot limit it to some.
         let is_ours = |description: Option<&str>| description.and_then(mark).is_some_and(|(found, _)| found == *id);
         let history = self.history(scope, name, false).await?;
         let ours =
@@ -334,8 +332,8 @@ impl ParameterStore {
         Ok(locator(version, ours.ok_or(StoreError::Gone)?.last_modified_date())?)
     }
 
-    /// All versions that Parameter Store keeps, the oldest first. A page may be empty and still not
-    /// be the last.
+    /// All versions that Parameter Store keeps, the oldest first. A page may be empty and not be
+    /// the last.
     async fn history(
         &self,
         scope: &TenantScope,
@@ -376,10 +374,10 @@ pub(super) fn parameter_name(root: &str, tenant: &TenantId, key: &ConfigKey) -> 
     format!("{root}/{tenant}/{}/{}", key.tag(), key.name())
 }
 
-/// Why a parameter's name stands for no key.
+/// Why a parameter is not a key's.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAKey {
-    /// It lies somewhere else.
+    /// It lies elsewhere.
     #[error("it does not lie under the root of the suite's parameters")]
     Elsewhere,
     /// Its tenant cannot be one.
@@ -403,9 +401,8 @@ pub(super) fn key_of_parameter(root: &str, routes: &TagRoutes, name: &str) -> Re
     if key.tag() == tag { Ok((tenant, key)) } else { Err(NotAKey::OtherTag(key, tag.to_owned())) }
 }
 
-/// Why a put is refused for good. Other errors pass, or are a permission that is lacking; those
-/// that say something of a part that our puts do not have (policies, patterns of their own, tiers)
-/// cannot come.
+/// Why a put is refused for good. Other errors pass, or are a missing permission. Errors about
+/// policies, patterns or tiers of a put cannot occur, because our puts have none.
 fn refusal(error: &PutParameterError) -> Option<RefusalReason> {
     Some(match error {
         PutParameterError::HierarchyTypeMismatchException(_) => RefusalReason::TypeMismatch,
@@ -431,13 +428,13 @@ fn mark(description: &str) -> Option<(IntentId, Version)> {
     Some((IntentId::from_stored(id), Version::new(version.parse().ok()?)))
 }
 
-/// What a parameter that was found is, given the locator that it was asked for by.
+/// How a parameter compares with the locator that it was asked for by.
 enum Shown<'a> {
-    /// The very version that the locator means, with its text.
+    /// Exactly the locator's version, with its text.
     Wanted(&'a str),
-    /// A version of that number, and another time. It may be of another life of the name; or
-    /// `GetParameters` shows times otherwise than `GetParameterHistory`, where the locator is from:
-    /// AWS does not promise that both show the same milliseconds. The history decides.
+    /// A version of that number with another time. It may be of another life of the name. Or
+    /// `GetParameters` shows other times than `GetParameterHistory`, where the locator is from: AWS
+    /// does not promise the same milliseconds. The history decides.
     AtAnotherTime,
     /// Another version.
     Another,
@@ -470,13 +467,13 @@ fn encode(value: &ConfigValue) -> (String, TextKind) {
     if let Some((raw, trimmed)) = value.to_text().as_deref().and_then(trim) {
         return (raw.to_owned(), TextKind::Text(trimmed));
     }
-    // In JSON text two braces can only meet inside a string, where an escape stands for the second
-    // one as well.
+    // In JSON text two braces can only meet inside a string, where an escape may stand for the
+    // second one.
     (value.as_json().replace("{{", "{\\u007b"), TextKind::Json)
 }
 
-/// The part of a text that Parameter Store keeps as it is, and the white space around it. None
-/// where nothing can lie there raw: Parameter Store refuses empty values, and takes `{{` for a
+/// The part of a text that Parameter Store keeps as it is, and the white space around it. None if
+/// the text cannot lie there raw: Parameter Store refuses empty values, and takes `{{` for a
 /// reference to another parameter.
 fn trim(text: &str) -> Option<(&str, Trimmed)> {
     let rest = text.trim_start_matches(may_be_trimmed);
@@ -488,9 +485,9 @@ fn trim(text: &str) -> Option<(&str, Trimmed)> {
     (is_kept && is_short).then(|| (raw, Trimmed { start: start.into(), end: end.into() }))
 }
 
-/// Whether Parameter Store may take a character off the ends of a value. It trims without saying
-/// what: so everything that some language's `trim` takes for white space, zero-width spaces and the
-/// byte order mark among it. Control characters that are no white space are not let lie raw anyway.
+/// Whether Parameter Store may trim a character off the ends of a value. It does not document
+/// which. So this is all that some language's `trim` takes for white space, including zero-width
+/// spaces and the byte order mark. A text with other control characters never lies raw.
 fn may_be_trimmed(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{180e}' | '\u{200b}' | '\u{feff}')
 }
@@ -512,8 +509,8 @@ mod tests {
         TextKind::Text(Trimmed { start: start.into(), end: end.into() })
     }
 
-    /// What is refused for good, as the API reference of `PutParameter` lists its errors; what
-    /// passes, and what our puts cannot cause, is not.
+    /// The errors in `PutParameter`'s reference that last have a reason; those that pass, and those
+    /// that our puts cannot cause, have none.
     #[test]
     fn each_refusal_has_its_reason() {
         use PutParameterError as Error;
@@ -541,8 +538,8 @@ mod tests {
         }
     }
 
-    /// Strings lie raw where Parameter Store keeps them as they are but for white space around
-    /// them, and as JSON text where it would not.
+    /// Strings lie raw if Parameter Store keeps them but for white space around them, else as JSON
+    /// text.
     #[test]
     fn text_is_raw_where_it_survives() {
         let spaces = " ".repeat(MAX_TRIMMED_BYTES);

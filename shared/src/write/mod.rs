@@ -1,55 +1,49 @@
-//! Writing: preconditions, one commit, then what the commit owes.
+//! Writing: preconditions, one commit, then the flush of what it put into the outbox.
+
+mod around;
+mod flush;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::warn;
 
+use self::around::{Around, PutAround};
 use crate::{
     auth::TenantScope,
     aws::{AwsFailure, Service},
     backend::WriteBackend,
+    backoff::Backoff,
     clock::Clock,
-    ledger::{
-        Basis, Change, CommitOutcome, Current, IdempotencyClaim, LedgerError, Plan, PlannedWrite, PutBefore, Receipt,
-        ReplicaState, StoreChange,
-    },
+    ledger::{Basis, CommitOutcome, Current, IdempotencyClaim, LedgerError, Plan, PlannedWrite, Receipt, StoreChange},
     model::{
         comment::Comment,
-        entry::{CommitId, ETag, Entry, Held, IntentId, Locator, Precondition, Revision, State, Version},
+        entry::{CommitId, ETag, Entry, Held, IntentId, Precondition, Revision, State, Version},
         key::ConfigKey,
         refusal::{Refusal, RefusalReason},
         routing::Strategy,
         value::ConfigValue,
     },
-    outbox::replicate::{Occasion, Replication, replicate},
     read::values::ValueGone,
-    store::{ExternalStore, Placed, StoreError, ValueRefused},
+    store::{StoreError, ValueRefused},
 };
 
-/// The most puts and deletes of one transaction: DynamoDB takes 100 actions, and each of ours makes
-/// two besides head, change and result.
+/// The most puts and deletes of one transaction. DynamoDB takes 100 actions; each write makes two,
+/// besides head, change and result.
 pub const MAX_OPERATIONS: usize = 25;
 /// The most bytes of values of one transaction. DynamoDB takes 4 MB, and each value is written
-/// twice, to its entry and its version.
+/// twice: to its entry and its version.
 const MAX_TRANSACTION_BYTES: usize = 1_500_000;
 /// How long a write contends for the tenant's next revision.
 const CONTENTION_BUDGET: Duration = Duration::from_secs(8);
-/// How often a write that goes around the ledger puts again because another one came in between.
-const MAX_PUTS_AROUND: usize = 6;
-/// How many calls to a key's store may be open before no further value is put around the ledger.
-/// Each may have put a version that is never committed, and Parameter Store drops the oldest of
-/// more than 100; config-refresh puts the committed one on top again.
-const MAX_OPEN_CALLS: usize = 10;
-/// How long the announced call of another writer of the same key is waited for, before the key
-/// counts as free: longer than a put and its commit usually take.
-const AT_WORK: Duration = Duration::from_secs(3);
-/// How long what a commit owes may keep its answer waiting.
+/// How long it waits between two attempts.
+const CONTENTION_BACKOFF: Backoff = Backoff::up_to(Duration::from_millis(20)).doubling_to(Duration::from_millis(400));
+/// How long the flush may delay the answer.
 const FLUSH_BUDGET: Duration = Duration::from_secs(10);
-/// When a request must have been answered, counted from its begin: before the function's timeout,
-/// and before the 30 s that API Gateway waits.
+/// How long a request may take: less than the function's timeout, and than the 30 s that API
+/// Gateway waits.
 const REQUEST_BUDGET: Duration = Duration::from_secs(26);
-/// What is left of it for the answer once a commit has taken place.
+/// How much of that is kept for the answer once the commit has taken place.
 const ANSWER_RESERVE: Duration = Duration::from_secs(2);
 
 /// One write of a request.
@@ -57,7 +51,7 @@ const ANSWER_RESERVE: Duration = Duration::from_secs(2);
 pub struct WriteRequest {
     /// The key.
     pub key: ConfigKey,
-    /// What must be true of its current version.
+    /// What must hold for its current version.
     pub precondition: Precondition,
     /// What to do.
     pub operation: Operation,
@@ -79,24 +73,24 @@ pub enum Operation {
 pub struct Written {
     /// What was committed.
     pub receipt: Receipt,
-    /// What the writes' stores have of them, in the order of the request.
+    /// How far the writes have reached their stores, in the order of the request.
     pub stores: Vec<StoreState>,
     /// Whether an earlier request with the same idempotency key had done it.
     pub replayed: bool,
 }
 
-/// What the store of a tag has of a write that was committed.
+/// How far a committed write has reached its tag's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreState {
-    /// All of it.
+    /// The store has it.
     Done,
-    /// It is still to be brought there.
+    /// It is in the outbox.
     Pending,
-    /// Nothing: it refuses it.
+    /// The store refuses it.
     Refused(Refusal),
 }
 
-/// Why nothing was written, unless it says otherwise.
+/// Why nothing was written, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The ledger failed.
@@ -108,7 +102,7 @@ pub enum WriteError {
     /// The store does not take the value.
     #[error(transparent)]
     Refused(#[from] ValueRefused),
-    /// The store would refuse the value for good.
+    /// The store would go on refusing the value.
     #[error("the store of {key} does not take a value: {advice}; nothing was written", advice = .reason.advice())]
     InTheWay {
         /// The key.
@@ -140,7 +134,7 @@ pub enum WriteError {
     /// The store does not keep the version's value any more.
     #[error(transparent)]
     VersionGone(#[from] ValueGone),
-    /// The version's value is in a store that its tag's route does not lead to any more.
+    /// The version's value is in a store that its tag's route no longer leads to.
     #[error("the route of the tag {tag} no longer leads to the store that holds that version of {key}", tag = .0.tag(), key = .0)]
     RouteChanged(ConfigKey),
     /// The idempotency key belongs to another request.
@@ -159,10 +153,10 @@ pub enum WriteError {
     /// The values of the transaction are too large together.
     #[error("the values of the transaction take {0} bytes together; at most {MAX_TRANSACTION_BYTES} are allowed")]
     TransactionTooLarge(usize),
-    /// Others were always faster.
+    /// Other writes always came first.
     #[error("too many others write at the same time; nothing was written")]
     Contention,
-    /// Refused after a look at the ledger.
+    /// Refused after the ledger was read.
     #[error("{error}")]
     At {
         /// The tenant's head.
@@ -188,8 +182,7 @@ impl WriteService {
         Self { backend, clock }
     }
 
-    /// Carries out all of `requests`, which name no key twice, or none; the comment is the
-    /// commit's.
+    /// Carries out all of `requests`, or none. They name no key twice. The comment is the commit's.
     pub async fn write(
         &self,
         scope: &TenantScope,
@@ -218,7 +211,7 @@ impl WriteService {
         let hash = idempotency.map(|claim| claim.key_hash.as_str());
         let mut attempt = Attempt { commit: CommitId::random(), rolled_back: None, around: None, puts: 0 };
         let give_up_at = Instant::now() + CONTENTION_BUDGET;
-        let mut ceiling = Duration::from_millis(20);
+        let mut backoff = CONTENTION_BACKOFF;
         loop {
             let basis = self.backend.ledger.basis(scope, &keys, hash).await?;
             if let Some(earlier) = basis.earlier {
@@ -243,8 +236,8 @@ impl WriteService {
                 }
                 Ok(Planned::Wait(in_the_way)) => in_the_way,
                 Err(error) => {
-                    // A twin of this request may have come between the look at its result and the
-                    // look at the entries: then it was its success that made this one fail.
+                    // A repetition of this request may have committed between the reads of its
+                    // result and of the entries. Then that success made this attempt fail.
                     if let Some(hash) = hash
                         && let Some(earlier) = self.backend.ledger.earlier(scope, hash).await?
                     {
@@ -256,13 +249,11 @@ impl WriteService {
             if Instant::now() >= give_up_at {
                 return Err(in_the_way);
             }
-            // Full jitter: the many that lost come back spread out.
-            tokio::time::sleep(ceiling.mul_f64(fastrand::f64())).await;
-            ceiling = (ceiling * 2).min(Duration::from_millis(400));
+            backoff.wait().await;
         }
     }
 
-    /// What can be refused before anything is read.
+    /// Refuses what can be refused before anything is read.
     fn check(&self, requests: &[WriteRequest]) -> Result<(), WriteError> {
         let mut bytes = 0;
         for WriteRequest { key, operation, .. } in requests {
@@ -315,10 +306,10 @@ impl WriteService {
                 Operation::Rollback(version) => Some(self.value_at(scope, key, *version, attempt).await?),
             };
             if let (Some(current), true) = (current, value.is_some()) {
-                self.look_for_what_is_in_the_way(scope, key, current).await?;
+                self.check_nothing_is_in_the_way(scope, key, current).await?;
             }
             let format = value.as_ref().map(|value| self.backend.stores.of(key).format_of(value));
-            let lies_there_alone = matches!(entry.map(|entry| &entry.state), Some(State::Live(Held::Elsewhere(..))));
+            let lies_there_alone = entry.and_then(Entry::place).is_some();
             let (state, store) = match (value, self.backend.stores.of(key).external()) {
                 (value, None) => (state_of(value), StoreChange::None),
                 (value, Some((_, Strategy::WriteBack))) => (state_of(value), StoreChange::Later),
@@ -327,8 +318,8 @@ impl WriteService {
                 }
                 (Some(value), Some((external, Strategy::WriteAround))) => {
                     match self.put_around(scope, external, key, &value, current, attempt).await? {
-                        Ok(put) => put,
-                        Err(in_the_way) => return Ok(Planned::Wait(in_the_way)),
+                        PutAround::Placed(state, store) => (state, store),
+                        PutAround::Wait(in_the_way) => return Ok(Planned::Wait(in_the_way)),
                     }
                 }
             };
@@ -348,10 +339,10 @@ impl WriteService {
         Ok(Planned::Writes(writes))
     }
 
-    /// Refuses a write that the store would refuse after its commit, where the ledger knows that
-    /// something lies there that no put fits on. Whether it still does, the store is asked; where
-    /// it does not answer, the commit takes place, and what comes of it shows.
-    async fn look_for_what_is_in_the_way(
+    /// Refuses a write that the store would refuse after its commit, if the ledger knows of an
+    /// obstacle there. The store is asked whether the obstacle is still there. If it does not
+    /// answer, the commit takes place.
+    async fn check_nothing_is_in_the_way(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
@@ -361,7 +352,7 @@ impl WriteService {
         if !current.has_other_type && !refusal.is_some_and(|refusal| refusal.reason.can_be_seen()) {
             return Ok(());
         }
-        // A put around the ledger is made before the commit anyway.
+        // A write-around put is made before the commit anyway.
         let Some((external, Strategy::WriteThrough | Strategy::WriteBack)) = self.backend.stores.of(key).external()
         else {
             return Ok(());
@@ -370,13 +361,13 @@ impl WriteService {
             Ok(None) => Ok(()),
             Ok(Some(reason)) => Err(WriteError::InTheWay { key: key.clone(), reason }),
             Err(error) => {
-                warn!(tenant.id = %scope.tenant(), config.key = %key, %error, "whether something is in a write's way cannot be seen now");
+                warn!(tenant.id = %scope.tenant(), config.key = %key, %error, "whether the store would take a write cannot be seen now");
                 Ok(())
             }
         }
     }
 
-    /// The value of an earlier version. It never changes, so one look is enough for all attempts.
+    /// The value of an earlier version. It never changes, so one read serves all attempts.
     async fn value_at(
         &self,
         scope: &TenantScope,
@@ -401,120 +392,10 @@ impl WriteService {
             },
         };
         let Some(value) = value else { return Err(ValueGone::of(ledger, scope, key, version).await?.into()) };
-        // The tag's store may have been another one when the version was written.
+        // The tag may have had another store when the version was written.
         store.check(key, &value)?;
         attempt.rolled_back = Some(value.clone());
         Ok(value)
-    }
-
-    /// Puts a value to its store before the commit; again if a later put has been committed since.
-    /// The inner error says what has to be waited for.
-    ///
-    /// Writers of one key take turns as far as they see each other, because what a later put
-    /// replaces may be lost to Parameter Store's history before it is read. Nothing rests on it:
-    /// whoever is not seen is found out by the commit's conditions.
-    async fn put_around(
-        &self,
-        scope: &TenantScope,
-        external: &dyn ExternalStore,
-        key: &ConfigKey,
-        value: &ConfigValue,
-        current: Option<&Current>,
-        attempt: &mut Attempt,
-    ) -> Result<Result<(State, StoreChange), WriteError>, WriteError> {
-        let ledger = &self.backend.ledger;
-        let follow = current.map(|current| current.replica.clone()).unwrap_or_default();
-        let entry = current.and_then(|current| current.entry.as_ref());
-        if let Some(around) = &attempt.around
-            && follow.intents.contains(&around.id)
-            && around.is_newest(entry, &follow)
-        {
-            return Ok(Ok(around.write()));
-        }
-        let now = self.clock.now();
-        if follow.is_being_removed(now) {
-            return Ok(Err(WriteError::Removing(key.clone())));
-        }
-        // An earlier put of this request is over, and what has been committed since lies on top of
-        // it.
-        let overtaken: Vec<_> = attempt.around.iter().map(|around| around.id.clone()).collect();
-        let is_at_work = |id: &IntentId| !overtaken.contains(id) && now.since(id.given_out_at()) < AT_WORK;
-        let is_crowded = attempt.puts == MAX_PUTS_AROUND || follow.intents.len() >= MAX_OPEN_CALLS;
-        if is_crowded || follow.intents.iter().any(is_at_work) {
-            return Ok(Err(WriteError::Contention));
-        }
-        let id = IntentId::new(now);
-        if !ledger.record_intent(scope, key, &id, &follow.intents, &overtaken).await? {
-            return Ok(Err(WriteError::Contention));
-        }
-        attempt.around = None;
-        attempt.puts += 1;
-        let version = current.map_or(Version::FIRST, Current::next_version);
-        let placed = match external.put(scope, key, value, &id, version).await {
-            Ok(placed) => placed,
-            Err(error) => {
-                if error.did_nothing() {
-                    ledger.end_calls(scope, key, &[id]).await?;
-                }
-                return Err(match error {
-                    StoreError::Refused { reason, .. } => WriteError::InTheWay { key: key.clone(), reason },
-                    other => other.into(),
-                });
-            }
-        };
-        let locator = external.locate(scope, key, &id, placed.version).await?;
-        let around =
-            attempt.around.insert(Around { id, described: version, placed, locator, seen: follow.store_version });
-        Ok(Ok(around.write()))
-    }
-
-    /// Does what a commit owes. What fails is left to config-refresh, which finds it in the ledger;
-    /// the commit stands.
-    async fn flush(&self, scope: &TenantScope, plan: &Plan, change: &Change, until: Instant) -> Vec<StoreState> {
-        let publish = async {
-            let left = match tokio::time::timeout_at(until, self.backend.publish(scope, change)).await {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error.to_string(),
-                Err(late) => late.to_string(),
-            };
-            warn!(tenant.id = %scope.tenant(), revision = %change.revision, error = left, "a change is left for config-refresh to publish");
-        };
-        let (stores, ()) = tokio::join!(self.bring_stores_after(scope, plan, until), publish);
-        stores
-    }
-
-    async fn bring_stores_after(&self, scope: &TenantScope, plan: &Plan, until: Instant) -> Vec<StoreState> {
-        let mut stores = Vec::with_capacity(plan.writes.len());
-        for PlannedWrite { key, store, version, .. } in &plan.writes {
-            let state = match store {
-                StoreChange::None | StoreChange::Found(_) | StoreChange::Refusal { .. } => StoreState::Done,
-                StoreChange::Later => StoreState::Pending,
-                StoreChange::Done(..) => {
-                    // The value is where it belongs; only the mark that somebody was at it comes
-                    // off.
-                    let settling = self.backend.ledger.acknowledge(scope, key);
-                    if let Ok(Err(error)) = tokio::time::timeout_at(until, settling).await {
-                        warn!(tenant.id = %scope.tenant(), config.key = %key, %error, "a mark is left for config-refresh to take off");
-                    }
-                    StoreState::Done
-                }
-                StoreChange::Intent(id) => {
-                    let occasion = Occasion::Commit(id.clone(), *version);
-                    let replicating = replicate(&self.backend, &self.clock, scope, key, occasion);
-                    match tokio::time::timeout_at(until, replicating).await {
-                        Ok(Ok(Replication::Refused(refusal))) => StoreState::Refused(refusal),
-                        Ok(Ok(Replication::Done | Replication::NeverWritten)) => StoreState::Done,
-                        Ok(Err(error)) => {
-                            warn!(tenant.id = %scope.tenant(), config.key = %key, %error, "a store is left for config-refresh to bring after");
-                            StoreState::Pending
-                        }
-                        Ok(Ok(Replication::Later)) | Err(_) => StoreState::Pending,
-                    }
-                }
-            };
-            stores.push(state);
-        }
-        stores
     }
 }
 
@@ -522,13 +403,13 @@ impl WriteService {
 enum Planned {
     /// What is to be committed.
     Writes(Vec<PlannedWrite>),
-    /// Somebody is at one of the keys, which may pass; said why, should it not.
+    /// Another process is at one of the keys, which may pass. If it does not, this is the error.
     Wait(WriteError),
 }
 
 impl WriteError {
-    /// The refusal, with the revision at which the ledger was looked at. Failures say nothing about
-    /// a revision.
+    /// The refusal, with the revision at which the ledger was read. Failures say nothing about a
+    /// revision.
     fn at(self, head: Revision) -> Self {
         match self {
             Self::NotFound(_)
@@ -542,47 +423,12 @@ impl WriteError {
     }
 }
 
-/// What stays the same over all attempts of one request.
+/// What lasts over all attempts of one request.
 struct Attempt {
     commit: CommitId,
     rolled_back: Option<ConfigValue>,
     around: Option<Around>,
     puts: usize,
-}
-
-/// A put that went before its commit.
-struct Around {
-    id: IntentId,
-    described: Version,
-    placed: Placed,
-    locator: Locator,
-    /// The store's version that the ledger had noted before the put.
-    seen: Option<u64>,
-}
-
-impl Around {
-    /// Whether the value was put after the committed one, and after what has been seen in the store
-    /// since. Within one life of a parameter its versions tell; between two lives, the time.
-    fn is_newest(&self, committed: Option<&Entry>, follow: &ReplicaState) -> bool {
-        let committed = match committed.map(|entry| &entry.state) {
-            Some(State::Live(Held::Elsewhere(locator, _))) => Some(*locator),
-            _ => None,
-        };
-        let order = |place: Locator| (place.modified_at, place.version);
-        committed.into_iter().chain(follow.imported_through).all(|other| order(self.locator) > order(other))
-    }
-
-    fn write(&self) -> (State, StoreChange) {
-        (
-            State::Live(Held::Elsewhere(self.locator, self.placed.kind.clone())),
-            StoreChange::Done(PutBefore {
-                id: self.id.clone(),
-                described: self.described,
-                placed: self.placed.version,
-                seen: self.seen,
-            }),
-        )
-    }
 }
 
 fn state_of(value: Option<ConfigValue>) -> State {

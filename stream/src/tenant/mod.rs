@@ -20,7 +20,7 @@ use tenantry::{
 
 use crate::{
     pages::Pages,
-    wake::{Registration, Wakers},
+    waker::{Registration, Wakers},
 };
 
 /// How many commits the log of a watched tenant keeps, and how many bytes of values. The last
@@ -42,22 +42,22 @@ pub struct Tenant {
 
 #[derive(Debug, Default)]
 struct State {
-    held: Option<Held>,
+    loaded: Option<LoadedTenant>,
     /// The highest revision that the index of changes or a hint has named. Believed only as far as
     /// the tenant's own log says so, too.
-    rumour: u64,
-    hub: Option<Box<Hub>>,
+    advertised: u64,
+    group: Option<Box<WatchGroup>>,
     /// Held by whoever asks the stores for the tenant's sake, so that one does. There only while
     /// somebody does or waits.
-    asking: Option<Arc<Asking>>,
+    asking: Option<Arc<RefreshLock>>,
 }
 
 /// Held by one at a time.
-pub(crate) type Asking = tokio::sync::Mutex<()>;
+pub(crate) type RefreshLock = tokio::sync::Mutex<()>;
 
 /// A tenant's entries.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct LoadedTenant {
     /// What they are the state at.
     pub position: Position,
     /// The entries.
@@ -72,7 +72,7 @@ pub struct Held {
     pub is_restored: bool,
 }
 
-impl Held {
+impl LoadedTenant {
     /// Whether the stores have to be asked for all of it before it is given to `scope`.
     pub fn is_partial(&self, scope: &TenantScope) -> bool {
         self.is_restored || (self.lacks_secrets && scope.may_read_secrets())
@@ -81,7 +81,7 @@ impl Held {
 
 /// What a watched tenant has besides.
 #[derive(Debug)]
-struct Hub {
+struct WatchGroup {
     /// The recent commits, without a gap, up to the newest.
     commits: VecDeque<Arc<Commit>>,
     bytes: usize,
@@ -97,7 +97,7 @@ struct Hub {
     /// Whether commits in front of the log have room in it, as far as is known.
     reaches_back: bool,
     /// Held by whoever fetches them.
-    reaching: Arc<Asking>,
+    reaching: Arc<RefreshLock>,
     /// What the tenant weighed when it was last weighed, in bytes.
     weighed: u64,
     /// Wakes the watchers.
@@ -125,9 +125,9 @@ pub enum Next {
     Commit(Arc<Commit>),
     /// The newest of each key that was changed after the watcher's revision: entries of a later
     /// revision, and these deleted keys, each with the version of its deletion.
-    Conflated(Held, BTreeMap<String, u64>),
+    Conflated(LoadedTenant, BTreeMap<String, u64>),
     /// All of it anew.
-    Snapshot(Held),
+    Snapshot(LoadedTenant),
 }
 
 /// Whether a position can be gone on from.
@@ -155,19 +155,19 @@ impl Tenant {
     }
 
     /// Whether somebody asks the stores for the tenant's sake.
-    pub(crate) fn is_asking(&self) -> bool {
+    pub(crate) fn is_refreshing(&self) -> bool {
         self.state().asking.as_ref().is_some_and(|asking| asking.try_lock().is_err())
     }
 
     /// What is in memory.
-    pub fn held(&self) -> Option<Held> {
-        self.state().held.clone()
+    pub fn loaded(&self) -> Option<LoadedTenant> {
+        self.state().loaded.clone()
     }
 
-    /// What `look` makes of what is in memory, if anything is.
-    pub fn look<T>(&self, look: impl FnOnce(&Held, u64) -> T) -> Option<T> {
+    /// What `inspect` makes of what is in memory, if anything is.
+    pub fn inspect<T>(&self, inspect: impl FnOnce(&LoadedTenant, u64) -> T) -> Option<T> {
         let state = self.state();
-        state.held.as_ref().map(|held| look(held, state.rumour))
+        state.loaded.as_ref().map(|loaded| inspect(loaded, state.advertised))
     }
 
     /// How many bytes the tenant takes, about.
@@ -179,49 +179,49 @@ impl Tenant {
     pub fn weigh(&self) -> Option<(u64, u64)> {
         let mut state = self.state();
         let weight = state.weight();
-        let hub = state.hub.as_mut()?;
-        Some((std::mem::replace(&mut hub.weighed, weight), weight))
+        let group = state.group.as_mut()?;
+        Some((std::mem::replace(&mut group.weighed, weight), weight))
     }
 
     /// Takes note that the tenant is said to be at `revision`. Whether that is news.
-    pub fn hear(&self, revision: u64) -> bool {
+    pub fn advertise(&self, revision: u64) -> bool {
         let mut state = self.state();
-        let known = state.held.as_ref().map_or(0, |held| held.position.revision.get());
-        state.rumour = state.rumour.max(revision);
+        let known = state.loaded.as_ref().map_or(0, |loaded| loaded.position.revision.get());
+        state.advertised = state.advertised.max(revision);
         revision > known
     }
 
     /// What the tenant was last said to be at.
-    pub fn rumour(&self) -> u64 {
-        self.state().rumour
+    pub fn advertised_revision(&self) -> u64 {
+        self.state().advertised
     }
 
-    /// Forgets `rumour`: when the stores were asked after it was heard, they knew of no more than
+    /// Forgets `advertised`: when the stores were asked after it was heard, they knew of no more than
     /// memory has. If there is another one since, that is no answer to it.
-    pub fn quell(&self, rumour: u64) {
+    pub fn clear_advertised(&self, advertised: u64) {
         let mut state = self.state();
-        if state.rumour == rumour {
-            state.rumour = 0;
+        if state.advertised == advertised {
+            state.advertised = 0;
         }
     }
 
     /// Has the stores be asked before what is in memory is believed again.
-    pub fn doubt(&self) {
-        if let Some(held) = &mut self.state().held {
-            held.validated_at = Timestamp::from_millis(0);
+    pub fn invalidate(&self) {
+        if let Some(loaded) = &mut self.state().loaded {
+            loaded.validated_at = Timestamp::from_millis(0);
         }
     }
 
     /// Whether the tenant is said to be further than memory is.
     pub fn is_behind(&self) -> bool {
         let state = self.state();
-        state.held.as_ref().is_some_and(|held| held.position.revision.get() < state.rumour)
+        state.loaded.as_ref().is_some_and(|loaded| loaded.position.revision.get() < state.advertised)
     }
 
     /// Whether memory lacks secrets that a watcher may read.
     pub fn is_partial(&self) -> bool {
         let state = self.state();
-        state.held.as_ref().is_some_and(|held| held.lacks_secrets) && state.shows_secrets()
+        state.loaded.as_ref().is_some_and(|loaded| loaded.lacks_secrets) && state.shows_secrets()
     }
 
     /// Replaces what is in memory, as it was read after `asked`. Whether that was done: not if it
@@ -229,7 +229,7 @@ impl Tenant {
     #[must_use]
     pub fn replace(&self, snapshot: &Snapshot, asked: Timestamp) -> bool {
         let entries = snapshot.entries.iter().map(|(key, entry)| (key.as_str(), entry));
-        let held = Held {
+        let loaded = LoadedTenant {
             position: snapshot.position.clone(),
             pages: Pages::new(entries),
             validated_at: asked,
@@ -238,24 +238,25 @@ impl Tenant {
             is_restored: false,
         };
         let mut state = self.state();
-        let is_enough = !held.lacks_secrets || !state.shows_secrets();
-        let is_same = |own: &Held| !own.is_restored && own.position == held.position && own.pages == held.pages;
+        let is_enough = !loaded.lacks_secrets || !state.shows_secrets();
+        let is_same =
+            |own: &LoadedTenant| !own.is_restored && own.position == loaded.position && own.pages == loaded.pages;
         if !is_enough {
             return false;
         }
-        if state.held.as_ref().is_some_and(is_same) {
-            state.held = Some(held);
+        if state.loaded.as_ref().is_some_and(is_same) {
+            state.loaded = Some(loaded);
         } else {
-            state.put(held);
+            state.put(loaded);
             wake(state);
         }
         true
     }
 
     /// Replaces what is in memory.
-    pub fn put(&self, held: Held) {
+    pub fn put(&self, loaded: LoadedTenant) {
         let mut state = self.state();
-        state.put(held);
+        state.put(loaded);
         wake(state);
     }
 
@@ -273,16 +274,16 @@ impl Tenant {
         if state.shows_secrets() && lack_secrets(&commits) {
             return false;
         }
-        let State { held: Some(held), hub, .. } = &mut *state else { return true };
-        let begin = held.position.revision;
+        let State { loaded: Some(loaded), group, .. } = &mut *state else { return true };
+        let begin = loaded.position.revision;
         let mut changes = BTreeMap::new();
-        let mut position = held.position.clone();
+        let mut position = loaded.position.clone();
         let new = commits.into_iter().filter(|commit| commit.position.revision > begin).map(Arc::new);
         let new: Vec<_> = new.collect();
         for commit in &new {
             for change in &commit.changes {
-                held.lacks_secrets |= change.entry.as_ref().is_some_and(|entry| entry.value == Value::Withheld);
-                held.lacks_values |= change.entry.as_ref().is_some_and(|entry| entry.value == Value::Unavailable);
+                loaded.lacks_secrets |= change.entry.as_ref().is_some_and(|entry| entry.value == Value::Withheld);
+                loaded.lacks_values |= change.entry.as_ref().is_some_and(|entry| entry.value == Value::Unavailable);
                 match change.operation {
                     ChangeOperation::Put => _ = changes.insert(change.key.as_str(), change.entry.as_ref()),
                     ChangeOperation::Delete => _ = changes.insert(change.key.as_str(), None),
@@ -292,13 +293,13 @@ impl Tenant {
             position = commit.position.clone();
         }
         if !changes.is_empty() {
-            held.pages = held.pages.with(&changes);
+            loaded.pages = loaded.pages.with(&changes);
         }
-        held.position = position;
-        held.validated_at = asked.map_or(held.validated_at, |asked| held.validated_at.max(asked));
+        loaded.position = position;
+        loaded.validated_at = asked.map_or(loaded.validated_at, |asked| loaded.validated_at.max(asked));
         let is_news = !new.is_empty();
-        if let Some(hub) = hub {
-            hub.append(new);
+        if let Some(group) = group {
+            group.append(new);
         }
         if is_news {
             wake(state);
@@ -310,39 +311,39 @@ impl Tenant {
     /// no secrets that what is in memory has. If they do not, nobody need try again.
     pub fn prepend(&self, from: &Position, commits: Vec<Commit>) {
         let mut state = self.state();
-        let may_lack = state.held.as_ref().is_some_and(|held| held.lacks_secrets) && !state.shows_secrets();
+        let may_lack = state.loaded.as_ref().is_some_and(|loaded| loaded.lacks_secrets) && !state.shows_secrets();
         let lacks_secrets = !may_lack && lack_secrets(&commits);
-        let Some(hub) = &mut state.hub else { return };
-        let bytes = hub.bytes + commits.iter().map(size).sum::<usize>();
-        let is_fit = hub.commits.len() + commits.len() <= MAX_COMMITS && bytes <= MAX_COMMIT_BYTES;
-        if lacks_secrets || !is_fit || commits.last().is_none_or(|last| last.position != hub.from) {
-            hub.reaches_back = false;
+        let Some(group) = &mut state.group else { return };
+        let bytes = group.bytes + commits.iter().map(size).sum::<usize>();
+        let is_fit = group.commits.len() + commits.len() <= MAX_COMMITS && bytes <= MAX_COMMIT_BYTES;
+        if lacks_secrets || !is_fit || commits.last().is_none_or(|last| last.position != group.from) {
+            group.reaches_back = false;
             return;
         }
         for commit in commits.into_iter().rev().map(Arc::new) {
-            hub.bytes += size(&commit);
-            hub.commits.push_front(commit);
+            group.bytes += size(&commit);
+            group.commits.push_front(commit);
         }
-        hub.from = from.clone();
+        group.from = from.clone();
     }
 
     /// How many commits the log lacks to go back to `position`, if they may have room in it; and
     /// what is held by whoever fetches them.
-    pub fn lacks_before(&self, position: &Position) -> Option<(usize, Arc<Asking>)> {
+    pub fn lacks_before(&self, position: &Position) -> Option<(usize, Arc<RefreshLock>)> {
         let state = self.state();
-        let hub = state.hub.as_ref()?;
+        let group = state.group.as_ref()?;
         // Without the commit's id it may be of another history.
         let is_known = position.commit.is_some() || position.revision == Revision::ZERO;
-        let lacks = hub.from.revision.get().checked_sub(position.revision.get())?;
+        let lacks = group.from.revision.get().checked_sub(position.revision.get())?;
         let lacks = usize::try_from(lacks).ok().filter(|lacks| (1..=MAX_COMMITS).contains(lacks))?;
-        (is_known && hub.reaches_back).then(|| (lacks, Arc::clone(&hub.reaching)))
+        (is_known && group.reaches_back).then(|| (lacks, Arc::clone(&group.reaching)))
     }
 
     /// Sees to it that watches end that are to have ended by `now`.
-    pub fn see_off(&self, now: Timestamp) {
+    pub fn close_expired(&self, now: Timestamp) {
         let wakers = self.state().wakers();
         if let Some(wakers) = wakers {
-            wakers.see_off(now);
+            wakers.close_expired(now);
         }
     }
 
@@ -350,102 +351,102 @@ impl Tenant {
     /// is woken when there may be something to be told.
     pub fn join(&self, scope: Arc<TenantScope>, now: Timestamp) -> Registration {
         let mut state = self.state();
-        let State { held, hub, .. } = &mut *state;
-        let hub = hub.get_or_insert_with(|| {
-            let from = held.as_ref().map_or(Position::BEGINNING, |held| held.position.clone());
-            Box::new(Hub::at(from, now))
+        let State { loaded, group, .. } = &mut *state;
+        let group = group.get_or_insert_with(|| {
+            let from = loaded.as_ref().map_or(Position::BEGINNING, |loaded| loaded.position.clone());
+            Box::new(WatchGroup::at(from, now))
         });
-        hub.scopes.push(scope);
-        Registration::new(Arc::clone(&hub.wakers))
+        group.scopes.push(scope);
+        Registration::new(Arc::clone(&group.wakers))
     }
 
     /// One watcher less. If it was the last one, what the tenant weighed when it was last weighed.
     pub fn leave(&self, scope: &Arc<TenantScope>) -> Option<u64> {
         let mut state = self.state();
-        let Some(hub) = &mut state.hub else { return Some(0) };
-        if let Some(index) = hub.scopes.iter().position(|one| Arc::ptr_eq(one, scope)) {
-            hub.scopes.swap_remove(index);
+        let Some(group) = &mut state.group else { return Some(0) };
+        if let Some(index) = group.scopes.iter().position(|one| Arc::ptr_eq(one, scope)) {
+            group.scopes.swap_remove(index);
         }
-        if !hub.scopes.is_empty() {
+        if !group.scopes.is_empty() {
             return None;
         }
-        let weighed = hub.weighed;
-        state.hub = None;
+        let weighed = group.weighed;
+        state.group = None;
         Some(weighed)
     }
 
     /// Since when it is watched without a break, if it is.
     pub fn watched_since(&self) -> Option<Timestamp> {
-        self.state().hub.as_ref().map(|hub| hub.since)
+        self.state().group.as_ref().map(|group| group.since)
     }
 
     /// How many watch it.
     pub fn watchers(&self) -> usize {
-        self.state().hub.as_ref().map_or(0, |hub| hub.scopes.len())
+        self.state().group.as_ref().map_or(0, |group| group.scopes.len())
     }
 
     /// The rights of a watcher: of one who may read secrets, if there is one.
     pub fn scope(&self) -> Option<Arc<TenantScope>> {
         let state = self.state();
-        let scopes = &state.hub.as_ref()?.scopes;
+        let scopes = &state.group.as_ref()?.scopes;
         scopes.iter().find(|scope| scope.may_read_secrets()).or_else(|| scopes.first()).cloned()
     }
 
     /// What is in memory, and the place behind it.
-    pub fn begin(&self) -> Option<(Held, Cursor)> {
+    pub fn begin(&self) -> Option<(LoadedTenant, Cursor)> {
         let state = self.state();
-        let (held, hub) = (state.held.as_ref()?, state.hub.as_ref()?);
-        Some((held.clone(), hub.cursor(&held.position)))
+        let (loaded, group) = (state.loaded.as_ref()?, state.group.as_ref()?);
+        Some((loaded.clone(), group.cursor(&loaded.position)))
     }
 
     /// Where a watcher goes on who was told everything up to `position`.
     pub fn attach(&self, position: &Position) -> Attached {
         let state = self.state();
-        let (Some(held), Some(hub)) = (&state.held, &state.hub) else { return Attached::Ahead };
-        if position.revision > held.position.revision {
+        let (Some(loaded), Some(group)) = (&state.loaded, &state.group) else { return Attached::Ahead };
+        if position.revision > loaded.position.revision {
             return Attached::Ahead;
         }
-        if position.revision < hub.from.revision {
+        if position.revision < group.from.revision {
             return Attached::Before;
         }
-        let index = position.revision.get() - hub.from.revision.get();
+        let index = position.revision.get() - group.from.revision.get();
         let before = usize::try_from(index).ok().and_then(|index| index.checked_sub(1));
-        let own = before.and_then(|before| hub.commits.get(before)).map_or(&hub.from, |commit| &commit.position);
+        let own = before.and_then(|before| group.commits.get(before)).map_or(&group.from, |commit| &commit.position);
         match (&position.commit, &own.commit) {
             (Some(told), Some(own)) if told != own => Attached::Foreign,
-            _ => Attached::At(hub.cursor(position)),
+            _ => Attached::At(group.cursor(position)),
         }
     }
 
     /// What a watcher is told next, and where it is then.
     pub fn next(&self, cursor: Cursor) -> (Next, Cursor) {
         let state = self.state();
-        let (Some(held), Some(hub)) = (&state.held, &state.hub) else { return (Next::Nothing, cursor) };
-        let newest = hub.cursor(&held.position);
-        if cursor.generation != hub.generation {
-            return (Next::Snapshot(held.clone()), newest);
+        let (Some(loaded), Some(group)) = (&state.loaded, &state.group) else { return (Next::Nothing, cursor) };
+        let newest = group.cursor(&loaded.position);
+        if cursor.generation != group.generation {
+            return (Next::Snapshot(loaded.clone()), newest);
         }
         if cursor.revision >= newest.revision {
             return (Next::Nothing, cursor);
         }
-        if let Some(index) = cursor.revision.checked_sub(hub.from.revision.get()) {
-            let commit = usize::try_from(index).ok().and_then(|index| hub.commits.get(index));
+        if let Some(index) = cursor.revision.checked_sub(group.from.revision.get()) {
+            let commit = usize::try_from(index).ok().and_then(|index| group.commits.get(index));
             if let Some(commit) = commit {
-                return (Next::Commit(Arc::clone(commit)), hub.cursor(&commit.position));
+                return (Next::Commit(Arc::clone(commit)), group.cursor(&commit.position));
             }
         }
-        if cursor.revision < hub.deleted_from {
-            return (Next::Snapshot(held.clone()), newest);
+        if cursor.revision < group.deleted_from {
+            return (Next::Snapshot(loaded.clone()), newest);
         }
-        let gone = hub.deleted.iter().filter(|(revision, ..)| *revision > cursor.revision);
+        let gone = group.deleted.iter().filter(|(revision, ..)| *revision > cursor.revision);
         let mut deleted: BTreeMap<_, _> = gone.map(|(_, key, version)| (key.clone(), *version)).collect();
-        for change in hub.commits.iter().flat_map(|commit| &commit.changes) {
+        for change in group.commits.iter().flat_map(|commit| &commit.changes) {
             if change.operation == ChangeOperation::Delete {
                 deleted.insert(change.key.to_string(), change.version.get());
             }
         }
-        deleted.retain(|key, _| held.pages.get(key).is_none());
-        (Next::Conflated(held.clone(), deleted), newest)
+        deleted.retain(|key, _| loaded.pages.get(key).is_none());
+        (Next::Conflated(loaded.clone(), deleted), newest)
     }
 }
 
@@ -453,7 +454,7 @@ impl Tenant {
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     tenant: &'a Tenant,
-    asking: Option<Arc<Asking>>,
+    asking: Option<Arc<RefreshLock>>,
 }
 
 impl Turn<'_> {
@@ -479,24 +480,24 @@ impl Drop for Turn<'_> {
 impl State {
     /// Those of the watchers, to be used when the state is let go of.
     fn wakers(&self) -> Option<Arc<Wakers>> {
-        self.hub.as_ref().map(|hub| Arc::clone(&hub.wakers))
+        self.group.as_ref().map(|group| Arc::clone(&group.wakers))
     }
 
     fn weight(&self) -> u64 {
-        let pages = self.held.as_ref().map_or(0, |held| held.pages.bytes());
-        (OVERHEAD + pages + self.hub.as_ref().map_or(0, |hub| hub.bytes)) as u64
+        let pages = self.loaded.as_ref().map_or(0, |loaded| loaded.pages.bytes());
+        (OVERHEAD + pages + self.group.as_ref().map_or(0, |group| group.bytes)) as u64
     }
 
-    fn put(&mut self, held: Held) {
-        if let Some(hub) = &mut self.hub {
-            hub.restart(held.position.clone());
+    fn put(&mut self, loaded: LoadedTenant) {
+        if let Some(group) = &mut self.group {
+            group.restart(loaded.position.clone());
         }
-        self.held = Some(held);
+        self.loaded = Some(loaded);
     }
 
     /// Whether somebody watches who may read secrets.
     fn shows_secrets(&self) -> bool {
-        self.hub.as_ref().is_some_and(|hub| hub.scopes.iter().any(|scope| scope.may_read_secrets()))
+        self.group.as_ref().is_some_and(|group| group.scopes.iter().any(|scope| scope.may_read_secrets()))
     }
 }
 
@@ -515,7 +516,7 @@ fn lack_secrets(commits: &[Commit]) -> bool {
     changes.any(|change| change.entry.as_ref().is_some_and(|entry| entry.value == Value::Withheld))
 }
 
-impl Hub {
+impl WatchGroup {
     fn at(from: Position, since: Timestamp) -> Self {
         Self {
             commits: VecDeque::new(),

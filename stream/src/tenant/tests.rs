@@ -15,7 +15,7 @@ fn commits(revisions: std::ops::RangeInclusive<u64>) -> Vec<Commit> {
 
 fn tenant(revision: u64) -> Tenant {
     let tenant = Tenant::default();
-    tenant.put(Held {
+    tenant.put(LoadedTenant {
         position: position(revision),
         pages: Pages::of([]),
         validated_at: Timestamp::from_millis(1),
@@ -30,23 +30,23 @@ fn tenant(revision: u64) -> Tenant {
 #[test]
 fn a_part_of_the_commits_is_not_the_newest() {
     let (tenant, asked) = (tenant(1), Timestamp::from_millis(9));
-    let validated_at = || tenant.look(|held, _| held.validated_at.millis());
+    let validated_at = || tenant.inspect(|loaded, _| loaded.validated_at.millis());
     assert!(tenant.advance(commits(2..=3), None));
     assert_eq!(validated_at(), Some(1));
     assert!(tenant.advance(commits(4..=4), Some(asked)));
-    assert_eq!((validated_at(), tenant.look(|held, _| held.position.revision.get())), (Some(9), Some(4)));
+    assert_eq!((validated_at(), tenant.inspect(|loaded, _| loaded.position.revision.get())), (Some(9), Some(4)));
 }
 
-/// Promise: a rumour is forgotten only if it is the one that the stores were asked about.
+/// Promise: an advertised revision is forgotten only if it is the one that the stores were asked about.
 #[test]
-fn a_later_rumour_stays() {
+fn a_later_advertised_revision_stays() {
     let tenant = tenant(1);
-    tenant.hear(2);
-    let rumour = tenant.rumour();
-    tenant.hear(3);
-    tenant.quell(rumour);
+    tenant.advertise(2);
+    let advertised = tenant.advertised_revision();
+    tenant.advertise(3);
+    tenant.clear_advertised(advertised);
     assert!(tenant.is_behind());
-    tenant.quell(3);
+    tenant.clear_advertised(3);
     assert!(!tenant.is_behind());
 }
 
@@ -55,7 +55,7 @@ fn a_later_rumour_stays() {
 #[test]
 fn the_log_reaches_back_once() {
     let tenant = tenant(10);
-    tenant.state().hub = Some(Box::new(Hub::at(position(10), Timestamp::from_millis(0))));
+    tenant.state().group = Some(Box::new(WatchGroup::at(position(10), Timestamp::from_millis(0))));
     let lacks = |revision| tenant.lacks_before(&position(revision)).map(|(lacks, _)| lacks);
     assert_eq!((lacks(6), tenant.attach(&position(6))), (Some(4), Attached::Before));
     tenant.prepend(&position(6), commits(7..=10));

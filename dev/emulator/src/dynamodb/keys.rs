@@ -7,7 +7,16 @@ use dynoxide::Database;
 use dynoxide::actions::describe_table::DescribeTableRequest;
 use serde_json::Value;
 
-use crate::permission::TableKeys;
+/// What a table's keys are called, and its stream. Where a key has several partition key
+/// attributes, none is named.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct TableKeys {
+    pub(crate) partition: Option<String>,
+    /// By the name of the index.
+    pub(crate) indexes: HashMap<String, String>,
+    /// What stands behind `stream/` in its stream's ARN.
+    pub(crate) stream: Option<String>,
+}
 
 /// The keys of tables that were asked for.
 #[derive(Debug, Default)]

@@ -29,10 +29,10 @@ use tokio::task::JoinHandle;
 
 use crate::StartError;
 use crate::faults::{Fault, View};
-use crate::permission::TableKeys;
 use crate::shutdown::Shutdown;
 use crate::wire::{AwsError, Reply};
 use keys::KnownKeys;
+pub(crate) use keys::TableKeys;
 use partial::Partial;
 
 /// How often expired items are deleted. AWS takes up to two days; a short time shows expiry while

@@ -236,10 +236,10 @@ impl Faults {
         Held { hits: seen, release }
     }
 
-    /// Has calls fail at random from now on, in place of any schedule before, until its bound is
-    /// reached, it is ended, or the faults are cleared. Calls that were injected a fault or are
-    /// held by name suffer that, and take no turn; nor do calls that are not allowed. A turn brings
-    /// nothing if its fault would mean nothing to the call: [`Fault::TransactionConflict`] is for
+    /// Fails calls at random from now on, in place of any earlier schedule. It ends at its bound,
+    /// when it is ended, or when the faults are cleared. A call takes no turn if an injected fault
+    /// or a hold waits for it by name, or if it is not allowed. A turn brings nothing if its fault
+    /// would mean nothing to the call: [`Fault::TransactionConflict`] is for
     /// writes and transactions of `DynamoDB` and writes of Parameter Store that AWS documents it
     /// for, and [`Fault::NotYet`], [`Fault::StalePage`], [`Fault::EmptyPage`] and
     /// [`Fault::WholeSeconds`] are for the reads they name.
@@ -270,8 +270,8 @@ impl Faults {
         }
     }
 
-    /// Takes the fault for a call of `operation` that has just come in. `fits` says whether the
-    /// call can suffer a fault.
+    /// Takes the fault for a call of `operation` that has just come in. `fits` says whether a
+    /// fault means something to the call.
     pub(crate) fn take(&self, operation: &str, fits: impl FnOnce(Fault) -> bool) -> Option<Hit> {
         self.take_named(operation).or_else(|| self.take_limited(operation)).or_else(|| {
             let scheduled = self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
@@ -303,11 +303,11 @@ impl Faults {
     }
 }
 
-/// What a call is to suffer.
+/// What happens to a call: it fails, or it is held.
 #[derive(Debug)]
 pub(crate) struct Hit {
     what: What,
-    /// None if nobody was promised to be told.
+    /// None if nobody waits for it.
     hits: Option<watch::Sender<usize>>,
 }
 
@@ -325,10 +325,10 @@ impl Hit {
             What::Fail(fault) => Some(*fault),
             What::Hold(held) => {
                 self.announce();
-                // An error says that whoever held the call has let it go.
+                // An error says that the holder has let the call go.
                 let mut held = held.clone();
                 let _released = held.changed().await;
-                // Closed without an answer: whoever called is gone, or has waited for it.
+                // Closed without an answer: the caller is gone, or has waited for it.
                 (*held.borrow() == Release::Never).then_some(Fault::Reset)
             }
         }

@@ -16,7 +16,7 @@ use super::Fault;
 pub struct Schedule {
     /// What the decisions are drawn from.
     pub seed: u64,
-    /// Kinds of faults, each with its probability from 0 to 1. One call suffers one at most: if
+    /// Kinds of faults, each with its probability from 0 to 1. One call gets one at most: if
     /// they add up to more than 1, the later ones come short.
     pub faults: Vec<(Fault, f64)>,
     /// The operations whose calls take a turn; `None` is for all, of whatever service.
@@ -48,8 +48,8 @@ impl Scheduled {
         Self { deal: Arc::new(Mutex::new(Deal { faults, operations, random, left: max, dealt: BTreeMap::new() })) }
     }
 
-    /// How many faults of each kind calls have suffered so far; kinds that were not dealt are not
-    /// there. What a call could not suffer (see [`Faults::schedule`](super::Faults::schedule)) is
+    /// How many faults of each kind were dealt so far; kinds that were not dealt are not there. A
+    /// fault that means nothing to its call (see [`Faults::schedule`](super::Faults::schedule)) is
     /// not counted.
     pub fn dealt(&self) -> BTreeMap<Fault, usize> {
         self.lock().dealt.clone()
@@ -60,7 +60,7 @@ impl Scheduled {
         self.lock().left = 0;
     }
 
-    /// Takes the turn of a call. `fits` says whether the call can suffer a fault.
+    /// Takes the turn of a call. `fits` says whether a fault means something to the call.
     pub(super) fn turn(&self, operation: &str, fits: impl FnOnce(Fault) -> bool) -> Option<Fault> {
         let mut deal = self.lock();
         if deal.left == 0 || deal.operations.as_ref().is_some_and(|all| all.iter().all(|one| one != operation)) {

@@ -7,6 +7,7 @@
 
 mod condition;
 mod context;
+mod need;
 mod pattern;
 mod policy;
 mod session;
@@ -23,12 +24,13 @@ use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
 pub(crate) use context::Context;
+pub(crate) use need::Need;
 pub use policy::PolicyError;
 use policy::{Asker, Kind, Policy, Request, Verdict};
 pub(crate) use session::Session;
 use session::{Found, Sessions, unique_id};
 
-use crate::permission::{Account, Need};
+use crate::account::Account;
 
 /// The services that functions and containers run in.
 const LAMBDA: &str = "lambda.amazonaws.com";
@@ -100,7 +102,7 @@ impl fmt::Display for PolicyKind {
 /// Who calls.
 #[derive(Debug, Clone)]
 pub(crate) enum Caller {
-    /// Whoever does not use temporary credentials: may do everything.
+    /// A caller without temporary credentials, who may do everything.
     Administrator,
     Role(Arc<Session>),
 }
@@ -202,7 +204,7 @@ impl Iam {
         let mut state = self.lock();
         let known = Arc::clone(state.roles.get(role)?);
         let arn = self.role_arn(role);
-        let for_function = self.surroundings();
+        let for_function = self.common_context();
         let mut for_task = for_function.clone();
         // Of a task nothing is known here but where it runs.
         for_task.set("aws:SourceAccount", self.account.id.as_str());
@@ -322,7 +324,7 @@ impl Iam {
         }
     }
 
-    /// Begins a session of a role, whoever asks. None if there is no such role.
+    /// Begins a session of a role without asking who wants it. None if there is no such role.
     pub(crate) fn assume(&self, role: &str, assumption: Assumption) -> Option<Assumed> {
         let Assumption { session_name, tags, policy, lasts } = assumption;
         let now = (self.clock)();
@@ -375,7 +377,7 @@ impl Iam {
     }
 
     /// The condition keys of every call.
-    fn surroundings(&self) -> Context {
+    fn common_context(&self) -> Context {
         let mut context = Context::default();
         context.set("aws:RequestedRegion", self.account.region.as_str());
         // Plain HTTP stands in for TLS.
@@ -385,7 +387,7 @@ impl Iam {
 
     /// The condition keys of every call of a session.
     fn context_of(&self, session: &Session) -> Context {
-        let mut context = self.surroundings();
+        let mut context = self.common_context();
         context.set("aws:PrincipalArn", self.role_arn(&session.role));
         context.set("aws:PrincipalAccount", self.account.id.as_str());
         context.set("aws:PrincipalType", "AssumedRole");

@@ -127,7 +127,7 @@ pub(super) fn list(store: &Store, place: &Place, body: &[u8]) -> Result<Value, A
         let name = resource(tables, place, &request)?;
         let tags: Vec<Value> =
             tables.tags(&name)?.into_iter().map(|(key, value)| json!({ "Key": key, "Value": value })).collect();
-        Ok(json!({ "EntityTagList": tags }))
+        Ok(json!({ "TagList": tags }))
     })
 }
 

@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::StartError;
+use crate::account::Account;
 use crate::eventbridge::{DEFAULT_BUS, Event, EventBridge};
 use crate::faults::{Fault, View};
-use crate::permission::{Account, Encrypted};
 use crate::wire::{AwsError, parse, required};
 use name::{Place, Selector};
 use read::Reader;
@@ -28,6 +28,9 @@ use store::{Store, Version};
 /// Names of one `DeleteParameters` (API reference).
 const MAX_DELETED: usize = 10;
 
+/// The key of Systems Manager itself: every user of Parameter Store may use it.
+const MANAGED_KEY: &str = "alias/aws/ssm";
+
 /// The service: its data, and where its events go.
 #[derive(Debug, Clone)]
 pub(crate) struct ParameterStore {
@@ -35,6 +38,15 @@ pub(crate) struct ParameterStore {
     place: Place,
     empty_pages: bool,
     events: Arc<EventBridge>,
+}
+
+/// A parameter whose value lies encrypted under a key of the account's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Encrypted {
+    /// The parameter's ARN.
+    pub(crate) parameter: String,
+    /// The key as it was named when the value was put.
+    pub(crate) key: String,
 }
 
 /// What a `Parameter Store Change` event calls it.
@@ -241,6 +253,11 @@ impl Change {
             description: version.description.clone(),
         }
     }
+}
+
+/// Whether a key takes permissions to use.
+pub(crate) fn is_own_key(key: &str) -> bool {
+    !key.ends_with(MANAGED_KEY)
 }
 
 /// The ARN of the parameter that a name names: with a selector, as an ARN or plain. `*` if that is

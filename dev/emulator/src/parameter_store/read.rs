@@ -6,10 +6,8 @@ use serde_json::{Map, Value, json};
 use super::name::{self, Asked, Place, Selector};
 use super::page::{self, Position};
 use super::store::{Store, Tables, Version};
-use super::{milliseconds, not_found};
+use super::{Encrypted, is_own_key, milliseconds, not_found};
 use crate::faults::View;
-use crate::permission::Encrypted;
-use crate::permission::parameter_store::is_own_key;
 use crate::wire::{AwsError, parse, required};
 
 /// Names of one `GetParameters`, results of one page of `GetParametersByPath` (API reference).

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use dynoxide::actions::get_shard_iterator::decode_shard_iterator;
 use serde_json::Value;
 
-use super::{Account, Need, TableKeys, key_condition, partiql};
+use super::{key_condition, partiql};
+use crate::account::Account;
+use crate::dynamodb::TableKeys;
+use crate::iam::Need;
 
 const LEADING_KEYS: &str = "dynamodb:LeadingKeys";
 

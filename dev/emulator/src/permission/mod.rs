@@ -17,70 +17,12 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::Service;
-use crate::iam::Context;
+use crate::account::Account;
+use crate::dynamodb::TableKeys;
+use crate::iam::Need;
+use crate::parameter_store::Encrypted;
 use crate::sqs;
 use crate::sts::AssumeRole;
-
-/// An action on a resource. A call may need several.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Need {
-    /// For example `dynamodb:GetItem`.
-    pub(crate) action: String,
-    /// The resource's ARN. `*` where the action knows no resources, or it cannot be told which:
-    /// only who may do it to all may.
-    pub(crate) resource: String,
-    /// The call's own condition keys.
-    pub(crate) context: Context,
-}
-
-impl Need {
-    fn new(action: impl Into<String>, resource: impl Into<String>) -> Self {
-        Self { action: action.into(), resource: resource.into(), context: Context::default() }
-    }
-
-    fn with(mut self, key: &str, value: Option<&str>) -> Self {
-        self.context.set_all(key, value.map(str::to_owned));
-        self
-    }
-
-    fn with_all(mut self, key: &str, values: impl IntoIterator<Item = String>) -> Self {
-        self.context.set_all(key, values);
-        self
-    }
-}
-
-/// Where resources lie.
-#[derive(Debug, Clone)]
-pub(crate) struct Account {
-    pub(crate) region: String,
-    pub(crate) id: String,
-}
-
-impl Account {
-    pub(crate) fn arn(&self, service: &str, resource: &str) -> String {
-        format!("arn:aws:{service}:{}:{}:{resource}", self.region, self.id)
-    }
-}
-
-/// What a table's keys are called, and its stream. Where a key has several partition key
-/// attributes, none is named.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct TableKeys {
-    pub(crate) partition: Option<String>,
-    /// By the name of the index.
-    pub(crate) indexes: HashMap<String, String>,
-    /// What stands behind `stream/` in its stream's ARN.
-    pub(crate) stream: Option<String>,
-}
-
-/// A parameter whose value lies encrypted under a key of the account's own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Encrypted {
-    /// The parameter's ARN.
-    pub(crate) parameter: String,
-    /// The key as it was named when the value was put.
-    pub(crate) key: String,
-}
 
 /// What of the stored data decides what a call needs.
 #[derive(Debug, Default)]

@@ -4,20 +4,13 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Account, Encrypted, Need};
-use crate::parameter_store;
-
-/// The key of Systems Manager itself: whoever may use Parameter Store may use it.
-const MANAGED_KEY: &str = "alias/aws/ssm";
+use crate::account::Account;
+use crate::iam::Need;
+use crate::parameter_store::{self, Encrypted, is_own_key};
 
 /// Bytes from which on a value makes a parameter advanced ("Managing parameter tiers" in the
 /// Systems Manager user guide).
 const MAX_STANDARD_VALUE: usize = 4 * 1024;
-
-/// Whether a key takes permissions to use.
-pub(crate) fn is_own_key(key: &str) -> bool {
-    !key.ends_with(MANAGED_KEY)
-}
 
 /// Which member names the parameter depends on the operation alone: what else is in a request is
 /// not looked at by the service.

@@ -49,8 +49,8 @@ async fn outcomes(seed: u64) -> Result<(Vec<String>, BTreeMap<Fault, usize>), Fa
     Ok((outcomes, scheduled.dealt()))
 }
 
-/// Guards: calls made one after another suffer the same for the same seed, and something else for
-/// another.
+/// Guards: calls made one after another get the same faults for the same seed, and something else
+/// for another.
 #[tokio::test]
 async fn the_same_seed_has_the_same_outcome() -> Outcome {
     let (first, dealt) = outcomes(7).await?;
@@ -102,8 +102,8 @@ async fn a_schedule_keeps_to_its_bounds() -> Outcome {
     Ok(())
 }
 
-/// Guards: by chance a call suffers only what means something to it; the rest is neither dealt nor
-/// counted.
+/// Guards: by chance a call gets only a fault that means something to it; the rest is neither dealt
+/// nor counted.
 #[tokio::test]
 async fn a_turn_brings_what_fits_the_call() -> Outcome {
     let (emulator, aws) = start(Options::default()).await;
@@ -145,7 +145,7 @@ async fn a_turn_brings_what_fits_the_call() -> Outcome {
     Ok(())
 }
 
-/// Guards: with many callers at the same time each call suffers its own fault only: retried until
+/// Guards: with many callers at the same time each call gets its own fault only: retried until
 /// they are done, all writes are there, once.
 #[tokio::test]
 async fn concurrent_callers_get_through() -> Outcome {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 /// Names that stand in a template without being declared there, as they are locally.
 #[derive(Debug, Clone)]
-pub struct StoreContext {
+pub struct Deployment {
     /// `AWS::Region`.
     pub region: String,
     /// `AWS::AccountId`, 12 digits.
@@ -54,26 +54,26 @@ const MAX_DEPTH: usize = 64;
 #[derive(Debug)]
 pub(super) struct Resolver<'a> {
     template: &'a Value,
-    surroundings: &'a StoreContext,
+    deployment: &'a Deployment,
     /// The parameters that were asked for.
     asked: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Resolver<'a> {
     /// A resolver for `template` in long form.
-    pub(super) fn new(template: &'a Value, surroundings: &'a StoreContext) -> Result<Self, ResolveError> {
-        for name in surroundings.parameters.keys() {
+    pub(super) fn new(template: &'a Value, deployment: &'a Deployment) -> Result<Self, ResolveError> {
+        for name in deployment.parameters.keys() {
             if template["Parameters"].get(name).is_none() {
                 return Err(ResolveError::UnknownParameter(name.clone()));
             }
         }
-        Ok(Self { template, surroundings, asked: RefCell::default() })
+        Ok(Self { template, deployment, asked: RefCell::default() })
     }
 
     /// The parameters that were given a local value which nobody has asked for.
     pub(super) fn unread(&self) -> Vec<&'a str> {
         let asked = self.asked.borrow();
-        self.surroundings.parameters.keys().filter(|name| !asked.contains(*name)).map(String::as_str).collect()
+        self.deployment.parameters.keys().filter(|name| !asked.contains(*name)).map(String::as_str).collect()
     }
 
     /// The value with everything computed; null where nothing is left of it (`AWS::NoValue`).
@@ -198,7 +198,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn name(&self, name: &str, depth: usize) -> Result<Option<Value>, ResolveError> {
-        let here = self.surroundings;
+        let here = self.deployment;
         match name {
             "AWS::NoValue" => return Ok(None),
             "AWS::Region" => return Ok(Some(here.region.clone().into())),
@@ -228,21 +228,21 @@ impl<'a> Resolver<'a> {
     /// The name that a resource is given, or the one that `CloudFormation` makes up.
     fn given_name(&self, logical_id: &str, given: &Value, depth: usize) -> Result<Value, ResolveError> {
         match self.value(given, depth + 1)? {
-            None | Some(Value::Null) => Ok(format!("{}-{logical_id}", self.surroundings.stack).into()),
+            None | Some(Value::Null) => Ok(format!("{}-{logical_id}", self.deployment.stack).into()),
             Some(given) => Ok(given),
         }
     }
 
     /// `!Ref` gives a queue's address, where others have their name.
     fn queue_url(&self, logical_id: &str, queue: &Value, depth: usize) -> Result<Value, ResolveError> {
-        let StoreContext { region, account, .. } = self.surroundings;
+        let Deployment { region, account, .. } = self.deployment;
         let name = self.given_name(logical_id, &queue["Properties"]["QueueName"], depth)?;
         let name = text(&name).unwrap_or_default();
         Ok(format!("https://sqs.{region}.amazonaws.com/{account}/{name}").into())
     }
 
     fn parameter(&self, name: &str, declaration: &Value) -> Result<Value, ResolveError> {
-        let value = match self.surroundings.parameters.get(name) {
+        let value = match self.deployment.parameters.get(name) {
             Some(given) => given.clone(),
             None => text(&declaration["Default"]).ok_or_else(|| ResolveError::NoValue(name.to_owned()))?,
         };
@@ -253,7 +253,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn attribute(&self, resource: &str, attribute: &str, depth: usize) -> Result<Value, ResolveError> {
-        let StoreContext { region, account, .. } = self.surroundings;
+        let Deployment { region, account, .. } = self.deployment;
         let definition =
             self.template["Resources"].get(resource).ok_or_else(|| ResolveError::UnknownName(resource.to_owned()))?;
         let name = self.name(resource, depth + 1)?.as_ref().and_then(text).unwrap_or_default();
@@ -339,7 +339,7 @@ mod tests {
 
     use serde_json::json;
 
-    use super::{Resolver, StoreContext};
+    use super::{Deployment, Resolver};
     use crate::template::yaml;
 
     const TEMPLATE: &str = "
@@ -368,13 +368,13 @@ Resources:
 
     fn check(expression: &str) -> Result<serde_json::Value, String> {
         let template = yaml::parse(TEMPLATE).unwrap();
-        let surroundings = StoreContext {
+        let deployment = Deployment {
             region: "eu-central-1".into(),
             account: "123456789012".into(),
             stack: "s".into(),
             parameters: BTreeMap::from([("Given".into(), "g".into())]),
         };
-        let resolver = Resolver::new(&template, &surroundings).unwrap();
+        let resolver = Resolver::new(&template, &deployment).unwrap();
         resolver.resolve(&yaml::parse(expression).unwrap()).map_err(|error| error.to_string())
     }
 

@@ -16,7 +16,7 @@ mod stream;
 mod yaml;
 
 pub use api::Cors;
-pub use intrinsics::{ResolveError, StoreContext};
+pub use intrinsics::{Deployment, ResolveError};
 pub use role::Role;
 pub use stack::{Api, Authorizer, Function, Route, Rule, Schedule, Stack, StackError, Table, Target};
 pub use stream::{Queue, StreamService};

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     api::{Cors, not_honoured},
-    intrinsics::{ResolveError, Resolver, StoreContext, text},
+    intrinsics::{Deployment, ResolveError, Resolver, text},
     role::{PolicyProperties, Role, RoleProperties},
     stream::{Queue, QueueProperties, RuleProperties, StreamService, TaskProperties},
     yaml::{self, YamlError},
@@ -150,10 +150,10 @@ pub struct Schedule {
 }
 
 impl Stack {
-    /// Reads `template` for a machine as described by `surroundings`.
-    pub fn read(template: &str, surroundings: &StoreContext) -> Result<Self, StackError> {
+    /// Reads `template` for a machine as described by `deployment`.
+    pub fn read(template: &str, deployment: &Deployment) -> Result<Self, StackError> {
         let template = yaml::parse(template)?;
-        let resolver = Resolver::new(&template, surroundings)
+        let resolver = Resolver::new(&template, deployment)
             .map_err(|source| StackError::Resolve { place: "Parameters".into(), source })?;
         let mut reader = Reader {
             resolver,

@@ -96,7 +96,7 @@ async fn each_rule_has_its_problem() {
         acme.call(Method::POST, "/v1/batch-get").json(&json!({"keys": keys})).await.expect_problem(400, "invalid-body");
     }
     nothing_is_written(&acme).await;
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: who sends many keys or operations is told by position, and by key where there is one,
@@ -131,7 +131,7 @@ async fn the_wrong_one_of_many_is_named() {
         assert_eq!(named, (&json!(1), key), "{item:.60}: {}", refused.text);
     }
     nothing_is_written(&acme).await;
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: bodies of any size from nothing to 10 MB and beyond are refused by a limit, not by a
@@ -162,7 +162,7 @@ async fn bodies_of_any_size_are_survived() {
             assert!(fits || is_refused(&answer), "{bytes}: {} {:.200}", answer.status, answer.text);
         }
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Whether input was refused as input. API Gateway's own refusals keep its body.
@@ -265,5 +265,5 @@ async fn noise_never_gets_a_500() {
     }
     assert!(acknowledged > 10, "some of it was fine: {acknowledged}");
     assert_eq!(acme.list("limit=1").await.expect(200).revision(), acknowledged);
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -10,7 +10,7 @@ use crate::harness::{Api, CIRCUIT, Tenant};
 /// Promise: a warm read of an unchanged tenant costs one small read of the head, whatever the
 /// store, and a change costs the changed key only.
 #[tokio::test]
-async fn a_warm_read_costs_one_look_at_the_head() {
+async fn a_warm_read_costs_one_read_of_the_head() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     let keys = ["tenant_config_k", "param_config_k", "around_config_k", "secret_config_k"];
@@ -49,10 +49,10 @@ async fn a_warm_read_costs_one_look_at_the_head() {
     calls.reset();
     let accepted = acme.get("param_config_k").header("cache-control", "max-age=5").await.expect(200);
     assert_eq!((calls.total(), accepted.header("age")), (0, "0"), "who accepts an answer of just now costs nothing");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: a write and a read cost the AWS calls that README.md states, and no more.
+/// Promise: a write and a read cost the AWS calls that docs/operations/cost.md states, and no more.
 #[tokio::test]
 async fn each_strategy_costs_what_is_stated() {
     let api = Api::start().await;
@@ -89,11 +89,11 @@ async fn each_strategy_costs_what_is_stated() {
         tenant.get(&key).await.expect(200);
         assert_eq!(counted(), "GetItem 1", "a warm read of {tag}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: under every tag, a change costs a warm environment one look at what changed and one
-/// load of that very key: nothing for its neighbours, nothing for any other tenant, and nothing the
+/// Promise: under every tag, a change costs a warm environment one read of what changed and one
+/// load of that key: nothing for its neighbours, nothing for any other tenant, and nothing the
 /// second time.
 #[tokio::test]
 async fn a_change_costs_its_own_key_once() {
@@ -138,7 +138,7 @@ async fn a_change_costs_its_own_key_once() {
         }
         check(&globex, &changed, "old", "GetItem 1").await;
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: `max-age` is a bound: what was validated longer ago is validated again, and without it
@@ -159,7 +159,7 @@ async fn max_age_is_a_bound() {
     assert_eq!(acme.get("tenant_config_k").header("cache-control", "max-age=60").await.expect(200).body["value"], 3);
     acme.put("tenant_config_k", &json!(4)).await.expect(200);
     assert_eq!(acme.get("tenant_config_k").await.expect(200).body["value"], 4);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: while a store is down, who accepts it gets the last known value, marked and with its
@@ -195,7 +195,7 @@ async fn an_outage_is_survived_by_those_who_allow_it() {
     api.pass(CIRCUIT);
     let fresh = acme.get("tenant_config_k").header("cache-control", "stale-if-error=600").await.expect(200);
     assert_eq!((fresh.header("tenantry-stale"), fresh.header("age")), ("", ""));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a secret whose store is down is 503, the ledger's own values are not affected.
@@ -214,7 +214,7 @@ async fn one_store_down_is_not_all_down() {
     api.suite.emulator().faults().clear();
     api.suite.emulator().faults().inject("GetParameters", Fault::Throttle, 1000);
     acme.get("secret_config_k").await.expect_problem(429, "throttled");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a cache of no bytes changes costs, never answers.
@@ -227,5 +227,5 @@ async fn without_memory_every_answer_is_the_same() {
         acme.put("tenant_config_k", &json!(n)).await;
         assert_eq!(acme.get("tenant_config_k").await.expect(200).body["value"], n);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -72,7 +72,7 @@ async fn a_comment_belongs_to_its_commit() {
         let told: Vec<_> = told.iter().rev().map(|detail| detail.get("comment").cloned()).collect();
         assert_eq!(told, expected, "{tag}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 fn first_comment() -> Value {
@@ -112,7 +112,7 @@ async fn a_transaction_has_one_and_an_operator_has_none() {
     }
     let feed = acme.changes("since=2").await.expect(200);
     assert_eq!(comments(&feed.body, "changes"), [None, None, None, None], "{}", feed.text);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: the comment is a part of the request: with the same idempotency key it is the same one
@@ -136,7 +136,7 @@ async fn a_repeated_request_has_the_same_comment() {
         comments(&acme.history(key).await.expect(200).body, "versions"),
         [Some(json!("why")), Some(json!("why"))]
     );
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: what is no comment, or stands where none is taken, is refused before anything is
@@ -174,7 +174,7 @@ async fn a_bad_comment_writes_nothing() {
         assert!(refused.body["detail"].as_str().is_some_and(|text| text.contains(detail)), "{}", refused.text);
     }
     assert_eq!(acme.changes("since=0").await.expect(200).revision(), 0);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: the longest comment fits beside everything else that is as large as it may be.
@@ -193,5 +193,5 @@ async fn the_longest_comment_fits_the_largest_writes() {
     for key in ["tenant_config_large", &name(24)] {
         assert_eq!(acme.get(key).await.expect(200).body["comment"], longest);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

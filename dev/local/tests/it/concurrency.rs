@@ -53,7 +53,7 @@ async fn no_update_of_one_key_is_lost() {
             let parameter = api.parameter(&acme.parameter_name(tag, "contended")).await;
             assert_eq!(parameter.map(|(text, _)| text), Some(newest));
         }
-        api.suite.stop().await;
+        api.stop().await;
     }
 }
 
@@ -94,7 +94,7 @@ async fn no_update_around_the_ledger_is_lost() {
     let parameter = api.parameter(&acme.parameter_name("secret_config_", "contended")).await;
     assert_eq!(parameter.map(|(text, _)| text), committed);
     assert_eq!(acme.get(key).await.expect(200).body["value"].as_str().map(str::to_owned), committed);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: of 32 writers that saw the same version, exactly one wins.
@@ -112,7 +112,7 @@ async fn one_writer_wins_per_if_match() {
         let losers = answers.iter().filter(|answer| answer.status == 412).count() as u64;
         assert_eq!(losers, WRITERS - 1, "{key}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: 32 writers on keys of their own share the tenant's revisions without gaps, and the feed
@@ -131,7 +131,7 @@ async fn one_tenants_revisions_have_no_gaps() {
         let feed = tenant.changes("since=0").await.expect(200);
         assert_eq!(feed.each("changes", "revision"), (1..=WRITERS).collect::<Vec<_>>());
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a reader never sees an older version, an older revision, or half a transaction,
@@ -172,7 +172,7 @@ async fn a_reader_never_goes_back() {
     }));
     futures_util::future::join(writers, readers).await;
     assert_eq!(acme.get(keys[0]).await.expect(200).number("version"), 25);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a batch that is read while a transaction is committed shows all of it or nothing,
@@ -199,7 +199,7 @@ async fn no_batch_shows_half_a_transaction() {
     let (batch, ()) = futures_util::future::join(reading, writing).await;
     let values = batch.expect(200).each("found", "value");
     assert_eq!(values[0], values[1]);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: of 32 requests with one idempotency key, one is carried out, and all get its result.
@@ -216,5 +216,5 @@ async fn one_idempotency_key_is_carried_out_once() {
         assert_eq!(replayed, WRITERS - 1);
         assert_eq!(acme.get(key).await.expect(200).revision(), revision);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

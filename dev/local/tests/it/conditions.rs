@@ -34,10 +34,10 @@ async fn ask(tenant: &Tenant<'_>, path: &str, known: &str) -> Answer {
     tenant.call(Method::GET, path).header("if-none-match", known).await
 }
 
-/// Promise: whoever has the page of a tenant that has not changed is told so after one look at its
-/// head: no query, no parameter.
+/// Promise: a caller who has the page of an unchanged tenant gets 304 after one read of its head:
+/// no query, no parameter.
 #[tokio::test]
-async fn an_unchanged_page_costs_one_look() {
+async fn an_unchanged_page_costs_one_read() {
     let api = Api::start().await;
     let acme = with_keys(&api).await;
     let cursor = acme.list("limit=2").await.expect(200).body["cursor"].as_str().expect("a cursor").to_owned();
@@ -48,9 +48,9 @@ async fn an_unchanged_page_costs_one_look() {
         api.tenant("globex").put("tenant_config_a", &json!(path)).await;
         for known in [page.etag(), page.etag().trim_start_matches("W/"), &format!("\"x\", ,{},", page.etag())] {
             let before = api.suite.emulator().calls().total();
-            let (looks, answer) = api.calls_during("GetItem", ask(&acme, path, known)).await;
+            let (reads, answer) = api.calls_during("GetItem", ask(&acme, path, known)).await;
             let answer = answer.expect(304);
-            assert_eq!((looks, api.suite.emulator().calls().total() - before), (1, 1), "{path}");
+            assert_eq!((reads, api.suite.emulator().calls().total() - before), (1, 1), "{path}");
             assert_eq!((answer.text.as_str(), answer.etag(), answer.revision()), ("", page.etag(), 4));
         }
         assert_eq!(ask(&acme, path, "*").await.expect(304).etag(), page.etag(), "{path}");
@@ -61,7 +61,7 @@ async fn an_unchanged_page_costs_one_look() {
     }
     acme.history("tenant_config_x").header("if-none-match", "*").await.expect_problem(404, "not-found");
     acme.changes("since=9").header("if-none-match", "*").await.expect_problem(410, "gone");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a tag stands for one tenant, query, right, revision and history; whoever has another is
@@ -106,7 +106,7 @@ async fn a_pages_tag_fits_nothing_else() {
     for (path, tag) in PAGES.into_iter().zip(&tags) {
         assert!(ask(&acme, path, tag).await.expect(200).etag().starts_with("W/\"5-"), "{path}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a page that lacks a value has no tag, so that whoever polls gets the value once it is
@@ -124,7 +124,7 @@ async fn a_page_that_lacks_a_value_has_no_tag() {
         assert!(page.text.contains("\"valueGone\":true"), "{}", page.text);
         assert_eq!(page.etag(), "", "{path}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a read of an entry that is not the one that the caller means is 412, before anything is
@@ -167,7 +167,7 @@ async fn reads_keep_the_order_of_conditions() {
             }
         }
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: whoever sends the current tag as a weak one is told that this is why nothing was
@@ -186,5 +186,5 @@ async fn a_weak_tag_of_a_write_is_explained() {
         assert_eq!(refused.etag(), written.etag());
     }
     assert_eq!(acme.get("tenant_config_k").await.expect(200).body["value"], 1);
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -1,5 +1,5 @@
 //! Processes that die between two steps, and answers that get lost: what was acknowledged stays,
-//! what is owed is done in the end, nothing happens twice.
+//! the outbox is flushed in the end, nothing happens twice.
 
 use emulator::Fault;
 use serde_json::{Value, json};
@@ -22,8 +22,8 @@ pub(crate) fn put(tenant: &Tenant<'_>, key: &str, value: &str) -> Value {
     tenant.event("PUT", &format!("/v1/config/{key}"), &json!({"value": value}))
 }
 
-/// Lets the time pass after which work counts as abandoned, and has config-refresh look twice: what
-/// the first run leaves is put off, never forgotten. Afterwards nothing more must be owed.
+/// Lets the time pass after which work counts as abandoned, and has config-refresh run twice: what
+/// the first run puts off, the second does. Afterwards the outbox must be empty.
 pub(crate) async fn recover(api: &Api) {
     api.sweep(2).await;
     api.pass(GRACE * 3);
@@ -31,7 +31,7 @@ pub(crate) async fn recover(api: &Api) {
     api.suite.run_schedules().await.expect("a sweep");
     for operation in ["PutParameter", "DeleteParameter", "PutEvents", "UpdateItem"] {
         let after = api.suite.emulator().calls().count(operation);
-        assert_eq!(before.get(operation).copied().unwrap_or_default(), after, "{operation} was still owed");
+        assert_eq!(before.get(operation).copied().unwrap_or_default(), after, "{operation} was still to be done");
     }
 }
 
@@ -51,7 +51,7 @@ async fn an_event_is_never_lost() {
     assert_eq!(calls, 1);
     recover(&api).await;
     assert_eq!(acme.get("tenant_config_k").await.expect(200).body["value"], "v");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: what an event tells of is committed: nothing is published of a write that is not, or
@@ -64,7 +64,7 @@ async fn no_event_comes_before_its_commit() {
         die_before(&api, &acme, "TransactWriteItems", put(&acme, key, "v")).await;
         assert_eq!(api.suite.emulator().calls().count("PutEvents"), 0, "{key}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: an event that EventBridge refused is not lost either, and the writer's answer does not
@@ -80,7 +80,7 @@ async fn a_refused_event_is_published_later() {
     api.pass(GRACE * 2);
     assert_eq!(api.calls_during("PutEvents", api.suite.run_schedules()).await.0, 1);
     recover(&api).await;
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a commit whose answer was lost took place once, and is answered as done, with or
@@ -99,7 +99,7 @@ async fn a_lost_answer_is_no_lost_race() {
         assert_eq!(acme.history(key).await.expect(200).each("versions", "version"), [1]);
     }
     assert_eq!(acme.changes("since=0").await.expect(200).each("changes", "revision"), [1, 2, 3, 4]);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: where the outcome of a commit cannot be found out, the answer says so, and the same
@@ -117,7 +117,7 @@ async fn an_unknown_outcome_is_said_and_found_out() {
     api.suite.emulator().faults().clear();
     let found = put().await.expect(201);
     assert_eq!((found.header("idempotency-replayed"), found.number("version")), ("true", 1));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a conflict or a throttle that passes is not the writer's problem; one that stays is 429
@@ -136,7 +136,7 @@ async fn what_passes_is_waited_for() {
     assert!(!refused.header("retry-after").is_empty());
     api.suite.emulator().faults().clear();
     assert_eq!(acme.get("tenant_config_k").await.expect(200).revision(), 2);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a write-through whose put fails is committed, says `pending`, and is put later; around
@@ -158,7 +158,7 @@ async fn a_store_that_is_down_makes_a_write_pending() {
     recover(&api).await;
     assert_eq!(api.parameter(&acme.parameter_name("param_config_", "k")).await, Some(("v".to_owned(), 1)));
     assert_eq!(api.parameter(&acme.parameter_name("secret_config_", "k")).await, None);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a put whose answer was lost leaves nothing behind that anybody reads, and the value is
@@ -181,7 +181,7 @@ async fn a_put_whose_answer_was_lost_comes_right() {
         let committed = acme.get(&key).await.expect(200).body["value"].as_str().map(str::to_owned);
         assert_eq!(committed.as_deref(), Some(if tag == "param_config_" { "after" } else { "before" }));
         assert_eq!(api.parameter(&name).await.map(|(text, _)| text), committed, "{tag}");
-        api.suite.stop().await;
+        api.stop().await;
     }
 }
 
@@ -196,7 +196,7 @@ async fn a_failed_event_is_put_off() {
     assert_eq!(api.calls_during("PutEvents", api.suite.run_schedules()).await.0, 3);
     assert_eq!(api.calls_during("PutEvents", api.suite.run_schedules()).await.0, 0, "what failed is put off");
     recover(&api).await;
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: work that fails is put off and holds up no other.
@@ -225,5 +225,5 @@ async fn failing_work_holds_up_nothing() {
         let parameter = api.parameter(&acme.parameter_name("param_config_", name)).await;
         assert_eq!(parameter.map(|(text, _)| text), Some(format!("param_config_{name}")));
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -34,7 +34,7 @@ const OPERATIONS: [Operation; 6] = [
     Operation::Transaction,
 ];
 
-/// A key beside the one that is looked at, for transactions.
+/// A key beside the tested one, for transactions.
 const BESIDE: &str = "tenant_config_beside";
 
 impl Operation {
@@ -79,7 +79,7 @@ impl Operation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     AtOnce,
-    /// After the first sweep has looked at what was left.
+    /// After the first sweep.
     Late,
     Never,
 }
@@ -205,7 +205,7 @@ async fn write_dies(tag: &str, operation: Operation, seed: u64) -> usize {
         is_well(&api, death, tag, operation).await;
     }
     let count = deaths.len();
-    api.suite.stop().await;
+    api.stop().await;
     count
 }
 

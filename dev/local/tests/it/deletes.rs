@@ -74,7 +74,7 @@ async fn a_delete_says_what_goes_with_it() {
         assert_eq!(deleted.each("results", "removesOlderValues"), [json!(true)]);
         is_gone_by(&acme, &key, 7).await;
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: while the removal that a delete owes is pending the older values are there, for the API
@@ -104,7 +104,7 @@ async fn a_pending_delete_has_not_removed_anything_yet() {
             is_gone_by(&acme, key, 2).await;
         }
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: an operator who removes a secret's parameter takes its older values along, too, and
@@ -120,7 +120,7 @@ async fn an_operators_removal_is_named_as_well() {
     api.settled().await;
     assert_eq!(acme.history("secret_config_k").await.expect(200).body["versions"][0]["author"], "external");
     is_gone_by(&acme, "secret_config_k", 2).await;
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: what counts is where the value lies, not what the route says by now.
@@ -134,10 +134,10 @@ async fn a_value_that_lies_around_goes_under_another_strategy_too() {
     };
     let api = start("write-around").await;
     api.tenant("acme").put("x_config_k", &json!("a")).await.expect(201);
-    api.suite.stop().await;
+    api.stop().await;
     let api = start("write-through").await;
     let acme = api.tenant("acme");
     assert_eq!(acme.delete("x_config_k").await.expect(200).body["removesOlderValues"], true);
     is_gone_by(&acme, "x_config_k", 2).await;
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -12,7 +12,7 @@ use aws_credential_types::Credentials;
 use config_stream::settings::{StreamSettings, UnusableSettings};
 use local::{
     issuer::{CLIENT_ID, Issuer},
-    template::{Stack, StackError, StoreContext, TEMPLATE},
+    template::{Deployment, Stack, StackError, TEMPLATE},
 };
 use serde_json::{Value, json};
 use tenantry::{
@@ -55,13 +55,13 @@ fn stack_with(more: &[(&str, &str)]) -> Result<Stack, StackError> {
         ("StreamImage", "local"),
         ("StreamSnapshotKeyArn", "arn:aws:secretsmanager:x"),
     ];
-    let surroundings = StoreContext {
+    let deployment = Deployment {
         region: "eu-central-1".into(),
         account: "123456789012".into(),
         stack: "tenantry".into(),
         parameters: given.iter().chain(more).map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
     };
-    Stack::read(TEMPLATE, &surroundings)
+    Stack::read(TEMPLATE, &deployment)
 }
 
 fn source(file: &str) -> std::io::Result<String> {
@@ -347,19 +347,19 @@ fn the_image_is_built_of_the_workspace_and_fits_the_template() -> TestResult {
 /// Promise: who deploys is told to install the very tools that the gate has tried, and to build the
 /// image for the processors of the tasks.
 #[test]
-fn the_readme_deploys_with_the_gates_tools() -> TestResult {
-    let (readme, gate) = (source("README.md")?, source(".ci/run")?);
+fn the_gates_tools_deploy() -> TestResult {
+    let (page, gate) = (source("docs/operations/deploy.md")?, source(".ci/run")?);
     for tool in ["aws-sam-cli==", "cfn-lint=="] {
         let version = |text: &str| -> Result<String, Error> {
             let (_, rest) = text.split_once(tool).ok_or_else(|| format!("{tool} is pinned nowhere"))?;
             Ok(rest.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default().to_owned())
         };
-        assert_eq!(version(&readme)?, version(&gate)?, "{tool}: the README's, the gate's");
+        assert_eq!(version(&page)?, version(&gate)?, "{tool}: the document's, the gate's");
     }
     let (_, architecture) = TEMPLATE.split_once("\n  Architecture:\n").ok_or("no Architecture")?;
     let (_, architecture) = architecture.split_once("Default: ").ok_or("no default")?;
     let platform = format!("--platform linux/{} ", architecture.lines().next().unwrap_or_default());
-    for (file, text) in [("README.md", readme), ("stream/Dockerfile", source("stream/Dockerfile")?)] {
+    for (file, text) in [("docs/operations/deploy.md", page), ("stream/Dockerfile", source("stream/Dockerfile")?)] {
         let mut builds = text.match_indices("docker build ").map(|(at, _)| &text[at + "docker build ".len()..]);
         assert!(builds.clone().count() > 0 && builds.all(|rest| rest.starts_with(&platform)), "{file}: {platform}");
     }
@@ -451,13 +451,13 @@ fn the_streaming_service_has_tasks_and_they_have_time() -> TestResult {
 /// Promise: who is woken by an alarm finds out what it means.
 #[test]
 fn alarms_point_into_the_runbook() -> TestResult {
-    let runbook = source("docs/runbook.md")?;
+    let runbook = source("docs/operations/runbook.md")?;
     let chapters: BTreeSet<_> = runbook
         .lines()
         .filter_map(|line| line.strip_prefix("## "))
         .map(|title| title.to_lowercase().replace(' ', "-"))
         .collect();
-    let named = TEMPLATE.split("docs/runbook.md#").skip(1).filter_map(|rest| rest.split('"').next());
+    let named = TEMPLATE.split("docs/operations/runbook.md#").skip(1).filter_map(|rest| rest.split('"').next());
     let named: Vec<_> = named.map(str::to_owned).collect();
     assert_eq!(named.len(), TEMPLATE.matches("Type: AWS::CloudWatch::Alarm").count(), "one chapter for each alarm");
     assert_eq!(BTreeSet::from_iter(named), chapters);

@@ -60,7 +60,7 @@ async fn head_is_get_without_the_body() {
         let call = api.call(Method::HEAD, &format!("/v1/config/{key}"));
         call.header("authorization", &format!("Bearer {token}")).await.expect(403);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a byte order mark before the body is no part of it, and a packed body is refused as
@@ -83,7 +83,7 @@ async fn bodies_come_as_text() {
         assert!(refused.text.contains("without Content-Encoding"), "{}", refused.text);
     }
     put("{\"value\": 1}".into()).header("content-encoding", "identity").await.expect(200);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: no byte in a path makes the name of another key of it: a target is taken whole, or
@@ -124,7 +124,7 @@ async fn no_raw_byte_cuts_a_path() {
     for target in ["/v1/config/tenant_config_k#", "#/v1/config", "http://x/v1/config/tenant_config_k#a", "/healthz#?"] {
         assert_eq!(status(target.as_bytes()).await, 400, "{target}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 fn preflight<'a>(api: &'a Api, origin: &str) -> Call<'a> {
@@ -172,11 +172,11 @@ async fn pages_of_allowed_origins_may_call() {
     let other = acme.get("tenant_config_k").header("origin", "https://b.example").await.expect(200);
     assert!(of_cors(&other.headers).is_empty());
     assert!(of_cors(&acme.get("tenant_config_k").await.expect(200).headers).is_empty());
-    api.suite.stop().await;
+    api.stop().await;
 
     let api = Api::start().await;
     preflight(&api, "https://a.example").await.expect(404);
     let answer = api.call(Method::GET, "/healthz").header("origin", "https://a.example").await.expect(200);
     assert!(of_cors(&answer.headers).is_empty());
-    api.suite.stop().await;
+    api.stop().await;
 }

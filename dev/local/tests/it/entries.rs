@@ -62,7 +62,7 @@ async fn conforms(tag: &str) {
     globex.history(&key).await.expect_problem(404, "not-found");
     assert_eq!(globex.list("").await.expect(200).body["entries"], json!([]));
     assert_eq!(globex.batch_get(&[&key]).await.expect(200).body["missing"], json!([key]));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// That an answer shows this value as the write wrote it.
@@ -171,7 +171,7 @@ async fn values_come_back_byte_for_byte() {
             }
         }
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a parameter lies where direct readers look for it, strings raw, other values as JSON,
@@ -199,11 +199,11 @@ async fn parameters_lie_where_direct_readers_look() {
         assert_eq!(api.parameter(&name).await, None, "{tag}");
     }
     api.suite.run_schedules().await.expect("a sweep");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: each write puts its parameter exactly once, although the event of the write has
-/// config-refresh look at it, too.
+/// Promise: each write puts its parameter exactly once, although its event reaches config-refresh,
+/// too.
 #[tokio::test]
 async fn a_write_costs_one_put() {
     let api = Api::start().await;
@@ -216,8 +216,8 @@ async fn a_write_costs_one_put() {
         assert_eq!(api.calls_during("PutParameter", writing).await.0, 1, "{tag}");
     }
     api.pass(tenantry::ledger::GRACE * 2);
-    assert_eq!(api.calls_during("PutParameter", api.suite.run_schedules()).await.0, 0, "nothing is owed");
-    api.suite.stop().await;
+    assert_eq!(api.calls_during("PutParameter", api.suite.run_schedules()).await.0, 0, "the outbox is empty");
+    api.stop().await;
 }
 
 /// Promise: lists come in byte order of their keys, without deleted ones, a page at a time, across
@@ -252,7 +252,7 @@ async fn lists_are_ordered_and_paged() {
         (listed.each("entries", "value"), listed.header("cache-control")),
         (vec![json!("secret_config_s")], "no-store")
     );
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Walks all pages; the keys.
@@ -289,7 +289,7 @@ async fn neighbouring_keys_share_no_history() {
         }
         assert_eq!(acme.history(&format!("{tag}k")).await.expect(200).each("versions", "version"), [2, 1]);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: whoever has an old version is told so by its tag, as with the current one; what there
@@ -321,7 +321,7 @@ async fn old_versions_are_revalidated_by_their_tags() {
         get(9, "*").await.expect_problem(404, "not-found");
         get(1, "x").await.expect_problem(400, "invalid-parameter");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: keys that are deleted cost a list little, however short its pages, and a page ends
@@ -354,7 +354,7 @@ async fn lists_get_past_many_deleted_keys() {
     assert!(queries <= 5, "100 items in {queries} queries");
     assert_eq!(page.body.get("cursor"), None);
     assert_eq!(all_pages(&acme, "", 100).await, ["tenant_config_left"]);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a batch tells found from missing, answers each key once, and takes up to 100.
@@ -373,7 +373,7 @@ async fn batches_tell_found_from_missing() {
     let many: Vec<_> = (0..100).map(|n| format!("tenant_config_{n}")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     assert_eq!(acme.batch_get(&many).await.expect(200).body["missing"].as_array().map(Vec::len), Some(100));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a value that somebody took out of its store behind our back is an outage to who asks
@@ -394,30 +394,30 @@ async fn a_lost_value_does_not_take_its_neighbours_along() {
     api.parameter_store().delete_parameter().name(name).send().await.expect("it was there");
     api.settled().await;
 
-    let (looks, alone) = api.calls_during("GetParameters", acme.get(lost)).await;
+    let (reads, alone) = api.calls_during("GetParameters", acme.get(lost)).await;
     let alone = alone.expect_problem(503, "unavailable");
-    assert!(alone.body["detail"].as_str().is_some_and(|detail| detail.contains(lost)) && looks <= 3, "{looks} looks");
+    assert!(alone.body["detail"].as_str().is_some_and(|detail| detail.contains(lost)) && reads <= 3, "{reads} reads");
     assert!(!alone.header("retry-after").is_empty());
 
-    let (looks, batch) = api.calls_during("GetParameters", acme.batch_get(&[own, "secret_config_x", lost, kept])).await;
+    let (reads, batch) = api.calls_during("GetParameters", acme.batch_get(&[own, "secret_config_x", lost, kept])).await;
     let batch = batch.expect(200);
     assert_eq!(batch.each("found", "value"), [own, kept]);
     assert_eq!((&batch.body["unavailable"], &batch.body["missing"]), (&json!([lost]), &json!(["secret_config_x"])));
     assert_eq!(batch.body["unprocessed"], json!([]));
-    assert!(looks <= 3, "{looks} looks");
+    assert!(reads <= 3, "{reads} reads");
 
-    let (looks, page) = api.calls_during("GetParameters", acme.list("")).await;
+    let (reads, page) = api.calls_during("GetParameters", acme.list("")).await;
     let page = page.expect(200);
     assert_eq!(page.each("entries", "key"), [kept, lost, own]);
     assert_eq!(page.each("entries", "value"), [json!(kept), json!(null), json!(own)]);
     assert_eq!(page.each("entries", "valueGone"), [json!(null), json!(true), json!(null)]);
     assert_eq!(page.body["entries"][1].get("value"), None, "a value of null is something else");
-    assert!(looks <= 3, "{looks} looks");
+    assert!(reads <= 3, "{reads} reads");
 
     acme.put(lost, &json!("anew")).await.expect(200);
     assert_eq!(acme.list("").await.expect(200).each("entries", "value"), [kept, "anew", own]);
     assert_eq!(acme.batch_get(&[lost]).await.expect(200).body["unavailable"], json!([]));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: where the route of a tag was changed and its values are still in the former store,
@@ -438,7 +438,7 @@ async fn a_changed_route_is_named_as_the_reason() {
     }
     api.settled().await;
     let known = api.tenant("acme").list("").await.expect(200).etag().to_owned();
-    api.suite.stop().await;
+    api.stop().await;
 
     let api = start(r#"{"store": "dynamodb"}"#).await;
     let acme = api.tenant("acme");
@@ -459,12 +459,12 @@ async fn a_changed_route_is_named_as_the_reason() {
     assert_eq!(acme.history("secret_config_a").await.expect(200).each("versions", "valueGone"), [true]);
     acme.put("secret_config_a", &json!("anew")).await.expect(200);
     assert_eq!(acme.get("secret_config_a").await.expect(200).body["value"], "anew");
-    api.suite.stop().await;
+    api.stop().await;
 
     let api = start(secure).await;
     let values = api.tenant("acme").list("").await.expect(200).each("entries", "value");
     assert_eq!(values, ["anew", "secret_config_b", "tenant_config_c"]);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: all of it is still there after a restart on the same data, and goes on where it was.
@@ -478,7 +478,7 @@ async fn a_restart_keeps_everything() {
     for key in keys {
         etags.push(api.tenant("acme").put(key, &json!(key)).await.expect(201).etag().to_owned());
     }
-    api.suite.stop().await;
+    api.stop().await;
 
     let api = Api::with(options()).await;
     let acme = api.tenant("acme");
@@ -487,5 +487,5 @@ async fn a_restart_keeps_everything() {
         acme.get(key).header("if-none-match", etag).await.expect(304);
     }
     assert_eq!(acme.put(keys[0], &json!(2)).header("if-match", &etags[0]).await.expect(200).revision(), 5);
-    api.suite.stop().await;
+    api.stop().await;
 }

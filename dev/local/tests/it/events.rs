@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use local::{
     Options, Suite,
-    template::{Stack, StoreContext, TEMPLATE},
+    template::{Deployment, Stack, TEMPLATE},
 };
 use serde_json::Value;
 
@@ -24,13 +24,13 @@ fn events() -> Result<BTreeMap<String, Value>, Box<dyn std::error::Error>> {
 
 fn stack() -> Result<Stack, local::template::StackError> {
     let given = [("TokenIssuer", "http://issuer"), ("TokenAudience", "a")];
-    let surroundings = StoreContext {
+    let deployment = Deployment {
         region: "eu-central-1".into(),
         account: "123456789012".into(),
         stack: "tenantry".into(),
         parameters: given.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
     };
-    Stack::read(TEMPLATE, &surroundings)
+    Stack::read(TEMPLATE, &deployment)
 }
 
 /// Promise: every route of the template has a payload, and every payload of the API is for a route.

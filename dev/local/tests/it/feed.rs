@@ -6,10 +6,10 @@ use serde_json::json;
 
 use crate::harness::Api;
 
-/// Promise: whoever follows the feed page by page sees every commit once, in order, and an empty
-/// page at the head.
+/// Promise: a reader of the feed sees every commit once, in order, page by page, and an empty page
+/// at the head.
 #[tokio::test]
-async fn a_follower_misses_nothing() {
+async fn a_reader_of_the_feed_misses_nothing() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     let empty = acme.changes("since=0").await.expect(200);
@@ -41,7 +41,7 @@ async fn a_follower_misses_nothing() {
         "a page never splits a revision"
     );
     assert!(!last.text.contains("value"), "the feed names keys, not values");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: whoever asks for changes that are not all kept any more, or never were, is told to take
@@ -63,7 +63,7 @@ async fn what_is_not_kept_is_gone() {
     assert_eq!(gone.revision(), 2);
     assert_eq!(acme.changes("since=1").await.expect(200).each("changes", "revision"), [2]);
     assert_eq!(acme.get("tenant_config_old").await.expect(200).number("version"), 1, "entries do not expire");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: nobody is led past a change that is missing in the middle, in whatever order DynamoDB
@@ -79,7 +79,7 @@ async fn a_gap_is_not_skipped() {
     assert_eq!(acme.changes("since=0").await.expect(200).each("changes", "revision"), [1]);
     acme.changes("since=1").await.expect_problem(410, "gone");
     assert_eq!(acme.changes("since=2").await.expect(200).each("changes", "revision"), [3, 4]);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a reader that names the revision of its write gets nothing older, and is told when that
@@ -99,7 +99,7 @@ async fn a_writer_reads_its_own_write() {
     assert_eq!((ahead.revision(), ahead.number("revision")), (2, 2));
     acme.get(&format!("tenant_config_k?version=1&minRevision={written}")).await.expect(200);
     acme.get("tenant_config_k?version=1&minRevision=3").await.expect_problem(422, "unprocessable");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a repeated request is answered with its first result for 24 hours, whatever has
@@ -130,5 +130,5 @@ async fn repeated_requests_get_their_first_result() {
         api.pass(Duration::from_hours(24) + Duration::from_secs(2));
         acme.put(key, &json!("between")).await.expect(200);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -1,5 +1,5 @@
-//! What becomes of edits made in Parameter Store itself, behind the suite's back: each becomes a
-//! version by `external`.
+//! Edits made in Parameter Store itself, behind the suite's back: each becomes a version by
+//! `external`.
 
 use aws_sdk_ssm::types::ParameterType;
 use emulator::EventFate;
@@ -70,7 +70,7 @@ async fn an_edit_is_the_next_version() {
             changes.text
         );
         assert_eq!(changes.body["changes"][0]["author"], "external");
-        // The other key is still in memory: one look at the head, and one at what changed since.
+        // The other key is still in memory: one read of the head, and one of what changed since.
         let (gets, _) = api.calls_during("GetItem", acme.get("tenant_config_other")).await;
         assert_eq!(gets, 1, "{tag}");
 
@@ -83,7 +83,7 @@ async fn an_edit_is_the_next_version() {
             Some("ours again".to_owned())
         );
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: fifty edits within a moment are fifty versions, in their order.
@@ -103,7 +103,7 @@ async fn a_burst_of_edits_is_all_there() {
         "ours"
     ])]);
     assert_eq!(versions(&history), expected.collect::<Vec<_>>());
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a parameter that is removed behind our back is a deleted key, and one that is made anew
@@ -140,7 +140,7 @@ async fn removals_and_new_lives_are_seen() {
         let history = acme.history(&key).await.expect(200);
         assert!(versions(&history).iter().any(|one| one[2] == "another life"), "{tag}: {}", history.text);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a label changes nothing.
@@ -156,11 +156,11 @@ async fn labels_change_nothing() {
     }
     api.settled().await;
     assert_eq!(acme.list("").await.expect(200).text, before.text);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: our own puts are recognised, and cost one look; a description that was copied from one
-/// of ours is nobody's.
+/// Promise: our own puts are recognised, with one scan. A version with a copied description is
+/// foreign.
 #[tokio::test]
 async fn our_own_puts_are_recognised() {
     let api = Api::start().await;
@@ -177,7 +177,7 @@ async fn our_own_puts_are_recognised() {
         api.settled().await;
         assert_eq!(story(&acme.get(&key).await.expect(200).body), json!([3, "external", "a copy"]), "{tag}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a parameter that somebody else makes anew is theirs, even with the description that it
@@ -210,7 +210,7 @@ async fn a_copy_in_another_life_is_not_ours() {
         );
         assert_eq!(api.parameter(&name).await.map(|(text, _)| text), Some("theirs".to_owned()), "{tag} {is_seen}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: parameters that appear under the root are adopted, each under its own tenant; what
@@ -236,7 +236,7 @@ async fn new_parameters_are_adopted() {
     }
     assert_eq!(acme.list("").await.expect(200).each("entries", "key").len(), TAGS.len());
     assert_eq!(globex.list("").await.expect(200).each("entries", "key").len(), 0);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: an edit that our own newer put had replaced before it was seen is in the history, as
@@ -271,11 +271,11 @@ async fn a_replaced_edit_is_in_the_history() {
         acme.roll_back(&key, 3).await.expect(200);
         assert_eq!(story(&acme.get(&key).await.body), json!([4, author, "theirs"]), "{tag}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: without any event all is found all the same, with the next comparison: edits, removals,
-/// new parameters. It names no value, and what has been seen once is not looked through again.
+/// Promise: without any event the next comparison finds everything: edits, removals, new
+/// parameters. It sees no values, and does not scan again what is imported.
 #[tokio::test]
 async fn what_no_event_tells_is_found() {
     let api = Api::start().await;
@@ -306,10 +306,10 @@ async fn what_no_event_tells_is_found() {
     }
     globex.get("secret_config_gone").await.expect(404);
     assert_eq!(story(&globex.get("param_config_kept").await.body)[2], "ours");
-    let (looks, swept) = api.calls_during("GetParameterHistory", api.suite.run_schedules()).await;
+    let (reads, swept) = api.calls_during("GetParameterHistory", api.suite.run_schedules()).await;
     swept.expect("a sweep");
-    assert_eq!(looks, 0);
-    api.suite.stop().await;
+    assert_eq!(reads, 0);
+    api.stop().await;
 }
 
 /// Promise: an edit of a known key is found even where Parameter Store does not go on with its
@@ -332,7 +332,7 @@ async fn known_keys_need_no_token() {
     for tag in TAGS {
         assert_eq!(story(&acme.get(&format!("{tag}k")).await.body), json!([2, "external", "theirs"]), "{tag}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: events may come twice, and in any order.
@@ -356,7 +356,7 @@ async fn events_may_come_in_any_order() {
         }
     }
     assert_eq!(acme.history("param_config_k").await.body["versions"][0]["version"], 7);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: an event that does not fit is dropped, and makes nothing happen: of another account or
@@ -366,10 +366,10 @@ async fn forged_events_do_nothing() {
     let api = Api::start().await;
     let acme = written(&api).await;
     let name = acme.parameter_name("param_config_", "k");
-    let (looks, done) =
+    let (reads, done) =
         api.calls_during("GetParameterHistory", api.suite.invoke("config-refresh", told_of(&name))).await;
     done.expect("it is worked off");
-    assert_eq!(looks, 1, "a genuine one costs a look");
+    assert_eq!(reads, 1, "a genuine one costs a scan");
     for (path, value) in [
         ("/account", json!("999999999999")),
         ("/region", json!("eu-north-1")),
@@ -391,7 +391,7 @@ async fn forged_events_do_nothing() {
         api.suite.invoke("config-refresh", forged).await.expect("it is dropped");
         assert_eq!(api.suite.emulator().calls().total(), before, "{path} = {value}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a page of Parameter Store's may be empty and is not the last one for that.
@@ -412,7 +412,7 @@ async fn empty_pages_end_nothing() {
         acme.get(&format!("param_config_many/{n}")).await.expect(200);
     }
     assert_eq!(story(&acme.get("param_config_k").await.expect(200).body), json!([60, "external", "60"]));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: what lies beside the suite's root, or beside a tenant's folder, is nobody's, however
@@ -431,26 +431,26 @@ async fn neighbours_of_the_root_are_left_alone() {
     api.suite.run_schedules().await.expect("a sweep");
     acme.get("param_config_k").await.expect(404);
     assert_eq!(neighbour.get("param_config_k").await.expect(200).body["value"], "the neighbour's");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// What others did before config-refresh looked, and died; and the texts that they put.
-const DEEDS: [(&str, &[&str]); 4] =
+/// What others did before config-refresh came and died, and the texts that they put.
+const CHANGES: [(&str, &[&str]); 4] =
     [("edit", &["a"]), ("three edits", &["a", "b", "c"]), ("removal", &[]), ("new life", &["a new life", "goes on"])];
 
-/// Promise: wherever config-refresh dies while it takes something over, and its last call takes
-/// effect without it, the next look takes over the rest: each version once, in order, without a
-/// gap, and each change is published in the end.
+/// Promise: wherever config-refresh dies during an import, and its last call takes effect
+/// afterwards, the next import does the rest: each version once, in order, without a gap, and each
+/// change is published in the end.
 #[tokio::test]
-async fn a_look_that_dies_is_taken_up() {
+async fn a_scan_that_dies_is_taken_up() {
     let mut cases = 0;
-    for (tag, (deed, edits)) in TAGS.into_iter().flat_map(|tag| DEEDS.map(|deed| (tag, deed))) {
+    for (tag, (change, edits)) in TAGS.into_iter().flat_map(|tag| CHANGES.map(|change| (tag, change))) {
         let api = Api::start().await;
         let mut died = Vec::new();
         for operation in ["GetParameterHistory", "GetItem", "TransactWriteItems", "PutEvents", "UpdateItem"] {
             for nth in 0..3 {
                 let acme = api.tenant(&format!("{operation}-{nth}"));
-                if !dies(&api, &acme, (tag, deed, edits), operation, nth).await {
+                if !dies(&api, &acme, (tag, change, edits), operation, nth).await {
                     break;
                 }
                 died.push(acme);
@@ -458,25 +458,25 @@ async fn a_look_that_dies_is_taken_up() {
         }
         api.pass(GRACE * 2);
         api.suite.run_schedules().await.expect("a sweep");
-        let (owed, swept) = api.calls_during("PutEvents", api.suite.run_schedules()).await;
+        let (published, swept) = api.calls_during("PutEvents", api.suite.run_schedules()).await;
         swept.expect("a sweep");
-        assert_eq!(owed, 0, "{tag}: {deed}: all is published");
+        assert_eq!(published, 0, "{tag}: {change}: all is published");
         api.suite.emulator().set_event_fate(EventFate::Delivered);
         for acme in &died {
-            took_over(&api, acme, (tag, deed, edits)).await;
+            is_imported(&api, acme, (tag, change, edits)).await;
         }
         cases += died.len();
-        api.suite.stop().await;
+        api.stop().await;
     }
     assert_eq!(cases, 132, "no case is left out by mistake");
 }
 
-/// Has config-refresh look at what others did, and die at a call, which is executed when it has
-/// gone; and called again, as Lambda does. Whether there was such a call.
+/// Has config-refresh import what others did, and die at a call, which is executed afterwards; then
+/// calls it again, as Lambda does. Whether there was such a call.
 async fn dies(
     api: &Api,
     acme: &Tenant<'_>,
-    (tag, deed, edits): (&str, &str, &[&str]),
+    (tag, change, edits): (&str, &str, &[&str]),
     operation: &str,
     nth: usize,
 ) -> bool {
@@ -485,9 +485,9 @@ async fn dies(
     acme.put(&format!("{tag}k"), &json!("ours")).await.expect(201);
     api.settled().await;
     api.suite.emulator().set_event_fate(EventFate::Lost);
-    // A removal soon after a write is looked for twice.
+    // A removal soon after a write is scanned for twice.
     api.pass(GRACE);
-    if matches!(deed, "removal" | "new life") {
+    if matches!(change, "removal" | "new life") {
         remove(api, &name).await;
     }
     for value in edits {
@@ -505,13 +505,13 @@ async fn dies(
 }
 
 /// Everything that others did is there, once.
-async fn took_over(api: &Api, acme: &Tenant<'_>, (tag, deed, edits): (&str, &str, &[&str])) {
+async fn is_imported(api: &Api, acme: &Tenant<'_>, (tag, change, edits): (&str, &str, &[&str])) {
     let (key, name) = (format!("{tag}k"), acme.parameter_name(tag, "k"));
-    let case = format!("{tag}: {deed}, dies at {}", acme.name);
+    let case = format!("{tag}: {change}, dies at {}", acme.name);
     // What was in Parameter Store alone went with the parameter.
-    let is_gone = tag == "secret_config_" && matches!(deed, "removal" | "new life");
+    let is_gone = tag == "secret_config_" && matches!(change, "removal" | "new life");
     let ours = if is_gone { Value::Null } else { json!("ours") };
-    let last = if deed == "removal" { Some(Value::Null) } else { None };
+    let last = if change == "removal" { Some(Value::Null) } else { None };
     let expected: Vec<_> = [ours].into_iter().chain(edits.iter().map(|value| json!(value))).chain(last).collect();
     let history = acme.history(&format!("{key}?limit=100")).await.expect(200);
     let values: Vec<_> = history.each("versions", "value").into_iter().rev().collect();

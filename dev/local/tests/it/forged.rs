@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The event that tells of keys that a tenant has written.
-fn changed(tenant: &str, keys: &[&str]) -> Value {
+pub(crate) fn changed(tenant: &str, keys: &[&str]) -> Value {
     let mut event: Value = serde_json::from_str(include_str!("../../../../events/config-changed.json")).expect("JSON");
     let keys: Vec<_> = keys.iter().map(|key| json!({"key": key, "version": 1, "operation": "put"})).collect();
     event["account"] = json!(ACCOUNT);
@@ -81,14 +81,14 @@ async fn a_change_that_never_was_costs_one_read() {
     }
     assert_eq!(api.tenant("nobody").list("").await.expect(200).revision(), 0);
     assert!(api.item(&api.tenant("nobody"), "HEAD").await.is_empty());
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: an event has one look at each key that it names, however often it names it, in the
-/// tenant that it names; no other key, and no other tenant, is touched. Told again, there is
-/// nothing left to do, and keys that nobody wrote cost one read each.
+/// Promise: an event replicates each key that it names once, however often it names it, in the
+/// tenant that it names. No other key, and no other tenant, is touched. The second time there is
+/// nothing left to do, and keys that were never written cost one read each.
 #[tokio::test]
-async fn a_change_is_looked_at_in_its_tenant() {
+async fn a_change_is_handled_in_its_tenant() {
     let api = Api::start().await;
     let [acme, globex] = behind(&api).await;
     let event = changed("acme", &["back_config_k", "back_config_k", "back_config_k"]);
@@ -100,7 +100,7 @@ async fn a_change_is_looked_at_in_its_tenant() {
     let mixed: Vec<_> = ["back_config_k"].into_iter().chain(names.iter().map(String::as_str)).collect();
     assert_eq!(cost(&api, &changed("acme", &mixed)).await, calls(&[("GetItem", 25)]));
     assert_eq!(acme.list("").await.expect(200).revision(), 3);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: an event that is not of the form of ours is dropped without a call: odd types, sizes,
@@ -180,14 +180,13 @@ async fn malformed_changes_cost_nothing() {
     // What is left is a good one.
     cost(&api, &changed("acme", &["back_config_k"])).await;
     assert!(is_put(&api, &tenants[0], "k").await);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: a look at a parameter is a look at the key of the tenant that its path names. What
-/// others did to the same key of another tenant stays unseen, and a tenant that never was there is
-/// not made.
+/// Promise: a parameter's event imports the key of the tenant that its path names. Changes in the
+/// same key of another tenant are not imported, and an unknown tenant is not made.
 #[tokio::test]
-async fn a_parameter_is_looked_at_in_its_tenant() {
+async fn a_parameter_is_handled_in_its_tenant() {
     let api = Api::start().await;
     let [acme, globex] = [api.tenant("acme"), api.tenant("globex")];
     for tenant in [&acme, &globex] {
@@ -214,7 +213,7 @@ async fn a_parameter_is_looked_at_in_its_tenant() {
     for nobody in ["nobody", "ACME"] {
         assert!(api.item(&api.tenant(nobody), "HEAD").await.is_empty(), "{nobody}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a name that is no parameter of a key's costs nothing, however it tries to lead
@@ -282,5 +281,5 @@ async fn names_of_no_key_cost_nothing() {
         assert_eq!(cost(&api, &forged).await, calls(&[]), "{path} = {value}");
     }
     assert!(!cost(&api, &genuine).await.is_empty(), "there is something to look at");
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -16,7 +16,7 @@ use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use emulator::{Held, Rule, Target};
+use emulator::{EventFate, Held, Rule, Target};
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
@@ -38,6 +38,9 @@ pub(crate) const ROUTES: &str = r#"{
 
 /// Longer than any circuit to a store stays open.
 pub(crate) const CIRCUIT: Duration = Duration::from_secs(31);
+
+/// How often the outbox is flushed at the end of a test, at most.
+const MOST_SWEEPS: usize = 3;
 
 /// The seeds that tests with chance in them are run with: two, or as many as `TENANTRY_SEEDS` says.
 pub(crate) fn seeds() -> std::ops::Range<u64> {
@@ -148,6 +151,40 @@ impl Api {
         self.ahead.fetch_add(u64::try_from(time.as_millis()).expect("short"), Ordering::Relaxed);
     }
 
+    /// Ends a test. Whatever it did, once every call succeeds again the service flushes its outbox
+    /// by itself, so that nothing is left in it.
+    pub(crate) async fn stop(self) {
+        self.suite.emulator().faults().clear();
+        self.suite.emulator().set_event_fate(EventFate::Delivered);
+        self.settled().await;
+        let mut left = self.outbox().await;
+        for _ in 0..MOST_SWEEPS {
+            if left.is_empty() {
+                break;
+            }
+            self.pass(CIRCUIT + GRACE * 3);
+            // What goes wrong is still in the outbox afterwards.
+            let _ = self.suite.run_schedules().await;
+            self.settled().await;
+            left = self.outbox().await;
+        }
+        assert!(left.is_empty(), "a test that leaves something in the outbox ends with stop_with_outbox: {left:#?}");
+        self.suite.stop().await;
+    }
+
+    /// Ends a test that leaves something in the outbox: what a store refuses, or what was damaged.
+    pub(crate) async fn stop_with_outbox(self) {
+        self.suite.stop().await;
+    }
+
+    /// What commits have left to do, each in words.
+    async fn outbox(&self) -> Vec<String> {
+        let dynamodb = client!(self, aws_sdk_dynamodb);
+        let scan = dynamodb.scan().table_name(self.table(&dynamodb).await).index_name("outbox");
+        let left = scan.into_paginator().items().send().collect::<Result<Vec<_>, _>>().await;
+        left.expect("DynamoDB answers").iter().map(|item| format!("{item:?}")).collect()
+    }
+
     /// Acts for a tenant, with a token that permits everything.
     pub(crate) fn tenant(&self, name: &str) -> Tenant<'_> {
         let token = self.suite.token(name, DEFAULT_SCOPE).expect("the issuer signs");
@@ -173,11 +210,7 @@ impl Api {
     /// One of a tenant's items, as it lies in the table.
     pub(crate) async fn item(&self, tenant: &Tenant<'_>, sort_key: &str) -> HashMap<String, AttributeValue> {
         let dynamodb = client!(self, aws_sdk_dynamodb);
-        let get = dynamodb
-            .get_item()
-            .table_name(self.table(&dynamodb).await)
-            .key("sk", AttributeValue::S(sort_key.to_owned()));
-        let get = get.key("pk", AttributeValue::S(format!("TENANT#{}", tenant.name)));
+        let get = dynamodb.get_item().table_name(self.table(&dynamodb).await).set_key(Some(tenant.place(sort_key)));
         get.send().await.expect("DynamoDB answers").item.unwrap_or_default()
     }
 
@@ -185,9 +218,8 @@ impl Api {
     /// table would.
     pub(crate) async fn set(&self, tenant: &Tenant<'_>, sort_key: &str, attribute: &str, value: AttributeValue) {
         let dynamodb = client!(self, aws_sdk_dynamodb);
-        let key = [("pk", format!("TENANT#{}", tenant.name)), ("sk", sort_key.to_owned())];
-        let key = key.map(|(name, text)| (name.to_owned(), AttributeValue::S(text)));
-        let update = dynamodb.update_item().table_name(self.table(&dynamodb).await).set_key(Some(key.into()));
+        let update =
+            dynamodb.update_item().table_name(self.table(&dynamodb).await).set_key(Some(tenant.place(sort_key)));
         let update = update.update_expression("SET #a = :v").expression_attribute_names("#a", attribute);
         update.expression_attribute_values(":v", value).send().await.expect("DynamoDB answers");
     }
@@ -195,9 +227,8 @@ impl Api {
     /// Removes an attribute of one of a tenant's items, as if an older writer had written it.
     pub(crate) async fn remove_attribute(&self, tenant: &Tenant<'_>, sort_key: &str, attribute: &str) {
         let dynamodb = client!(self, aws_sdk_dynamodb);
-        let key = [("pk", format!("TENANT#{}", tenant.name)), ("sk", sort_key.to_owned())];
-        let key = key.map(|(name, text)| (name.to_owned(), AttributeValue::S(text)));
-        let update = dynamodb.update_item().table_name(self.table(&dynamodb).await).set_key(Some(key.into()));
+        let update =
+            dynamodb.update_item().table_name(self.table(&dynamodb).await).set_key(Some(tenant.place(sort_key)));
         let update = update.update_expression("REMOVE #a").expression_attribute_names("#a", attribute);
         update.send().await.expect("DynamoDB answers");
     }
@@ -207,8 +238,7 @@ impl Api {
     pub(crate) async fn remove_item(&self, tenant: &Tenant<'_>, sort_key: &str) {
         let dynamodb = client!(self, aws_sdk_dynamodb);
         let delete = dynamodb.delete_item().table_name(self.table(&dynamodb).await);
-        let delete = delete.key("pk", AttributeValue::S(format!("TENANT#{}", tenant.name)));
-        delete.key("sk", AttributeValue::S(sort_key.to_owned())).send().await.expect("DynamoDB answers");
+        delete.set_key(Some(tenant.place(sort_key))).send().await.expect("DynamoDB answers");
     }
 
     /// Puts an item of texts into the table.
@@ -321,6 +351,13 @@ impl<'a> Tenant<'a> {
         self.call(Method::POST, "/v1/transactions").json(&json!({"operations": operations}))
     }
 
+    /// Where one of the tenant's items lies in the table. Spelled here and not taken from the
+    /// ledger: tables that are there already have to be found again.
+    fn place(&self, sort_key: &str) -> HashMap<String, AttributeValue> {
+        let key = [("pk", format!("TENANT#{}", self.name)), ("sk", sort_key.to_owned())];
+        key.map(|(name, text)| (name.to_owned(), AttributeValue::S(text))).into()
+    }
+
     /// The name of a key's parameter.
     pub(crate) fn parameter_name(&self, tag: &str, name: &str) -> String {
         format!("/tenantry/{}/{tag}/{name}", self.name)
@@ -380,6 +417,18 @@ impl Call<'_> {
 
     pub(crate) fn json(self, body: &Value) -> Self {
         self.raw(body.to_string())
+    }
+
+    /// The request as a text, but for its token.
+    pub(crate) fn text(&self) -> String {
+        let method = self.builder.method_ref().map_or("", Method::as_str);
+        let path = self.builder.uri_ref().and_then(|uri| uri.path_and_query()).map_or("", |path| path.as_str());
+        let headers = self.builder.headers_ref().into_iter().flatten();
+        let headers = headers.filter(|(name, _)| *name != "authorization");
+        let headers = headers.map(|(name, value)| format!("\n{name}: {}", value.to_str().expect("a header of text")));
+        let body = String::from_utf8_lossy(&self.body);
+        let body = if body.is_empty() { String::new() } else { format!("\n{body}") };
+        format!("{method} {path}{}{body}", headers.collect::<String>())
     }
 
     pub(crate) fn raw(mut self, body: impl Into<Bytes>) -> Self {

@@ -7,12 +7,12 @@ use std::{
 
 use local::welcome::Welcome;
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// All Rust sources under `folder`, with their path from the root and their text.
-fn sources(folder: &str) -> io::Result<Vec<(String, String)>> {
+pub(crate) fn sources(folder: &str) -> io::Result<Vec<(String, String)>> {
     let mut open = vec![root().join(folder)];
     let mut found = Vec::new();
     while let Some(folder) = open.pop() {
@@ -51,9 +51,9 @@ fn scopes_come_from_auth_alone() -> io::Result<()> {
         assert!(in_auth || !text.contains("TenantScope {"), "{name} makes a TenantScope");
         let for_refresh = in_auth || name == "shared/src/refresh.rs";
         assert!(for_refresh || !text.contains("for_outbox"), "{name} takes the authority over all tenants");
-        let for_following = in_auth || name == "stream/src/follower.rs";
+        let for_polling = in_auth || name == "stream/src/poller.rs";
         assert!(
-            for_following || !text.contains("for_recent_changes"),
+            for_polling || !text.contains("for_recent_changes"),
             "{name} takes the authority to see who has changed"
         );
     }
@@ -107,8 +107,9 @@ fn files_stay_readable() -> io::Result<()> {
 
 /// The blocks of shell commands in a text.
 fn shell_blocks(text: &str) -> Vec<String> {
-    let blocks = text.split("\n```sh\n").skip(1);
-    blocks.map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
+    // Words for `.ci/docs` may stand behind the fence.
+    let blocks = text.split("\n```sh").skip(1).filter_map(|rest| rest.split_once('\n'));
+    blocks.map(|(_, rest)| rest.split("```").next().unwrap_or_default().to_owned()).collect()
 }
 
 /// The lines of a block that zsh, the default shell of macOS, takes for something else than bash
@@ -134,6 +135,8 @@ fn lines_that_zsh_misreads(block: &str) -> Vec<String> {
             }
             // At the prompt it has no comments.
             (None, '#') if before.is_whitespace() => Some("a comment"),
+            // The command, not a pattern.
+            (None, '[') if characters.clone().next().is_some_and(char::is_whitespace) => None,
             // It refuses a pattern that no file matches.
             (None, '?' | '*' | '[') => Some("a pattern"),
             // A placeholder that nothing quotes is a redirection.
@@ -149,17 +152,20 @@ fn lines_that_zsh_misreads(block: &str) -> Vec<String> {
     found
 }
 
-/// The texts that people read, by their name.
-fn documents() -> io::Result<Vec<(String, String)>> {
-    let mut open = vec![root().join("README.md"), root().join("ARCHITECTURE.md"), root().join("docs")];
+/// The texts that people read, by their name: those at the root, and those in `docs/`.
+fn documents() -> io::Result<Vec<(PathBuf, String)>> {
+    let within = |folder: PathBuf| fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect();
+    let at_the_root: Vec<PathBuf> = within(root())?;
+    let mut open: Vec<_> = at_the_root.into_iter().filter(|path| path.is_file()).collect();
+    open.push(root().join("docs"));
     let mut found = Vec::new();
     while let Some(path) = open.pop() {
         if path.is_dir() {
-            open.extend(
-                fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?,
-            );
+            let inside: io::Result<Vec<_>> = within(path);
+            open.extend(inside?);
         } else if path.extension().is_some_and(|extension| extension == "md") {
-            found.push((path.display().to_string(), fs::read_to_string(&path)?));
+            let text = fs::read_to_string(&path)?;
+            found.push((path, text));
         }
     }
     Ok(found)
@@ -172,7 +178,7 @@ fn commands_are_pasted_into_any_shell() -> io::Result<()> {
     for wrong in ["a # b", "# b", "a \\\n# b", "curl $API/a?b=c", "ls *", "a \"b\" [c]", "a 'b\nc' # d", "a <b>"] {
         assert_eq!(lines_that_zsh_misreads(wrong).len(), 1, "{wrong}");
     }
-    for right in ["a#b", "a '# b' \"?*[ # \\\" #\" \\#", "a 'b\n# c'"] {
+    for right in ["a#b", "a '# b' \"?*[ # \\\" #\" \\#", "a 'b\n# c'", "if [ a = b ]"] {
         assert_eq!(lines_that_zsh_misreads(right), [""; 0], "{right}");
     }
 
@@ -194,9 +200,10 @@ fn commands_are_pasted_into_any_shell() -> io::Result<()> {
     let mut blocks = vec![("the tour".to_owned(), tour.to_owned())];
 
     for (name, text) in documents()? {
-        blocks.extend(shell_blocks(&text).into_iter().map(|block| (name.clone(), block)));
+        blocks.extend(shell_blocks(&text).into_iter().map(|block| (name.display().to_string(), block)));
     }
-    let readme = |(name, _): &&(String, String)| name.ends_with("README.md");
+    let readme = root().join("README.md").display().to_string();
+    let readme = |(name, _): &&(String, String)| *name == readme;
     assert_eq!(
         blocks.iter().find(readme).map(|(_, block)| block.as_str()),
         Some("cargo run -p local\ncargo test --workspace\n"),
@@ -204,6 +211,129 @@ fn commands_are_pasted_into_any_shell() -> io::Result<()> {
     );
     for (name, block) in blocks {
         assert_eq!(lines_that_zsh_misreads(&block), [""; 0], "{name}");
+    }
+    Ok(())
+}
+
+/// A text without its blocks of code and its code within lines.
+fn without_code(text: &str) -> String {
+    let mut in_block = false;
+    let prose = text.lines().filter(|line| {
+        let is_fence = line.trim_start().starts_with("```");
+        in_block ^= is_fence;
+        !in_block && !is_fence
+    });
+    let lines: Vec<_> = prose.map(|line| line.split('`').step_by(2).collect::<Vec<_>>().join("")).collect();
+    lines.join("\n")
+}
+
+/// Where the links of a text lead to.
+fn links(text: &str) -> Vec<String> {
+    let prose = without_code(text);
+    prose.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target.to_owned()).collect()
+}
+
+/// The names that the headings of a text can be linked by, as GitHub makes them.
+fn anchors(text: &str) -> Vec<String> {
+    let mut in_block = false;
+    let headings = text.lines().filter(|line| {
+        in_block ^= line.trim_start().starts_with("```");
+        !in_block && line.starts_with('#')
+    });
+    let named = headings.map(|heading| {
+        let title = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = title.chars().filter(|c| c.is_alphanumeric() || ['-', '_', ' '].contains(c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    });
+    named.collect()
+}
+
+/// Promise: what a document points to is there: the file, and the heading in it.
+#[test]
+fn links_lead_somewhere() -> io::Result<()> {
+    let text = "# A b, c …\n[x](y.md) and `[no](z.md)`\n```\n# no\n[no](z.md)\n```\n";
+    assert_eq!((links(text), anchors(text)), (vec!["y.md".to_owned()], vec!["a-b-c-".to_owned()]));
+
+    let documents = documents()?;
+    let mut broken = Vec::new();
+    for (path, text) in &documents {
+        for link in links(text).iter().filter(|link| !link.contains("://") && !link.starts_with("mailto:")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { path.clone() } else { path.with_file_name("").join(file) };
+            let has_heading = anchor.is_empty()
+                || fs::read_to_string(&target).is_ok_and(|text| anchors(&text).iter().any(|one| one == anchor));
+            if !target.exists() || !has_heading {
+                broken.push(format!("{} to {link}", path.display()));
+            }
+        }
+    }
+    assert_eq!(broken, [""; 0]);
+    Ok(())
+}
+
+/// Promise: who is walked through the code finds what is named, where it is said to be.
+#[test]
+fn walkthroughs_name_what_is_there() -> io::Result<()> {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md"))?;
+    let (_, walks) = text.split_once("\n## Walkthroughs\n").unwrap_or_default();
+    let walks = walks.split("\n## ").next().unwrap_or_default();
+    let steps: Vec<Vec<_>> = walks
+        .lines()
+        .map(|line| line.split('|').map(str::trim).collect::<Vec<_>>())
+        .filter(|cells| cells.len() == 6 && cells[1].parse::<u32>().is_ok())
+        .collect();
+    assert!(steps.len() > 20, "{steps:?}");
+    let code = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let mut missing = Vec::new();
+    for cells in steps {
+        let files = code(cells[3])
+            .into_iter()
+            .map(|file| if file.contains("/src/") { root().join(file) } else { root().join("shared/src").join(file) });
+        let texts: Vec<_> = files.map(|file| fs::read_to_string(file).unwrap_or_default()).collect();
+        for name in code(cells[2]) {
+            let function = format!("fn {}", name.rsplit("::").next().unwrap_or_default());
+            let is_there = |text: &String| ['(', '<'].iter().any(|next| text.contains(&format!("{function}{next}")));
+            if !texts.iter().any(is_there) {
+                missing.push(format!("{name} in {}", cells[3]));
+            }
+        }
+    }
+    assert_eq!(missing, [""; 0]);
+    Ok(())
+}
+
+/// The names of settings that stand at the beginning of a chapter's rows.
+fn documented(text: &str, chapter: &str) -> Vec<String> {
+    let (_, rest) = text.split_once(chapter).unwrap_or_default();
+    let chapter = rest.split("\n## ").next().unwrap_or_default();
+    let rows = chapter.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+    rows.flat_map(|names| names.split('`').step_by(2)).filter(|name| !name.contains(',')).map(str::to_owned).collect()
+}
+
+/// Promise: who deploys finds each parameter of the template, and no variable that nobody reads.
+#[test]
+fn settings_are_documented() -> io::Result<()> {
+    let text = fs::read_to_string(root().join("docs/operations/settings.md"))?;
+    let template = fs::read_to_string(root().join("template.yaml"))?;
+    let (_, parameters) = template.split_once("\nParameters:\n").unwrap_or_default();
+    let parameters = parameters.split("\nRules:\n").next().unwrap_or_default().lines();
+    let names = parameters.filter_map(|line| line.strip_prefix("  ")?.strip_suffix(':'));
+    let mut given: Vec<_> = names.filter(|name| !name.starts_with([' ', '#'])).map(str::to_owned).collect();
+    let mut told = documented(&text, "## Parameters of the template\n");
+    given.sort_unstable();
+    told.sort_unstable();
+    assert_eq!(told, given, "told on the left, there on the right");
+
+    let code = [sources("shared/src")?, sources("stream/src")?].concat();
+    for chapter in
+        ["## Environment variables of the functions\n", "## Environment variables of the streaming service\n"]
+    {
+        let told = documented(&text, chapter);
+        assert!(told.len() > 10, "{told:?}");
+        for name in told {
+            let quoted = format!("\"{name}\"");
+            assert!(code.iter().any(|(_, text)| text.contains(&quoted)), "nobody reads {name}");
+        }
     }
     Ok(())
 }

@@ -59,7 +59,7 @@ async fn confusable_tenants_never_meet() {
         owns_its_data(tenant).await;
     }
     assert_eq!(tenants[0].list("").await.expect(200).body["entries"], json!([]));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// That all a tenant can see is its own.
@@ -163,7 +163,7 @@ async fn scopes_and_tenants_come_from_the_token_alone() {
         assert_eq!(answer.status, 401, "{header}: {}", answer.text);
     }
     api.call(Method::GET, "/healthz").await.expect(200);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: where no authorizer stands in front (`sam local`, a direct call), the function verifies
@@ -186,5 +186,5 @@ async fn functions_verify_tokens_themselves_where_nobody_else_does() {
         let answer = api.suite.invoke("config-read", event.clone()).await.expect("an answer");
         assert_eq!(answer["statusCode"], status, "{answer}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -26,7 +26,7 @@ async fn values_stop_at_their_stores_limit() {
         // Bytes count, not characters.
         acme.put(key, &json!("é".repeat(largest / 2 + 1))).await.expect_problem(413, "too-large");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: an advanced tier doubles the limit, and is asked for in the route.
@@ -42,7 +42,7 @@ async fn the_advanced_tier_takes_eight_kibibytes() {
     assert_eq!(api.parameter(&name).await.map(|(text, _)| text.len()), Some(8192));
     let refused = acme.put("big_config_k", &json!("x".repeat(8193))).await.expect_problem(413, "too-large");
     assert!(refused.body["detail"].as_str().is_some_and(|detail| detail.contains("8192")));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: the longest and the deepest key work in every store; longer and deeper ones are refused
@@ -62,7 +62,7 @@ async fn keys_stop_at_their_limits() {
             acme.put(&format!("{tag}{name}"), &json!("v")).await.expect_problem(400, "invalid-key");
         }
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: answers stop before Lambda's limit: a batch names what it left out, a list and a
@@ -89,7 +89,7 @@ async fn large_answers_come_in_parts() {
     let rest = acme.list(&format!("cursor={}", page.body["cursor"].as_str().expect("more"))).await.expect(200);
     let listed: Vec<_> = page.each("entries", "key").into_iter().chain(rest.each("entries", "key")).collect();
     assert_eq!(listed, keys);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// What Lambda takes of a function's answer, in bytes of its JSON.
@@ -158,5 +158,5 @@ async fn answers_are_measured_as_they_are_escaped() {
     assert_eq!(found, keys);
     let versions = walk(&api, &acme, "/v1/history/tenant_config_many", "versions", "version").await;
     assert_eq!(versions, (1..=15).rev().collect::<Vec<_>>());
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -265,7 +265,7 @@ async fn each_key_is_linearizable() {
                 );
             }
         }
-        api.suite.stop().await;
+        api.stop().await;
     }
     // Reads that lag are few, because those of DynamoDB are strongly consistent.
     assert!(deeds > CLIENTS * DEEDS && dealt.len() >= 7, "{deeds} deeds, {dealt:?}");

@@ -16,6 +16,8 @@ mod concurrency;
 #[cfg(test)]
 mod conditions;
 #[cfg(test)]
+mod contracts;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod crash_points;
@@ -42,13 +44,11 @@ mod invariants;
 #[cfg(test)]
 mod isolation;
 #[cfg(test)]
+mod layers;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod linearizability;
-#[cfg(test)]
-mod looks;
-#[cfg(test)]
-mod members;
 #[cfg(test)]
 mod mirror;
 #[cfg(test)]
@@ -85,5 +85,7 @@ mod template;
 mod texts;
 #[cfg(test)]
 mod tokens;
+#[cfg(test)]
+mod traces;
 #[cfg(test)]
 mod transactions;

@@ -195,7 +195,7 @@ async fn mirrors_end_equal_to_a_full_list() {
         let versions = history.iter().filter_map(|answer| answer.body["versions"].as_array()).flatten();
         assert!(versions.filter(|one| told(one)).count() > 0, "{operation} was not tried");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: that a store refuses a value, or has taken it, changes nothing in a copy, which goes on
@@ -233,7 +233,7 @@ async fn a_copy_passes_over_what_a_store_refuses() {
         .await;
     assert!(batches > 0, "the store has taken it");
     assert_eq!(copied(&copy), listed(&acme).await);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a list that is read page by page while others write misses none of it: neither in what
@@ -260,7 +260,7 @@ async fn a_list_that_writes_overtake_is_made_up_for() {
     let mut resumed = super::mirror::mirror(&api, &acme, 2, stop(&mirror));
     assert_eq!(to_head(&mut resumed).await, [""; 0]);
     assert_eq!(copied(&resumed), copied(&mirror));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a change costs a load of the keys that it names, and not more; what was loaded with an
@@ -288,7 +288,7 @@ async fn a_change_loads_what_it_names() {
     assert_eq!((answers, lines.as_slice()), (5 + 2, &["put     tenant_config_k version 4, revision 8".to_owned()][..]));
     let (answers, lines) = api.calls_during("GetItem", async { to_head(&mut mirror).await }).await;
     assert_eq!((answers, lines.len()), (1, 0), "at the head nothing is loaded");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a failure in the middle leaves the copy as it was; the step says how long to wait, at
@@ -327,7 +327,7 @@ async fn failures_are_waited_out() {
     let refused = Mirror::new(client, MAX_PAGE, None).step().await.map(|step| step.next);
     let error = refused.expect_err("nobody without a token").to_string();
     assert!(error.contains("/v1/changes answered 401"), "{error}");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a value that its store has lost is told as such, with its version; and what becomes of
@@ -352,7 +352,7 @@ async fn a_lost_value_is_told() {
     api.sweep(3).await;
     assert_eq!(to_head(&mut mirror).await, ["delete  secret_config_k"]);
     assert_eq!(copied(&mirror), listed(&acme).await);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: changes of a tag that lost its route hold up nothing.
@@ -374,14 +374,14 @@ async fn keys_that_are_not_served_any_more_are_passed_over() {
         acme.put(&format!("lost_config_{n}"), &json!(n)).await.expect(201);
     }
     acme.put("tenant_config_k", &json!(2)).await.expect(200);
-    api.suite.stop().await;
+    api.stop().await;
 
     let api = start(r#"{"tenant_config_": {"store": "dynamodb"}}"#).await;
     let acme = api.tenant("acme");
     let mut resumed = mirror(&api, &acme, MAX_PAGE, stop(&first));
     assert_eq!(to_head(&mut resumed).await, ["put     tenant_config_k version 2, revision 5"]);
     assert_eq!(copied(&resumed), listed(&acme).await);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a table that was restored is not followed as if nothing had happened, whether it got a
@@ -416,5 +416,5 @@ async fn a_restored_table_is_listed_anew() {
         assert!(lines[0].starts_with("list") && lines[0].contains(reason), "{case}: {lines:?}");
         assert_eq!(copied(&mirror), listed(acme).await, "{case}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

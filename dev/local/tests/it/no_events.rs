@@ -29,7 +29,7 @@ async fn the_schedule_makes_up_for_lost_events() {
     api.settled().await;
     let (back, later) = (acme.parameter_name("back_config_", "k"), GRACE * 2);
     api.pass(later);
-    assert_eq!(acme.get("param_config_edited").await.expect(200).body["value"], "ours", "nobody has looked");
+    assert_eq!(acme.get("param_config_edited").await.expect(200).body["value"], "ours", "it is not imported yet");
     assert_eq!(api.parameter(&back).await, None, "nobody has put it");
     assert_eq!(acme.get("back_config_k").await.expect(200).body["value"], "back");
 
@@ -38,14 +38,14 @@ async fn the_schedule_makes_up_for_lost_events() {
     let found = acme.get("param_config_edited").await.expect(200);
     assert_eq!((&found.body["value"], &found.body["author"]), (&json!("theirs"), &json!("external")));
     assert_eq!(api.parameter(&back).await.map(|(text, _)| text), Some("back".to_owned()));
-    assert_eq!(published, 2, "what was owed, and the edit's own commit");
+    assert_eq!(published, 2, "what was in the outbox, and the edit's own commit");
 
     api.pass(later);
     let before = api.suite.emulator().calls().snapshot();
     api.suite.run_schedules().await.expect("a sweep");
     for operation in ["PutEvents", "PutParameter", "TransactWriteItems"] {
         let after = api.suite.emulator().calls().count(operation);
-        assert_eq!(before.get(operation).copied().unwrap_or_default(), after, "{operation} was still owed");
+        assert_eq!(before.get(operation).copied().unwrap_or_default(), after, "{operation} was still to be done");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -62,7 +62,7 @@ async fn a_tenant_that_asks_too_much_waits_alone() {
     for status in [200, 200, 200, 200, 200, 429] {
         acme.get("tenant_config_k").await.expect(status);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: each route but the one for health counts, whatever it is asked for.
@@ -77,7 +77,7 @@ async fn each_route_counts() {
         let answer = acme.call(method.parse::<Method>().expect("a method"), &path).raw("rubbish").await;
         assert_eq!(answer.status, if path == "/healthz" { 200 } else { 429 }, "{route}: {}", answer.text);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: who cannot act for a tenant does not use up what it may do: not with a forged token in
@@ -103,5 +103,5 @@ async fn strangers_cost_a_tenant_nothing() {
     for status in [404, 404, 404, 404, 404, 429] {
         acme.get("tenant_config_k").await.expect(status);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -39,7 +39,7 @@ async fn a_store_that_is_down_is_left_alone() {
     assert_eq!(api.calls_during("GetParameters", ask()).await.0, 0, "nobody knows yet");
     api.pass(CIRCUIT);
     assert_eq!(ask().await.expect(200).body["value"], "v");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a throttle says that the store is there, and concerns one tenant perhaps: others go on.
@@ -55,7 +55,7 @@ async fn one_throttled_tenant_stands_in_nobodys_way() {
     }
     api.suite.emulator().faults().clear();
     globex.get("tenant_config_k").await.expect(200);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: neither a tenant's hot partition nor Parameter Store's limits, which are the whole
@@ -89,7 +89,7 @@ async fn throttles_open_no_circuit() {
         globex.put("tenant_config_k", &json!("w")).await.expect(200);
         globex.history("tenant_config_k").await.expect(200);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: when the ledger is down, whoever allows it gets the last known values, at once and
@@ -128,7 +128,7 @@ async fn last_known_values_come_at_once() {
     api.suite.emulator().faults().clear();
     api.pass(CIRCUIT);
     assert_eq!(acme.get(keys[0]).header("cache-control", allowed).await.expect(200).header("tenantry-stale"), "");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// How many calls to AWS 40 warm reads and 10 writes take while calls fail with this probability;
@@ -154,7 +154,7 @@ async fn calls_in_a_brown_out(fault: Fault, probability: f64) -> (u64, u64) {
     }
     let writing = calls.total() - reading;
     api.suite.emulator().faults().clear();
-    api.suite.stop().await;
+    api.stop().await;
     (reading, writing)
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, future::IntoFuture};
 
 use emulator::{EventFate, Fault};
 use futures_util::future::join;
-use local::template::{Stack, StoreContext, TEMPLATE};
+use local::template::{Deployment, Stack, TEMPLATE};
 use serde_json::json;
 use tenantry::ledger::GRACE;
 
@@ -78,9 +78,9 @@ async fn roles_allow_nothing_that_is_not_used() {
     until(|| instance.stream.memory().metrics().hints.get() > 0).await;
     instance.stream.stop().await;
     let used = api.suite.emulator().permissions_used();
-    api.suite.stop().await;
+    api.stop().await;
 
-    let surroundings = StoreContext {
+    let deployment = Deployment {
         region: local::suite::REGION.to_owned(),
         account: local::suite::ACCOUNT.to_owned(),
         stack: "tenantry".to_owned(),
@@ -88,7 +88,7 @@ async fn roles_allow_nothing_that_is_not_used() {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
     };
-    let stack = Stack::read(TEMPLATE, &surroundings).expect("a template");
+    let stack = Stack::read(TEMPLATE, &deployment).expect("a template");
     let roles = || stack.roles.iter().flat_map(|role| role.allowed().map(move |allowed| (role.name.as_str(), allowed)));
     for (name, (action, resource)) in roles() {
         let is_named =

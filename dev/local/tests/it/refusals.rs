@@ -1,5 +1,6 @@
-//! What Parameter Store refuses for good: said before the commit where it is known, told everywhere
-//! where it turns out afterwards, tried again seldom, and put right when the cause is gone.
+//! What Parameter Store refuses for good. A refusal that is known beforehand is an answer before
+//! the commit. One that shows afterwards is a commit of its own, is tried again seldom, and heals
+//! when the cause is gone.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -14,9 +15,9 @@ use tenantry::{ledger::GRACE, telemetry::Telemetry};
 use crate::{
     crash::put,
     harness::{Answer, Api, ROUTES, Tenant},
-    looks::{comes_late, die_at},
     operator::{edit, remove, told_of},
     stream::Instance,
+    traces::{comes_late, die_at},
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -34,7 +35,7 @@ fn lines() -> (Telemetry, Arc<Mutex<Vec<Value>>>) {
     (Telemetry::to(write, None), lines)
 }
 
-/// Does something of which no event tells.
+/// Does something that no event tells of.
 async fn unseen(api: &Api, doing: impl Future<Output = ()>) {
     api.suite.emulator().set_event_fate(EventFate::Lost);
     doing.await;
@@ -67,9 +68,8 @@ async fn refused_write(api: &Api, acme: &Tenant<'_>, tag: &str) -> Answer {
     written
 }
 
-/// Promise: a write that would be refused because of what the ledger knows to lie there is a 422
-/// with the reason, and commits nothing; once that is gone the key is written as ever, also where
-/// nobody told of it.
+/// Promise: a write that a known obstacle would have refused is a 422 with the reason, and commits
+/// nothing. Once the obstacle is gone the key is written as ever, even if no event told of that.
 #[tokio::test]
 async fn what_is_known_to_be_in_the_way_is_said_before_the_commit() {
     let api = Api::start().await;
@@ -122,11 +122,11 @@ async fn what_is_known_to_be_in_the_way_is_said_before_the_commit() {
     api.settled().await;
     let refused = acme.put("secret_config_l", &json!("ours")).await.expect_problem(422, "unprocessable");
     assert_eq!((&refused.body["reason"], &refused.body["key"]), (&json!("type-mismatch"), &json!("secret_config_l")));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: what turns out to be refused after the commit is a commit of its own: the entry says so
-/// wherever it is shown, the feed tells it once, and it heals, as told, when the cause is gone.
+/// Promise: a refusal that shows after the commit is a commit of its own. The entry shows it
+/// everywhere, the feed has it once, and it heals, with a commit, when the cause is gone.
 #[tokio::test]
 async fn what_turns_out_after_the_commit_is_told_everywhere() {
     let api = Api::start().await;
@@ -185,31 +185,31 @@ async fn what_turns_out_after_the_commit_is_told_everywhere() {
         assert_eq!(api.parameter(&acme.parameter_name(tag, "l")).await, Some(("ours".to_owned(), 1)));
         let changes = acme.changes(&format!("since={before}")).await.expect(200);
         assert_eq!(operations(&changes), ["put", "refuse", "accept"], "{}", changes.text);
-        // And nothing is owed any more.
+        // And the outbox is empty.
         let (puts, ()) = api.calls_during("PutParameter", api.sweep(5)).await;
         assert_eq!((puts, acme.get(&key).await.revision()), (0, healed.revision()));
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: a key that is refused is healed by whatever makes something else current: a delete, and
-/// an edit of the operator's.
+/// Promise: a refusal ends with whatever makes another value current: a delete, and an operator's
+/// edit.
 #[tokio::test]
 async fn what_replaces_a_refused_version_is_not_refused() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     refused_write(&api, &acme, "param_config_").await;
     let name = acme.parameter_name("param_config_", "l");
-    // Nor is anybody told of the commit, who would see that nothing is owed.
+    // Nor does an event tell of the commit, whose receiver would see that the outbox is empty.
     unseen(&api, async {
         edit(&api, &name, "a,b,c", ParameterType::StringList).await;
-        api.suite.invoke("config-refresh", told_of(&name)).await.expect("a look");
+        api.suite.invoke("config-refresh", told_of(&name)).await.expect("an import");
     })
     .await;
     let edited = acme.get("param_config_l").await.expect(200);
     assert_eq!((refusal(&edited.body), &edited.body["value"]), (None, &json!("a,b,c")), "{}", edited.text);
     let kept = api.item(&acme, "ENTRY#param_config_l").await;
-    assert!(!kept.contains_key("outboxShard"), "nothing is owed any more: {kept:?}");
+    assert!(!kept.contains_key("outboxShard"), "it is in no outbox any more: {kept:?}");
     // What never got there goes on saying so in the history.
     let history = acme.history("param_config_l").await.expect(200);
     let ours = history.body["versions"].as_array().expect("versions").iter().find(|one| one["value"] == "ours");
@@ -222,11 +222,11 @@ async fn what_replaces_a_refused_version_is_not_refused() {
     assert_eq!(puts, 0);
     let theirs = api.parameter(&acme.parameter_name("back_config_", "l")).await.map(|(text, _)| text);
     assert_eq!(theirs.as_deref(), Some("a,b"), "an operator's parameter is not removed");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: a label on the oldest of the 100 versions that are kept refuses the next one; it is put
-/// at once when the label has moved.
+/// Promise: a label on the oldest of the 100 versions refuses the next put. Once the label has
+/// moved the value is put at once.
 #[tokio::test]
 async fn a_label_on_the_oldest_version_is_waited_for() {
     let api = Api::start().await;
@@ -259,12 +259,13 @@ async fn a_label_on_the_oldest_version_is_waited_for() {
     assert_eq!(api.parameter(&name).await, Some(("ours".to_owned(), 101)));
     acme.put("param_config_k", &json!("ours again")).await.expect(200);
     assert_eq!(api.parameter(&name).await, Some(("ours again".to_owned(), 102)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: at the account's limit of parameters a secret is refused, any other value is committed
-/// and says so; it is tried again after as long as it has been refused, 10 minutes at least and 6
-/// hours at most, which counts as no failure and as no old work; and heals.
+/// Promise: at the account's limit of parameters a secret's write fails; any other value is
+/// committed and shows the refusal. It is tried again after as long as it has been refused, 10
+/// minutes at least and 6 hours at most. That counts as no failure and adds no age to the outbox;
+/// and it heals.
 #[tokio::test]
 async fn what_nobody_tells_of_is_tried_again_seldom() {
     let (telemetry, lines) = lines();
@@ -319,13 +320,13 @@ async fn what_nobody_tells_of_is_tried_again_seldom() {
     api.settled().await;
     assert_eq!(refusal(&acme.get("param_config_k").await.expect(200).body), None);
     assert_eq!(api.parameter(&acme.parameter_name("param_config_", "k")).await, Some(("w".to_owned(), 1)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: who dies before it is committed that a value is refused, or that it has been taken,
-/// leaves it to be found again.
+/// Promise: a process that dies before a refusal, or its end, is committed leaves it to be found
+/// again.
 #[tokio::test]
-async fn a_verdict_that_was_not_committed_is_found_again() {
+async fn a_refusal_that_was_not_committed_is_found_again() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     api.suite.emulator().limit_parameters(0);
@@ -348,11 +349,11 @@ async fn a_verdict_that_was_not_committed_is_found_again() {
         Some("v".to_owned())
     );
     assert_eq!(refusal(&acme.get("back_config_k").await.expect(200).body), None);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: a watcher is told that a value is refused, and taken, as commits that change no value;
-/// who begins later has the value.
+/// Promise: a watcher sees a refusal and its end as commits that change no value. A watcher that
+/// begins later has the value.
 #[tokio::test]
 async fn a_watcher_keeps_the_value() {
     let api = Api::start().await;
@@ -390,7 +391,7 @@ async fn a_tag_without_a_store_is_not_refused() {
     refused_write(&api, &acme, "param_config_").await;
     let refused = acme.get("param_config_l").await.expect(200);
     assert_eq!(refusal(&refused.body), Some("type-mismatch"));
-    api.suite.stop().await;
+    api.stop().await;
 
     let api = with(
         &ROUTES
@@ -412,12 +413,12 @@ async fn a_tag_without_a_store_is_not_refused() {
     assert!(!api.item(&acme, "ENTRY#param_config_l").await.contains_key("outboxShard"));
     let changes = acme.changes(&format!("since={}", refused.revision() - 2)).await.expect(200);
     assert_eq!(operations(&changes), ["put", "refuse", "accept"], "{}", changes.text);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: where an operator has made a parameter anew of another type, which is taken over
-/// beneath a newer value that is refused, a delete of the key leaves it alone; and when it goes,
-/// nothing says any more that it is there.
+/// Promise: if an operator made a parameter anew of another type, and it was imported beneath a
+/// newer value that is refused, a delete of the key leaves the parameter alone. Once the parameter
+/// is gone, nothing says any more that it is there.
 #[tokio::test]
 async fn what_an_operator_made_anew_is_not_removed() {
     let api = Api::start().await;
@@ -434,7 +435,7 @@ async fn what_an_operator_made_anew_is_not_removed() {
             acme.put(&key, &json!("ours")).await.expect(201);
             api.settled().await;
         } else {
-            // That it was put is never looked at.
+            // Our put is never imported.
             unseen(&api, async { _ = acme.put(&key, &json!("ours")).await.expect(201) }).await;
             api.sweep(1).await;
             api.remove_attribute(&acme, &format!("ENTRY#{key}"), "importedThrough").await;
@@ -448,7 +449,7 @@ async fn what_an_operator_made_anew_is_not_removed() {
         acme.put(&key, &json!("more")).await.expect(200);
         api.settled().await;
         assert_eq!(refusal(&acme.get(&key).await.expect(200).body), Some("type-mismatch"));
-        api.suite.invoke("config-refresh", told_of(&name)).await.expect("a look");
+        api.suite.invoke("config-refresh", told_of(&name)).await.expect("an import");
         let read = acme.get(&key).await.expect(200);
         assert_eq!((refusal(&read.body), &read.body["value"]), (Some("type-mismatch"), &json!("more")));
         let history = acme.history(&key).await.expect(200);
@@ -468,11 +469,11 @@ async fn what_an_operator_made_anew_is_not_removed() {
             assert!(!api.item(&acme, &format!("ENTRY#{key}")).await.contains_key("otherType"));
         }
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: what comes late lies on top of a value that is in its place, and that cannot be put on
-/// top of it again: that is said as well, and told, and heals, as if the value had never got there.
+/// Promise: a late put may lie on top of a value that was in its place, and that cannot be put on
+/// top again. That is a refusal as well, is shown as one, and heals.
 #[tokio::test]
 async fn what_cannot_be_put_back_on_top_is_refused() {
     let api = Api::start().await;
@@ -512,13 +513,14 @@ async fn what_cannot_be_put_back_on_top_is_refused() {
     assert_eq!(api.parameter(&name).await, Some(("second".to_owned(), 101)));
     let kept = api.item(&acme, "ENTRY#param_config_k").await;
     assert!(!kept.contains_key("outboxShard") && !kept.contains_key("intents"), "{kept:?}");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: where others commit all the time, so that it cannot be noted what a store makes of a
-/// value, it is put once in a run and no more, and nothing counts as failed; the next run notes it.
+/// Promise: while other commits come first all the time, a refusal cannot be committed. The value
+/// is put once in a run and no more, and nothing counts as failed; the next run commits the
+/// refusal.
 #[tokio::test]
-async fn a_verdict_that_finds_no_room_is_left_for_the_next_run() {
+async fn a_refusal_that_finds_no_room_is_left_for_the_next_run() {
     let (telemetry, lines) = lines();
     let api = Api::with(local::Options { telemetry, ..local::Options::default() }).await;
     let acme = api.tenant("acme");
@@ -543,12 +545,11 @@ async fn a_verdict_that_finds_no_room_is_left_for_the_next_run() {
         assert_eq!(operations(&told), operations_then, "{limit}");
     }
     assert_eq!(refusal(&acme.get("back_config_k").await.expect(200).body), None);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: the comparison, which meets a refused key whose parameter is gone with each round, does
-/// not try it each time where nobody can see whether the cause is gone; where that can be seen, it
-/// is put when it is.
+/// Promise: the comparison meets a refused key whose parameter is gone in each round. It does not
+/// try the put while the cause cannot be seen to be gone; once that can be seen, it does.
 #[tokio::test]
 async fn the_comparison_tries_nothing_in_vain() {
     let api = Api::frozen().await;
@@ -586,5 +587,5 @@ async fn the_comparison_tries_nothing_in_vain() {
     api.pass(MINUTE);
     api.suite.run_schedules().await.expect("a sweep");
     assert_eq!(api.parameter(&name).await, Some(("w".to_owned(), 1)));
-    api.suite.stop().await;
+    api.stop().await;
 }

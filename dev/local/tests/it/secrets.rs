@@ -91,7 +91,7 @@ async fn plaintext_stays_in_parameter_store() {
     }
     api.suite.run_schedules().await.expect("a sweep");
     let token = acme.token.clone();
-    api.suite.stop().await;
+    api.stop().await;
 
     let logged = String::from_utf8_lossy(&log.0.lock().expect("no panic while logging")).into_owned();
     for looked_at in ["an AWS call failed", "PUT /v1/config/{key+}"] {
@@ -181,7 +181,7 @@ async fn reading_a_secret_takes_its_scope() {
     come_with(&mut event, &json!({"custom:tenantId": "acme", "scope": "config/secrets config/write"}));
     let answer = api.suite.invoke("config-read", event).await.expect("an answer");
     assert_eq!(answer["statusCode"], 403, "{answer}");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a list names secrets to everybody who may read, and shows their values, and fetches
@@ -224,7 +224,7 @@ async fn a_list_withholds_secrets() {
     let cursor = first.body["cursor"].as_str().expect("more");
     let second = reader.list(&format!("prefix=secret_config_&limit=1&cursor={cursor}")).await.expect(200);
     assert_eq!(second.each("entries", "key"), ["secret_config_b"]);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: to write a secret takes the right to write alone, and no answer to a write shows a
@@ -256,5 +256,5 @@ async fn writing_a_secret_shows_none() {
     }
     let history = acme.history("secret_config_s").await.expect(200);
     assert_eq!(history.each("versions", "version"), [5, 4, 3, 2, 1]);
-    api.suite.stop().await;
+    api.stop().await;
 }

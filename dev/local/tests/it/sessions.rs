@@ -33,7 +33,7 @@ async fn credentials_are_asked_for_once() {
     assert_eq!(calls, 0, "another service");
     let (calls, _) = api.calls_during("AssumeRole", globex.get("tenant_config_k")).await;
     assert_eq!(calls, 1, "another tenant");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: credentials are renewed before they end, by one of those who use them. While that fails
@@ -72,7 +72,7 @@ async fn credentials_are_renewed_ahead_of_their_end() {
     api.suite.emulator().faults().clear();
     api.pass(CIRCUIT);
     assert_eq!(read().await.expect(200).body["value"], 1);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a tenant whose credentials cannot be had gets 503 and when to come back, whatever it
@@ -127,7 +127,7 @@ async fn without_credentials_nothing_is_done() {
         assert_eq!(api.suite.emulator().calls().service_total(Service::DynamoDb), 0);
         api.pass(CIRCUIT);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: those who wait for credentials that cannot be had hear so together, and do not ask one
@@ -144,7 +144,7 @@ async fn a_crowd_hears_of_one_failure() {
     api.suite.emulator().faults().clear();
     api.pass(Duration::from_secs(1));
     acme.get("tenant_config_k").await.expect_problem(404, "not-found");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: who asks for it runs without tenants' credentials, and by nothing else: then no role is
@@ -161,5 +161,5 @@ async fn tenants_credentials_are_an_option() {
     api.sweep(1).await;
     assert!(api.parameter(&acme.parameter_name("back_config_", "k")).await.is_some(), "config-refresh has its rights");
     assert_eq!(api.suite.emulator().calls().count("AssumeRole"), 0);
-    api.suite.stop().await;
+    api.stop().await;
 }

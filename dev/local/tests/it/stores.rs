@@ -1,5 +1,5 @@
-//! What becomes of a store's values when others are at them too: our own writers, operators, an
-//! earlier life, another route.
+//! A store's values while others are at them, too: our own writers, operators, an earlier life,
+//! another route.
 
 use aws_sdk_ssm::types::ParameterType;
 use emulator::{EventFate, Fault};
@@ -12,8 +12,8 @@ use crate::{
     operator::edit,
 };
 
-/// Promise: a commit of the same tenant that is under way beside a store call is waited for; it is
-/// no failure and leaves nothing pending.
+/// Promise: a store call waits for a commit of the same tenant that is under way. It is no failure
+/// and leaves nothing pending.
 #[tokio::test]
 async fn a_commit_beside_a_store_call_is_waited_for() {
     let api = Api::start().await;
@@ -24,7 +24,7 @@ async fn a_commit_beside_a_store_call_is_waited_for() {
         assert_eq!(conflicts.hits(), 2, "{key}");
         assert_eq!(written.body.get("pending"), None, "{key}: {}", written.text);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: what an operator has put where a new key's value would lie is neither overwritten as
@@ -52,11 +52,11 @@ async fn a_foreign_parameter_is_left_alone() {
     let values: Vec<_> = history.expect("a history").parameters().iter().filter_map(|one| one.value.clone()).collect();
     assert_eq!(values, ["theirs", "ours", "theirs"], "what nobody committed lies on top of theirs no more");
     assert_eq!(acme.get("secret_config_l").await.expect(200).body["author"], "external");
-    // Nothing is owed for it, and the key can be written.
-    let (looks, ()) = api.calls_during("GetParameterHistory", api.sweep(1)).await;
-    assert_eq!(looks, 0);
+    // The outbox is empty, and the key can be written.
+    let (reads, ()) = api.calls_during("GetParameterHistory", api.sweep(1)).await;
+    assert_eq!(reads, 0);
     acme.put("secret_config_l", &json!("ours again")).await.expect(200);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: nor is it removed with the key that it was in the way of.
@@ -75,8 +75,8 @@ async fn a_delete_leaves_a_foreign_parameter_alone() {
     api.sweep(1).await;
     assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 1)));
     let kept = api.item(&acme, "ENTRY#param_config_k").await;
-    assert!(!kept.contains_key("outboxShard"), "nothing is owed: {kept:?}");
-    api.suite.stop().await;
+    assert!(!kept.contains_key("outboxShard"), "it is in no outbox: {kept:?}");
+    api.stop().await;
 }
 
 /// Promise: a description that was copied from ours makes nothing ours.
@@ -93,7 +93,7 @@ async fn a_copied_mark_proves_nothing() {
     edit.send().await.expect("Parameter Store takes it");
     api.sweep(1).await;
     assert_eq!(api.parameter(&name).await, Some(("theirs".to_owned(), 2)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a parameter that was removed behind our back, and so begins to count anew, is put once,
@@ -111,7 +111,7 @@ async fn a_parameter_that_counts_anew_is_followed() {
     assert_eq!((puts, written.expect(200).body.get("pending")), (1, None));
     assert_eq!(api.calls_during("PutParameter", api.sweep(1)).await.0, 0);
     assert_eq!(api.parameter(&name).await, Some(("d".to_owned(), 1)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: so is one that is put again because an earlier call may have come late.
@@ -129,11 +129,11 @@ async fn a_repeated_put_may_count_anew() {
     assert_eq!(api.parameter(&name).await, Some(("c".to_owned(), 1)));
     let noted = &api.item(&acme, "ENTRY#param_config_k").await["storeVersion"];
     assert_eq!(noted.as_n().map(String::as_str), Ok("1"));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: of two writers around the ledger who did not see each other, the one who commits last
-/// also lies in the store last.
+/// Promise: of two write-around writers who did not see each other, the value of the one who
+/// commits last also lies in the store last.
 #[tokio::test]
 async fn who_commits_last_lies_there_last() {
     let api = Api::start().await;
@@ -152,11 +152,11 @@ async fn who_commits_last_lies_there_last() {
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "slow");
     let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
     assert_eq!(parameter, Some(("slow".to_owned(), 3)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: of two writers whose puts overtake each other, whoever puts last looks again, and the
-/// newest value lies there when both have their answers, without any event.
+/// Promise: if the puts of two writers overtake each other, the later one reads the entry again.
+/// The newest value lies there when both have their answers, without any event.
 #[tokio::test]
 async fn the_newest_lies_there_whoever_puts_last() {
     let api = Api::start().await;
@@ -174,7 +174,7 @@ async fn the_newest_lies_there_whoever_puts_last() {
     assert_eq!((first.expect(201).number("version"), second.number("version")), (1, 2));
     let parameter = api.parameter(&acme.parameter_name("param_config_", "k")).await;
     assert_eq!(parameter.map(|(text, _)| text), Some("newer".to_owned()));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: nothing is removed beside a call that may be a put: a value that is put while the one
@@ -213,7 +213,7 @@ async fn a_removal_makes_way_for_a_put() {
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "after");
     let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
     assert_eq!(parameter, Some(("after".to_owned(), 2)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a sweep that is slow to put an older value back hides no newer commit.
@@ -228,7 +228,7 @@ async fn a_late_restoration_hides_no_commit() {
     api.settled().await;
     api.pass(GRACE * 2);
 
-    // The sweep has announced its put of a; then it takes long.
+    // The sweep has recorded the intent to put a; then it takes long.
     let slow = faults.hold("UpdateItem", 1);
     let swept = tokio::sync::Notify::new();
     let sweeping = async {
@@ -257,7 +257,7 @@ async fn a_late_restoration_hides_no_commit() {
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "b");
     let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
     assert_eq!(parameter.map(|(text, _)| text), Some("b".to_owned()));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a committed secret is not pushed out of Parameter Store's history by puts that are
@@ -286,7 +286,7 @@ async fn uncommitted_puts_push_nothing_out() {
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "v");
     assert_eq!(acme.history("secret_config_k").await.expect(200).each("versions", "value"), ["v"]);
     acme.put("secret_config_k", &json!("w")).await.expect(200);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a put that Parameter Store does not show yet is waited for.
@@ -296,10 +296,10 @@ async fn a_put_that_is_not_seen_yet_is_waited_for() {
     let acme = api.tenant("acme");
     api.suite.emulator().faults().inject("GetParameterHistory", Fault::NotYet, 2);
     acme.put("secret_config_k", &json!("v")).await.expect(201);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: a note in the ledger whose answer was lost is not taken for somebody else's.
+/// Promise: an update of the ledger whose answer was lost is not taken for another process's.
 #[tokio::test]
 async fn lost_answers_of_notes_keep_nobody_waiting() {
     let api = Api::start().await;
@@ -317,13 +317,13 @@ async fn lost_answers_of_notes_keep_nobody_waiting() {
             assert!(!kept.contains_key(note), "{key}: {kept:?}");
         }
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: a follower that has been overtaken and is then refused keeps the next one not waiting,
-/// and leaves no id behind.
+/// Promise: a replicator that has been overtaken and is then refused does not delay the next one,
+/// and leaves no intent behind.
 #[tokio::test]
-async fn a_refused_follower_makes_way() {
+async fn a_refused_replicator_makes_way() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     let name = acme.parameter_name("back_config_", "k");
@@ -344,10 +344,10 @@ async fn a_refused_follower_makes_way() {
     acme.put("back_config_k", &json!("4")).await.expect(200);
     api.settled().await;
     assert_eq!(api.parameter(&name).await, Some(("4".to_owned(), 3)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: a writer who saw no removal is not let put while one is under way.
+/// Promise: a writer that saw no removal cannot put while one is under way.
 #[tokio::test]
 async fn a_put_waits_for_a_removal_that_it_did_not_see() {
     let api = Api::start().await;
@@ -364,15 +364,15 @@ async fn a_put_waits_for_a_removal_that_it_did_not_see() {
         // So long that the writer waits no more for who has deleted the key and is about to remove
         // its value.
         api.pass(GRACE / 15);
-        let (announcing, removing) = (faults.hold("UpdateItem", 0), faults.hold("DeleteParameter", 0));
+        let (intending, removing) = (faults.hold("UpdateItem", 0), faults.hold("DeleteParameter", 0));
         let meanwhile = async {
-            reached(&announcing).await;
+            reached(&intending).await;
             beginning.release();
             reached(&removing).await;
-            let looking_again = faults.hold("BatchGetItem", 0);
-            announcing.release();
-            reached(&looking_again).await;
-            looking_again.release();
+            let reading_again = faults.hold("BatchGetItem", 0);
+            intending.release();
+            reached(&reading_again).await;
+            reading_again.release();
             removing.release();
         };
         join(acme.put("secret_config_k", &json!("after")).into_future(), meanwhile).await.0
@@ -383,7 +383,7 @@ async fn a_put_waits_for_a_removal_that_it_did_not_see() {
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "after");
     let parameter = api.parameter(&acme.parameter_name("secret_config_", "k")).await;
     assert_eq!(parameter, Some(("after".to_owned(), 1)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a value that is committed while the one before is being removed is put as soon as that
@@ -413,12 +413,12 @@ async fn a_value_follows_a_removal_at_once() {
     let parameter = api.parameter(&acme.parameter_name("param_config_", "k")).await;
     assert_eq!(parameter.map(|(text, _)| text), Some("after".to_owned()));
     let kept = api.item(&acme, "ENTRY#param_config_k").await;
-    assert!(!kept.contains_key("outboxShard"), "nothing is owed any more: {kept:?}");
-    api.suite.stop().await;
+    assert!(!kept.contains_key("outboxShard"), "it is in no outbox any more: {kept:?}");
+    api.stop().await;
 }
 
-/// Promise: a put never meets the removal of what was there before. A removal that is not known to
-/// have ended is waited for; meanwhile the write is committed and says `pending`.
+/// Promise: a put never meets the removal of the value before it. A writer waits for a removal that
+/// is not known to have ended; meanwhile the write is committed and says `pending`.
 #[tokio::test]
 async fn a_put_after_a_lost_removal_stays() {
     let api = Api::start().await;
@@ -431,7 +431,7 @@ async fn a_put_after_a_lost_removal_stays() {
     api.sweep(1).await;
     assert_eq!(api.parameter(&acme.parameter_name("param_config_", "k")).await, Some(("after".to_owned(), 1)));
     assert_eq!(api.calls_during("PutParameter", api.sweep(1)).await.0, 0);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a removal that was certainly not done keeps no writer waiting.
@@ -445,7 +445,7 @@ async fn a_refused_removal_is_in_nobodys_way() {
     let written = acme.put("param_config_k", &json!("after")).await.expect(201);
     assert_eq!(written.body.get("pending"), None);
     assert_eq!(api.parameter(&acme.parameter_name("param_config_", "k")).await, Some(("after".to_owned(), 2)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: however often a put is refused, what the ledger keeps of it does not grow.
@@ -465,12 +465,11 @@ async fn refused_puts_leave_nothing_behind() {
         let kept = api.item(&acme, sort_key).await;
         assert!(!kept.contains_key("intents") && !kept.contains_key("intentIds"), "{sort_key}: {kept:?}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: changed routes strand nothing: what was owed to a store that a tag has left is
-/// forgotten, what is owed under a tag without a route waits, and neither holds up what is behind
-/// it.
+/// Promise: changed routes block nothing. The outbox forgets a key whose tag has no store any more,
+/// a key whose tag has no route waits, and neither holds up others.
 #[tokio::test]
 async fn changed_routes_hold_up_nothing() {
     let data = tempfile::tempdir().expect("a folder");
@@ -487,7 +486,7 @@ async fn changed_routes_hold_up_nothing() {
     }
     api.suite.emulator().faults().inject("PutEvents", Fault::InternalError, 100);
     acme.put("tenant_config_behind", &json!(1)).await.expect(201);
-    api.suite.stop().await;
+    api.stop().await;
 
     // back_config_ now lies in the ledger alone, and param_config_ has no route.
     let api =
@@ -503,7 +502,7 @@ async fn changed_routes_hold_up_nothing() {
     }
     assert!(api.item(&acme, "ENTRY#param_config_119").await.contains_key("outboxShard"), "it waits for its route");
     assert_eq!(puts, 0);
-    api.suite.stop().await;
+    api.stop().await;
 
     let api = with(ROUTES.to_owned()).await;
     // It was put off by the clock of the suite before, which was minutes ahead.
@@ -512,5 +511,5 @@ async fn changed_routes_hold_up_nothing() {
     let acme = api.tenant("acme");
     let parameter = api.parameter(&acme.parameter_name("param_config_", "119")).await;
     assert_eq!(parameter, Some(("119".to_owned(), 1)));
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -21,9 +21,9 @@ const MANY: usize = 150;
 
 const SCHEDULE: &str = include_str!("../../../../events/schedule.json");
 
-/// Leaves a tenant with one key for each kind of work: a value to be put, one to be removed, a
-/// change to be published, an edit of somebody else's to be taken over.
-async fn owe(api: &Api, tenant: &Tenant<'_>, tag: &str) {
+/// Fills a tenant's outbox with one key for each kind of work: a value to put, one to remove, a
+/// change to publish, and an edit to import.
+async fn fill_outbox(api: &Api, tenant: &Tenant<'_>, tag: &str) {
     let faults = api.suite.emulator().faults();
     let key = |name: &str| format!("{tag}{name}");
     for name in ["put", "remove", "edit"] {
@@ -83,8 +83,8 @@ async fn is_done(api: &Api, tenant: &Tenant<'_>, tag: &str, case: &str) {
     assert_eq!(revisions, (1..=revisions.len()).collect::<Vec<_>>(), "{case}");
 }
 
-/// Promise: wherever a sweep dies, and whatever becomes of its last call, the next ones do the
-/// rest: what was to be put, removed, published and taken over is, once.
+/// Promise: wherever a sweep dies, and whatever becomes of its last call, the next sweeps do the
+/// rest: each value is put or removed, each change published, each edit imported, once.
 #[tokio::test]
 async fn a_sweep_may_die_anywhere() {
     let schedule: Value = serde_json::from_str(SCHEDULE).expect("JSON");
@@ -95,7 +95,7 @@ async fn a_sweep_may_die_anywhere() {
             let api = Api::start().await;
             for point in (0..MANY).skip(usize::try_from(seed).expect("small") % STRIDE).step_by(STRIDE) {
                 let tenant = api.tenant(&format!("case-{point}"));
-                owe(&api, &tenant, tag).await;
+                fill_outbox(&api, &tenant, tag).await;
                 let held = api.suite.emulator().faults().hold(ANY, point);
                 let has_died = tokio::select! {
                     done = api.suite.invoke("config-refresh", schedule.clone()) => { done.expect("a sweep"); false }
@@ -119,7 +119,7 @@ async fn a_sweep_may_die_anywhere() {
                 }
                 cases += 1;
             }
-            api.suite.stop().await;
+            api.stop().await;
         }
     }
     eprintln!("{cases} deaths of config-refresh in a sweep");

@@ -22,10 +22,10 @@ const TRACE: &str = "1-5759e988-bd862e3fe1be46a994272793";
 
 /// The lines that have been written.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<Value>>>);
+pub(crate) struct Lines(Arc<Mutex<Vec<Value>>>);
 
 impl Lines {
-    fn telemetry(&self, tracer: Option<Tracer>) -> Telemetry {
+    pub(crate) fn telemetry(&self, tracer: Option<Tracer>) -> Telemetry {
         let lines = self.clone();
         let take = move |line: &str| {
             let line = serde_json::from_str(line).expect("a line is JSON");
@@ -34,12 +34,12 @@ impl Lines {
         Telemetry::to(take, tracer)
     }
 
-    /// The lines since the last look.
-    fn take(&self) -> Vec<Value> {
+    /// The lines since the last call.
+    pub(crate) fn take(&self) -> Vec<Value> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The only line since the last look.
+    /// The only line since the last call.
     #[track_caller]
     fn one(&self) -> Value {
         let mut lines = self.take();
@@ -113,7 +113,7 @@ async fn a_request_is_one_line() {
             json!({"Route": route, "Outcome": outcome, "problem": problem})
         );
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: the line is a document of CloudWatch's embedded metric format: each metric and each
@@ -155,7 +155,7 @@ async fn a_line_is_metrics() {
         }
     }
     assert_watched(&written);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Alarms and dashboard watch metrics that are written: with these dimensions, in this unit.
@@ -201,7 +201,7 @@ async fn edits_that_do_not_parse_are_counted() {
         edit(&api, &acme.parameter_name("param_config_", name), text, ParameterType::String).await;
         api.settled().await;
         let lines = lines.take();
-        let told = lines.iter().find(|line| line["Route"] == "Parameter Store Change").expect("a line of the look");
+        let told = lines.iter().find(|line| line["Route"] == "Parameter Store Change").expect("a line of the import");
         assert_eq!(told["UnparsedEdits"], counted, "{text}: {told}");
         let directive = json!({
             "Namespace": "Tenantry", "Dimensions": [["Function"]],
@@ -210,14 +210,14 @@ async fn edits_that_do_not_parse_are_counted() {
         let directives = told["_aws"]["CloudWatchMetrics"].as_array().expect("directives");
         assert_eq!(directives.contains(&directive), counted == 1, "{text}: {told}");
     }
-    assert!(include_str!("../../../../docs/runbook.md").contains("`UnparsedEdits`"));
-    api.suite.stop().await;
+    assert!(include_str!("../../../../docs/operations/runbook.md").contains("`UnparsedEdits`"));
+    api.stop().await;
 }
 
-/// Promise: while work fails its age goes on growing: in any five minutes one of the sweeps, which
-/// come each minute, tells it.
+/// Promise: while work fails, its age in the outbox grows: in any five minutes one of the sweeps,
+/// which come each minute, reports it.
 #[tokio::test]
-async fn owed_work_has_an_age() {
+async fn the_outbox_has_an_age() {
     let (api, lines) = start(None).await;
     let acme = api.tenant("acme");
     let age = async || {
@@ -243,7 +243,7 @@ async fn owed_work_has_an_age() {
     api.pass(GRACE * 3);
     age().await;
     assert_eq!(age().await, (0.0, json!(0)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: one trace shows the write, its calls to AWS, the event, and what config-refresh does
@@ -282,5 +282,5 @@ async fn one_trace_shows_it_all() {
     for operation in ["TransactWriteItems", "PutEvents", "PutParameter"] {
         assert!(operations.iter().any(|one| one == operation), "{operation}: {operations:?}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

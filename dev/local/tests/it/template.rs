@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use local::template::{Authorizer, Queue, Rule, Schedule, Stack, StoreContext, TEMPLATE, Target};
+use local::template::{Authorizer, Deployment, Queue, Rule, Schedule, Stack, TEMPLATE, Target};
 use serde_json::json;
 
-fn surroundings() -> StoreContext {
-    StoreContext {
+fn deployment() -> Deployment {
+    Deployment {
         region: "eu-central-1".into(),
         account: "123456789012".into(),
         stack: "tenantry".into(),
@@ -21,7 +21,7 @@ fn surroundings() -> StoreContext {
 /// health alone is open.
 #[test]
 fn routes_and_scopes() {
-    let stack = Stack::read(TEMPLATE, &surroundings()).unwrap();
+    let stack = Stack::read(TEMPLATE, &deployment()).unwrap();
     let mut routes: Vec<_> = stack
         .api
         .routes
@@ -60,9 +60,9 @@ fn routes_and_scopes() {
 /// functions do. The authorizer stays.
 #[test]
 fn scopes_elsewhere_are_not_demanded_by_the_authorizer() {
-    let mut surroundings = surroundings();
-    surroundings.parameters.insert("ScopeClaims".into(), "permissions".into());
-    let stack = Stack::read(TEMPLATE, &surroundings).unwrap();
+    let mut deployment = deployment();
+    deployment.parameters.insert("ScopeClaims".into(), "permissions".into());
+    let stack = Stack::read(TEMPLATE, &deployment).unwrap();
     for route in &stack.api.routes {
         assert!(route.scopes.is_empty(), "{} {}", route.method, route.path);
         assert_eq!(route.authorizer.is_none(), route.path == "/healthz", "{} {}", route.method, route.path);
@@ -74,7 +74,7 @@ fn scopes_elsewhere_are_not_demanded_by_the_authorizer() {
 /// unresolved.
 #[test]
 fn environments() {
-    let stack = Stack::read(TEMPLATE, &surroundings()).unwrap();
+    let stack = Stack::read(TEMPLATE, &deployment()).unwrap();
     let expected: BTreeMap<String, String> = [
         ("AUTHOR_CLAIM", "sub"),
         ("CACHE_MAX_BYTES", "33554432"),
@@ -108,10 +108,10 @@ fn environments() {
 /// it is given.
 #[test]
 fn optional_settings_follow_their_parameters() {
-    let mut surroundings = surroundings();
-    surroundings.parameters.insert("TagRoutes".into(), "{}".into());
-    surroundings.parameters.insert("ParameterKmsKeyArn".into(), "arn:aws:kms:x".into());
-    let stack = Stack::read(TEMPLATE, &surroundings).unwrap();
+    let mut deployment = deployment();
+    deployment.parameters.insert("TagRoutes".into(), "{}".into());
+    deployment.parameters.insert("ParameterKmsKeyArn".into(), "arn:aws:kms:x".into());
+    let stack = Stack::read(TEMPLATE, &deployment).unwrap();
     let environment = &stack.functions["config-write"].environment;
     assert_eq!(environment["TAG_ROUTES"], "{}");
     assert_eq!(environment["PARAMETER_KMS_KEY_ID"], "arn:aws:kms:x");
@@ -119,7 +119,7 @@ fn optional_settings_follow_their_parameters() {
 
 #[test]
 fn table_rules_and_schedule() {
-    let stack = Stack::read(TEMPLATE, &surroundings()).unwrap();
+    let stack = Stack::read(TEMPLATE, &deployment()).unwrap();
     let [table] = stack.tables.as_slice() else { panic!("{:?}", stack.tables) };
     assert_eq!(table.name, "tenantry-ConfigTable");
     assert_eq!(
@@ -190,9 +190,9 @@ Resources:
   Pool: {Type: 'AWS::Cognito::UserPool', Condition: Off}
 ";
     let read = |template: &str, flag: &str| {
-        let mut surroundings = surroundings();
-        surroundings.parameters = BTreeMap::from([("Flag".into(), flag.into())]);
-        let functions = Stack::read(template, &surroundings).map_err(|error| error.to_string())?.functions;
+        let mut deployment = deployment();
+        deployment.parameters = BTreeMap::from([("Flag".into(), flag.into())]);
+        let functions = Stack::read(template, &deployment).map_err(|error| error.to_string())?.functions;
         let described = functions.iter().map(|(name, function)| {
             let variables: Vec<_> = function.environment.keys().map(String::as_str).collect();
             format!("{name} {} {}", function.timeout.as_secs(), variables.join(" "))
@@ -208,11 +208,11 @@ Resources:
 }
 
 /// The template with the streaming service.
-fn with_stream(more: &[(&str, &str)]) -> StoreContext {
-    let mut surroundings = surroundings();
+fn with_stream(more: &[(&str, &str)]) -> Deployment {
+    let mut deployment = deployment();
     let given = [("StreamImage", "local")].into_iter().chain(more.iter().copied());
-    surroundings.parameters.extend(given.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    surroundings
+    deployment.parameters.extend(given.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    deployment
 }
 
 /// Promise: the streaming service is there with its image only, and then with the functions'
@@ -220,7 +220,7 @@ fn with_stream(more: &[(&str, &str)]) -> StoreContext {
 /// service is told of.
 #[test]
 fn the_streaming_service() {
-    let without = Stack::read(TEMPLATE, &surroundings()).unwrap();
+    let without = Stack::read(TEMPLATE, &deployment()).unwrap();
     assert_eq!(without.stream, None);
     assert!(without.roles.iter().all(|role| !role.name.contains("Stream")));
 
@@ -302,9 +302,9 @@ fn what_of_the_stream_cannot_be_run_is_refused_by_name() {
 /// Promise: a user pool is refused by name, rather than tokens that nobody issues expected.
 #[test]
 fn the_user_pool_is_not_run_locally() {
-    let mut surroundings = surroundings();
-    surroundings.parameters.insert("CreateUserPool".into(), "true".into());
-    let error = Stack::read(TEMPLATE, &surroundings).unwrap_err().to_string();
+    let mut deployment = deployment();
+    deployment.parameters.insert("CreateUserPool".into(), "true".into());
+    let error = Stack::read(TEMPLATE, &deployment).unwrap_err().to_string();
     assert_eq!(error, "UserPool: AWS::Cognito::UserPool is not run locally");
 }
 
@@ -314,9 +314,9 @@ fn the_user_pool_is_not_run_locally() {
 #[test]
 fn what_has_no_effect_is_named() {
     let named = |template: &str, given: &[(&str, &str)]| {
-        let mut surroundings = surroundings();
-        surroundings.parameters.extend(given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        Stack::read(template, &surroundings).unwrap().not_honoured
+        let mut deployment = deployment();
+        deployment.parameters.extend(given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Stack::read(template, &deployment).unwrap().not_honoured
     };
     assert_eq!(named(TEMPLATE, &[]), Vec::<String>::new());
     let used = [
@@ -345,9 +345,9 @@ fn what_has_no_effect_is_named() {
 #[test]
 fn rules_for_other_origins() {
     let cors = |template: &str, origins: &str| {
-        let mut surroundings = surroundings();
-        surroundings.parameters.insert("CorsOrigins".into(), origins.into());
-        Stack::read(template, &surroundings).map(|stack| stack.api.cors).map_err(|error| error.to_string())
+        let mut deployment = deployment();
+        deployment.parameters.insert("CorsOrigins".into(), origins.into());
+        Stack::read(template, &deployment).map(|stack| stack.api.cors).map_err(|error| error.to_string())
     };
     assert_eq!(cors(TEMPLATE, ""), Ok(None));
     let rules = cors(TEMPLATE, "https://a.example, https://b.example").unwrap().unwrap();
@@ -381,10 +381,10 @@ fn what_cannot_be_run_is_refused_by_name() {
         ),
     ] {
         assert!(TEMPLATE.contains(found), "{found}");
-        let error = Stack::read(&TEMPLATE.replace(found, replacement), &surroundings()).unwrap_err().to_string();
+        let error = Stack::read(&TEMPLATE.replace(found, replacement), &deployment()).unwrap_err().to_string();
         assert!(error.contains(message), "{replacement}: {error}");
     }
-    let mut other = surroundings();
+    let mut other = deployment();
     other.parameters.insert("Tagroutes".into(), String::new());
     assert!(Stack::read(TEMPLATE, &other).is_err());
 }

@@ -78,7 +78,7 @@ async fn a_text_lies_raw_without_its_outer_white_space() {
         assert_eq!(instance.tenant(&acme).value(&format!("{tag}k")).await.0, json!(PEM).to_string(), "{tag}");
     }
     instance.stream.stop().await;
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: where a value that Parameter Store alone has is put again, because what nobody
@@ -108,7 +108,7 @@ async fn white_space_stays_where_a_value_is_put_again() {
     api.sweep(1).await;
     assert_eq!(api.parameter(&name).await.map(|(stored, _)| stored).as_deref(), Some("theirs"));
     shows(&acme, "secret_config_k", "\u{feff}theirs").await;
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: what counts against Parameter Store's limit is the text as it lies there: a file of
@@ -136,7 +136,7 @@ async fn the_raw_text_counts() {
         let refused = refused.expect_problem(413, "too-large");
         assert!(refused.text.contains("4097 bytes"), "{}", refused.text);
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: of a secret the ledger has the white space around it and nothing else.
@@ -156,7 +156,7 @@ async fn of_a_secret_the_ledger_keeps_white_space_alone() {
     api.remove_attribute(&acme, old, "trimmed").await;
     let read = acme.get("secret_config_k?version=1").await.expect(200);
     assert_eq!(read.body["value"], PEM.trim_end());
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: whether an edit in Parameter Store is text or JSON is up to what the API wrote last,
@@ -212,7 +212,7 @@ async fn an_edit_is_what_the_api_wrote_last() {
             assert_eq!(read.body["author"], "external");
         }
     }
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Makes a request of each tag, and waits until all that it set off is done.
@@ -260,7 +260,7 @@ async fn only_the_api_says_what_a_keys_values_are() {
     edit(&api, &acme.parameter_name("param_config_", "k"), "7", kind_of("param_config_")).await;
     api.settled().await;
     assert_eq!(acme.get(key).await.expect(200).body["value"], "7", "text was put in a transaction");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a value that Parameter Store alone has is found by the history where `GetParameters`
@@ -299,5 +299,5 @@ async fn less_exact_times_hide_no_value() {
     edit(&api, &name, "another life", kind_of("secret_config_")).await;
     let missing = initech.get(keys[0]).await;
     assert!(missing.status != 200 && !missing.text.contains("another life"), "{}", missing.text);
-    api.suite.stop().await;
+    api.stop().await;
 }

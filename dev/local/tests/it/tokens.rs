@@ -184,7 +184,7 @@ async fn a_token_means_the_same_everywhere() {
         }
     }
     stream.stream.stop().await;
-    issuing.api.suite.stop().await;
+    issuing.api.stop().await;
 }
 
 /// Promise: permissions lie in the claims that the settings name, and who writes is called by the
@@ -212,7 +212,7 @@ async fn permissions_and_authors_come_from_the_claims_that_are_set() {
         }
     }
     stream.stream.stop().await;
-    issuing.api.suite.stop().await;
+    issuing.api.stop().await;
 }
 
 /// Promise: whoever is refused by the streaming service finds the reason in its log, and no part of
@@ -249,5 +249,5 @@ async fn the_stream_logs_why_it_refuses() {
     }
     deaf.stream.stop().await;
     stream.stream.stop().await;
-    issuing.api.suite.stop().await;
+    issuing.api.stop().await;
 }

@@ -28,7 +28,7 @@ async fn all_happen_at_one_revision() {
     acme.get("tenant_config_old").await.expect_problem(404, "not-found");
     let parameter = api.parameter(&acme.parameter_name("param_config_", "db/host")).await;
     assert_eq!(parameter, Some(("db.internal".to_owned(), 1)));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: one operation that cannot be done leaves nothing of the others.
@@ -74,7 +74,7 @@ async fn nothing_happens_unless_all_can() {
     assert_eq!(acme.list("").await.expect(200).each("entries", "key"), ["tenant_config_taken"]);
     assert_eq!(acme.list("").await.expect(200).revision(), 1);
     assert_eq!(api.parameter(&acme.parameter_name("param_config_", "good")).await, None);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a secret may be written by a transaction of one, which is no transaction.
@@ -84,7 +84,7 @@ async fn a_transaction_of_one_is_a_write() {
     let acme = api.tenant("acme");
     acme.transaction(&json!([{"op": "put", "key": "secret_config_s", "value": "s"}])).await.expect(200);
     assert_eq!(acme.get("secret_config_s").await.expect(200).body["value"], "s");
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: 25 operations are taken, 26 refused; 1.5 MB of values are taken, more refused, with the
@@ -106,7 +106,7 @@ async fn limits_of_transactions_are_named() {
     let refused = acme.transaction(&puts(6, 250_001)).await.expect_problem(413, "too-large");
     assert!(refused.body["detail"].as_str().is_some_and(|detail| detail.contains("1500000")));
     assert_eq!(acme.list("limit=1").await.expect(200).revision(), 2);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
 /// Promise: a repeated transaction is answered with its first result.
@@ -123,5 +123,5 @@ async fn repeated_transactions_get_their_first_result() {
         .header("idempotency-key", "k")
         .await
         .expect_problem(422, "unprocessable");
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -29,7 +29,7 @@ fn at(millis: u64) -> Timestamp {
     Timestamp::from_millis(millis)
 }
 
-/// A head in the ledger's only life, whose commit is told by its revision.
+/// A head in the ledger's only life, whose commit follows from its revision.
 fn head(revision: u64) -> Head {
     other_head(revision, "life", &format!("commit {revision}"))
 }

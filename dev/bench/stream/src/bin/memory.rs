@@ -107,7 +107,7 @@ fn fill(
         let tenant = Tenant::default();
         // Nobody watches it who might want more.
         let _ = tenant.replace(&Snapshot { position, entries }, memory.now());
-        memory.restore(id(number)?, tenant.held().ok_or("nothing is held")?);
+        memory.restore(id(number)?, tenant.loaded().ok_or("nothing is loaded")?);
     }
     Ok(())
 }

@@ -10,8 +10,8 @@ mod sessions;
 use serde_json::{Value, json};
 
 use super::context::Context;
-use super::{Iam, Role};
-use crate::permission::{Account, Need};
+use super::{Iam, Need, Role};
+use crate::account::Account;
 
 /// The account of all tests here.
 const ACCOUNT: &str = "111122223333";

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::{Expected, check, expect};
 use crate::Service;
-use crate::permission::{Stored, TableKeys, dynamodb, key_condition, partiql};
+use crate::dynamodb::TableKeys;
+use crate::permission::{Stored, dynamodb, key_condition, partiql};
 
 fn table(rest: &str) -> String {
     format!("arn:aws:dynamodb:eu-central-1:1:table/{rest}")

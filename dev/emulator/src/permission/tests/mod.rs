@@ -5,9 +5,10 @@ mod parameter_store;
 
 use serde_json::{Value, json};
 
-use super::{Account, Need, Stored, needed};
+use super::{Stored, needed};
 use crate::Service;
-use crate::iam::Context;
+use crate::account::Account;
+use crate::iam::{Context, Need};
 
 /// An action, a resource, and the call's own condition keys.
 type Expected = (String, String, Vec<(&'static str, Vec<String>)>);

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::{check, expect};
 use crate::Service;
-use crate::permission::{Encrypted, Stored};
+use crate::parameter_store::Encrypted;
+use crate::permission::Stored;
 
 fn arn(name: &str) -> String {
     format!("arn:aws:ssm:eu-central-1:1:parameter/{name}")

@@ -57,8 +57,7 @@ async fn attack(world: &World, rng: &mut Rng, attempts: usize, before: impl Fn(&
                 break victim;
             }
         };
-        // Calls that were refused halfway leave announcements behind, for which later writers would
-        // wait.
+        // Calls that were refused halfway leave intents behind, for which later writers would wait.
         if turn % 20 == 0 {
             world.api.pass(GRACE * 2);
         }
@@ -88,7 +87,7 @@ async fn no_way_leads_to_another_tenant() {
     let places = world.inspect().await.unwrap_or_else(|leak| panic!("{leak}"));
     eprintln!("{} probes, none got through: {:?}", attempts(), tally.ways);
     eprintln!("answers by status: {:?}; items and parameters looked at: {places}", tally.statuses);
-    world.api.suite.stop().await;
+    world.api.stop().await;
 }
 
 /// The operations that the functions call for a tenant.
@@ -183,7 +182,7 @@ async fn the_storage_alone_is_a_wall() {
     let mut rng = Rng::with_seed(6);
     let world = World::start(&mut rng, &[]).await;
     attack_the_storage(&world, &mut rng, attempts() / 2).await;
-    world.api.suite.stop().await;
+    world.api.stop().await;
 }
 
 /// Promise: the policy that each session brings is a wall by itself, whatever its role allows. That
@@ -200,7 +199,7 @@ async fn the_sessions_policy_alone_is_a_wall() {
         world.api.suite.emulator().add_role(Role { name, trust, policies }).expect("a role");
     }
     attack_the_storage(&world, &mut rng, attempts() / 2).await;
-    world.api.suite.stop().await;
+    world.api.stop().await;
 }
 
 /// Promise: the tests above see it where there is no wall: without tenants' credentials the same
@@ -214,5 +213,5 @@ async fn without_the_wall_the_mistake_shows() {
     assert!(!tally.leaks.is_empty(), "foreign reads");
     assert!(world.inspect().await.is_err(), "foreign writes");
     eprintln!("{} of {} probes got through without the wall", tally.leaks.len(), 10 * COUNT);
-    world.api.suite.stop().await;
+    world.api.stop().await;
 }

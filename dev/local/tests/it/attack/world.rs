@@ -140,7 +140,7 @@ impl World {
             fill(&api, &mut owner, rng).await;
             owners.push(owner);
         }
-        // Until nothing is owed to anybody.
+        // Until the outbox is empty.
         api.sweep(2).await;
         seen.events.lock().expect("no panic while noting").clear();
         let mut world = Self { api, owners, seen, untouched: BTreeMap::new(), tried: Mutex::default() };

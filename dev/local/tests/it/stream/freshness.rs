@@ -14,7 +14,7 @@ const DOUBT: Duration = Duration::from_secs(61);
 const IMPATIENCE: Duration = Duration::from_secs(11);
 
 /// The first look at the index is the last one in a test, and nobody hints.
-const SILENCE: [(&str, &str); 2] = [("FOLLOW_INTERVAL_MS", "600000"), ("CHANGE_QUEUE_URL", "")];
+const SILENCE: [(&str, &str); 2] = [("POLL_INTERVAL_MS", "600000"), ("CHANGE_QUEUE_URL", "")];
 
 /// Has every call fail that reads tenants or the index.
 fn take_stores_down(api: &Api) {
@@ -56,7 +56,7 @@ async fn a_tenant_in_memory_costs_no_call() {
     // After a minute, whoever is asked for is looked at once, and nobody else.
     api.pass(DOUBT);
     for shard in tenantry::ledger::Ledger::shards() {
-        instance.stream.memory().note_look(shard, instance.stream.memory().now());
+        instance.stream.memory().note_poll(shard, instance.stream.memory().now());
     }
     for _ in 0..3 {
         tenants[1].value("tenant_config_a").await;
@@ -123,7 +123,7 @@ async fn a_missing_version_is_no_deletion() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     put(&acme, "a", 1).await;
-    let instance = Instance::start(&api, &[("FOLLOW_INTERVAL_MS", "4000000"), ("CHANGE_QUEUE_URL", "")]).await;
+    let instance = Instance::start(&api, &[("POLL_INTERVAL_MS", "4000000"), ("CHANGE_QUEUE_URL", "")]).await;
     let grpc = instance.tenant(&acme);
     let (mut watching, _) = grpc.watch().await;
     put(&acme, "a", 2).await;

@@ -10,7 +10,7 @@ async fn a_hint_is_enough_to_look() {
     let acme = api.tenant("acme");
     put(&acme, "a", 1).await;
     api.settled().await;
-    let instance = Instance::start(&api, &[("FOLLOW_INTERVAL_MS", "600000")]).await;
+    let instance = Instance::start(&api, &[("POLL_INTERVAL_MS", "600000")]).await;
     let (mut watching, _) = instance.tenant(&acme).watch().await;
     put(&acme, "a", 2).await;
     assert_eq!(line(&watching.update().await), "1→2 tenant_config_a@2=2");

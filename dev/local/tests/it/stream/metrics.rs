@@ -18,20 +18,20 @@ async fn an_instance_that_is_blind_is_seen() {
     let api = Api::frozen().await;
     let instance = Instance::start(&api, &[("METRICS_ADDRESS", "127.0.0.1:0")]).await;
     let metrics = instance.stream.memory().metrics();
-    until(|| instance.stream.memory().oldest_look() >= instance.stream.memory().now()).await;
-    assert_eq!(shown(&instance, "index_look_age_seconds").await.to_string(), "0");
-    assert_eq!(metrics.failed_looks.get(), 0);
+    until(|| instance.stream.memory().oldest_poll() >= instance.stream.memory().now()).await;
+    assert_eq!(shown(&instance, "index_poll_age_seconds").await.to_string(), "0");
+    assert_eq!(metrics.failed_polls.get(), 0);
     let down = api.suite.emulator().faults().inject("Query", Fault::InternalError, 100_000);
     down.reached().await;
     // Those that had begun before are over.
-    until(|| metrics.failed_looks.get() >= 2 * u64::from(tenantry::ledger::Ledger::shards().end)).await;
+    until(|| metrics.failed_polls.get() >= 2 * u64::from(tenantry::ledger::Ledger::shards().end)).await;
     api.pass(Duration::from_mins(2));
-    assert_eq!(shown(&instance, "index_look_age_seconds").await.to_string(), "120");
-    assert!(shown(&instance, "failed_looks_total").await > 0.0);
+    assert_eq!(shown(&instance, "index_poll_age_seconds").await.to_string(), "120");
+    assert!(shown(&instance, "failed_polls_total").await > 0.0);
     api.suite.emulator().faults().clear();
     api.pass(crate::harness::CIRCUIT);
-    until(|| instance.stream.memory().oldest_look() >= instance.stream.memory().now()).await;
-    assert_eq!(shown(&instance, "index_look_age_seconds").await.to_string(), "0");
+    until(|| instance.stream.memory().oldest_poll() >= instance.stream.memory().now()).await;
+    assert_eq!(shown(&instance, "index_poll_age_seconds").await.to_string(), "0");
 }
 
 /// Promise: the lag of commits is that of those that somebody waited for. What is caught up with

@@ -50,7 +50,7 @@ impl Instance {
     /// An instance with the settings of the template but for these.
     pub(crate) async fn start(api: &Api, changes: &[(&str, &str)]) -> Self {
         // Often, so that tests wait for little; a setting of a test's own comes first.
-        let changes: Vec<_> = changes.iter().copied().chain([("FOLLOW_INTERVAL_MS", "10")]).collect();
+        let changes: Vec<_> = changes.iter().copied().chain([("POLL_INTERVAL_MS", "10")]).collect();
         let settings = api.suite.stream_settings(&changes).expect("usable settings");
         let stream = Stream::start(&settings).await.expect("the service starts");
         let channel = Endpoint::from_shared(format!("http://{}", stream.address())).expect("an address").connect_lazy();

@@ -249,7 +249,7 @@ async fn watched_tenants_share_the_memory() {
     for tenant in [&acme, &globex] {
         tenant.put("tenant_config_a", &json!("x".repeat(12_000))).await.expect(201);
     }
-    let instance = Instance::start(&api, &[("CACHE_MAX_BYTES", "20000"), ("FOLLOW_INTERVAL_MS", "4000000")]).await;
+    let instance = Instance::start(&api, &[("CACHE_MAX_BYTES", "20000"), ("POLL_INTERVAL_MS", "4000000")]).await;
     let (one, _) = instance.tenant(&acme).watch().await;
     let (two, _) = instance.tenant(&acme).watch().await;
     let refused = instance.tenant(&globex).try_watch(v1::WatchConfigRequest::default()).await.err().unwrap();
@@ -333,7 +333,7 @@ async fn a_secret_reaches_who_may_read_it() {
     let acme = api.tenant("acme");
     acme.put("secret_config_s", &json!("one")).await.expect(201);
     // It does not look by itself, so that others make it.
-    let never = [("FOLLOW_INTERVAL_MS", "4000000"), ("CHANGE_QUEUE_URL", "")];
+    let never = [("POLL_INTERVAL_MS", "4000000"), ("CHANGE_QUEUE_URL", "")];
     let instance = Instance::start(&api, &never).await;
     let narrow = instance.with_token(&api.suite.token("acme", "config/read").unwrap());
     let (mut blind, snapshot) = narrow.watch().await;
@@ -367,7 +367,7 @@ async fn a_commit_during_a_look_is_told_as_one() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     put(&acme, "a", 1).await;
-    let instance = Instance::start(&api, &[("FOLLOW_INTERVAL_MS", "4000000"), ("CHANGE_QUEUE_URL", "")]).await;
+    let instance = Instance::start(&api, &[("POLL_INTERVAL_MS", "4000000"), ("CHANGE_QUEUE_URL", "")]).await;
     let grpc = instance.tenant(&acme);
     let (mut watching, _) = grpc.watch().await;
     put(&acme, "a", 2).await;
@@ -377,7 +377,7 @@ async fn a_commit_during_a_look_is_told_as_one() {
         crate::harness::reached(&held).await;
         put(&acme, "a", 3).await;
         let tenant = instance.stream.memory().known(&"acme".parse().unwrap()).expect("it is watched");
-        assert!(tenant.hear(3));
+        assert!(tenant.advertise(3));
         held.release();
     };
     let (read, ()) = futures_util::future::join(grpc.get("tenant_config_a", 2), meanwhile).await;

@@ -139,7 +139,7 @@ impl Account {
     }
 
     /// Takes a message of the interface.
-    pub(super) fn hear(&mut self, event: Event, position: Option<&v1::Position>) {
+    pub(super) fn record(&mut self, event: Event, position: Option<&v1::Position>) {
         let who = &self.who;
         let at = position.map(|position| position.revision);
         match event {
@@ -190,7 +190,7 @@ impl Account {
     }
 
     /// Takes what a live configuration shows, which must not go back.
-    pub(super) fn look(&mut self, view: &View) {
+    pub(super) fn record_view(&mut self, view: &View) {
         self.snapshot(view.revision(), view.iter().map(|entry| seen(entry)));
     }
 

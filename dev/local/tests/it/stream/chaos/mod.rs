@@ -89,7 +89,7 @@ struct World<'a> {
 
 fn settings(api: &Api, address: &str) -> StreamSettings {
     let changes =
-        [("GRPC_ADDRESS", address), ("FOLLOW_INTERVAL_MS", "200"), ("HEARTBEAT_SECONDS", "1"), ("DRAIN_SECONDS", "5")];
+        [("GRPC_ADDRESS", address), ("POLL_INTERVAL_MS", "200"), ("HEARTBEAT_SECONDS", "1"), ("DRAIN_SECONDS", "5")];
     api.suite.stream_settings(&changes).expect("usable settings")
 }
 
@@ -295,7 +295,7 @@ async fn watchers_miss_nothing() {
         for instance in world.instances.into_iter().flatten() {
             instance.stop().await;
         }
-        api.suite.stop().await;
+        api.stop().await;
     }
 }
 
@@ -321,5 +321,5 @@ async fn what_the_index_shows_late_is_heard() {
     let told = tokio::time::timeout(Duration::from_mins(1), late.update()).await;
     assert_eq!(line(&told.expect("it is told")), "0→1 tenant_config_a@1=1");
     instance.stream.stop().await;
-    api.suite.stop().await;
+    api.stop().await;
 }

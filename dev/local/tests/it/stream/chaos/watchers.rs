@@ -106,7 +106,7 @@ impl Watcher {
                 match watching.next().await {
                     Ok(event) => {
                         let told = watching.position.take();
-                        self.account.hear(event, told.as_ref());
+                        self.account.record(event, told.as_ref());
                         position = told.or(position);
                     }
                     Err(status) => {
@@ -193,7 +193,7 @@ impl Watcher {
                 if let Some(head) = scene.head(self.tenant) {
                     live.wait_for(head).await.expect("nothing ends it");
                 }
-                self.look(&live);
+                self.record_view(&live);
                 if self.is_over(scene) {
                     break;
                 }
@@ -201,9 +201,9 @@ impl Watcher {
         }
     }
 
-    fn look(&mut self, live: &LiveConfig) {
+    fn record_view(&mut self, live: &LiveConfig) {
         if let Some(view) = live.view() {
-            self.account.look(&view);
+            self.account.record_view(&view);
         }
     }
 }

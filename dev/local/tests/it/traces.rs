@@ -1,6 +1,6 @@
 //! Traces that the model of the protocol found (`shared/src/protocol_model`), driven through the
-//! real functions: looks at a parameter that are overtaken or cut short, and puts that come when
-//! nobody waits for them any more.
+//! real functions: scans of a parameter that are overtaken or cut short, and puts that come when no
+//! process waits for them any more.
 
 use aws_sdk_ssm::types::ParameterType;
 use emulator::{EventFate, Fault, Held};
@@ -32,35 +32,35 @@ pub(crate) async fn comes_late(api: &Api, name: &str, value: &str, held: Held) {
     tokio::time::timeout(GRACE, there).await.expect("it takes effect");
 }
 
-/// Promise: who has read the store before somebody else looked further does not take that for
-/// another life of the parameter: an edit is taken over once.
+/// Promise: an importer that read the store before another one imported more does not take that for
+/// another life of the parameter. An edit is imported once.
 #[tokio::test]
-async fn a_look_that_is_overtaken_takes_nothing_back() {
+async fn a_scan_that_is_overtaken_takes_nothing_back() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     let name = acme.parameter_name("param_config_", "k");
     acme.put("param_config_k", &json!("ours")).await.expect(201);
     api.settled().await;
     api.suite.emulator().set_event_fate(EventFate::Lost);
-    // Between its looks at the store and at the entry.
+    // Between its reads of the store and of the entry.
     let slow = api.suite.emulator().faults().hold("GetItem", 0);
     let overtaking = async {
         reached(&slow).await;
         edit(&api, &name, "theirs", ParameterType::String).await;
-        api.suite.invoke("config-refresh", told_of(&name)).await.expect("it is taken over");
+        api.suite.invoke("config-refresh", told_of(&name)).await.expect("it is imported");
         slow.release();
     };
     join(api.suite.invoke("config-refresh", told_of(&name)), overtaking).await.0.expect("nothing is left to do");
     api.sweep(2).await;
     let history = acme.history("param_config_k").await.expect(200);
     assert_eq!(history.each("versions", "author"), ["external", "acme-developer"], "{}", history.text);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: a put that comes late, after a newer value, is put right even if the look that saw it
+/// Promise: a put that comes late, after a newer value, is corrected even if the scan that saw it
 /// was cut short.
 #[tokio::test]
-async fn a_look_that_is_cut_short_hides_no_late_put() {
+async fn a_scan_that_is_cut_short_hides_no_late_put() {
     let api = Api::start().await;
     let acme = api.tenant("acme");
     let name = acme.parameter_name("param_config_", "k");
@@ -74,11 +74,11 @@ async fn a_look_that_is_cut_short_hides_no_late_put() {
     api.sweep(2).await;
     assert_eq!(api.parameter(&name).await.map(|(text, _)| text), Some("new".to_owned()));
     drop(never);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: what the very first write of a key put is removed even if it comes when all that was
-/// known of it has been tidied up.
+/// Promise: a key's very first put, never committed, is removed even if it comes late, after all
+/// that was known of it is forgotten.
 #[tokio::test]
 async fn a_first_put_that_comes_late_is_removed() {
     let api = Api::start().await;
@@ -91,11 +91,11 @@ async fn a_first_put_that_comes_late_is_removed() {
     assert_eq!(api.parameter(&name).await, None);
     acme.get("secret_config_k").await.expect(404);
     acme.put("secret_config_k", &json!("committed")).await.expect(201);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: a put that failed, and was made up for under another's announcement, is not taken for
-/// an operator's when it comes late.
+/// Promise: a put that failed, and was made up for under another intent, is not taken for an
+/// operator's when it comes late.
 #[tokio::test]
 async fn a_failed_put_never_becomes_current() {
     let api = Api::start().await;
@@ -103,7 +103,7 @@ async fn a_failed_put_never_becomes_current() {
     let name = acme.parameter_name("secret_config_", "k");
     let late = die_at(&api, "PutParameter", 0, "config-write", put(&acme, "secret_config_k", "failed")).await;
     api.pass(GRACE * 2);
-    // The sweep has announced that it removes what the first write left; then there is another
+    // The sweep has recorded the intent to remove what the first write left; then there is another
     // write.
     let removing = api.suite.emulator().faults().hold("UpdateItem", 1);
     let writing = async {
@@ -120,11 +120,11 @@ async fn a_failed_put_never_becomes_current() {
     assert_eq!(acme.get("secret_config_k").await.expect(200).body["value"], "committed");
     assert_eq!(acme.history("secret_config_k").await.expect(200).each("versions", "author"), ["acme-developer"]);
     assert_eq!(api.parameter(&name).await.map(|(text, _)| text), Some("committed".to_owned()));
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: what an operator has put beneath a deleted value, and is left there, is taken over
-/// once, however often it is compared.
+/// Promise: what an operator has put beneath a deleted value, and is left there, is imported once,
+/// however often it is compared.
 #[tokio::test]
 async fn what_is_left_alone_is_taken_over_once() {
     let api = Api::start().await;
@@ -143,11 +143,11 @@ async fn what_is_left_alone_is_taken_over_once() {
     assert_eq!(history.each("versions", "author"), authors, "{}", history.text);
     acme.get("param_config_k").await.expect(404);
     drop(never);
-    api.suite.stop().await;
+    api.stop().await;
 }
 
-/// Promise: a value that the ledger does not have, and that an operator removes while a write is
-/// under way that fails, is a deletion, and what the failed write has put is removed.
+/// Promise: if an operator removes a value of which the store has the only copy, while a write is
+/// failing, that is a deletion; and the value of the failed write is removed.
 #[tokio::test]
 async fn a_removal_beside_a_failed_put_is_a_deletion() {
     for comes in [false, true] {
@@ -170,12 +170,12 @@ async fn a_removal_beside_a_failed_put_is_a_deletion() {
         let kept = api.item(&acme, "ENTRY#secret_config_k").await;
         assert!(!kept.contains_key("outboxShard") && !kept.contains_key("intents"), "{comes}: {kept:?}");
         acme.put("secret_config_k", &json!("ours again")).await.expect(201);
-        api.suite.stop().await;
+        api.stop().await;
     }
 }
 
-/// Promise: a value that Parameter Store does not show yet is not taken for one that somebody
-/// removed, least of all a secret, which is nowhere else.
+/// Promise: a value that Parameter Store does not show yet is not taken for a removed one, least of
+/// all a secret, which is nowhere else.
 #[tokio::test]
 async fn what_lags_is_not_removed() {
     let api = Api::start().await;
@@ -196,5 +196,5 @@ async fn what_lags_is_not_removed() {
         api.sweep(2).await;
         assert_eq!(acme.get(key).await.expect(200).body["value"], "newest", "{key}");
     }
-    api.suite.stop().await;
+    api.stop().await;
 }

@@ -38,18 +38,18 @@ const WIDE_OVERLAP: Duration = Duration::from_mins(1);
 /// How often those do.
 const WIDE_EVERY: Duration = Duration::from_secs(10);
 /// How long a look may take.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many changes a look takes in at once; it goes on from there at the next.
-const LOOK_LIMIT: usize = 20_000;
+const POLL_LIMIT: usize = 20_000;
 /// How many watched tenants are brought after at once.
-const MAX_ASKING: usize = 64;
+const MAX_REFRESHES: usize = 64;
 /// How long a tenant that could not be brought after is left alone, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// Follows the index of changes.
 #[derive(Debug)]
-pub(crate) struct Follower {
+pub(crate) struct ChangePoller {
     memory: Arc<Memory>,
     authority: IndexAuthority,
     interval: Duration,
@@ -64,12 +64,12 @@ struct Shard {
     /// When the last look began that went back far, and was complete.
     wide_at: Timestamp,
     /// The look that is not complete yet.
-    look: Option<Look>,
+    poll: Option<Poll>,
 }
 
 /// A look at a shard, which may take several queries.
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct Poll {
     began: Timestamp,
     is_wide: bool,
     /// From when on changes are asked for next.
@@ -78,54 +78,54 @@ struct Look {
 
 impl Shard {
     fn new(newest: Timestamp) -> Self {
-        Self { newest, wide_at: Timestamp::from_millis(0), look: None }
+        Self { newest, wide_at: Timestamp::from_millis(0), poll: None }
     }
 
     /// From when on changes are asked for at `now`.
     fn begin(&mut self, now: Timestamp) -> Timestamp {
-        let look = self.look.get_or_insert_with(|| {
+        let poll = self.poll.get_or_insert_with(|| {
             let is_wide = now.since(self.wide_at) >= WIDE_EVERY;
             let overlap = if is_wide { WIDE_OVERLAP } else { OVERLAP };
             // A clock that goes before the others must not hide what they list.
-            Look { began: now, is_wide, since: self.newest.min(now).minus(overlap) }
+            Poll { began: now, is_wide, since: self.newest.min(now).minus(overlap) }
         });
-        look.since
+        poll.since
     }
 
     /// Takes note of changes up to `last`, in the order of the index, and whether those are all.
     /// When the look began, if it is complete.
     fn end(&mut self, last: Option<Timestamp>, is_all: bool) -> Option<Timestamp> {
         self.newest = last.map_or(self.newest, |last| self.newest.max(last));
-        if let (false, Some(look), Some(last)) = (is_all, &mut self.look, last) {
+        if let (false, Some(poll), Some(last)) = (is_all, &mut self.poll, last) {
             // At least a bit further, or it would not end.
-            look.since = last.max(look.since.plus(Duration::from_millis(1)));
+            poll.since = last.max(poll.since.plus(Duration::from_millis(1)));
             return None;
         }
-        let look = self.look.take()?;
-        if look.is_wide {
-            self.wide_at = look.began;
+        let poll = self.poll.take()?;
+        if poll.is_wide {
+            self.wide_at = poll.began;
         }
-        Some(look.began)
+        Some(poll.began)
     }
 }
 
 /// Brings watched tenants after.
 #[derive(Debug)]
-struct Bringer {
+struct Refresher {
     memory: Arc<Memory>,
     places: Semaphore,
-    state: Mutex<Bringing>,
+    state: Mutex<Refreshing>,
 }
 
 #[derive(Debug, Default)]
-struct Bringing {
+struct Refreshing {
     /// Those that are being brought after, or wait for that.
     under_way: HashSet<TenantId>,
     /// When those that could not be are tried again.
     pauses: HashMap<TenantId, (Timestamp, Duration)>,
 }
 
-impl Follower {
+impl ChangePoller {
     /// Looks at the index every `interval`, and at the log of a tenant whenever `hints` says so.
     pub(crate) fn new(memory: Arc<Memory>, interval: Duration, hints: mpsc::Receiver<TenantId>) -> Self {
         Self { memory, authority: IndexAuthority::for_recent_changes(), interval, hints }
@@ -134,25 +134,25 @@ impl Follower {
     /// Follows until `stop` says so.
     pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
         let Self { memory, authority, interval, mut hints } = self;
-        let places = Semaphore::new(MAX_ASKING);
-        let bringer = Arc::new(Bringer { memory: Arc::clone(&memory), places, state: Mutex::default() });
-        let heeding = async {
+        let places = Semaphore::new(MAX_REFRESHES);
+        let refresher = Arc::new(Refresher { memory: Arc::clone(&memory), places, state: Mutex::default() });
+        let hinted = async {
             while let Some(id) = hints.recv().await {
                 if let Some(tenant) = memory.known(&id).filter(|tenant| tenant.watchers() > 0) {
-                    bringer.bring_after(id, tenant);
+                    refresher.refresh(id, tenant);
                 }
             }
         };
         tokio::select! {
             // An index that does not answer holds up no hint.
-            _ = join(heeding, look(&memory, &authority, interval, &bringer)) => {}
+            _ = join(hinted, poll_index(&memory, &authority, interval, &refresher)) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
     }
 }
 
 /// Looks at the index every `interval`.
-async fn look(memory: &Memory, authority: &IndexAuthority, every: Duration, bringer: &Arc<Bringer>) {
+async fn poll_index(memory: &Memory, authority: &IndexAuthority, every: Duration, refresher: &Arc<Refresher>) {
     let begin = memory.now().minus(WIDE_OVERLAP);
     let mut shards: Vec<_> = Ledger::shards().map(|_| Shard::new(begin)).collect();
     let mut ticks = interval(every);
@@ -160,10 +160,11 @@ async fn look(memory: &Memory, authority: &IndexAuthority, every: Duration, brin
     let mut failing = false;
     loop {
         ticks.tick().await;
-        let looks = Ledger::shards().zip(&mut shards).map(|(number, shard)| look_at(memory, authority, number, shard));
-        let outcomes = join_all(looks).await;
+        let polls =
+            Ledger::shards().zip(&mut shards).map(|(number, shard)| poll_shard(memory, authority, number, shard));
+        let outcomes = join_all(polls).await;
         let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
-        memory.metrics().failed_looks.inc_by(failed as u64);
+        memory.metrics().failed_polls.inc_by(failed as u64);
         let outcome: Result<Vec<()>, _> = outcomes.into_iter().collect();
         match &outcome {
             Ok(_) if failing => info!("the index of changes can be looked at again"),
@@ -172,48 +173,53 @@ async fn look(memory: &Memory, authority: &IndexAuthority, every: Duration, brin
         }
         failing = outcome.is_err();
         memory.weigh_watched();
-        memory.see_off_expired();
+        memory.close_expired();
         let watched = memory.watched();
-        bringer.forget_others(&watched);
+        refresher.forget_others(&watched);
         for (id, tenant) in watched {
-            bringer.bring_after(id, tenant);
+            refresher.refresh(id, tenant);
         }
     }
 }
 
 /// Looks at what has been listed in a shard.
-async fn look_at(memory: &Memory, authority: &IndexAuthority, number: u32, shard: &mut Shard) -> Result<(), LookError> {
+async fn poll_shard(
+    memory: &Memory,
+    authority: &IndexAuthority,
+    number: u32,
+    shard: &mut Shard,
+) -> Result<(), PollError> {
     let ledger = &memory.tail().backend().ledger;
     let since = shard.begin(memory.now());
-    let looking = ledger.recent_changes(authority, number, since, LOOK_LIMIT);
-    let listed = timeout(LOOK_TIMEOUT, looking).await.map_err(|_| LookError::Timeout)??;
+    let listing = ledger.recent_changes(authority, number, since, POLL_LIMIT);
+    let listed = timeout(POLL_TIMEOUT, listing).await.map_err(|_| PollError::Timeout)??;
     for change in &listed {
         if let Some(tenant) = memory.known(&change.tenant) {
-            tenant.hear(change.revision.get());
+            tenant.advertise(change.revision.get());
         }
     }
     memory.metrics().listed.inc_by(listed.len() as u64);
     // More is waiting: then it is not known yet what has changed.
-    if let Some(began) = shard.end(listed.last().map(|change| change.at), listed.len() < LOOK_LIMIT) {
-        memory.note_look(number, began);
+    if let Some(began) = shard.end(listed.last().map(|change| change.at), listed.len() < POLL_LIMIT) {
+        memory.note_poll(number, began);
     }
     Ok(())
 }
 
-impl Bringer {
-    fn state(&self) -> MutexGuard<'_, Bringing> {
+impl Refresher {
+    fn state(&self) -> MutexGuard<'_, Refreshing> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has a watched tenant be brought after if it is behind, or if nobody has asked for it lately.
-    fn bring_after(self: &Arc<Self>, id: TenantId, tenant: Arc<Tenant>) {
+    fn refresh(self: &Arc<Self>, id: TenantId, tenant: Arc<Tenant>) {
         let now = self.memory.now();
-        let is_old = tenant.look(|held, _| held.is_restored || now.since(held.validated_at) > VALIDITY);
+        let is_old = tenant.inspect(|loaded, _| loaded.is_restored || now.since(loaded.validated_at) > VALIDITY);
         // Secrets that could not be read when somebody came who may.
         let is_partial = tenant.is_partial();
         // One that has nothing in memory is being loaded by whoever watches it; else somebody may
         // be at it.
-        if !(tenant.is_behind() || is_partial || is_old.unwrap_or(false)) || tenant.is_asking() {
+        if !(tenant.is_behind() || is_partial || is_old.unwrap_or(false)) || tenant.is_refreshing() {
             return;
         }
         {
@@ -223,22 +229,22 @@ impl Bringer {
                 return;
             }
         }
-        let bringer = Arc::clone(self);
+        let refresher = Arc::clone(self);
         // They wait in the order in which they were found to be behind, so that none is passed over
         // for ever.
         tokio::spawn(async move {
-            let outcome = match bringer.places.acquire().await {
-                Ok(_place) => bring(&bringer.memory, &id, &tenant).await,
+            let outcome = match refresher.places.acquire().await {
+                Ok(_place) => refresh(&refresher.memory, &id, &tenant).await,
                 Err(_) => return,
             };
-            let mut state = bringer.state();
+            let mut state = refresher.state();
             state.under_way.remove(&id);
             if outcome {
                 state.pauses.remove(&id);
             } else {
                 let longer = state.pauses.get(&id).map_or(FIRST_PAUSE, |(_, pause)| (*pause * 2).min(MAX_PAUSE));
                 let pause = longer.mul_f64(0.5 + fastrand::f64() / 2.0);
-                state.pauses.insert(id, (bringer.memory.now().plus(pause), longer));
+                state.pauses.insert(id, (refresher.memory.now().plus(pause), longer));
             }
         });
     }
@@ -254,17 +260,17 @@ impl Bringer {
 }
 
 /// Whether it is as the stores have it now.
-async fn bring(memory: &Memory, id: &TenantId, tenant: &Tenant) -> bool {
+async fn refresh(memory: &Memory, id: &TenantId, tenant: &Tenant) -> bool {
     let Some(scope) = tenant.scope() else { return true };
     memory.catch_up(id, tenant, &scope).await.is_ok()
 }
 
 /// Why a look failed.
 #[derive(Debug, thiserror::Error)]
-enum LookError {
+enum PollError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("no answer within {} s", LOOK_TIMEOUT.as_secs())]
+    #[error("no answer within {} s", POLL_TIMEOUT.as_secs())]
     Timeout,
 }
 
@@ -275,18 +281,18 @@ mod tests {
     /// Promise: however many changes there are, a look comes to their end, and the next one follows
     /// what is new.
     #[test]
-    fn a_look_comes_to_an_end() {
+    fn a_poll_comes_to_an_end() {
         let at = |second: u64| Timestamp::from_millis(second * 1_000);
         // More within the overlap than are taken in at once.
         let changes: Vec<_> = (100..160).map(at).collect();
         let mut shard = Shard::new(at(159));
-        let look = |shard: &mut Shard, now| {
+        let poll = |shard: &mut Shard, now| {
             let since = shard.begin(now);
             let listed: Vec<_> = changes.iter().copied().filter(|change| *change >= since).take(25).collect();
             shard.end(listed.last().copied(), listed.len() < 25)
         };
-        let looks: Vec<_> = (160..164).map(|now| look(&mut shard, at(now))).collect();
-        assert_eq!(looks, [None, None, Some(at(160)), Some(at(163))]);
+        let polls: Vec<_> = (160..164).map(|now| poll(&mut shard, at(now))).collect();
+        assert_eq!(polls, [None, None, Some(at(160)), Some(at(163))]);
         assert_eq!((shard.newest, shard.wide_at), (at(159), at(160)));
     }
 }

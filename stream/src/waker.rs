@@ -50,7 +50,7 @@ impl Wakers {
 
     /// Wakes those that are to have ended by `now`, and cuts off those that have not although they
     /// were woken.
-    pub fn see_off(&self, now: Timestamp) {
+    pub fn close_expired(&self, now: Timestamp) {
         for (_, watcher) in &mut *self.lock() {
             if let Some(end) = watcher.end.as_ref().filter(|end| end.at <= now) {
                 if watcher.overdue_since.get_or_insert_with(Instant::now).elapsed() >= GRACE {
