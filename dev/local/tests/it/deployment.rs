@@ -398,7 +398,7 @@ fn the_alarm_sees_work_that_is_put_off() -> TestResult {
 fn timeouts_fit_the_budgets() -> TestResult {
     let stack = stack()?;
     let timeout = |function: &str| stack.function(function).map(|function| function.timeout);
-    let call = constant("shared/src/aws/mod.rs", "CALL_TIMEOUT")?;
+    let call = constant("shared/src/aws/clients.rs", "CALL_TIMEOUT")?;
 
     let answer = constant("shared/src/function.rs", "ANSWER_BUDGET")?;
     assert!(answer > constant("shared/src/write/mod.rs", "REQUEST_BUDGET")?);
@@ -409,15 +409,14 @@ fn timeouts_fit_the_budgets() -> TestResult {
     }
     // The last piece of work begins at the end of the run's budget, fails, and is put off.
     let refresh = |name| constant("shared/src/refresh.rs", name);
-    let longest = refresh("RUN_BUDGET")? + refresh("ITEM_BUDGET")? + call;
+    let item = constant("shared/src/outbox/mod.rs", "ITEM_BUDGET")?;
+    let longest = refresh("RUN_BUDGET")? + item + call;
     assert!(timeout("config-refresh")? > longest);
     // Work that began at the end of its time is over when there is still time left to compare.
-    assert!(refresh("RUN_BUDGET")? > refresh("WORK_BUDGET")? + refresh("ITEM_BUDGET")?);
+    assert!(refresh("RUN_BUDGET")? > refresh("WORK_BUDGET")? + item);
     // Who removes a value is done, or gone, before anybody else may put one.
     let removal = constant("shared/src/outbox/replicate.rs", "REMOVAL")?;
-    for longest in
-        [refresh("WORK_BUDGET")?, refresh("ITEM_BUDGET")?, constant("shared/src/write/mod.rs", "PAY_BUDGET")?]
-    {
+    for longest in [refresh("WORK_BUDGET")?, item, constant("shared/src/write/mod.rs", "FLUSH_BUDGET")?] {
         assert!(removal > longest, "{longest:?}");
     }
     Ok(())
