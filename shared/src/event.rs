@@ -15,7 +15,7 @@ pub const SOURCE: &str = "tenantry";
 /// The event's `detail-type`.
 pub const DETAIL_TYPE: &str = "Config Changed";
 
-/// Publishes changes on the suite's event bus.
+/// Publishes changes on the event bus.
 #[derive(Clone, Debug)]
 pub struct EventPublisher {
     clients: AwsClients,

@@ -9,17 +9,16 @@ pub use lambda_http::Context;
 use crate::{
     auth::{Authenticator, HttpKeys, Permission, TenantScope, TokenSettings},
     clock::Clock,
-    http::{Answer, Event, Problem, ProblemType},
+    http::{Answer, Event, Problem, ProblemType, revision_of},
     limit::{RequestLimit, TenantLimits},
-    telemetry::{Invocation, Outcome, Telemetry, TraceContext},
+    telemetry::{self, Invocation, Outcome, Telemetry, TraceContext},
 };
 
-/// When a request must have been answered, counted from its begin: before the timeout of the
-/// functions that answer requests.
+/// How long an answer may take: less than the timeout of the functions that answer requests.
 const ANSWER_BUDGET: Duration = Duration::from_secs(27);
 
-/// Stands between API Gateway and a function's routes: knows who asks, and tells operators what was
-/// answered.
+/// Stands between API Gateway and a function's routes: it finds out who asks, and writes the line
+/// of the invocation.
 #[derive(Debug)]
 pub struct ApiHandler {
     function: &'static str,
@@ -30,8 +29,8 @@ pub struct ApiHandler {
 }
 
 impl ApiHandler {
-    /// The handler of `function`, which accepts the tokens of `tokens`, and of each tenant so many
-    /// requests as `limit` says.
+    /// The handler of `function`. It accepts the tokens that `tokens` describes, and as many
+    /// requests of each tenant as `limit` allows.
     pub fn new(
         function: &'static str,
         tokens: &TokenSettings,
@@ -49,18 +48,18 @@ impl ApiHandler {
         }
     }
 
-    /// Whose request it is, if its sender may do that, and the tenant has not made too many. Who
-    /// cannot act for a tenant costs it nothing.
+    /// The tenant of the request, if its sender may do that and the tenant has not made too many
+    /// requests. A sender who may not act for a tenant does not count against it.
     pub async fn authorize(&self, event: &Event, permission: Permission) -> Result<TenantScope, Problem> {
         let scope = event.authorize(&self.authenticator, permission).await?;
+        telemetry::note_tenant(scope.tenant());
         self.limits.admit(scope.tenant())?;
         Ok(scope)
     }
 
-    /// The answer to the request for `route`, and the line about it. `context` is what the Lambda
-    /// service says of the invocation; where that names no trace, API Gateway's header does.
-    /// `answering` is boxed, so that the future of every route does not lie in the stack of the
-    /// runtime.
+    /// The answer to the request for `route`; also writes the line of the invocation. `context` is
+    /// the Lambda service's. Where it names no trace, API Gateway's header does. `answering` is
+    /// boxed, so that the future of each route does not lie on the stack of the runtime.
     pub async fn answer(
         &self,
         event: &Event,
@@ -77,9 +76,22 @@ impl ApiHandler {
             trace: trace.and_then(TraceContext::parse),
         };
         let answering = tokio::time::timeout(ANSWER_BUDGET, answering)
-            .map(|in_time| in_time.unwrap_or_else(|_| Err(too_slow())).unwrap_or_else(Problem::answer));
+            .map(|in_time| concluded(in_time.unwrap_or_else(|_| Err(too_slow()))));
         self.telemetry.observe(&self.clock, invocation, answering, outcome).await
     }
+}
+
+/// The answer. Only here operators are told of a problem and of the revision.
+fn concluded(answered: Result<Answer, Problem>) -> Answer {
+    let answer = answered.unwrap_or_else(|problem| {
+        problem.log();
+        telemetry::note_problem(problem.type_name());
+        problem.answer()
+    });
+    if let Some(revision) = revision_of(&answer) {
+        telemetry::note_revision(revision);
+    }
+    answer
 }
 
 fn too_slow() -> Problem {

@@ -39,6 +39,7 @@ pub mod process;
 mod protocol_model;
 pub mod read;
 mod reconcile;
+#[cfg(feature = "lambda")]
 mod redact;
 pub mod refresh;
 pub mod settings;

@@ -1,9 +1,9 @@
 //! How many requests each tenant may make, so that one tenant's load is not everybody's: a token
 //! bucket for each.
 //!
-//! A warm environment counts for itself, and config-read and config-write have environments of
-//! their own: a shared count would cost each request a call, and stand in the way of all of them
-//! when its store is down.
+//! Each warm environment counts for itself, and config-read and config-write have environments of
+//! their own. A shared count would cost each request a call, and fail all requests when its store
+//! is down.
 
 use std::{
     convert::Infallible,
@@ -19,8 +19,7 @@ use crate::{
     model::tenant::TenantId,
 };
 
-/// How many tenants' buckets are kept. One that had to make room starts full again, and those that
-/// are asked for most stay.
+/// How many tenants' buckets are kept. The least used ones make room, and start full again.
 const MAX_TENANTS: usize = 10_000;
 /// What a request costs. Buckets count thousandths, because a clock counts thousandths of a second.
 const REQUEST: u64 = 1_000;

@@ -147,7 +147,6 @@ impl Commit {
 
 /// Why the changes are not available.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum TailError {
     /// The log does not continue from there: it is not kept that long, or it is of another history.
     /// The entries have to be read again.

@@ -396,7 +396,6 @@ impl Memory {
                     Ok(commits) => commits,
                     Err(TailError::Broken) => return self.load(tenant, scope).await,
                     Err(TailError::Read(error)) => return Err(error),
-                    Err(_) => return Err(ReadError::Contention),
                 };
             let last = commits.last().map(|last| last.position.clone());
             self.metrics.note_commits(&commits, tenant.watched_since(), self.clock.now());

@@ -462,7 +462,6 @@ impl Source {
             Ok(replay) => Ok(replay.commits),
             Err(TailError::Broken) => Err(out_of_range(NOT_KEPT).into()),
             Err(TailError::Read(error)) => Err(error.into()),
-            Err(error) => Err(Status::unavailable(error.to_string()).into()),
         }
     }
 }

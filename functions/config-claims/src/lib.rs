@@ -12,7 +12,6 @@ pub const TENANT_ATTRIBUTE: &str = "custom:tenantId";
 /// Why a user gets no token. Cognito shows it to who signs in, so it says nothing about the user
 /// pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Refusal {
     /// The event is not one of the version that can change access tokens.
     NotVersion2,
@@ -48,7 +47,7 @@ impl Refusal {
     }
 }
 
-/// The event, as far as it is looked at.
+/// The members of the event that are read.
 #[derive(Deserialize)]
 struct TokenEvent {
     version: String,

@@ -20,6 +20,7 @@ use tenantry::{
     },
     read::{At, Fetched, ReadService},
     settings::{Settings, SharedSettings},
+    telemetry,
 };
 
 /// The most entries, versions or changes of one page.
@@ -93,12 +94,19 @@ impl App {
         self.handler.authorize(event, Permission::Read).await
     }
 
+    /// The key that the request names behind `prefix`.
+    fn key(&self, event: &Event, prefix: &str) -> Result<ConfigKey, Problem> {
+        let key = event.key(prefix, &self.backend.routes)?;
+        telemetry::note_key(&key);
+        Ok(key)
+    }
+
     fn is_secret(&self, key: &ConfigKey) -> bool {
         self.backend.stores.of(key).is_secret()
     }
 
     async fn entry(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
-        let key = event.key(CONFIG, &self.backend.routes)?;
+        let key = self.key(event, CONFIG)?;
         let query = event.query(&["version", "minRevision"])?;
         let asked = event.precondition()?;
         let (version, min_revision) = (query.version()?, query.revision("minRevision")?);
@@ -172,11 +180,11 @@ impl App {
             unavailable: at.found.unavailable.iter().map(ConfigKey::as_str).collect(),
         };
         let has_secret = keys.iter().any(|key| self.is_secret(key));
-        Ok(Respond::new(StatusCode::OK).at(&at).secret(has_secret).json(&view))
+        Respond::new(StatusCode::OK).at(&at).secret(has_secret).json(&view)
     }
 
     async fn history(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
-        let key = event.key(HISTORY, &self.backend.routes)?;
+        let key = self.key(event, HISTORY)?;
         let query = event.query(&["limit", "cursor"])?;
         let cursor = Cursor { tenant: scope.tenant(), kind: CursorKind::History(key.as_str()) };
         let position = query.text("cursor").map(|text| cursor.position(text)).transpose()?;
@@ -232,14 +240,14 @@ fn shown<T>(
     is_secret: bool,
     view: &impl Serialize,
 ) -> Result<Answer, Problem> {
-    let Some(etag) = etag else { return Ok(Respond::new(StatusCode::OK).at(at).secret(is_secret).json(view)) };
+    let Some(etag) = etag else { return Respond::new(StatusCode::OK).at(at).secret(is_secret).json(view) };
     if let Some(tags) = asked.if_match.as_ref().filter(|tags| !tags.matches_strongly(Some(etag))) {
         return Err(Problem::not_matched(tags, etag, at.revision));
     }
     let is_known = asked.if_none_match.as_ref().is_some_and(|tags| tags.matches_weakly(Some(etag)));
     let status = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
     let respond = Respond::new(status).at(at).etag(etag).secret(is_secret);
-    Ok(if is_known { respond.empty() } else { respond.json(view) })
+    if is_known { Ok(respond.empty()) } else { respond.json(view) }
 }
 
 /// That the caller has the page already, if so: it names the very tag that the page has at `head`,

@@ -1,7 +1,8 @@
-//! Works off what commits still owe: on a schedule everything that is due, and on `Config Changed`
-//! the keys that the event names.
+//! Flushes the outbox: on a schedule everything that is due, and on `Config Changed` the keys that
+//! the event names.
 //!
-//! Events are hints. Nothing in them is believed; they only say where in the ledger to look.
+//! Events are hints. The function believes nothing in them; they only say where in the ledger to
+//! look.
 
 use lambda_runtime::Context;
 use serde::{Deserialize, Serialize};
@@ -73,7 +74,7 @@ impl Envelope {
     }
 }
 
-/// What a `Config Changed` event says, as far as it is looked at.
+/// The members of a `Config Changed` event that are read.
 #[derive(Deserialize)]
 struct ConfigChanged {
     tenant: String,
@@ -85,8 +86,8 @@ struct ConfigChangedKey {
     key: String,
 }
 
-/// What a `Parameter Store Change` event says, as far as it is looked at: not its operation,
-/// because whatever was done, the same look finds it.
+/// The members of a `Parameter Store Change` event that are read. Not its operation: whatever was
+/// done, the import finds it.
 #[derive(Deserialize)]
 struct ParameterStoreChange {
     name: String,

@@ -16,6 +16,7 @@ use tenantry::{
         key::ConfigKey,
     },
     settings::{Settings, SharedSettings},
+    telemetry,
     write::{MAX_OPERATIONS, Operation, WriteRequest, WriteService, Written},
 };
 
@@ -76,8 +77,15 @@ impl App {
         self.handler.authorize(event, Permission::Write).await
     }
 
+    /// The key that the request names behind `prefix`.
+    fn key(&self, event: &Event, prefix: &str) -> Result<ConfigKey, Problem> {
+        let key = event.key(prefix, &self.backend.routes)?;
+        telemetry::note_key(&key);
+        Ok(key)
+    }
+
     async fn put(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
-        let key = event.key(CONFIG, &self.backend.routes)?;
+        let key = self.key(event, CONFIG)?;
         event.query(&[])?;
         let (text, body): (_, PutBody) = event.json(r#"{"value": …}"#)?;
         let comment = body.comment()?;
@@ -85,7 +93,7 @@ impl App {
     }
 
     async fn delete(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
-        let key = event.key(CONFIG, &self.backend.routes)?;
+        let key = self.key(event, CONFIG)?;
         // Not in a body: that of a DELETE has no meaning (RFC 9110, 9.3.5), and many on the way
         // drop it.
         let query = event.query(&["comment"])?;
@@ -98,7 +106,7 @@ impl App {
     }
 
     async fn rollback(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
-        let key = event.key(ROLLBACK, &self.backend.routes)?;
+        let key = self.key(event, ROLLBACK)?;
         event.query(&[])?;
         let (text, body): (_, RollbackBody) = event.json(r#"{"version": 3}"#)?;
         let comment = body.comment()?;
@@ -124,7 +132,7 @@ impl App {
         if !one.deleted {
             respond = respond.etag(&ETag::from_stored(&one.etag));
         }
-        Ok(respond.json(view))
+        respond.json(view)
     }
 
     async fn transaction(&self, scope: &TenantScope, event: &Event) -> Result<Answer, Problem> {
@@ -153,7 +161,7 @@ impl App {
         }
         let written = self.writer.write(scope, &requests, comment, event.idempotency(&text)?).await?;
         let view = TransactionView { revision: written.receipt.revision, results: WrittenView::all(&written) };
-        Ok(written_headers(Respond::new(StatusCode::OK), &written).json(&view))
+        written_headers(Respond::new(StatusCode::OK), &written).json(&view)
     }
 
     fn operation(&self, body: &OperationBody) -> Result<WriteRequest, Problem> {

@@ -29,9 +29,8 @@ use crate::model::value::check_unambiguous;
 const MAX_DOCUMENT_BYTES: usize = 150_000;
 /// How long a fetch may take, both documents together. API Gateway waits 1.5 s for the keys alone.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the issuer is not asked again where its keys are, unless they cannot be had there: as
-/// long as its keys serve, so that keys which it has moved are found as soon as those that it has
-/// replaced.
+/// How long the address of the keys is remembered, unless the keys cannot be fetched there. As long
+/// as keys serve, so that moved keys are found as soon as replaced ones.
 const MAX_ADDRESS_AGE: Duration = Duration::from_hours(1);
 
 /// What is fetched.
@@ -54,7 +53,6 @@ impl fmt::Display for Document {
 
 /// Why the keys could not be fetched.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum KeyFetchError {
     /// No answer in time.
     #[error("the issuer's keys did not arrive within {} ms", FETCH_TIMEOUT.as_millis())]
@@ -111,8 +109,8 @@ impl HttpKeys {
         // work for a cold start, which mostly finds claims that API Gateway has checked.
         let roots = HttpsConnectorBuilder::new().with_native_roots();
         let roots = roots.map_err(|error| KeyFetchError::Transport(Document::Keys, error.into()))?;
-        // No connection is kept for the second document: the issuer may be closing it, and then
-        // that fetch would fail.
+        // The second document gets a new connection. The issuer may be closing the first one, and
+        // then the fetch would fail.
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(0)
             .build(roots.https_or_http().enable_http1().build());
@@ -120,8 +118,8 @@ impl HttpKeys {
             KeySource::At(address) => return keys(&client, address).await,
             KeySource::Described(address) => address,
         };
-        // Taken out: where there are no keys there, or not in time, the issuer is asked where they
-        // are now.
+        // Taken out: if the keys are not there, or do not come in time, the next fetch asks the
+        // issuer for the address.
         let found = self.found().take().filter(|found| found.at.elapsed() < MAX_ADDRESS_AGE);
         if let Some(found) = found
             && let Ok(keys) = keys(&client, &found.address).await
@@ -143,13 +141,13 @@ impl HttpKeys {
             check_unambiguous(json)?;
             serde_json::from_str(json)
         };
-        let said: Description = parse().map_err(|error| KeyFetchError::Form(Document::Description, error))?;
+        let description: Description = parse().map_err(|error| KeyFetchError::Form(Document::Description, error))?;
         let shown = |text: String| text.chars().take(200).collect();
-        if said.issuer != self.issuer {
-            return Err(KeyFetchError::OtherIssuer(shown(said.issuer)));
+        if description.issuer != self.issuer {
+            return Err(KeyFetchError::OtherIssuer(shown(description.issuer)));
         }
-        let address = said.jwks_uri.parse().ok().filter(is_protected);
-        address.ok_or_else(|| KeyFetchError::Address(shown(said.jwks_uri)))
+        let address = description.jwks_uri.parse().ok().filter(is_protected);
+        address.ok_or_else(|| KeyFetchError::Address(shown(description.jwks_uri)))
     }
 
     fn found(&self) -> MutexGuard<'_, Option<Found>> {

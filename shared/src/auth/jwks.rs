@@ -16,8 +16,7 @@ use crate::model::value::check_unambiguous;
 
 /// The shortest RSA modulus that counts, in bits (RFC 7518, 3.3).
 const MIN_RSA_BITS: usize = 2048;
-/// What a private key has that a public one has not, and a shared secret (RFC 7518, 6.2.2, 6.3.2,
-/// 6.4.1).
+/// The members that only private keys and shared secrets have (RFC 7518, 6.2.2, 6.3.2, 6.4.1).
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// Brings the issuer's current keys.
@@ -39,8 +38,8 @@ pub(super) struct VerificationKey {
 }
 
 impl KeySet {
-    /// Reads a JWK set (RFC 7517, 5). Keys that are not for us, or that nobody should trust, are
-    /// left out; the others serve.
+    /// Reads a JWK set (RFC 7517, 5). It leaves out keys that are not for signatures, and keys that
+    /// nobody should trust.
     pub fn parse(json: &[u8]) -> Result<Self, KeyFetchError> {
         let published = Published::parse(json).map_err(|error| KeyFetchError::Form(Document::Keys, error))?;
         let mut keys: HashMap<String, Option<(AlgorithmParameters, VerificationKey)>> = HashMap::new();
@@ -48,8 +47,8 @@ impl KeySet {
             match keys.entry(id) {
                 Entry::Vacant(vacant) => _ = vacant.insert(Some((parameters, key))),
                 Entry::Occupied(mut same_id) => {
-                    // Which of two keys an id means is not for us to guess. The same one twice is
-                    // one.
+                    // Nobody can know which of the two keys the id means. The same key twice is one
+                    // key.
                     if same_id.get().as_ref().is_some_and(|(other, _)| *other != parameters) {
                         warn!("the issuer publishes two keys under one id; neither is used");
                         same_id.insert(None);
@@ -86,7 +85,7 @@ fn usable(published: Value) -> Option<(String, AlgorithmParameters, Verification
         warn!("the issuer publishes a key that is not public; it is not used");
         return None;
     }
-    // One that cannot be read is of a kind that nobody here knows.
+    // A key that cannot be read is of an unknown kind.
     let Jwk { common, algorithm: parameters } = serde_json::from_value(published).ok()?;
     let (algorithm, key) = match &parameters {
         AlgorithmParameters::RSA(rsa) => (Algorithm::RS256, DecodingKey::from_rsa_components(&rsa.n, &rsa.e)),

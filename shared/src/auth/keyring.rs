@@ -16,16 +16,15 @@ use super::{
 };
 use crate::clock::{Clock, Timestamp};
 
-/// An unknown key id makes the keys be fetched again at most this often, so that made-up ids cost
-/// the issuer nothing.
+/// An unknown key id leads to a new fetch at most this often, so that made-up ids do not burden the
+/// issuer.
 const REFETCH_INTERVAL: Duration = Duration::from_secs(30);
-/// Keys that came longer ago are fetched again, so that one which the issuer took back does not
-/// serve for ever.
+/// Keys that are older are fetched again, so that a withdrawn key does not serve for ever.
 const MAX_KEY_AGE: Duration = Duration::from_hours(1);
-/// If that fails the old keys go on serving, and it is tried again after this time.
+/// If that fails, the old keys go on serving, and the next attempt follows after this time.
 const RENEWAL_PAUSE: Duration = Duration::from_mins(1);
-/// After a fetch that failed nobody fetches for this time, twice as long after each that fails as
-/// well, up to [`MAX_PAUSE`]. Who needs a key meanwhile is told of the failure.
+/// After a failed fetch, nobody fetches for this time. It doubles with each further failure, up to
+/// [`MAX_PAUSE`]. Meanwhile every caller gets the failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -49,8 +48,8 @@ struct State {
     fetching: Option<Fetching>,
 }
 
-/// A fetch, for all who wait for it. It runs in a task of its own, so that it comes to its end for
-/// the others, and for those who come later, although the one who began it gives up.
+/// A fetch that all callers wait for. It runs in a task of its own, so that it ends for the others,
+/// and for later callers, even if the caller who began it gives up.
 type Fetching = Shared<BoxFuture<'static, Result<(), Failure>>>;
 
 #[derive(Clone)]
@@ -62,22 +61,22 @@ struct Failure {
 }
 
 impl Failure {
-    /// What who needs a key is told.
+    /// The error for a caller who needs a key.
     fn told(&self, now: Timestamp) -> AuthError {
         let retry_after = self.pause.saturating_sub(now.since(self.at));
         AuthError::KeysUnavailable { reason: Arc::clone(&self.error), retry_after }
     }
 }
 
-/// Whether `now` is within `pause` after `at`. A clock that was put back ends every pause: it could
-/// not be told how long it has lasted.
+/// Whether `now` is within `pause` after `at`. A clock that was put back ends every pause, since
+/// nobody can tell how long it has lasted.
 fn is_within(now: Timestamp, at: Timestamp, pause: Duration) -> bool {
     now >= at && now.since(at) < pause
 }
 
 impl State {
-    /// Whether the keys came, or the last try to get newer ones failed, so long ago that it is time
-    /// for the next try.
+    /// Whether it is time for the next fetch: long enough after the keys came, or after the last
+    /// fetch failed.
     fn is_old(&self, now: Timestamp) -> bool {
         self.fetched_at.is_some_and(|at| now.since(at) >= MAX_KEY_AGE)
             && self.failure.as_ref().is_none_or(|failure| !is_within(now, failure.at, RENEWAL_PAUSE))
@@ -119,8 +118,8 @@ impl Keyring {
         Ok(self.0.state().keys.get(id).cloned().ok_or(TokenError::UnknownKey)?)
     }
 
-    /// Fetches the keys again if they are old. One caller waits for that, and the others go on with
-    /// what is known.
+    /// Fetches the keys again if they are old. One caller waits for that; the others use the keys
+    /// that are known.
     async fn renew(&self) {
         let fetching = {
             let mut state = self.0.state();
@@ -134,7 +133,7 @@ impl Keyring {
         }
     }
 
-    /// Begins a fetch. Whoever takes `state` next finds it under way.
+    /// Begins a fetch. The next one to lock `state` finds it under way.
     fn begin(&self, state: &mut State) -> Fetching {
         let (inner, waiting) = (Arc::clone(&self.0), Arc::clone(&self.0));
         let begun = inner.clock.now();
@@ -142,7 +141,7 @@ impl Keyring {
             let fetched = inner.source.fetch().await;
             inner.record(begun, fetched)
         });
-        // A task that does not come to its end has fetched nothing.
+        // A task that did not end has fetched nothing.
         let lost = move |_| waiting.record(begun, Err(KeyFetchError::Timeout));
         let fetching = task.map(move |ended| ended.unwrap_or_else(lost)).boxed().shared();
         state.fetching = Some(fetching.clone());

@@ -83,26 +83,26 @@ impl TenantScope {
 pub struct IndexAuthority(());
 
 impl IndexAuthority {
-    /// Taken once, by the service that looks for what has changed. It acts for no tenant: for that
-    /// it has its callers' scopes.
+    /// Taken once, by the service that polls for changes. It does not act for tenants with it: for
+    /// that it has its callers' scopes.
     pub fn for_recent_changes() -> Self {
         Self(())
     }
 }
 
-/// The right to do what commits still owe, for whichever tenant the ledger names. config-refresh
-/// alone has one.
+/// The right to flush the outbox, for whichever tenant the ledger names. config-refresh alone has
+/// one.
 #[derive(Debug)]
 pub struct SystemAuthority(());
 
 impl SystemAuthority {
-    /// Taken once, by the function that works off what is owed.
+    /// Taken once, by the function that flushes the outbox.
     pub fn for_outbox() -> Self {
         Self(())
     }
 
-    /// The scope of a tenant that the ledger's own keys named, or an event of ours. What is done
-    /// with it is decided by the ledger alone.
+    /// The scope of a tenant that the ledger's own keys named, or an event of ours. The ledger
+    /// alone decides what is done with it.
     pub fn act_for(&self, tenant: TenantId) -> TenantScope {
         TenantScope { tenant, author: Author::new("tenantry"), may_read_secrets: false }
     }
@@ -163,7 +163,6 @@ impl Caller {
 
 /// Why a caller is not let in.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum AuthError {
     /// No token at all.
     #[error("there is no bearer token; send one in the Authorization header")]
@@ -177,7 +176,7 @@ pub enum AuthError {
     /// A good token without a usable tenant claim.
     #[error("the token names no tenant; its claim {claim:?} {why}")]
     NoTenant {
-        /// The claim that is looked at.
+        /// The claim that should name it.
         claim: String,
         /// What is wrong with it.
         why: UnusableClaim,
@@ -187,7 +186,7 @@ pub enum AuthError {
     MissingScope {
         /// What the request takes.
         permission: Permission,
-        /// The claims that are looked at.
+        /// The claims that may hold scopes.
         claims: Arc<str>,
     },
     /// The issuer's keys cannot be had.
@@ -203,7 +202,6 @@ pub enum AuthError {
 
 /// What is wrong with a tenant claim. It repeats at most a character of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum UnusableClaim {
     /// It is not there.
     #[error("is missing")]
@@ -242,8 +240,8 @@ impl Authenticator {
     /// The caller behind what a request presents.
     pub async fn authenticate(&self, presented: Presented<'_>) -> Result<Caller, AuthError> {
         match presented {
-            // Who is told of claims does not see what they were before they became text, nor what
-            // the token is for.
+            // The authorizer's claims do not show which JSON they were, nor what the token is for:
+            // only the token itself does.
             Presented::Checked { claims, authorization } => {
                 let claims = self.verifier.read_checked(bearer(authorization)?, claims)?;
                 self.caller(&claims)
@@ -274,8 +272,8 @@ impl Authenticator {
     }
 }
 
-/// What a claim names: a text as it is, a whole number in its digits. Nothing else has one spelling
-/// for all who read it.
+/// What a claim names: a text as it is, a whole number in its digits. Other JSON has more than one
+/// spelling.
 fn name(claim: &Value) -> Option<Cow<'_, str>> {
     match claim {
         Value::String(text) => Some(Cow::Borrowed(text)),

@@ -1,5 +1,4 @@
-//! Tokens that have been verified, remembered by those who are asked with the same one again and
-//! again.
+//! Tokens that have been verified, remembered for callers who send the same one again and again.
 
 use std::sync::Arc;
 
@@ -9,20 +8,19 @@ use quick_cache::sync::Cache;
 use super::{AuthError, Authenticator, KeySet, Permission, TenantScope, bearer};
 use crate::clock::{Clock, Timestamp};
 
-/// How many tokens are remembered; those that were not used lately go first.
+/// How many tokens are remembered. The least recently used go first.
 const MAX_TOKENS: usize = 10_000;
 
 /// An authenticator that verifies a token once: until it expires, or the issuer's keys are fetched
 /// again.
 ///
-/// Nothing is remembered of tokens that are refused, so that made-up ones do not drive out good
-/// ones.
+/// Refused tokens are not remembered, so that made-up ones do not drive out good ones.
 #[derive(Debug)]
 pub struct TokenMemory {
     authenticator: Authenticator,
     permission: Permission,
     clock: Clock,
-    /// By a hash that nobody can find a second token for; tokens themselves are not kept.
+    /// By a hash that nobody can find a second token for. The tokens themselves are not kept.
     kept: Cache<[u8; 32], Arc<Bearer>>,
 }
 
@@ -58,8 +56,8 @@ impl TokenMemory {
         }
         let passed = verifier.verify(token).await?;
         let scope = self.authenticator.caller(&passed.claims)?.authorize(self.permission)?;
-        // The token may have passed with keys that came meanwhile. Remembered with older ones, it
-        // is looked at once more.
+        // The token may have passed with newer keys. Remembered with the older ones, it is verified
+        // once more.
         let bearer = Arc::new(Bearer { scope, expires_at: passed.expires_at, keys });
         self.kept.insert(id, Arc::clone(&bearer));
         Ok(bearer)

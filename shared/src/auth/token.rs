@@ -24,11 +24,11 @@ use crate::{
     model::value::check_unambiguous,
 };
 
-/// The longest token that is looked at, in bytes; API Gateway stops at 10,240 bytes of headers in
+/// The longest token that is read, in bytes; API Gateway stops at 10,240 bytes of headers in
 /// all.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
-/// The longest header that is looked at, in bytes as it is sent: room for a chain of certificates,
-/// which is not looked at.
+/// The longest header that is read, in bytes as it is sent: room for a chain of certificates, which
+/// is ignored.
 const MAX_HEADER_BYTES: usize = 4 * 1024;
 /// What a header may call the token (RFC 7519, 5.1; RFC 9068, 2.1); `application/` may stand in
 /// front (RFC 7515, 4.1.9).
@@ -37,7 +37,7 @@ const TYPES: [&str; 2] = ["jwt", "at+jwt"];
 /// tokens have our client in `aud`, and would pass otherwise.
 const TOKEN_USE: &str = "token_use";
 const ACCESS: &str = "access";
-/// The claims that are looked at whatever the settings say.
+/// The claims that are read whatever the settings say.
 const READ_ALWAYS: [&str; 8] = ["iss", "sub", "aud", "client_id", "exp", "nbf", "iat", TOKEN_USE];
 /// More members than most tokens have, so that their list does not have to grow.
 const USUAL_MEMBERS: usize = 24;
@@ -48,7 +48,6 @@ const LEEWAY: Duration = Duration::from_secs(10);
 
 /// Which check a token failed. For the log, so it repeats nothing of the token.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum TokenError {
     /// Longer than any real one.
     #[error("the token is longer than {MAX_TOKEN_BYTES} bytes, or its header than {MAX_HEADER_BYTES}")]
@@ -94,7 +93,7 @@ pub enum TokenError {
     Differs(String),
 }
 
-/// The claims of a token that are looked at, with their types.
+/// The claims of a token that are read, with their types.
 pub(super) type Claims = serde_json::Map<String, Value>;
 
 /// Verifies tokens of one issuer.
@@ -105,8 +104,8 @@ pub(super) struct TokenVerifier {
     issuer: String,
     pub(super) keys: Keyring,
     clock: Clock,
-    /// The token that was read last behind the authorizer, and its claims: mostly the next one is
-    /// the same, and the same text says the same.
+    /// The last token that was read behind the authorizer, and its claims. The next request mostly
+    /// brings the same token, and then its claims need not be read again.
     last_read: Mutex<Option<(Box<str>, Arc<Claims>)>>,
 }
 
@@ -126,7 +125,7 @@ impl TokenVerifier {
         Self { callers_claims, audience, issuer, keys, clock, last_read: Mutex::default() }
     }
 
-    /// What a token says that passes every check.
+    /// The claims of a token that passes every check.
     pub(super) async fn verify(&self, token: &str) -> Result<Verified, AuthError> {
         let parts = Parts::of(token)?;
         let (algorithm, key_id) = read_header(parts.header)?;
@@ -176,9 +175,9 @@ impl TokenVerifier {
         }
     }
 
-    /// What a token says whose signature, issuer, audience and times API Gateway's authorizer has
-    /// checked, and told as `told`: read as strictly as any other, and refused where something that
-    /// is relied on is not what was told.
+    /// The claims of a token that API Gateway's authorizer has checked: signature, issuer, audience
+    /// and times. `told` are the claims as the authorizer passes them on. The token is read as
+    /// strictly as any other. It is refused where a claim that matters differs from `told`.
     pub(super) fn read_checked(&self, token: &str, told: &HashMap<String, String>) -> Result<Arc<Claims>, TokenError> {
         let claims = self.read(token)?;
         let relied_on = ["iss", "sub", "client_id", "exp", TOKEN_USE].into_iter();
@@ -190,7 +189,7 @@ impl TokenVerifier {
         Ok(claims)
     }
 
-    /// What a token says, whoever signed it.
+    /// The claims of a token, whoever signed it.
     fn read(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
         let mut last_read = self.last_read.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, claims)) = last_read.as_ref().filter(|(last, _)| **last == *token) {
@@ -203,7 +202,7 @@ impl TokenVerifier {
         Ok(claims)
     }
 
-    /// The claims of an access token that are looked at; it says when it ends.
+    /// The claims of an access token that are read. It must say when it ends.
     fn read_claims(&self, encoded: &str) -> Result<Claims, TokenError> {
         let is_read = |name: &str| READ_ALWAYS.contains(&name) || self.callers_claims.iter().any(|own| own == name);
         let claims = object(encoded, is_read).ok_or(TokenError::Malformed("claims"))?;
@@ -218,9 +217,9 @@ impl TokenVerifier {
     }
 }
 
-/// Whether API Gateway may have made `told`, which is always text, of a claim. It does not say how
-/// it renders what is no text: numbers are seen in any spelling, lists as "[a b]", and of what
-/// means nothing here no form is asked for.
+/// Whether API Gateway may have made `told`, which is always text, of a claim. It does not document
+/// how it renders JSON that is no text. So numbers may have any spelling, lists are "[a b]", and
+/// JSON that means nothing here may have any form.
 fn is_told(claim: Option<&Value>, told: Option<&str>) -> bool {
     let words = |text: &'_ str| {
         let words = text.split([' ', ',', '[', ']', '"']).filter(|word| !word.is_empty());
@@ -251,7 +250,7 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Cuts a token of bearable size. One that is encrypted has five parts, and is not for us.
+    /// Cuts a token of bearable size. An encrypted token has five parts, and is refused.
     fn of(token: &'a str) -> Result<Self, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLong);
@@ -267,7 +266,7 @@ impl<'a> Parts<'a> {
 }
 
 /// The algorithm and the key's id that a header names. What else it offers to find a key by (`jku`,
-/// `jwk`, `x5u`, `x5c`) comes from whoever made the token, and is not looked at.
+/// `jwk`, `x5u`, `x5c`) comes from whoever made the token, and is ignored.
 fn read_header(encoded: &str) -> Result<(Algorithm, String), TokenError> {
     let is_read = |name: &str| ["alg", "kid", "typ", "cty", "crit", "b64"].contains(&name);
     let header = object(encoded, is_read).ok_or(TokenError::Malformed("header"))?;
@@ -291,9 +290,9 @@ fn is_type_of_ours(typ: &Value) -> bool {
     TYPES.contains(&name.strip_prefix("application/").unwrap_or(&name))
 }
 
-/// The members of a JSON object in base64url that are wanted. All of it is read, and refused where
-/// a name stands twice, anywhere in it (RFC 7519, 4 and 10.1). Only what is wanted becomes a value:
-/// each request pays for this.
+/// The wanted members of a JSON object in base64url. The whole object is read, and refused if a
+/// name stands twice anywhere in it (RFC 7519, 4 and 10.1). Only wanted members become values,
+/// because each request pays for this.
 fn object(encoded: &str, is_wanted: impl Fn(&str) -> bool) -> Option<Claims> {
     let json = BASE64_URL_SAFE_NO_PAD.decode(encoded).ok()?;
     let Members(members) = serde_json::from_str(std::str::from_utf8(&json).ok()?).ok()?;
@@ -326,8 +325,7 @@ impl<'de: 'a, 'a> Visitor<'de> for MembersVisitor<'a> {
         let mut members = Vec::with_capacity(USUAL_MEMBERS);
         while let Some(Name(name)) = map.next_key()? {
             let value: &RawValue = map.next_value()?;
-            // A text without escapes is what it looks like. What else there is may hold something
-            // ambiguous.
+            // A text without escapes cannot be ambiguous. Any other JSON can.
             let json = value.get();
             if !json.starts_with('"') || json.contains('\\') {
                 check_unambiguous(json).map_err(A::Error::custom)?;

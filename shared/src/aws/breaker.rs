@@ -1,9 +1,8 @@
 //! A circuit breaker for each AWS service: while one does not answer, calls to it fail at once
 //! instead of keeping their callers waiting, and it is asked again by one call at a time.
 //!
-//! What counts is whether the service answers, not what: a throttle or a refusal says that it is
-//! there, and may concern one tenant only, so it neither opens the circuit nor stands in anybody
-//! else's way.
+//! What counts is whether the service answers, not what it answers. A throttle or a refusal shows
+//! that the service is there, and may concern one tenant only. So it does not open the circuit.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,15 +22,15 @@ use tracing::{info, warn};
 use super::Service;
 use crate::clock::{Clock, Timestamp};
 
-/// How many failures in a row open the circuit. One that ran into its timeout counts double: it has
-/// taken its caller's time as well.
+/// How many failures in a row open the circuit. A timeout counts double, since it also took its
+/// caller's time.
 const OPENS_AT: u32 = 6;
-/// How long the circuit stays open at first, and at most. Doubles with each probe that fails; a
-/// half of it is random, so that many environments do not ask together.
+/// How long the circuit stays open at first, and at most. The time doubles with each failed probe.
+/// Half of it is random, so that environments do not probe together.
 const MIN_OPEN: Duration = Duration::from_secs(1);
 const MAX_OPEN: Duration = Duration::from_secs(30);
-/// How long a probe may stay without an answer before another call becomes one: longer than an
-/// attempt may take.
+/// How long a probe may stay without an answer before another call becomes the probe: longer than
+/// an attempt may take.
 const PROBE: Duration = Duration::from_secs(5);
 
 /// A call that was not made, because its service does not answer.
@@ -180,8 +179,8 @@ mod tests {
         breaker.admit().is_err()
     }
 
-    /// Six failures in a row, or three timeouts, open the circuit; an answer in between, whatever
-    /// it says, does not let it come to that.
+    /// Six failures in a row, or three timeouts, open the circuit. Any answer in between resets the
+    /// count.
     #[test]
     fn failures_in_a_row_open_the_circuit() {
         for (ended, enough) in [(Ended::Failed, 6), (Ended::TimedOut, 3)] {
@@ -194,7 +193,7 @@ mod tests {
     }
 
     /// An open circuit lets one call through when its time has passed, and no other before that one
-    /// has ended; its success closes the circuit.
+    /// has ended. Its success closes the circuit.
     #[test]
     fn one_call_at_a_time_probes() {
         let (breaker, pass) = breaker();

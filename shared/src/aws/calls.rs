@@ -28,8 +28,8 @@ struct ErrorBody<'a> {
     code: Cow<'a, str>,
 }
 
-/// Whether an answer refuses for the moment. Its status does not tell: the JSON protocols say 400
-/// to that as well.
+/// Whether an answer is a throttle. Its status does not tell: the JSON protocols use 400 for
+/// throttles, too.
 fn is_throttled(answer: &HttpResponse) -> bool {
     let body = answer.body().bytes().filter(|_| !answer.status().is_success());
     let error = body.and_then(|body| serde_json::from_slice::<ErrorBody<'_>>(body).ok());
@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// A throttle is one by its code: its status is that of any other mistake of the caller's.
+    /// The code decides what a throttle is: its status is that of any other client error.
     #[test]
     fn throttles_are_known_by_their_code() {
         for (status, body, throttled) in [

@@ -26,11 +26,11 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a call may take with all its attempts: well under the 30 s that API Gateway waits.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// All AWS clients, obtainable only by those who hold the right to use them, and with the rights of
-/// those alone whose data they are for.
+/// All AWS clients. A caller needs proof of its right to get one, and the client has the rights of
+/// that tenant alone.
 ///
-/// Each is made when it is first asked for: what a function never calls costs its start nothing,
-/// and is not linked into it.
+/// Each is made when it is first asked for: a client that a function never uses does not slow its
+/// start, and is not linked into it.
 #[derive(Clone, Debug)]
 pub struct AwsClients(pub(super) Arc<Clients>);
 
@@ -127,8 +127,8 @@ impl AwsClients {
         self.parameter_store_as(&Principal::System).await
     }
 
-    /// EventBridge, to say what the scope's tenant changed: which keys, never a value. With the
-    /// function's own rights, since a bus knows no tenants.
+    /// EventBridge, to publish what the scope's tenant changed: which keys, never a value. It has
+    /// the function's own rights, since a bus knows no tenants.
     pub fn eventbridge(&self, _scope: &TenantScope) -> &aws_sdk_eventbridge::Client {
         self.0.eventbridge.get_or_init(|| client!(&self.0, aws_sdk_eventbridge, Service::EventBridge))
     }
@@ -138,7 +138,7 @@ impl AwsClients {
         let Some(session) = self.session(principal).await? else { return Ok(own.clone()) };
         let client = || {
             let config = own.config().to_builder().credentials_provider(session.credentials.clone());
-            // They are at hand.
+            // Asking the session for its credentials costs nothing.
             let config = config.identity_cache(IdentityCache::no_cache());
             aws_sdk_dynamodb::Client::from_conf(config.build())
         };
@@ -150,7 +150,7 @@ impl AwsClients {
         let Some(session) = self.session(principal).await? else { return Ok(own.clone()) };
         let client = || {
             let config = own.config().to_builder().credentials_provider(session.credentials.clone());
-            // They are at hand.
+            // Asking the session for its credentials costs nothing.
             let config = config.identity_cache(IdentityCache::no_cache());
             aws_sdk_ssm::Client::from_conf(config.build())
         };

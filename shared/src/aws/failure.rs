@@ -120,10 +120,10 @@ pub(super) fn kind_of(code: &str, is_server_error: bool) -> FailureKind {
     }
 }
 
-/// What an error and its causes say. Not what they show for debugging: that may be the body of an
-/// answer, and so a value.
+/// The messages of an error and its causes. Not their debug output, which may contain the body of
+/// an answer, and so a value.
 pub fn error_chain(error: &dyn std::error::Error) -> String {
-    causes(error).fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
+    causes(error).fold(error.to_string(), |chain, cause| format!("{chain}: {cause}"))
 }
 
 fn causes<'a>(error: &'a (dyn std::error::Error + 'a)) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
@@ -134,7 +134,7 @@ fn causes<'a>(error: &'a (dyn std::error::Error + 'a)) -> impl Iterator<Item = &
 mod tests {
     use super::*;
 
-    /// Only what certainly did not take effect counts as throttled or refused.
+    /// Only a call that certainly did not take effect counts as throttled or refused.
     #[test]
     fn doubtful_answers_leave_the_outcome_open() {
         for (code, is_server_error, kind) in [
@@ -150,7 +150,7 @@ mod tests {
         }
     }
 
-    /// An answer that cannot be read stands in no log with its body.
+    /// The body of an answer that cannot be read stays out of the log.
     #[test]
     fn bodies_are_not_said() {
         let body = aws_smithy_types::body::SdkBody::from("hunter2");

@@ -6,8 +6,8 @@ use aws_smithy_http_client::tls::TrustStore;
 use pem::{EncodeConfig, LineEnding, Pem, PemError};
 use rustls::{RootCertStore, pki_types::CertificateDer};
 
-/// Those of Amazon Trust Services. Reading five takes a twentieth of the time that a system's
-/// hundred and fifty take, in every cold start.
+/// Those of Amazon Trust Services. Reading these five takes a twentieth of the time that a system's
+/// 150 take, in every cold start.
 const AMAZON: &[u8] = include_bytes!("amazon-roots.pem");
 
 /// What the parts of a bundle are called that count.
@@ -26,7 +26,6 @@ pub enum TrustedRoots {
 
 /// A bundle that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum UnusableBundle {
     /// The file cannot be read.
     #[error("it cannot be read: {0}")]
@@ -54,9 +53,9 @@ impl TrustedRoots {
         Ok(if elsewhere || other_partition { Self::System } else { Self::Amazon })
     }
 
-    /// The certificates of a bundle, and nothing else that stands in it. The HTTP client panics on
-    /// what it cannot use, so it gets what was found to be usable here, in a form that leaves
-    /// nothing to interpretation.
+    /// The certificates of a bundle, and nothing else of it. The HTTP client panics on a
+    /// certificate that it cannot use, so it gets only those that were checked here, in one
+    /// canonical form.
     fn read(bundle: &[u8]) -> Result<Self, UnusableBundle> {
         let mut usable = RootCertStore::empty();
         let mut certificates = Vec::new();

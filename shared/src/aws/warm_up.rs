@@ -15,8 +15,8 @@ const WARM_UP_KEY: &str = "WARM-UP";
 
 impl AwsClients {
     /// Opens the connections that the first call will use: to DynamoDB by asking for an item that
-    /// is not there, and to STS by asking who this is. Any answer does, a refusal, too. If there is
-    /// none in time, the first call has to try for itself.
+    /// does not exist, and to STS by asking for the caller's identity. Any answer will do, also a
+    /// refusal. If none comes in time, the first call opens its connection itself.
     pub async fn warm_up(&self, table: &str) {
         let key = |name: &str| AttributeValue::S(name.to_owned());
         let get =

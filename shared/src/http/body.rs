@@ -17,7 +17,7 @@ use crate::{
 /// How much of what the JSON parser says is passed on, in characters: it repeats names and texts of
 /// the body, however long they are.
 const MAX_SHOWN: usize = 200;
-/// How many items of a list are kept to be looked at; no request may have more.
+/// How many items of a list are kept; no request may have more.
 const MAX_ITEMS: usize = 100;
 
 /// `PUT /v1/config/{key+}`.

@@ -1,8 +1,7 @@
 //! Cursors: where a page ended, as an opaque text that fits its own tenant, route and query only.
 //!
-//! A cursor grants nothing, since keys are derived from the caller's scope. The check in it keeps
-//! one from being used where it does not belong, by mistake or to probe, and needs no secret for
-//! that.
+//! A cursor grants nothing, since keys are derived from the caller's scope. Its check detects a
+//! cursor of another query, whether used by mistake or to probe. That needs no secret.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
@@ -54,8 +53,8 @@ impl Cursor<'_> {
             })
     }
 
-    /// Whether the query can have ended at `position`. Somebody may compute a check on purpose, and
-    /// DynamoDB fails on a position outside the range that is asked for.
+    /// Whether the query can have ended at `position`. Anybody can compute a check, and DynamoDB
+    /// fails on a position outside the queried range.
     fn can_be_at(&self, position: &str) -> bool {
         match self.kind {
             CursorKind::List(prefix) => position.starts_with(prefix) && is_key_prefix(position),

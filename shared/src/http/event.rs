@@ -26,7 +26,6 @@ use crate::{
     },
     read::Freshness,
     redact::Redacted,
-    telemetry,
 };
 
 /// The longest `Idempotency-Key`, in bytes.
@@ -97,9 +96,8 @@ impl Event {
     }
 
     /// The one of `routes` that the request is for. Routes are written as the template's route keys
-    /// are, such as `GET /v1/config/{key+}`. HEAD is answered as GET is, body included: who speaks
-    /// HTTP with the client leaves that out, and knows by it which Content-Length to send (RFC
-    /// 9110, 9.3.2).
+    /// are, such as `GET /v1/config/{key+}`. HEAD is answered as GET is, body included. The server
+    /// in front drops the body, and takes the Content-Length from it (RFC 9110, 9.3.2).
     pub fn route(&self, routes: &[&'static str]) -> Option<&'static str> {
         let asked = if self.method() == "HEAD" { "GET" } else { self.method() };
         let is_for = |route: &&&'static str| {
@@ -124,20 +122,16 @@ impl Event {
 
     /// The key behind `prefix` in the path.
     ///
-    /// API Gateway's documents disagree on whether it decodes the path and its parameter, so both
-    /// are looked at after exactly one decoding, and must agree. No character of a key needs
-    /// encoding, so nobody who sends keys plainly is hurt.
+    /// API Gateway's documentation disagrees with itself on whether the path and its parameter are
+    /// decoded. So both are decoded exactly once, and must agree. No character of a key needs
+    /// encoding, so a plain key always passes.
     pub fn key(&self, prefix: &str, routes: &TagRoutes) -> Result<ConfigKey, Problem> {
         let raw = self.path().strip_prefix(prefix).unwrap_or_default();
         let decoded = percent_decode_str(raw).decode_utf8().ok();
         let key =
             decoded.filter(|decoded| self.path_parameters.get("key").is_none_or(|parameter| parameter == decoded));
         match key {
-            Some(key) => {
-                let key = ConfigKey::parse(&key, routes)?;
-                telemetry::note_key(&key);
-                Ok(key)
-            }
+            Some(key) => Ok(ConfigKey::parse(&key, routes)?),
             None => Err(Problem::new(
                 ProblemType::InvalidKey,
                 "the key in the path is encoded ambiguously; send it as it is, no character of a key needs percent-encoding",
@@ -154,7 +148,7 @@ impl Event {
     /// The query's parameters; none but those in `known`, and each at most once.
     pub fn query(&self, known: &'static [&'static str]) -> Result<Query, Problem> {
         if percent_decode_str(&self.raw_query_string).decode_utf8().is_err() {
-            // What stands for such bytes afterwards is nothing that the client sent.
+            // The decoder would replace such bytes by text that the client did not send.
             return Err(Problem::new(ProblemType::InvalidParameter, "the query is not UTF-8, percent-encoded"));
         }
         let mut values = HashMap::new();
@@ -178,7 +172,7 @@ impl Event {
                 ));
             }
         }
-        Ok(Query(Redacted(values)))
+        Ok(Query::new(values))
     }
 
     /// The body as text, without a byte order mark: a parser of JSON may ignore one (RFC 8259,
@@ -209,8 +203,8 @@ impl Event {
         Ok((text, parsed))
     }
 
-    /// That the body comes as it is. Its limits count what is sent, and nothing here links what
-    /// would unpack it.
+    /// That the body is not compressed. Limits count the bytes that are sent, and no decompressor
+    /// is linked.
     fn is_not_encoded(&self) -> Result<(), Problem> {
         let codings = self.header("content-encoding").unwrap_or_default().split(',').map(str::trim);
         match codings.filter(|coding| !coding.is_empty()).find(|coding| !coding.eq_ignore_ascii_case("identity")) {
@@ -261,8 +255,8 @@ impl Event {
     /// The request's idempotency claim, if it carries an `Idempotency-Key`. `body` is what it asks
     /// for besides method, path and conditions, which for a DELETE is the comment of its query.
     ///
-    /// Only hashes are kept. The request's is salted with the key, which is not kept, so that
-    /// nobody who reads the table can guess a short secret value from it.
+    /// Only hashes are kept. The request's hash is salted with the key, which is not kept. So a
+    /// reader of the table cannot guess a short secret value from the hash.
     pub fn idempotency(&self, body: &str) -> Result<Option<IdempotencyClaim>, Problem> {
         let Some(key) = self.header("idempotency-key") else { return Ok(None) };
         let key = key.trim().trim_matches('"');
@@ -291,12 +285,11 @@ impl Event {
         let presented = match (claims, self.header("authorization")) {
             (Some(jwt), Some(authorization)) => Presented::Checked { claims: &jwt.claims, authorization },
             (None, Some(header)) => Presented::Authorization(header),
-            // Claims that come without the token are none of API Gateway's, which passes on what it
-            // checks.
+            // API Gateway passes on the token that it has checked. Claims without one do not come
+            // from it.
             (_, None) => Presented::Nothing,
         };
         let scope = authenticator.authenticate(presented).await?.authorize(permission)?;
-        telemetry::note_tenant(scope.tenant());
         Ok(scope)
     }
 }
@@ -306,7 +299,8 @@ fn directives(header: &str) -> impl Iterator<Item = (&str, Duration)> {
     header.split(',').map(|directive| {
         let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
         let digits = value.trim().trim_matches('"');
-        // Too long for a number is a long time; what is no number at all is the strictest reading.
+        // A number that is too large means a long time. What is no number is read in the strictest
+        // way.
         let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         let seconds = if is_number { digits.parse().unwrap_or(u32::MAX) } else { 0 };
         (name.trim(), Duration::from_secs(seconds.into()))

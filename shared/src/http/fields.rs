@@ -57,8 +57,8 @@ pub(super) fn names_in_lower_case<'de, D: Deserializer<'de>>(
     deserializer.deserialize_any(Headers).map(Redacted)
 }
 
-/// Claims arrive as text; what is not is no claim that anything here goes by. One that stands twice
-/// has two meanings, and no event of API Gateway's.
+/// Claims arrive as text; other JSON is no claim that is used here. A claim that stands twice is
+/// ambiguous, and API Gateway never sends one.
 pub(super) fn texts_only<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Redacted<HashMap<String, String>>, D::Error> {

@@ -17,7 +17,7 @@ pub use event::Event;
 pub use page_tag::{PageTag, digest};
 pub use problem::{Problem, ProblemType};
 pub use query::Query;
-pub use respond::{EntryView, Respond, StoreView, VersionView, WrittenView};
+pub use respond::{EntryView, Respond, StoreView, VersionView, WrittenView, revision_of};
 
 use crate::model::comment::Comment;
 

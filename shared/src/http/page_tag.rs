@@ -10,7 +10,7 @@ pub struct PageTag<'a> {
     /// The tag routes, as [`digest`] has them: they decide which keys are shown, and what is a
     /// secret.
     pub routes: &'a str,
-    /// Who asks: not everybody sees the values of secrets.
+    /// The caller's scope: not everybody sees the values of secrets.
     pub scope: &'a TenantScope,
     /// What is paged through, and what the query says of the page.
     pub query: &'a [&'a str],
@@ -22,8 +22,8 @@ impl PageTag<'_> {
     /// How many hexadecimal digits of the digest are kept.
     const DIGITS: usize = 16;
 
-    /// The page's tag at `head`. The commit's id is in it besides the revision, so that none of a
-    /// restored table's is taken for another.
+    /// The page's tag at `head`. It contains the commit's id besides the revision, so that a
+    /// restored table's pages are not taken for others.
     pub fn at(&self, head: &Head) -> ETag {
         let rights = if self.scope.may_read_secrets() { "secrets" } else { "" };
         let (commit, tenant) = (head.commit.to_string(), self.scope.tenant().as_str());

@@ -1,7 +1,7 @@
-//! Errors as callers see them: RFC 9457, a stable `type`, a `detail` that says what to do, nothing
-//! of our insides.
+//! Errors as callers see them (RFC 9457): a stable `type`, a `detail` that says what to do, and
+//! nothing about the inside of the service.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ::http::StatusCode;
 use serde::Serialize;
@@ -10,9 +10,9 @@ use tracing::{error, info, warn};
 
 use super::{Answer, Respond};
 use crate::{
-    auth::AuthError,
+    auth::{AuthError, KeyFetchError, TokenError},
     aws::{AwsFailure, FailureKind, Service},
-    ledger::LedgerError,
+    ledger::{DamagedItem, LedgerError},
     limit::OverLimit,
     model::{
         comment::{InvalidComment, MAX_COMMENT_CHARS},
@@ -22,13 +22,11 @@ use crate::{
     },
     read::ReadError,
     store::{StoreError, ValueRefused},
-    telemetry,
     write::WriteError,
 };
 
 /// The kinds of problems. Their names are part of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum ProblemType {
     /// A key breaks a rule.
     InvalidKey,
@@ -107,15 +105,37 @@ pub struct Problem {
     revision: Option<Revision>,
     etag: Option<ETag>,
     members: Vec<(&'static str, Value)>,
+    cause: Option<Box<Cause>>,
+}
+
+/// What operators have to know of a problem, and callers must not.
+#[derive(Debug)]
+enum Cause {
+    InvalidToken(TokenError),
+    NoKeys(Arc<KeyFetchError>),
+    Call(AwsFailure),
+    Damage(DamagedItem),
+    UnknownOutcome(AwsFailure),
+    NotAsPut(StoreError),
+    ValueMissing(ConfigKey),
+    OffRoute(ConfigKey),
 }
 
 impl Problem {
     /// A problem with what to do about it.
     pub fn new(kind: ProblemType, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), retry_after_seconds: None, revision: None, etag: None, members: Vec::new() }
+        Self {
+            kind,
+            detail: detail.into(),
+            retry_after_seconds: None,
+            revision: None,
+            etag: None,
+            members: Vec::new(),
+            cause: None,
+        }
     }
 
-    /// That no route leads anywhere.
+    /// That there is no such route.
     pub fn no_route() -> Self {
         Self::new(ProblemType::NotFound, "there is no such method and path here; the paths are under /v1/")
     }
@@ -149,11 +169,17 @@ impl Problem {
         }
     }
 
-    /// That a value is where no route leads to.
-    fn off_route(key: &ConfigKey, detail: &str) -> Self {
-        error!(config.key = %key, "a committed value is in a store that its tag's route does not lead to");
+    /// That a value is in a store that no route leads to.
+    fn off_route(key: ConfigKey, detail: &str) -> Self {
         let advice = "the operators of this service must restore the route, or the key be written anew";
-        Self::new(ProblemType::Unavailable, format!("{detail}; {advice}")).retry_after(60)
+        Self::new(ProblemType::Unavailable, format!("{detail}; {advice}"))
+            .retry_after(60)
+            .caused_by(Cause::OffRoute(key))
+    }
+
+    fn caused_by(mut self, cause: Cause) -> Self {
+        self.cause = Some(Box::new(cause));
+        self
     }
 
     /// The revision at which the problem was seen.
@@ -182,17 +208,38 @@ impl Problem {
     #[must_use]
     pub fn of_item(self, index: usize, key: Option<&str>) -> Self {
         let problem = self.with("index", index);
-        // What is longer than any key is not worth repeating.
+        // A text that is longer than any key is not repeated.
         match key.filter(|key| key.len() <= MAX_TAG_BYTES + MAX_NAME_BYTES) {
             Some(key) => problem.with("key", key),
             None => problem,
         }
     }
 
+    /// Its type, as callers see it.
+    pub fn type_name(&self) -> &'static str {
+        self.kind.published().1
+    }
+
+    /// Writes the line that says what the caller is not told, where there is something to say.
+    pub fn log(&self) {
+        match self.cause.as_deref() {
+            None => {}
+            Some(Cause::InvalidToken(reason)) => info!(%reason, "a token was refused"),
+            Some(Cause::NoKeys(reason)) => warn!(%reason, "the issuer's keys cannot be fetched"),
+            Some(Cause::Call(failure)) => error!(%failure, kind = ?failure.kind, "an AWS call failed"),
+            Some(Cause::Damage(damage)) => error!(%damage, "the ledger is damaged"),
+            Some(Cause::UnknownOutcome(failure)) => error!(%failure, "the outcome of a commit is unknown"),
+            Some(Cause::NotAsPut(error)) => error!(%error, "a store does not hold what was put"),
+            Some(Cause::ValueMissing(key)) => error!(config.key = %key, "a committed value is not in its store"),
+            Some(Cause::OffRoute(key)) => {
+                error!(config.key = %key, "a committed value is in a store that its tag's route does not lead to");
+            }
+        }
+    }
+
     /// The answer.
     pub fn answer(self) -> Answer {
         let (status, kind, title) = self.kind.published();
-        telemetry::note_problem(kind);
         let body = ProblemView {
             kind,
             title,
@@ -216,7 +263,8 @@ impl Problem {
             StatusCode::UNSUPPORTED_MEDIA_TYPE => respond = respond.header("accept-encoding", "identity"),
             _ => {}
         }
-        respond.json(&body)
+        // Nothing in it can fail to be written.
+        respond.text(serde_json::to_string(&body).unwrap_or_default())
     }
 }
 
@@ -266,14 +314,12 @@ impl From<AuthError> for Problem {
         match error {
             AuthError::NoToken | AuthError::NoBearer => Self::new(ProblemType::Unauthenticated, detail),
             AuthError::InvalidToken(reason) => {
-                info!(%reason, "a token was refused");
-                Self::new(ProblemType::Unauthenticated, detail)
+                Self::new(ProblemType::Unauthenticated, detail).caused_by(Cause::InvalidToken(reason))
             }
             AuthError::NoTenant { .. } | AuthError::MissingScope { .. } => Self::new(ProblemType::Forbidden, detail),
-            AuthError::KeysUnavailable { reason, retry_after } => {
-                warn!(%reason, "the issuer's keys cannot be fetched");
-                Self::new(ProblemType::Unavailable, detail).retry_after(whole_seconds(retry_after))
-            }
+            AuthError::KeysUnavailable { reason, retry_after } => Self::new(ProblemType::Unavailable, detail)
+                .retry_after(whole_seconds(retry_after))
+                .caused_by(Cause::NoKeys(reason)),
         }
     }
 }
@@ -295,35 +341,26 @@ impl From<OverLimit> for Problem {
 impl From<AwsFailure> for Problem {
     fn from(failure: AwsFailure) -> Self {
         let service = failure.service;
-        error!(%failure, kind = ?failure.kind, "an AWS call failed");
-        match failure.kind {
-            // Not this caller's requests are too many, but the tenants whose credentials are asked
-            // for.
-            FailureKind::Throttled if service == Service::Sts => {
-                Self::new(ProblemType::Unavailable, format!("{service} does not answer now; try again later"))
-                    .retry_after(1)
-            }
+        let no_answer = || format!("{service} does not answer now; try again later");
+        let (kind, detail, seconds) = match failure.kind {
+            // The caller does not make too many requests: too many tenants need credentials.
+            FailureKind::Throttled if service == Service::Sts => (ProblemType::Unavailable, no_answer(), 1),
             FailureKind::Throttled => {
-                Self::new(ProblemType::Throttled, format!("{service} takes no more requests now; try again later"))
-                    .retry_after(1)
+                (ProblemType::Throttled, format!("{service} takes no more requests now; try again later"), 1)
             }
-            FailureKind::Unavailable => {
-                Self::new(ProblemType::Unavailable, format!("{service} does not answer now; try again later"))
-                    .retry_after(2)
-            }
+            FailureKind::Unavailable => (ProblemType::Unavailable, no_answer(), 2),
             FailureKind::CircuitOpen { retry_after } => {
                 let seconds = u32::try_from(retry_after.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
-                Self::new(ProblemType::Unavailable, format!("{service} does not answer now; try again later"))
-                    .retry_after(seconds)
+                (ProblemType::Unavailable, no_answer(), seconds)
             }
-            // Refused for good, so that trying again the same way does not help: a limit of the
-            // account, a lacking permission.
-            FailureKind::Refused => Self::new(
-                ProblemType::Unavailable,
-                format!("{service} refuses the request; the operators of this service find the reason in its log"),
-            )
-            .retry_after(60),
-        }
+            // Refused for good: a limit of the account, a lacking permission. The same request will
+            // fail again.
+            FailureKind::Refused => {
+                let advice = "the operators of this service find the reason in its log";
+                (ProblemType::Unavailable, format!("{service} refuses the request; {advice}"), 60)
+            }
+        };
+        Self::new(kind, detail).retry_after(seconds).caused_by(Cause::Call(failure))
     }
 }
 
@@ -332,20 +369,20 @@ impl From<LedgerError> for Problem {
         match error {
             LedgerError::Aws(failure) => failure.into(),
             LedgerError::Damaged(damage) => {
-                error!(%damage, "the ledger is damaged");
                 Self::new(
                     ProblemType::Unavailable,
                     "a stored record cannot be read; the operators of this service find it in its log",
                 )
                 .retry_after(60)
+                .caused_by(Cause::Damage(damage))
             }
             LedgerError::OutcomeUnknown(failure) => {
-                error!(%failure, "the outcome of a commit is unknown");
                 Self::new(
                     ProblemType::Unavailable,
                     "whether the write took place could not be found out; read the key, or send the same request with the same Idempotency-Key",
                 )
                 .retry_after(2)
+                .caused_by(Cause::UnknownOutcome(failure))
             }
         }
     }
@@ -359,9 +396,9 @@ impl From<StoreError> for Problem {
                 Self::new(ProblemType::Unprocessable, error.to_string()).with("reason", reason.name())
             }
             StoreError::Gone | StoreError::Unreadable(_) => {
-                error!(%error, "a store does not hold what was put");
                 Self::new(ProblemType::Unavailable, "the value was changed behind this service's back; try again later")
                     .retry_after(5)
+                    .caused_by(Cause::NotAsPut(error))
             }
         }
     }
@@ -374,10 +411,9 @@ impl From<ReadError> for Problem {
             ReadError::Ledger(error) => error.into(),
             ReadError::Store(error) => error.into(),
             ReadError::ValueMissing(key) => {
-                error!(config.key = %key, "a committed value is not in its store");
-                Self::new(ProblemType::Unavailable, detail).retry_after(5)
+                Self::new(ProblemType::Unavailable, detail).retry_after(5).caused_by(Cause::ValueMissing(key))
             }
-            ReadError::RouteChanged(key) => Self::off_route(&key, &detail),
+            ReadError::RouteChanged(key) => Self::off_route(key, &detail),
             ReadError::VersionGone { head, .. } => Self::new(ProblemType::Gone, detail).at(head),
             ReadError::Secret(key) => Self::new(ProblemType::Forbidden, detail).with("key", key.as_str()),
             ReadError::NotReached { head, .. } => {
@@ -420,7 +456,7 @@ impl From<WriteError> for Problem {
             WriteError::NotFound(key) | WriteError::NoSuchVersion(key, _) => {
                 Self::new(ProblemType::NotFound, detail).with("key", key.as_str())
             }
-            WriteError::RouteChanged(key) => Self::off_route(&key, &detail),
+            WriteError::RouteChanged(key) => Self::off_route(key, &detail),
             WriteError::VersionGone(gone) => Self::new(ProblemType::Gone, detail).with("key", gone.key.as_str()),
             WriteError::VersionIsTombstone(key, _) | WriteError::CannotJoin { key, .. } => {
                 Self::new(ProblemType::Unprocessable, detail).with("key", key.as_str())

@@ -11,14 +11,18 @@ use crate::{
     redact::Redacted,
 };
 
-/// The largest version or revision that is looked for; none will ever be reached.
+/// The largest version or revision that is accepted; no counter will ever reach it.
 pub(super) const MAX_COUNTER: u64 = 1_000_000_000_000_000_000;
 
 /// A query's parameters.
 #[derive(Debug)]
-pub struct Query(pub(super) Redacted<HashMap<&'static str, String>>);
+pub struct Query(Redacted<HashMap<&'static str, String>>);
 
 impl Query {
+    pub(super) fn new(values: HashMap<&'static str, String>) -> Self {
+        Self(Redacted(values))
+    }
+
     /// A parameter's text.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)

@@ -18,7 +18,6 @@ use crate::{
         value::ConfigValue,
     },
     read::{At, Fetched},
-    telemetry,
     write::StoreState,
 };
 
@@ -32,7 +31,7 @@ const STALE: &str = "tenantry-stale";
 pub struct Respond(Answer);
 
 impl Respond {
-    /// An answer with a status. Nobody but the caller may keep it, and not without asking again.
+    /// An answer with a status. Only the caller may cache it, and has to revalidate it.
     pub fn new(status: StatusCode) -> Self {
         let mut answer = Answer::default();
         answer.status_code = i64::from(status.as_u16());
@@ -51,7 +50,6 @@ impl Respond {
     /// The revision at which the answer is valid.
     #[must_use]
     pub fn revision(self, revision: Revision) -> Self {
-        telemetry::note_revision(revision);
         self.header(REVISION, &revision.to_string())
     }
 
@@ -71,18 +69,18 @@ impl Respond {
         self.header("etag", etag.as_str())
     }
 
-    /// Nobody may keep it at all.
+    /// Nobody may cache it at all.
     #[must_use]
     pub fn secret(self, is_secret: bool) -> Self {
         if is_secret { self.header("cache-control", "no-store") } else { self }
     }
 
     /// The finished answer, with JSON.
-    pub fn json(self, body: &impl Serialize) -> Answer {
+    pub fn json(self, body: &impl Serialize) -> Result<Answer, Problem> {
         match serde_json::to_string(body) {
-            Ok(text) => self.text(text),
+            Ok(text) => Ok(self.text(text)),
             // Only a stored value that is no JSON could do this.
-            Err(_) => Problem::new(ProblemType::Unavailable, "a stored value cannot be shown").answer(),
+            Err(_) => Err(Problem::new(ProblemType::Unavailable, "a stored value cannot be shown")),
         }
     }
 
@@ -97,6 +95,11 @@ impl Respond {
         self.0.headers.remove("content-type");
         self.0
     }
+}
+
+/// The revision at which an answer is valid, if it names one.
+pub fn revision_of(answer: &Answer) -> Option<Revision> {
+    answer.headers.get(REVISION)?.to_str().ok()?.parse().ok().map(Revision::new)
 }
 
 /// What a key's store makes of a version, where that is worth telling.
@@ -191,7 +194,7 @@ pub struct VersionView<'a> {
     /// The version had a value that its store does not keep any more.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     value_gone: bool,
-    /// Somebody put it into its store, where a later put had replaced it before it was found.
+    /// Somebody put it into its store, and a later put replaced it before it was imported.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     superseded: bool,
     author: &'a Author,
@@ -250,7 +253,7 @@ pub struct WrittenView<'a> {
     /// alone.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     removes_older_values: bool,
-    /// The value is committed and what every reader gets; its store is still to be brought after.
+    /// The value is committed, and every reader gets it; it is not replicated to its store yet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pending: bool,
     /// Its store refuses it.

@@ -10,7 +10,7 @@ use crate::{
     model::{entry::Revision, key::ConfigKey, tenant::TenantId},
 };
 
-/// The namespace of the suite's metrics.
+/// The namespace of the metrics.
 const NAMESPACE: &str = "Tenantry";
 /// More than most lines have, so that their buffer does not have to grow.
 const USUAL_BYTES: usize = 1024;
@@ -143,7 +143,7 @@ pub(super) fn write(
     for (_, metrics) in of_the_function.into_iter().filter(|(is_written, _)| *is_written) {
         cloud_watch_metrics.push(Directive { namespace: NAMESPACE, dimensions: BY_FUNCTION, metrics });
     }
-    // Only where there is something to tell: a metric that nobody needs costs nothing then.
+    // Only where there is something to count: a metric that nobody needs then costs nothing.
     let unparsed_edits = Some(notes.unparsed_edits).filter(|count| *count > 0);
     if unparsed_edits.is_some() {
         cloud_watch_metrics.push(Directive { namespace: NAMESPACE, dimensions: BY_FUNCTION, metrics: OF_EDITS });
@@ -212,7 +212,7 @@ fn class(outcome: Outcome) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Suites of one account stay apart: metrics bear the name of the deployed function.
+    /// Stacks of one account stay apart: metrics bear the name of the deployed function.
     #[test]
     fn metrics_bear_the_deployed_functions_name() {
         let invocation =

@@ -1,8 +1,8 @@
 //! What is logged beside the line of an invocation: one JSON object each, with the ids of the
 //! invocation that it belongs to.
 //!
-//! The ids come from the invocation's task, not from a span: a span would be written down in every
-//! call, and is needed in few.
+//! The ids come from the invocation's task, not from a span: every call would pay for a span that
+//! few need.
 
 use std::fmt;
 
@@ -36,17 +36,16 @@ pub fn init_to(usual: &str, write: impl Fn(&str) + Send + Sync + 'static) {
     let _ = tracing_subscriber::registry().with(levels).with(Lines(write)).try_init();
 }
 
-/// The levels of `RUST_LOG`, or the usual ones, but that no library may trace: some then write
-/// whole requests, with tokens and values.
-fn levels(said: &str, usual: &str) -> Targets {
-    // `EnvFilter` knows more than levels by target, for regular expressions in the binary and in
-    // every start.
-    let mut said = [said, usual].into_iter().filter(|said| !said.is_empty()).filter_map(|said| said.parse().ok());
-    let said: Targets = said.next().unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+/// The levels of `RUST_LOG`, or the usual ones. No library may trace: some then write whole
+/// requests, with tokens and values.
+fn levels(wanted: &str, usual: &str) -> Targets {
+    // `EnvFilter` can do more, but links regular expressions and compiles them at every start.
+    let mut wanted = [wanted, usual].into_iter().filter(|text| !text.is_empty()).filter_map(|text| text.parse().ok());
+    let wanted: Targets = wanted.next().unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let capped = |level: LevelFilter| level.min(LevelFilter::DEBUG);
-    let default = said.default_level().unwrap_or(LevelFilter::OFF);
+    let default = wanted.default_level().unwrap_or(LevelFilter::OFF);
     Targets::new().with_default(capped(default)).with_targets(OURS.map(|target| (target, default))).with_targets(
-        said.into_iter().map(|(target, level)| {
+        wanted.into_iter().map(|(target, level)| {
             let is_ours = OURS.iter().any(|ours| target.split("::").next() == Some(ours));
             (target, if is_ours { level } else { capped(level) })
         }),
@@ -124,28 +123,28 @@ mod tests {
         telemetry::{Invocation, Outcome, Telemetry, TraceContext},
     };
 
-    /// What libraries say at the level `trace` is whole requests: no `RUST_LOG` brings that into
+    /// What libraries write at the level `trace` is whole requests: no `RUST_LOG` brings that into
     /// the logs.
     #[test]
     fn libraries_are_never_traced() {
-        for said in ["trace", "lambda_runtime=trace", "hyper::proto=trace,info", "tenantry::aws=trace,hyper=trace"] {
-            let levels = levels(said, "info");
+        for wanted in ["trace", "lambda_runtime=trace", "hyper::proto=trace,info", "tenantry::aws=trace,hyper=trace"] {
+            let levels = levels(wanted, "info");
             for target in ["lambda_runtime::layers", "hyper::proto::h1", "aws_smithy_runtime::client"] {
-                assert!(!levels.would_enable(target, &Level::TRACE), "{target} at {said}");
+                assert!(!levels.would_enable(target, &Level::TRACE), "{target} at {wanted}");
             }
         }
         assert!(levels("trace", "info").would_enable("tenantry::ledger", &Level::TRACE));
         assert!(levels("tenantry::aws=trace", "info").would_enable("tenantry::aws", &Level::TRACE));
         assert!(levels("hyper=debug", "info").would_enable("hyper::proto", &Level::DEBUG));
-        for said in ["", "no=level=at all"] {
-            assert!(levels(said, "info").would_enable("config_read", &Level::INFO), "{said}");
-            assert!(!levels(said, "info").would_enable("config_read", &Level::DEBUG), "{said}");
-            assert!(!levels(said, "warn,hyper=error").would_enable("config_read", &Level::INFO), "{said}");
-            assert!(!levels(said, "warn,hyper=error").would_enable("hyper::proto", &Level::WARN), "{said}");
+        for wanted in ["", "no=level=at all"] {
+            assert!(levels(wanted, "info").would_enable("config_read", &Level::INFO), "{wanted}");
+            assert!(!levels(wanted, "info").would_enable("config_read", &Level::DEBUG), "{wanted}");
+            assert!(!levels(wanted, "warn,hyper=error").would_enable("config_read", &Level::INFO), "{wanted}");
+            assert!(!levels(wanted, "warn,hyper=error").would_enable("hyper::proto", &Level::WARN), "{wanted}");
         }
     }
 
-    /// A line has what was said, and the ids of the invocation that it was said in.
+    /// A line has the event's fields, and the ids of the invocation that it belongs to.
     #[tokio::test]
     async fn lines_name_their_invocation() {
         let lines = Arc::new(Mutex::new(Vec::new()));
@@ -154,10 +153,10 @@ mod tests {
         let _logging = tracing::subscriber::set_default(tracing_subscriber::registry().with(Lines(write)));
         let trace = TraceContext::parse("Root=1-5759e988-bd862e3fe1be46a994272793");
         let invocation = Invocation { function: "f", route: "r", id: "i", request_id: "q", trace };
-        let said = async {
+        let logging = async {
             tracing::warn!(tenant.id = %"acme", count = 3, ok = false, ratio = 0.5, "it said \"no\"");
         };
-        Telemetry::silent().observe(&Clock::system(), invocation, said, |()| Outcome::Done).await;
+        Telemetry::silent().observe(&Clock::system(), invocation, logging, |()| Outcome::Done).await;
         tracing::info!("outside");
         let lines = lines.lock().unwrap();
         let expected = serde_json::json!({

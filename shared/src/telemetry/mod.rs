@@ -1,6 +1,6 @@
-//! What operators see of each invocation: one line of JSON that is log, metrics and trace id at
-//! once, and a trace of its calls to AWS. Never a value, never a token, no claim but the tenant's
-//! id; and the tenant is no dimension of a metric.
+//! What operators see of each invocation: one line of JSON that is log and metrics at once, and a
+//! trace of its calls to AWS. It never contains a value, a token, or a claim other than the
+//! tenant's id. The tenant is no dimension of a metric.
 
 mod line;
 mod log;
@@ -23,13 +23,13 @@ use crate::{
     model::{entry::Revision, key::ConfigKey, tenant::TenantId},
 };
 
-/// Where the lines and the traces go.
+/// Where lines and traces go.
 #[derive(Clone)]
 pub struct Telemetry {
     sink: Option<Sink>,
     tracer: Option<Tracer>,
-    /// The name that metrics know the function by, if it is not its own: one that tells suites of
-    /// one account apart.
+    /// The name that metrics know the function by, if it is not its own: one that tells the stacks
+    /// of one account apart.
     function: Option<Arc<str>>,
 }
 
@@ -40,11 +40,11 @@ type Sink = Arc<dyn Fn(&str) + Send + Sync>;
 pub enum Outcome {
     /// With an HTTP status.
     Status(u16),
-    /// An event was worked off.
+    /// An event was handled.
     Done,
-    /// An event was dropped: it is not one that anything can be done about.
+    /// An event was dropped, because nothing can be done about it.
     Dropped,
-    /// An event could not be worked off; Lambda delivers it again.
+    /// An event could not be handled; Lambda delivers it again.
     Failed,
 }
 
@@ -53,7 +53,7 @@ pub enum Outcome {
 pub(crate) enum CacheResult {
     /// From memory, without asking.
     Hit,
-    /// From memory, after a look at the head.
+    /// From memory, after the head was compared.
     Validated,
     /// From the stores.
     Miss,
@@ -77,7 +77,7 @@ pub struct Invocation<'a> {
     pub trace: Option<TraceContext>,
 }
 
-/// What is found out on the way.
+/// What is found out during the invocation.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     tenant: Option<TenantId>,
@@ -102,22 +102,22 @@ pub(crate) struct Notes {
 pub struct SweepReport {
     /// Changes published.
     pub published: usize,
-    /// Stores brought after.
+    /// Values replicated to their stores.
     pub replicated: usize,
     /// Parameters and entries that were compared with each other.
     pub compared: usize,
-    /// Versions and removals of others that were found by that and committed.
+    /// Versions and removals by others that the comparison found and committed.
     pub imported: usize,
-    /// Stores that refuse what is committed, and were left alone or asked in vain.
+    /// Committed values that their stores refuse.
     pub refused: usize,
-    /// Pieces of work that failed and were put off.
+    /// Outbox items that failed and were postponed.
     pub failed: usize,
 }
 
 /// What a round of comparison counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Round {
-    /// Parameters under the suite's root.
+    /// Parameters under the root.
     pub parameters: usize,
     /// Keys whose stores refuse what is committed.
     pub refused: usize,
@@ -149,12 +149,12 @@ impl Telemetry {
         Self { sink: Some(Arc::new(sink)), tracer, function: None }
     }
 
-    /// Nothing to anybody.
+    /// Neither lines nor traces.
     pub fn silent() -> Self {
         Self { sink: None, tracer: None, function: None }
     }
 
-    /// Carries out an invocation and tells what became of it.
+    /// Carries out an invocation and writes its line.
     pub async fn observe<T>(
         &self,
         clock: &Clock,
@@ -205,7 +205,7 @@ impl std::ops::Add for Round {
     }
 }
 
-/// The line of an invocation, which is written when that is over: also if it panics.
+/// The line of an invocation, written when the invocation ends, also by a panic.
 struct Unwritten<'a> {
     telemetry: &'a Telemetry,
     invocation: Invocation<'a>,
@@ -238,7 +238,7 @@ impl fmt::Debug for Telemetry {
 
 /// Writes a line to standard output. In one write, so that no other line comes in between.
 fn print(line: &str) {
-    // Where nobody reads there is nobody to tell.
+    // Where nobody reads, nothing is lost.
     let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
 }
 
@@ -249,32 +249,32 @@ fn note(take: impl FnOnce(&mut Notes)) {
     });
 }
 
-/// Whose data is worked at.
+/// Notes whose data the invocation is about.
 pub(crate) fn note_tenant(tenant: &TenantId) {
     note(|notes| notes.tenant = Some(tenant.clone()));
 }
 
-/// The one key that is worked at.
-pub(crate) fn note_key(key: &ConfigKey) {
+/// Notes the one key that the invocation is about.
+pub fn note_key(key: &ConfigKey) {
     note(|notes| notes.key = Some(key.clone()));
 }
 
-/// The revision that is answered at.
-pub(crate) fn note_revision(revision: Revision) {
+/// Notes the revision of the answer.
+pub fn note_revision(revision: Revision) {
     note(|notes| notes.revision = Some(revision));
 }
 
-/// Where the answer came from.
+/// Notes where the answer came from.
 pub(crate) fn note_cache(result: CacheResult) {
     note(|notes| notes.cache = Some(result));
 }
 
-/// What kind of problem is answered with.
-pub(crate) fn note_problem(kind: &'static str) {
+/// Notes the type of the problem that is the answer.
+pub fn note_problem(kind: &'static str) {
     note(|notes| notes.problem = Some(kind));
 }
 
-/// What a sweep came to, and how long the oldest work had been owed.
+/// What a sweep came to, and how old the oldest item of the outbox was.
 pub(crate) fn note_sweep(report: SweepReport, oldest: Duration) {
     note(|notes| notes.swept = Some((report, oldest)));
 }
@@ -284,12 +284,12 @@ pub(crate) fn note_unparsed_edit() {
     note(|notes| notes.unparsed_edits += 1);
 }
 
-/// A committed value turned out to be refused by its store.
+/// Counts a committed value that its store refuses.
 pub(crate) fn note_refusal() {
     note(|notes| notes.refusals += 1);
 }
 
-/// What a round of comparison came to.
+/// Notes what a round of comparison came to.
 pub(crate) fn note_round(round: Round) {
     note(|notes| notes.round = Some(round));
 }

@@ -2,7 +2,7 @@
 //! added to it.
 //!
 //! The documents go to the daemon that runs beside every function with tracing, one datagram each.
-//! What is lost is lost; nothing waits for it.
+//! Nothing waits for them, and a lost one is not sent again.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -46,7 +46,7 @@ impl TraceContext {
         &self.root
     }
 
-    /// The context as a header, for whoever is called next.
+    /// The context as a header, for the service that is called next.
     pub fn header(&self) -> String {
         let parent = self.parent.as_ref().map_or_else(String::new, |parent| format!(";Parent={parent}"));
         format!("Root={}{parent};Sampled={}", self.root, u8::from(self.sampled))

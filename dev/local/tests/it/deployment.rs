@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tenantry::{
     aws::OwnCredentials,
     function::Context,
-    settings::{InvalidSettings, Settings},
+    settings::{InvalidSettings, Settings, SharedSettings},
     telemetry::Telemetry,
 };
 
@@ -145,6 +145,8 @@ const OF_THE_STREAM: [&str; 5] =
 const NOT_OF_CONFIG_READ: [&str; 2] = ["AWS_REGION", "SYSTEM_ROLE_ARN"];
 /// What means something in a function only: where AWS is elsewhere, its roots are, too.
 const OF_FUNCTIONS_ALONE: [&str; 2] = ["AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"];
+/// What only those need who write.
+const OF_WRITERS_ALONE: [&str; 2] = ["EVENT_BUS_NAME", "PARAMETER_KMS_KEY_ID"];
 
 /// Promise: the streaming service is told what config-read is told, so that both answer alike, and
 /// beside that only what it knows.
@@ -154,7 +156,8 @@ fn settings_of_the_streaming_service_are_known() -> TestResult {
     let stream = stack.stream.as_ref().ok_or("no streaming service")?;
     let read = &stack.function("config-read")?.environment;
     let given: BTreeSet<_> = stream.environment.keys().chain(stream.secrets.keys()).map(String::as_str).collect();
-    let known = read.keys().map(String::as_str).filter(|name| !OF_FUNCTIONS_ALONE.contains(name));
+    let left_out = [OF_FUNCTIONS_ALONE, OF_WRITERS_ALONE].concat();
+    let known = read.keys().map(String::as_str).filter(|name| !left_out.contains(name));
     let known: BTreeSet<_> = known.chain(OF_THE_STREAM).chain(NOT_OF_CONFIG_READ).collect();
     assert_eq!(given, known, "given on the left, known on the right");
     // Memory and rights are its own.
@@ -164,20 +167,19 @@ fn settings_of_the_streaming_service_are_known() -> TestResult {
         let same = stream.environment.get(name).is_none_or(|other| other == value);
         assert!(same, "{name} is {value} for config-read");
     }
-    let settings = Settings::load(&|name| match name {
-        "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY" => Some("x".to_owned()),
+    let credentials = OwnCredentials::Fixed(Credentials::from_keys("x", "x", None));
+    let source = |name: &str| match name {
         // The values above are short, and none that are taken.
         "TAG_ROUTES" => None,
-        "PARAMETER_KMS_KEY_ID" | "TOKEN_ISSUER" | "JWKS_URL" => Some("https://x".to_owned()),
+        "TOKEN_ISSUER" | "JWKS_URL" => Some("https://x".to_owned()),
         name => stream.environment.get(name).cloned(),
-    });
-    settings?;
+    };
+    SharedSettings::load(&source, credentials.clone())?;
     let asked = RefCell::new(BTreeSet::new());
     let source = |name: &str| {
         asked.borrow_mut().insert(name.to_owned());
         None
     };
-    let credentials = OwnCredentials::Fixed(Credentials::from_keys("x", "x", None));
     // One after the other is missing, and given.
     let mut missing: BTreeMap<String, String> = BTreeMap::new();
     loop {
@@ -194,6 +196,9 @@ fn settings_of_the_streaming_service_are_known() -> TestResult {
     }
     let unread = given.iter().filter(|name| !asked.borrow().contains(**name) && **name != "RUST_LOG");
     assert_eq!(unread.collect::<Vec<_>>(), Vec::<&&str>::new(), "nobody reads these");
+    for name in OF_WRITERS_ALONE {
+        assert!(!asked.borrow().contains(name), "the streaming service asks for {name}, and does not write");
+    }
     Ok(())
 }
 
@@ -393,7 +398,7 @@ fn the_alarm_sees_work_that_is_put_off() -> TestResult {
 fn timeouts_fit_the_budgets() -> TestResult {
     let stack = stack()?;
     let timeout = |function: &str| stack.function(function).map(|function| function.timeout);
-    let call = constant("shared/src/aws/mod.rs", "CALL_TIMEOUT")?;
+    let call = constant("shared/src/aws/clients.rs", "CALL_TIMEOUT")?;
 
     let answer = constant("shared/src/function.rs", "ANSWER_BUDGET")?;
     assert!(answer > constant("shared/src/write/mod.rs", "REQUEST_BUDGET")?);
@@ -404,15 +409,14 @@ fn timeouts_fit_the_budgets() -> TestResult {
     }
     // The last piece of work begins at the end of the run's budget, fails, and is put off.
     let refresh = |name| constant("shared/src/refresh.rs", name);
-    let longest = refresh("RUN_BUDGET")? + refresh("ITEM_BUDGET")? + call;
+    let item = constant("shared/src/outbox/mod.rs", "ITEM_BUDGET")?;
+    let longest = refresh("RUN_BUDGET")? + item + call;
     assert!(timeout("config-refresh")? > longest);
     // Work that began at the end of its time is over when there is still time left to compare.
-    assert!(refresh("RUN_BUDGET")? > refresh("WORK_BUDGET")? + refresh("ITEM_BUDGET")?);
+    assert!(refresh("RUN_BUDGET")? > refresh("WORK_BUDGET")? + item);
     // Who removes a value is done, or gone, before anybody else may put one.
     let removal = constant("shared/src/outbox/replicate.rs", "REMOVAL")?;
-    for longest in
-        [refresh("WORK_BUDGET")?, refresh("ITEM_BUDGET")?, constant("shared/src/write/mod.rs", "PAY_BUDGET")?]
-    {
+    for longest in [refresh("WORK_BUDGET")?, item, constant("shared/src/write/mod.rs", "FLUSH_BUDGET")?] {
         assert!(removal > longest, "{longest:?}");
     }
     Ok(())
@@ -432,7 +436,7 @@ fn the_streaming_service_has_tasks_and_they_have_time() -> TestResult {
     let source = |name: &str| match name {
         "AWS_REGION" => Some("eu-central-1".to_owned()),
         "TENANT_ROLE_ARN" => Some("none".to_owned()),
-        "TABLE_NAME" | "EVENT_BUS_NAME" | "PARAMETER_ROOT" | "TOKEN_AUDIENCE" => Some("/x".to_owned()),
+        "TABLE_NAME" | "PARAMETER_ROOT" | "TOKEN_AUDIENCE" => Some("/x".to_owned()),
         "TOKEN_ISSUER" => Some("https://x".to_owned()),
         _ => None,
     };

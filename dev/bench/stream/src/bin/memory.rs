@@ -123,7 +123,7 @@ fn setting(name: &str) -> Option<String> {
         "TOKEN_ISSUER" => "http://localhost/",
         "AWS_ENDPOINT_URL" => "http://localhost:1",
         "AWS_REGION" => "us-east-1",
-        "TABLE_NAME" | "EVENT_BUS_NAME" | "TOKEN_AUDIENCE" => "bench",
+        "TABLE_NAME" | "TOKEN_AUDIENCE" => "bench",
         _ => return None,
     };
     Some(value.to_owned())
