@@ -3,7 +3,7 @@
 _list:
     @just --list --unsorted
 
-# Run the suite on this machine, with HTTP, gRPC and emulated AWS; `just run --help` lists its options.
+# Run the suite here, with HTTP, gRPC and emulated AWS; `just run --help` lists its options.
 run *arguments:
     cargo run -p local -- {{arguments}}
 
@@ -16,7 +16,7 @@ lint:
     cargo fmt --all
     cargo clippy --workspace --all-targets --locked -- -D warnings
 
-# Check what has to hold before a change goes in, or some of its steps: `just gate clippy template`.
+# Check what has to hold before a change goes in, or some of it: `just gate shellcheck template`.
 gate *steps:
     .ci/run {{steps}}
 
@@ -24,7 +24,7 @@ gate *steps:
 full *steps:
     .ci/full {{steps}}
 
-# Break the code on purpose, and see a test notice: `just defects "names of some"`, `just defects --check`.
+# Break the code on purpose and see a test notice it; `just defects --check` only fits the defects.
 defects *words:
     .ci/defects {{words}}
 

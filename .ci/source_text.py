@@ -134,6 +134,8 @@ class Sources:
         """Which items have the last word of this name."""
         last = name.split("::")[-1]
         paths = sorted({"::".join(item.path) for _, item in self.items if item.path[-1] == last})
+        if len(paths) > 5:
+            paths[5:] = ["…"]
         return f"there is {', '.join(paths)}" if paths else f"nothing there is called {last}"
 
 
