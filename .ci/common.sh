@@ -27,6 +27,68 @@ python_tools() {
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
 }
 
+# The steps of a script, what each cost, and which failed. With names on the command line only the
+# steps run whose headings hold one of them: `steps "$@"` before the first, `finish` after the last.
+chosen=()
+costs=()
+failed=()
+steps() {
+    chosen=("$@")
+    trap say_costs EXIT
+}
+
+is_chosen() {
+    local name
+    ((${#chosen[@]} > 0)) || return 0
+    for name in "${chosen[@]}"; do [[ $1 != *"$name"* ]] || return 0; done
+    return 1
+}
+
+# step WHAT COMMAND…: one step, with its heading and what it took. A failure is noted, and the other
+# steps run all the same.
+step() {
+    local what=$1 status took
+    shift
+    is_chosen "$what" || return 0
+    say "$what"
+    took=$(mktemp)
+    set +e
+    # What the step says goes where it went before; only what it took goes to the file.
+    {
+        TIMEFORMAT='%0R %0U %0S'
+        time { (
+            set -e
+            "$@"
+        ) 2>&3; }
+    } 3>&2 2>"$took"
+    status=$?
+    set -e
+    ((status == 0)) || failed+=("$what")
+    costs+=("$(tail -n 1 "$took") $what$( ((status == 0)) || printf ': FAILED')")
+    rm -f "$took"
+}
+
+say_costs() {
+    local status=$? cost seconds user system what
+    say 'seconds, and of all processors'
+    for cost in ${costs[@]+"${costs[@]}"}; do
+        read -r seconds user system what <<<"$cost"
+        printf '%6d %6d  %s\n' "$seconds" "$((user + system))" "$what"
+    done
+    printf '%6d         in all\n' "$SECONDS"
+    exit "$status"
+}
+
+finish() {
+    ((${#costs[@]} > 0)) || fail "no step is called ${chosen[*]}"
+    if ((${#failed[@]} > 0)); then
+        say 'failed'
+        printf '%s\n' "${failed[@]}"
+        exit 1
+    fi
+    say 'everything held'
+}
+
 fail() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 
 # What runs beside a script, with a folder for its logs. All of it is ended when the script ends.

@@ -97,8 +97,8 @@ fn binaries() -> Result<PathBuf, Box<dyn Error>> {
 /// get the features that they have alone.
 fn build(functions: &[&str]) -> Result<(), Box<dyn Error>> {
     let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.args(["build", "--release", "--locked", "--bins", "--package=bench"]);
-    build.args(functions.iter().map(|function| format!("--package={function}")));
+    build.args(["build", "--release", "--locked", "--package=bench", "--bin=hello", "--bin=hello-get-item"]);
+    build.args(functions.iter().flat_map(|function| [format!("--package={function}"), format!("--bin={function}")]));
     // Standard output is for the report.
     if build.stdout(Stdio::null()).status()?.success() { Ok(()) } else { Err("the functions do not build".into()) }
 }

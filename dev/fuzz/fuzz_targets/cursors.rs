@@ -1,6 +1,9 @@
-//! `tenantry_fuzz::cursors` under libFuzzer.
-#![no_main]
+//! `tenantry_fuzz::cursors` under libFuzzer, which brings the `main` function.
+#![cfg_attr(fuzzing, no_main)]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let _ = tenantry_fuzz::cursors::check(input);
 });
+
+#[cfg(not(fuzzing))]
+fn main() {}

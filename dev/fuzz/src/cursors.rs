@@ -1,6 +1,9 @@
 //! Cursors: one tenant's never opens anything for another, nor for another route or query.
 
-use tenantry::{http::{Cursor, CursorKind, Problem}, model::{key::is_key_prefix, tenant::TenantId}};
+use tenantry::{
+    http::{Cursor, CursorKind, Problem},
+    model::{key::is_key_prefix, tenant::TenantId},
+};
 
 use crate::{Outcome, assert_blames_the_request};
 

@@ -3,7 +3,11 @@
 
 use std::sync::LazyLock;
 
-use tenantry::model::{key::{is_key_prefix, ConfigKey, Tag}, routing::TagRoutes, tenant::TenantId};
+use tenantry::model::{
+    key::{ConfigKey, Tag, is_key_prefix},
+    routing::TagRoutes,
+    tenant::TenantId,
+};
 
 use crate::{Outcome, ROUTES, assert_blames_the_request};
 

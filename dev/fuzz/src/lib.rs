@@ -14,7 +14,10 @@ pub mod values;
 use std::sync::LazyLock;
 
 pub use mutate::Mutator;
-use tenantry::{http::Problem, model::routing::{DEFAULT_ROUTES, TagRoutes}};
+use tenantry::{
+    http::Problem,
+    model::routing::{DEFAULT_ROUTES, TagRoutes},
+};
 
 /// What a target made of an input. A run in which one of the two never comes up has tested little.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

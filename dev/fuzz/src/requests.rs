@@ -9,7 +9,12 @@ use base64::{
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
 };
 use serde_json::{Value, json};
-use tenantry::{auth::{Authenticator, FetchKeys, KeyFetchError, KeySet, KeySource, Permission, TokenSettings}, clock::{Clock, Timestamp}, http::{BatchGetBody, Event, Problem, PutBody, Query, RollbackBody, TransactionBody}, model::key::ConfigKey};
+use tenantry::{
+    auth::{Authenticator, FetchKeys, KeyFetchError, KeySet, KeySource, Permission, TokenSettings},
+    clock::{Clock, Timestamp},
+    http::{BatchGetBody, Event, Problem, PutBody, Query, RollbackBody, TransactionBody},
+    model::key::ConfigKey,
+};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{Outcome, ROUTES, assert_blames_the_request, values::assert_canonical};

@@ -22,7 +22,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut seeds = files(&here.join("seeds").join(target));
     if target == "requests" {
-        seeds.extend(files(&here.join("../events")));
+        seeds.extend(files(&here.join("../../events")));
     }
     seeds
 }

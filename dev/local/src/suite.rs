@@ -16,6 +16,7 @@ use config_stream::{
     settings::{StreamSettings, UnusableSettings},
 };
 use emulator::{Emulator, EventFate};
+use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tenantry::{aws::OwnCredentials, clock::Clock, telemetry::Telemetry};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -152,7 +153,12 @@ pub struct Suite {
 
 impl Suite {
     /// Starts everything; when this returns, everything answers.
-    pub async fn start(options: Options) -> Result<Self, StartError> {
+    // No `async fn`: each program and test that awaits one compiles all that it runs once more.
+    pub fn start(options: Options) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(Self::begin(options))
+    }
+
+    async fn begin(options: Options) -> Result<Self, StartError> {
         let data = options.data.as_deref().map(DataFolder::open).transpose()?;
         let lock = data.as_ref().map(DataFolder::lock).transpose()?;
         // Only once the data folder is ours: it may be the file of a running instance.
