@@ -241,6 +241,8 @@ fn the_streaming_service() {
 
     let arn = |kind: &str| format!("arn:aws:iam::123456789012:role/tenantry-ConfigStream{kind}Role");
     let mut expected = stack.functions["config-read"].environment.clone();
+    // It publishes nothing.
+    expected.remove("EVENT_BUS_NAME");
     let own = [
         ("AWS_REGION", "eu-central-1".to_owned()),
         ("CACHE_MAX_BYTES", "268435456".to_owned()),
@@ -362,8 +364,8 @@ fn rules_for_other_origins() {
 fn what_cannot_be_run_is_refused_by_name() {
     for (found, replacement, message) in [
         ("AWS::Events::EventBus", "AWS::Events::Rule", "ConfigBus: AWS::Events::Rule is not run locally"),
-        ("rate(1 minute)", "cron(0 * * * ? *)", "Events.OwedWork: cron(0 * * * ? *) is not run locally"),
-        ("Type: Schedule\n", "Type: SQS\n", "Events.OwedWork: an event of type \"SQS\" is not run locally"),
+        ("rate(1 minute)", "cron(0 * * * ? *)", "Events.Outbox: cron(0 * * * ? *) is not run locally"),
+        ("Type: Schedule\n", "Type: SQS\n", "Events.Outbox: an event of type \"SQS\" is not run locally"),
         ("Authorizer: Tokens\n", "Authorizer: Other\n", "the API has no authorizer Other"),
         ("Authorizer: Tokens\n", "Authorizer: NONE\n", "only where the API has a default authorizer"),
         ("              Authorizer: Tokens\n", "", "scopes without an authorizer"),
