@@ -2,7 +2,7 @@
 //! it.
 //!
 //! Modules stand on floors, and import from the floors below them alone; a test holds it
-//! (`dev/local/tests/it/invariants.rs`). From the ground up:
+//! (`dev/local/tests/it/layers.rs`). From the ground up:
 //!
 //! | floor | modules |
 //! | --- | --- |

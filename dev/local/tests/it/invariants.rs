@@ -300,6 +300,32 @@ fn walkthroughs_name_what_is_there() -> io::Result<()> {
     Ok(())
 }
 
+/// Promise: a source file that a document names is there, though files are moved and renamed.
+#[test]
+fn documents_name_files_that_are_there() -> io::Result<()> {
+    // Names that stand for any.
+    const EXAMPLES: [&str; 3] = ["x", "x/mod", "shared/src/store/NAME"];
+    let mut known = String::from("\n");
+    for folder in ["shared", "functions", "stream", "clients", "dev"] {
+        for (name, _) in sources(folder)? {
+            known.push_str(&name);
+            known.push('\n');
+        }
+    }
+    let mut missing = Vec::new();
+    for (document, text) in documents()? {
+        // Code between single backticks, on one line.
+        for name in text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)) {
+            let stem = name.strip_suffix(".rs").filter(|stem| !EXAMPLES.contains(stem));
+            if stem.is_some() && !known.contains(&format!("/{name}\n")) && !known.contains(&format!("\n{name}\n")) {
+                missing.push(format!("{}: {name}", document.display()));
+            }
+        }
+    }
+    assert_eq!(missing, [""; 0]);
+    Ok(())
+}
+
 /// The names of settings that stand at the beginning of a chapter's rows.
 fn documented(text: &str, chapter: &str) -> Vec<String> {
     let (_, rest) = text.split_once(chapter).unwrap_or_default();

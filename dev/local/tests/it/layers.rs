@@ -25,9 +25,6 @@ const FLOORS: [(&str, &[&str]); 10] = [
     ("top", &["settings"]),
 ];
 
-/// Crates whose modules still form circles. To be emptied.
-const NOT_YET: [&str; 1] = ["clients/rust"];
-
 /// What stands for `lib.rs` and `main.rs` in the graph of a crate.
 const ROOT: &str = "the crate's root";
 
@@ -331,12 +328,7 @@ fn modules_import_in_one_direction() -> io::Result<()> {
     assert!(crates.len() > 10, "{crates:?}");
     let mut circles = Vec::new();
     for folder in crates {
-        let found = graph_of(&folder)?.circles();
-        if NOT_YET.contains(&folder.as_str()) {
-            assert!(!found.is_empty(), "{folder} has no circles any more: take it out of NOT_YET");
-            continue;
-        }
-        circles.extend(found.into_iter().map(|tie| format!("{folder}: {tie}")));
+        circles.extend(graph_of(&folder)?.circles().into_iter().map(|tie| format!("{folder}: {tie}")));
     }
     assert!(circles.is_empty(), "these imports form circles:\n{}", circles.join("\n"));
     Ok(())
