@@ -69,8 +69,8 @@ pub struct WriteBackend {
 }
 
 impl WriteBackend {
-    /// Makes the clients and opens the stores; changes will be published on `event_bus`. Connects to
-    /// nothing yet.
+    /// Makes the clients and opens the stores; changes will be published on `event_bus`. Connects
+    /// to nothing yet.
     pub fn new(settings: &BackendSettings, event_bus: String, clock: &Clock) -> Result<Self, UnusableRoute> {
         let clients = AwsClients::new(&settings.aws, clock);
         let Backend { routes, ledger, stores } = Backend::with_clients(settings, clock, &clients)?;

@@ -12,7 +12,8 @@
 //! | AWS | [`aws`] |
 //! | data | [`ledger`], [`store`], [`event`] |
 //! | memory | [`cache`] |
-//! | use cases | [`backend`], `outbox`, `import`, [`read`], [`write`], [`tail`], `reconcile`, [`refresh`] |
+//! | backend | [`backend`]: what all use cases need |
+//! | use cases | `outbox`, `import`, [`read`], [`write`], [`tail`], `reconcile`, [`refresh`] |
 //! | edge | `http`, `function` (both with the feature `lambda`), [`process`] |
 //! | top | [`settings`] |
 

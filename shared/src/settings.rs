@@ -1,5 +1,5 @@
-//! Reads everything that can be configured, once at start, from an injectable source (in Lambda: the
-//! environment), into the settings of each module.
+//! Reads everything that can be configured, once at start, from an injectable source (in Lambda:
+//! the environment), into the settings of each module.
 
 use ::http::Uri;
 use aws_credential_types::Credentials;

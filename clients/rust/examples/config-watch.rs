@@ -4,7 +4,8 @@
 //! export TENANTRY_TOKEN=…
 //! cargo run -p config-client --example config-watch -- list
 //! cargo run -p config-client --example config-watch -- get tenant_config_limits
-//! cargo run -p config-client --example config-watch -- watch --prefix param_config_ --position-file position
+//! cargo run -p config-client --example config-watch -- \
+//!     watch --prefix param_config_ --position-file position
 //! ```
 //!
 //! A watch goes on until Ctrl-C. It stores where it is after each line that it has written, so that

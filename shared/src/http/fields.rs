@@ -1,5 +1,5 @@
-//! How the maps of an event are read: what API Gateway, `sam local` and `cargo lambda watch` make of
-//! headers, parameters and claims.
+//! How the maps of an event are read: what API Gateway, `sam local` and `cargo lambda watch` make
+//! of headers, parameters and claims.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},

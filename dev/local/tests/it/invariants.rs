@@ -101,6 +101,9 @@ fn files_stay_readable() -> io::Result<()> {
             let limit = if name.starts_with("functions/") && name.ends_with("/main.rs") { 40 } else { 600 };
             let lines = text.lines().count();
             assert!(lines <= limit, "{name} has {lines} lines; at most {limit} are readable");
+            // rustfmt wraps code, and on stable leaves comments as they are.
+            let wide = text.lines().position(|line| line.trim_start().starts_with("//") && line.chars().count() > 100);
+            assert_eq!(wide.map(|line| line + 1), None, "this line of {name} is a comment of over 100 columns");
         }
     }
     Ok(())

@@ -426,7 +426,7 @@ async fn changes_are_in_the_queue_that_the_streaming_service_is_told_of() {
         (
             "AWSEvents.PutEvents",
             None,
-            json!({"Entries": [{"EventBusName": environment["EVENT_BUS_NAME"], "Source": "tenantry", "DetailType": "Config Changed", "Detail": r#"{"tenant":"acme"}"#}]}),
+            json!({"Entries": [{"EventBusName": "tenantry-config", "Source": "tenantry", "DetailType": "Config Changed", "Detail": r#"{"tenant":"acme"}"#}]}),
         ),
         ("AmazonSQS.ReceiveMessage", Some(&own), json!({"QueueUrl": environment["CHANGE_QUEUE_URL"]})),
     ] {

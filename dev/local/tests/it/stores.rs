@@ -486,7 +486,8 @@ async fn changed_routes_hold_up_nothing() {
     }
     api.suite.emulator().faults().inject("PutEvents", Fault::InternalError, 100);
     acme.put("tenant_config_behind", &json!(1)).await.expect(201);
-    api.stop().await;
+    // With what is in the outbox.
+    api.suite.stop().await;
 
     // back_config_ now lies in the ledger alone, and param_config_ has no route.
     let api =
@@ -502,7 +503,7 @@ async fn changed_routes_hold_up_nothing() {
     }
     assert!(api.item(&acme, "ENTRY#param_config_119").await.contains_key("outboxShard"), "it waits for its route");
     assert_eq!(puts, 0);
-    api.stop().await;
+    api.suite.stop().await;
 
     let api = with(ROUTES.to_owned()).await;
     // It was put off by the clock of the suite before, which was minutes ahead.
