@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Change, ChangeOperation, ChangedKey, Head, Ledger, LedgerError, ReplicaState,
+    attribute::{Item, id_set, n, s},
     expression::{Expression, unless_empty},
-    item::{self, FORMAT, Item, Reader, id_set, n, s},
+    item::{self, FORMAT, Reader},
     keys,
     outbox::{GRACE, STORE_IS_NOT_FURTHER},
     refusal,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::item::id_set;
+use super::attribute::id_set;
 use crate::model::entry::IntentId;
 
 /// An update and its condition. Every attribute that is named here is aliased, so that none can be

@@ -3,11 +3,13 @@
 //! Each item carries `format`, today 1. A reader accepts items with attributes that it does not
 //! know, so that a newer writer may add some.
 
-use std::collections::HashMap;
-
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::{commit::Found, keys};
+use super::{
+    attribute::{Item, n, s},
+    commit::Found,
+    keys,
+};
 use crate::{
     clock::Timestamp,
     model::{
@@ -22,9 +24,6 @@ use crate::{
         value::ConfigValue,
     },
 };
-
-/// An item as the SDK gives and takes it.
-pub(super) type Item = HashMap<String, AttributeValue>;
 
 /// The format that this code writes.
 pub(super) const FORMAT: u64 = 1;
@@ -41,18 +40,6 @@ pub(super) const OTHER_TYPE: &str = "otherType";
 pub struct DamagedItem {
     sort_key: String,
     attribute: &'static str,
-}
-
-pub(super) fn s(text: impl Into<String>) -> AttributeValue {
-    AttributeValue::S(text.into())
-}
-
-pub(super) fn n(number: u64) -> AttributeValue {
-    AttributeValue::N(number.to_string())
-}
-
-pub(super) fn id_set(ids: &[IntentId]) -> AttributeValue {
-    AttributeValue::Ss(ids.iter().map(|id| id.as_str().to_owned()).collect())
 }
 
 /// Reads attributes and names the one that is missing.

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::item::{Item, s};
+use super::attribute::{Item, s};
 use crate::{
     auth::TenantScope,
     clock::Timestamp,

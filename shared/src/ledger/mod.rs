@@ -3,6 +3,7 @@
 //! This file reads. [`commit`] writes, [`outbox`] keeps what is still to be done for commits,
 //! [`item`] knows the attributes of items, and [`keys`] their keys.
 
+mod attribute;
 mod commit;
 mod expression;
 mod item;
@@ -36,7 +37,7 @@ use crate::{
         value::answer_bytes,
     },
 };
-use item::{Item, s};
+use attribute::{Item, s};
 
 /// The most keys of one `BatchGetItem` (DynamoDB's limit).
 pub const MAX_BATCH_KEYS: usize = 100;

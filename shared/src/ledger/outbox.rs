@@ -8,8 +8,9 @@ use std::{ops::Range, time::Duration};
 
 use super::{
     Ledger, LedgerError,
+    attribute::{Item, id_set, n, s},
     expression::{Expression, unless_empty},
-    item::{self, Item, Reader, id_set, n, s},
+    item::{self, Reader},
     keys::{self, IndexedKey},
 };
 use crate::{

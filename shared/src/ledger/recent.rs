@@ -2,7 +2,8 @@
 
 use super::{
     Ledger, LedgerError,
-    item::{Item, Reader, s},
+    attribute::{Item, s},
+    item::Reader,
     keys::{self, IndexedKey},
 };
 use crate::{

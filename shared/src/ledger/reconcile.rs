@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Current, Ledger, LedgerError, Range,
-    item::{self, Item, Reader, s},
+    attribute::{Item, n, s},
+    item::{self, Reader},
     keys,
 };
 use crate::{
@@ -70,7 +71,7 @@ impl Ledger {
         round: &Round,
     ) -> Result<(), LedgerError> {
         let mut noted = keys::reconcile_cursor();
-        noted.insert("format".to_owned(), item::n(item::FORMAT));
+        noted.insert("format".to_owned(), n(item::FORMAT));
         noted.insert("cursor".to_owned(), s(serde_json::to_string(cursor).unwrap_or_default()));
         noted.insert("round".to_owned(), s(serde_json::to_string(round).unwrap_or_default()));
         self.clients

@@ -4,9 +4,10 @@
 //! see a change without a new revision.
 
 use super::{
+    attribute::{id_set, n},
     commit::{PlannedWrite, StoreChange},
     expression::Expression,
-    item::{self, id_set, n},
+    item,
     outbox::MIN_REFUSED_WAIT,
 };
 use crate::model::{refusal::Refusal, tenant::TenantId};
