@@ -92,13 +92,13 @@ fn binaries() -> Result<PathBuf, Box<dyn Error>> {
     Ok(target.join("release"))
 }
 
-/// Builds the functions and the yardsticks. In one go, so that each crate is built once: what this
-/// package asks of the crates that they share adds nothing to what the functions ask for, so they
+/// Builds the functions and the yardsticks. In one go, so that each crate is built once: what the
+/// yardsticks ask of the crates that they share adds nothing to what the functions ask for, so they
 /// get the features that they have alone.
 fn build(functions: &[&str]) -> Result<(), Box<dyn Error>> {
     let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.args(["build", "--release", "--locked", "--package=bench", "--bin=hello", "--bin=hello-get-item"]);
-    build.args(functions.iter().flat_map(|function| [format!("--package={function}"), format!("--bin={function}")]));
+    build.args(["build", "--release", "--locked", "--package=yardsticks"]);
+    build.args(functions.iter().map(|function| format!("--package={function}")));
     // Standard output is for the report.
     if build.stdout(Stdio::null()).status()?.success() { Ok(()) } else { Err("the functions do not build".into()) }
 }
