@@ -1,6 +1,6 @@
 //! The suite as a whole, in this process: everything is up when it says so, and data outlives it.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::{
@@ -18,6 +18,7 @@ use local::{
     token::{self, Place, TokenError},
 };
 use serde_json::{Value, json};
+use tenantry::clock::Clock;
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -75,6 +76,18 @@ async fn everything_answers_once_it_has_started() -> TestResult {
 
     let tables = dynamodb(&suite).list_tables().send().await?;
     assert_eq!(tables.table_names(), ["tenantry-ConfigTable"]);
+    suite.stop().await;
+    Ok(())
+}
+
+/// Promise: a test whose functions' clock stands still may last as long as it has to on a busy
+/// machine: tokens are never issued in the functions' future.
+#[tokio::test]
+async fn tokens_are_good_by_a_clock_that_is_behind() -> TestResult {
+    let behind = Clock::system().now().minus(Duration::from_secs(600));
+    let suite = Suite::start(Options { clock: Clock::new(move || behind), ..Options::default() }).await?;
+    let token = suite.token("acme", "config/read")?;
+    assert_eq!(get(&format!("{}/v1/config", suite.http_url()), Some(&token)).await?.0, 200);
     suite.stop().await;
     Ok(())
 }
