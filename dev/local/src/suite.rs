@@ -339,8 +339,9 @@ impl Suite {
         Ok(settings)
     }
 
-    /// A token for `tenant` with the scopes in `scope`, separated by spaces. Issued by whichever clock
-    /// is behind, the machine's or the functions', so that it comes from nobody's future.
+    /// A token for `tenant` with the scopes in `scope`, separated by spaces. It is issued by
+    /// whichever clock is behind, the machine's or the functions', so that it comes from nobody's
+    /// future.
     pub fn token(&self, tenant: &str, scope: &str) -> Result<String, IssuerError> {
         let issued = Clock::system().now().min(self.clock.now());
         self.issuer.token(&TokenRequest {
