@@ -1,8 +1,11 @@
 //! How every order of our puts and those of others is judged.
 
-use crate::{
-    import::*,
-    model::{entry::Revision, routing::TagRoutes, value::ConfigValue},
+use super::*;
+use crate::model::{
+    entry::{CommitId, Held, Revision, State},
+    key::ConfigKey,
+    routing::TagRoutes,
+    value::ConfigValue,
 };
 
 /// A version at this number, written at as many milliseconds.
