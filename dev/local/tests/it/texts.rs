@@ -274,6 +274,7 @@ async fn less_exact_times_hide_no_value() {
     for key in keys {
         acme.put(key, &json!(format!("{key}, hush\n"))).await.expect(201);
     }
+    api.settled().await;
     let exact = api.calls_during("GetParameterHistory", acme.get(keys[0])).await;
     assert_eq!((exact.0, &exact.1.body["value"]), (0, &json!("secret_config_a, hush\n")));
 
@@ -282,6 +283,7 @@ async fn less_exact_times_hide_no_value() {
     for key in keys {
         globex.put(key, &json!(format!("{key}, hush\n"))).await.expect(201);
     }
+    api.settled().await;
     api.suite.emulator().faults().inject("GetParameters", Fault::WholeSeconds, usize::MAX);
     let (history, page) = api.calls_during("GetParameterHistory", globex.list("")).await;
     let expected = keys.map(|key| json!(format!("{key}, hush\n")));
