@@ -20,7 +20,7 @@ use crate::{
     aws::AwsFailure,
     backend::WriteBackend,
     clock::Clock,
-    import::import,
+    import::{Imported, import_all},
     ledger::{Current, Cursor, Ledger, LedgerError},
     model::{
         entry::{Entry, Locator},
@@ -38,12 +38,15 @@ use crate::{
 
 /// How many pages one run compares. A page is at most [`MAX_DESCRIBED`] parameters, or as many
 /// entries out of at most [`MAX_TENANTS`] tenants. With a run every minute that is 1,000 a minute.
-/// It takes one request to Parameter Store every three seconds on average, and two for each key
-/// that differs. The limit of 40 a second, which the whole account and region share, is left to
-/// readers.
+/// It takes one request to Parameter Store every three seconds on average, and one for each key
+/// that differs, two if it is a secret. The limit of 40 a second, which the whole account and
+/// region share, is left to readers.
 const PAGES: usize = 20;
 /// How many tenants are read for one page of entries.
 const MAX_TENANTS: usize = 50;
+/// How many keys of one tenant are imported together: so few that there is time for all when their
+/// store is slow.
+const TOGETHER: usize = 10;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReconcileError {
@@ -192,46 +195,70 @@ impl Reconciler<'_> {
         has_store && current.replica.store_version.is_some() && current.entry.as_ref().is_some_and(Entry::is_live)
     }
 
-    /// Imports keys, some at a time; a failure holds up no other key. Whether there was time for
-    /// all.
+    /// Imports keys, some at a time and those of one tenant together; a failure holds up no other
+    /// key. Whether there was time for all.
     async fn import_all(&self, mut differ: Vec<(TenantId, ConfigKey)>, all: &mut SweepReport) -> bool {
         // So that a page gets done in time although its first keys take all of one run's.
         fastrand::shuffle(&mut differ);
         let wanted = differ.len();
+        let mut tenants: HashMap<TenantId, Vec<ConfigKey>> = HashMap::new();
+        for (tenant, key) in differ {
+            tenants.entry(tenant).or_default().push(key);
+        }
+        let mut together = Vec::new();
+        for (tenant, keys) in tenants {
+            together.extend(keys.chunks(TOGETHER).map(|some| (tenant.clone(), some.to_vec())));
+        }
         let in_time = |_: &_| std::future::ready(Instant::now() < self.give_up_at);
-        let importing = stream::iter(differ).take_while(in_time).map(|(tenant, key)| self.import_one(tenant, key));
+        let importing = stream::iter(together).take_while(in_time);
+        let importing = importing.map(|(tenant, keys)| self.import_some(tenant, keys));
         let done: Vec<_> = importing.buffer_unordered(AT_ONCE).collect().await;
-        for one in &done {
+        for one in done.iter().flatten() {
             match one {
                 Some(committed) => all.imported += committed,
                 None => all.failed += 1,
             }
         }
-        done.len() == wanted
+        done.iter().map(Vec::len).sum::<usize>() == wanted
     }
 
-    /// How much was committed; none if it failed.
-    async fn import_one(&self, tenant: TenantId, key: ConfigKey) -> Option<usize> {
+    /// How much was committed of each key of a tenant; none if it failed.
+    async fn import_some(&self, tenant: TenantId, keys: Vec<ConfigKey>) -> Vec<Option<usize>> {
         let scope = self.authority.act_for(tenant);
-        let importing = async {
-            let imported = import(self.backend, self.clock, &scope, &key).await.map_err(|error| error.to_string())?;
-            let is_worth_it = match imported.refused {
-                Some(reason) => imported.committed > 0 || self.is_out_of_the_way(&scope, &key, reason).await,
-                None => false,
+        let failed = |key: &ConfigKey, error: String| {
+            warn!(tenant.id = %scope.tenant(), config.key = %key, error, "a key could not be imported");
+            None
+        };
+        let importing = import_all(self.backend, self.clock, &scope, &keys);
+        let imported = match tokio::time::timeout(ITEM_BUDGET, importing).await {
+            Ok(imported) => imported,
+            Err(late) => return keys.iter().map(|key| failed(key, late.to_string())).collect(),
+        };
+        let mut done = Vec::with_capacity(keys.len());
+        for (key, imported) in keys.iter().zip(imported) {
+            let put_back = async {
+                let imported = imported.map_err(|error| error.to_string())?;
+                self.put_back(&scope, key, imported).await.map(|()| imported.committed)
             };
-            if is_worth_it {
-                let replicating = replicate(self.backend, self.clock, &scope, &key, Occasion::Due);
-                replicating.await.map_err(|error| error.to_string())?;
-            }
-            Ok(imported.committed)
+            done.push(put_back.await.map_or_else(|error| failed(key, error), Some));
+        }
+        done
+    }
+
+    /// Replicates a refused key if its store may take it now.
+    async fn put_back(&self, scope: &TenantScope, key: &ConfigKey, imported: Imported) -> Result<(), String> {
+        let is_worth_it = match imported.refused {
+            Some(reason) => imported.committed > 0 || self.is_out_of_the_way(scope, key, reason).await,
+            None => false,
         };
-        let failed = match tokio::time::timeout(ITEM_BUDGET, importing).await {
-            Ok(Ok(committed)) => return Some(committed),
-            Ok(Err(error)) => error,
-            Err(late) => late.to_string(),
-        };
-        warn!(tenant.id = %scope.tenant(), config.key = %key, error = failed, "a key could not be imported");
-        None
+        if !is_worth_it {
+            return Ok(());
+        }
+        let replicating = replicate(self.backend, self.clock, scope, key, Occasion::Due);
+        match tokio::time::timeout(ITEM_BUDGET, replicating).await {
+            Ok(done) => done.map(drop).map_err(|error| error.to_string()),
+            Err(late) => Err(late.to_string()),
+        }
     }
 
     /// Whether the store can be seen to take a value now that it has refused. If that cannot be

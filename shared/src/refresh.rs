@@ -12,7 +12,7 @@ use crate::{
     aws::FailureKind,
     backend::WriteBackend,
     clock::Clock,
-    import::{ImportError, import},
+    import::{ImportError, Imported, import, import_all},
     ledger::{Ledger, LedgerError, OutboxItem, OutboxTask},
     model::{
         entry::Revision,
@@ -43,7 +43,7 @@ const RUN_BUDGET: Duration = Duration::from_secs(30);
 const BACKOFF: Duration = Duration::from_mins(2);
 const THROTTLED_BACKOFF: Duration = Duration::from_secs(10);
 
-/// What came of importing a parameter.
+/// What came of importing a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ImportReport {
     /// Foreign versions and removals that were committed.
@@ -181,22 +181,49 @@ impl RefreshService {
         Ok(done + self.run_all(others, &Occasion::Notified, give_up_at).boxed().await)
     }
 
-    /// Imports a parameter that others may have changed.
-    pub async fn import_parameter(&self, name: &str) -> Result<ImportReport, RefreshError> {
-        let (tenant, key) = self.backend.inventory.key_of(&self.backend.routes, name)?;
-        telemetry::note_tenant(&tenant);
-        telemetry::note_key(&key);
-        let scope = self.authority.act_for(tenant);
-        let importing = async {
-            let imported = import(&self.backend, &self.clock, &scope, &key).await?;
-            let mut report = ImportReport { committed: imported.committed, replicated: 0 };
-            if imported.misplaced || imported.refused.is_some() {
-                report.replicated = self.replicate(&scope, key.as_str(), &Occasion::Due).await?.replicated;
+    /// The key that a parameter holds.
+    pub fn key_of(&self, name: &str) -> Result<(TenantId, ConfigKey), RefreshError> {
+        Ok(self.backend.inventory.key_of(&self.backend.routes, name)?)
+    }
+
+    /// Imports keys of one tenant, none twice, whose parameters others may have changed. The result
+    /// of each, in their order. What is found of several keys becomes one commit.
+    pub async fn import(&self, tenant: &TenantId, keys: &[ConfigKey]) -> Vec<Result<ImportReport, RefreshError>> {
+        telemetry::note_tenant(tenant);
+        keys.iter().for_each(telemetry::note_key);
+        let scope = self.authority.act_for(tenant.clone());
+        let mut done = Vec::with_capacity(keys.len());
+        for some in keys.chunks(MAX_OPERATIONS) {
+            let importing = import_all(&self.backend, &self.clock, &scope, some);
+            let Ok(imported) = tokio::time::timeout(WORK_BUDGET, importing).await else {
+                done.extend(some.iter().map(|_| Err(RefreshError::Failed(TaskError::TooLong.into()))));
+                continue;
+            };
+            for (key, imported) in some.iter().zip(imported) {
+                done.push(
+                    self.put_back(&scope, key, imported).await.map_err(|error| RefreshError::Failed(error.into())),
+                );
             }
-            Ok(report)
-        };
-        let done = tokio::time::timeout(WORK_BUDGET, importing).await.unwrap_or(Err(TaskError::TooLong));
-        done.map_err(|error| RefreshError::Failed(error.into()))
+        }
+        done
+    }
+
+    /// Replicates an imported key if its store did not show what is committed, or may take now what
+    /// it has refused.
+    async fn put_back(
+        &self,
+        scope: &TenantScope,
+        key: &ConfigKey,
+        imported: Result<Imported, ImportError>,
+    ) -> Result<ImportReport, TaskError> {
+        let imported = imported?;
+        let mut report = ImportReport { committed: imported.committed, replicated: 0 };
+        if imported.misplaced || imported.refused.is_some() {
+            let replicating = self.replicate(scope, key.as_str(), &Occasion::Due);
+            let done = tokio::time::timeout(WORK_BUDGET, replicating).await.unwrap_or(Err(TaskError::TooLong));
+            report.replicated = done?.replicated;
+        }
+        Ok(report)
     }
 
     async fn run_all(&self, items: Vec<OutboxItem>, occasion: &Occasion, give_up_at: Instant) -> SweepReport {

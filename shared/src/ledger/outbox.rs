@@ -7,7 +7,7 @@
 use std::{ops::Range, time::Duration};
 
 use super::{
-    Ledger, LedgerError,
+    Current, Ledger, LedgerError,
     attribute::{Item, id_set, n, s},
     expression::{Expression, unless_empty},
     item::{self, Reader},
@@ -313,17 +313,21 @@ impl Ledger {
 
     /// Notes how far the store's own versions have been imported, and the id that the last of them
     /// bears. Forgets the expired intents in `done`. Refused (`false`) if another importer has
-    /// noted something since.
+    /// noted something since the key was read, or another version was committed, which the store
+    /// did not have to show then.
     pub async fn note_imported(
         &self,
         scope: &TenantScope,
         key: &ConfigKey,
-        before: Option<Locator>,
+        known: &Current,
         now: (Locator, Option<&IntentId>),
         done: &[IntentId],
     ) -> Result<bool, LedgerError> {
         let (now, mark) = now;
+        let before = known.replica.imported_through;
+        let version = known.entry.as_ref().map(|entry| entry.version);
         let mut update = Expression::new("attribute_exists(pk)");
+        update.require("version", version.map(|version| n(version.get())));
         update.require("importedThrough", before.map(|before| n(before.version)));
         update.require("importedThroughModifiedAt", before.map(|before| n(before.modified_at.millis())));
         update.set("importedThrough", n(now.version));

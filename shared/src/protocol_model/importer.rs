@@ -6,7 +6,7 @@ use super::{
     replicator::Replicator,
     world::{Found, Held, Ids, Item, Place, Stored, World},
 };
-use crate::import::Seen;
+use crate::import::{Foreign, Seen};
 
 /// How often a key is scanned while others are at it. Fewer than in the code.
 const MAX_SCANS: u8 = 3;
@@ -23,22 +23,21 @@ pub(super) struct Importer {
 /// The call that comes next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum At {
-    Versions,
-    Current(Vec<Stored>),
-    Owners(Vec<Stored>, Item),
-    VersionsAgain(Item),
+    Current,
+    Versions(Item),
+    Owners(Item, Vec<Stored>),
     CurrentAgain(Item, Vec<Stored>),
-    OwnersAgain(Item, Vec<Stored>),
-    /// What is known by now, its head, and what is left to commit.
-    Commit(Item, Option<u8>, Vec<Found>),
-    Lost(Item),
+    /// What is known by now, the head, what is left to commit, and what the store showed.
+    Commit(Item, u8, Vec<Found>, Vec<Stored>),
+    Lost(Item, Vec<Found>, Vec<Stored>),
+    OwnersAfter(Item, Vec<Stored>),
     Requeue(Item, Option<(Place, Ids)>),
     Note(Item, Place, Ids, bool),
 }
 
 impl Importer {
     fn new(replicates: Option<Strategy>) -> Self {
-        Self { scans: 1, misplaced: false, replicates, at: At::Versions }
+        Self { scans: 1, misplaced: false, replicates, at: At::Current }
     }
 
     /// `RefreshService::import_parameter`.
@@ -59,51 +58,40 @@ impl Importer {
     pub(super) fn step(self, world: &mut World) -> Actor {
         let lens = Lens::of(world);
         match self.at.clone() {
-            At::Versions => self.to(At::Current(world.store.clone())),
-            At::Current(stored) => {
-                let item = world.item;
-                if item.is_being_removed() {
-                    return self.again();
-                }
+            At::Current if world.item.is_being_removed() => self.again(),
+            At::Current => self.to(At::Versions(world.item)),
+            At::Versions(item) => {
+                let stored = world.store.clone();
                 if lens.has_credible(&item, &stored) {
-                    return self.to(At::Owners(stored, item));
+                    return self.to(At::Owners(item, stored));
                 }
-                self.scan(world, &stored, item)
+                self.scanned(world, item, stored)
             }
-            At::Owners(stored, item) => self.scan(world, &stored, item),
-            At::VersionsAgain(item) => self.to(At::CurrentAgain(item, world.store.clone())),
-            At::CurrentAgain(item, stored) => {
-                let after = world.item;
-                if !lens.is_unmoved(&item, &after) {
-                    return self.again();
+            At::Owners(item, stored) => self.scanned(world, item, stored),
+            At::CurrentAgain(item, stored) if lens.is_unmoved(&item, &world.item) => self.find(world, item, stored),
+            At::Commit(known, head, mut left, stored) => {
+                if !world.commit_found(&known, head, left[0]) {
+                    return self.to(At::Lost(known, left, stored));
                 }
-                if stored.is_empty() {
-                    return self.removed(world, after);
-                }
-                if lens.has_credible(&after, &stored) {
-                    return self.to(At::OwnersAgain(after, stored));
-                }
-                self.judge_again(world, after, &stored)
-            }
-            At::OwnersAgain(item, stored) => self.judge_again(world, item, &stored),
-            At::Commit(known, head, mut left) => {
                 let found = left.remove(0);
-                if !world.commit_found(&known, head, found) {
-                    return self.to(At::Lost(known));
-                }
-                if left.is_empty() {
-                    return if found.stored.is_some() { self.go_on() } else { self.done() };
+                if found.stored.is_none() {
+                    return self.done();
                 }
                 let known = with_found(world, known, found);
-                self.to(At::Commit(known, Some(world.head), left))
-            }
-            At::Lost(known) => {
-                if lens.is_imported_meanwhile(&known, &world.item) {
-                    self.done()
-                } else {
-                    self.again()
+                if !left.is_empty() {
+                    return self.to(At::Commit(known, world.head, left, stored));
                 }
+                if lens.has_credible(&known, &stored) {
+                    return self.to(At::OwnersAfter(known, stored));
+                }
+                self.judge_after(world, known, &stored)
             }
+            At::Lost(known, left, stored) if lens.is_unmoved(&known, &world.item) => {
+                self.to(At::Commit(known, world.head, left, stored))
+            }
+            // The key has moved.
+            At::CurrentAgain(..) | At::Lost(..) => self.again(),
+            At::OwnersAfter(known, stored) => self.judge_after(world, known, &stored),
             At::Requeue(item, through) => {
                 if !world.requeue(item.version()) {
                     return self.again();
@@ -115,7 +103,7 @@ impl Importer {
                 }
             }
             At::Note(item, to, done, requeues) => {
-                if !world.note_imported(item.imported_through, to, done) {
+                if !world.note_imported(&item, to, done) {
                     return self.again();
                 }
                 if requeues { self.to(At::Requeue(item, None)) } else { self.done() }
@@ -124,29 +112,41 @@ impl Importer {
     }
 
     /// `Importer::scan`, once the owners are known.
-    fn scan(self, world: &World, stored: &[Stored], item: Item) -> Actor {
+    fn scanned(self, world: &World, item: Item, stored: Vec<Stored>) -> Actor {
         let lens = Lens::of(world);
-        let seen = lens.judge(world, &item, stored);
-        let has_news = stored.is_empty() || !seen.foreign.is_empty();
-        let needs_another = match world.defect {
-            Some(Defect::OneScan) if stored.is_empty() => return self.removed(world, item),
-            Some(Defect::OneScan) if has_news => return self.import_foreign(item, stored, &seen),
-            _ => lens.needs_another_scan(&item, stored, &seen),
-        };
-        if needs_another { self.to(At::VersionsAgain(item)) } else { self.note(world, item, stored, &seen) }
+        let seen = lens.judge(world, &item, &stored);
+        if !lens.needs_second_read(&item, &stored, &seen) {
+            return self.note(world, item, &stored, &seen);
+        }
+        if world.has(Defect::OneRead) {
+            self.find(world, item, stored)
+        } else {
+            self.to(At::CurrentAgain(item, stored))
+        }
     }
 
-    /// The same, at the second scan.
-    fn judge_again(self, world: &World, item: Item, stored: &[Stored]) -> Actor {
+    /// `Importer::find`. The model has no reads that lag, so nothing is waited for.
+    fn find(self, world: &World, item: Item, stored: Vec<Stored>) -> Actor {
         let lens = Lens::of(world);
-        let seen = lens.judge(world, &item, stored);
-        if !seen.foreign.is_empty() {
-            self.import_foreign(item, stored, &seen)
-        } else if lens.is_value_lost(&item, stored) {
-            self.removed(world, item)
-        } else {
-            self.note(world, item, stored, &seen)
+        let seen = lens.judge(world, &item, &stored);
+        let found = |one: &Foreign| Found { stored: Lens::place(&stored, one.place), superseded: one.superseded };
+        let mut left: Vec<_> = seen.foreign.iter().map(found).collect();
+        if left.is_empty() {
+            if !stored.is_empty() && !lens.is_value_lost(&item, &stored) {
+                return self.note(world, item, &stored, &seen);
+            }
+            if !may_be_gone(world, &item) {
+                return self.done();
+            }
+            left.push(Found { stored: None, superseded: false });
         }
+        self.to(At::Commit(item, world.head, left, stored))
+    }
+
+    /// `Importer::committed`, after the last finding.
+    fn judge_after(self, world: &World, known: Item, stored: &[Stored]) -> Actor {
+        let seen = Lens::of(world).judge(world, &known, stored);
+        if seen.foreign.is_empty() { self.note(world, known, stored, &seen) } else { self.again() }
     }
 
     fn note(self, world: &World, item: Item, stored: &[Stored], seen: &Seen) -> Actor {
@@ -162,46 +162,30 @@ impl Importer {
         }
     }
 
-    /// `Importer::import_foreign`.
-    fn import_foreign(self, item: Item, stored: &[Stored], seen: &Seen) -> Actor {
-        let found =
-            seen.foreign.iter().map(|one| Found { stored: Lens::place(stored, one.place), superseded: one.superseded });
-        self.to(At::Commit(item, None, found.collect()))
-    }
-
-    /// `Importer::removed`. The model has no reads that lag, so nothing is waited for.
-    fn removed(self, world: &World, item: Item) -> Actor {
-        let is_live = item.entry.is_some_and(|entry| entry.is_live());
-        let is_elsewhere = item.entry.is_some_and(|entry| matches!(entry.held, Held::Elsewhere(..)));
-        let was_there = is_elsewhere || item.replicated == item.version() && item.store_version > 0;
-        if !is_live || !was_there || item.intents & !world.abandoned() != 0 {
-            return self.done();
-        }
-        self.to(At::Commit(item, None, vec![Found { stored: None, superseded: false }]))
-    }
-
-    /// `Scanned::Again`.
-    fn again(self) -> Actor {
-        self.go_on()
-    }
-
-    /// `Scanned::GoOn`.
-    fn go_on(mut self) -> Actor {
+    /// The import has no end: it scans again.
+    fn again(mut self) -> Actor {
         if self.scans == MAX_SCANS {
             // `ImportError::Busy`
             return Actor::Idle;
         }
         self.scans += 1;
-        self.to(At::Versions)
+        self.to(At::Current)
     }
 
-    /// `Scanned::Done`.
+    /// The import's end.
     fn done(self) -> Actor {
         match self.replicates.filter(|_| self.misplaced) {
             Some(strategy) => Actor::Replicate(Replicator::of_refresh(strategy)),
             None => Actor::Idle,
         }
     }
+}
+
+fn may_be_gone(world: &World, item: &Item) -> bool {
+    let is_live = item.entry.is_some_and(|entry| entry.is_live());
+    let is_elsewhere = item.entry.is_some_and(|entry| matches!(entry.held, Held::Elsewhere(..)));
+    let was_there = is_elsewhere || item.replicated == item.version() && item.store_version > 0;
+    is_live && was_there && item.intents & !world.abandoned() == 0
 }
 
 /// `Current::with_found`.

@@ -46,6 +46,8 @@ enum Defect {
     AnyVersion,
     /// `note_imported` does not check the mark that it replaces.
     ImportedAnyhow,
+    /// `note_imported` does not check the version that the store was compared with.
+    NotedAnyVersion,
     /// A foreign version is committed wherever the mark stands.
     FoundAnyhow,
     /// A removal begins beside open intents.
@@ -62,8 +64,8 @@ enum Defect {
     MarksAnyVersion,
     /// A write-around put has no intent.
     WithoutIntent,
-    /// Foreign changes are judged by one scan, not by two that agree.
-    OneScan,
+    /// Foreign changes are committed without a second read of the entry after the scan.
+    OneRead,
     /// The import is noted before the key is put back into the outbox.
     NotedFirst,
     /// The import mark is removed although foreign versions are left there.

@@ -8,10 +8,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    import::{
-        Owner, Seen, credible, done_with, is_imported_meanwhile, is_unmoved, is_value_lost, judge, needs_another_scan,
-        owner_of,
-    },
+    import::{Owner, Seen, credible, done_with, is_unmoved, is_value_lost, judge, needs_second_read, owner_of},
     ledger::{Current, Found, ReplicaState},
     model::{
         entry::{
@@ -171,9 +168,9 @@ impl Lens {
         judge(&current, &real, &owners)
     }
 
-    /// `needs_another_scan`.
-    pub(super) fn needs_another_scan(self, item: &Item, stored: &[Stored], seen: &Seen) -> bool {
-        needs_another_scan(&self.current(item), &self.stored(stored), seen)
+    /// `needs_second_read`.
+    pub(super) fn needs_second_read(self, item: &Item, stored: &[Stored], seen: &Seen) -> bool {
+        needs_second_read(&self.current(item), &self.stored(stored), seen)
     }
 
     /// `is_value_lost`.
@@ -193,10 +190,5 @@ impl Lens {
     /// `is_unmoved`.
     pub(super) fn is_unmoved(self, before: &Item, after: &Item) -> bool {
         is_unmoved(&self.current(before), &self.current(after))
-    }
-
-    /// `is_imported_meanwhile`.
-    pub(super) fn is_imported_meanwhile(self, known: &Item, current: &Item) -> bool {
-        is_imported_meanwhile(&self.current(known), &self.current(current))
     }
 }

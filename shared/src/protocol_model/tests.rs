@@ -182,7 +182,7 @@ fn what_is_broken_is_found() {
     let many = Budget { removals: 1, deaths: 1, runs: 2, ..EDIT };
     for (defect, breaks, strategy, written, writers, runs, budget) in [
         (Defect::AnyVersion, numbers, Back, true, vec![PUT], 1, many),
-        (Defect::ImportedAnyhow, backwards, Through, true, vec![PUT], 2, Budget { runs: 2, ..EDIT }),
+        (Defect::ImportedAnyhow, backwards, Around, true, vec![PUT], 2, Budget { runs: 2, ..DEATH }),
         (Defect::FoundAnyhow, ours, Through, true, vec![DELETE], 1, EDIT),
         (Defect::RemovalWithOthers, ours, Around, true, vec![PUT, DELETE], 0, NONE),
         (Defect::RemovalAlone, ours, Around, true, vec![PUT, DELETE], 0, NONE),
@@ -191,7 +191,8 @@ fn what_is_broken_is_found() {
         (Defect::AroundFurther, apart, Around, true, vec![PUT, PUT], 1, DEATH),
         (Defect::MarksAnyVersion, apart, Through, true, vec![PUT], 1, many),
         (Defect::WithoutIntent, ours, Around, true, vec![PUT], 1, Budget { runs: 1, ..NONE }),
-        (Defect::OneScan, ours, Back, false, vec![PUT], 2, Budget { runs: 2, ..EDIT }),
+        (Defect::OneRead, ours, Around, true, vec![PUT], 1, Budget { runs: 1, ..NONE }),
+        (Defect::NotedAnyVersion, apart, Through, true, vec![PUT, PUT], 1, DEATH),
         (Defect::NotedFirst, apart, Through, true, vec![PUT], 1, Budget { removals: 1, deaths: 1, ..EDIT }),
         (Defect::LeftForgotten, stuck, Back, false, vec![PUT, DELETE], 1, EDIT),
         (Defect::RemovalOverlooked, ours, Around, true, vec![DELETE], 1, Budget { deaths: 1, ..EDIT }),

@@ -378,8 +378,9 @@ impl World {
     }
 
     /// `Ledger::note_imported`.
-    pub(super) fn note_imported(&mut self, before: Option<Place>, now: Place, done: Ids) -> bool {
-        let same = self.item.imported_through == before || self.has(Defect::ImportedAnyhow);
+    pub(super) fn note_imported(&mut self, known: &Item, now: Place, done: Ids) -> bool {
+        let same = self.item.imported_through == known.imported_through || self.has(Defect::ImportedAnyhow);
+        let same = same && (self.item.version() == known.version() || self.has(Defect::NotedAnyVersion));
         if !self.item.exists || !same {
             return false;
         }
@@ -483,7 +484,7 @@ impl World {
     }
 
     /// A commit with `StoreChange::Found`: `Expression::note_found`.
-    pub(super) fn commit_found(&mut self, known: &Item, head: Option<u8>, found: Found) -> bool {
+    pub(super) fn commit_found(&mut self, known: &Item, head: u8, found: Found) -> bool {
         let same = known.imported_through == self.item.imported_through || self.has(Defect::FoundAnyhow);
         let same = same && (known.store_version == self.item.store_version || self.has(Defect::FoundAnyhow));
         // A removal that has begun since has its mark there, whether or not its time is over.
@@ -493,7 +494,7 @@ impl World {
         };
         let is_alone = !is_removed && (found.stored.is_some() || self.item.intents == known.intents);
         let free = found.superseded || is_alone;
-        if !self.may_commit(known, head) || !same || !free {
+        if !self.may_commit(known, Some(head)) || !same || !free {
             return false;
         }
         let version = known.next_version();

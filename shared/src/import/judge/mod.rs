@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 use crate::{
     clock::Timestamp,
     ledger::{Current, ReplicaState},
-    model::entry::{Author, Entry, IntentId, Locator, Version},
+    model::entry::{Entry, IntentId, Locator, Version},
     outbox::replicate::is_abandoned,
     store::StoredVersion,
 };
@@ -18,23 +18,15 @@ const CLOCK_SKEW: Duration = Duration::from_secs(2);
 /// that bears an older id is a copy.
 const MAX_PUT_DELAY: Duration = Duration::from_mins(15);
 
-/// Whether another importer has just committed a version of the same store. It scans again
-/// afterwards and finds all that is there by now. If it dies, its event comes again.
-pub(crate) fn is_imported_meanwhile(known: &Current, current: &Current) -> bool {
-    let newest = current.entry.as_ref().filter(|entry| entry.author == Author::external());
-    known.replica.imported_through != current.replica.imported_through
-        && newest.is_some_and(|entry| known.entry.as_ref().is_none_or(|known| entry.version > known.version))
-}
-
-/// Whether the scan is acted upon only if a second scan, between two equal reads of the entry, sees
-/// the same. So it is if:
+/// Whether the scan is acted upon only if the entry, read again after it, is as it was before it.
+/// Then what is judged was so at one moment. So it is if:
 ///
 /// - others seem to have done something, or the store seems not to show what is committed, which
-///   may have been put after the scan;
+///   may have been put after the first read;
 ///
-/// - the store does not show how far it was imported. Then it is another life of the name; or it
-///   was read before another importer went further, whose versions would seem new.
-pub(crate) fn needs_another_scan(current: &Current, stored: &[StoredVersion], seen: &Seen) -> bool {
+/// - the store does not show how far it was imported. Then it is another life of the name; or its
+///   reads lag.
+pub(crate) fn needs_second_read(current: &Current, stored: &[StoredVersion], seen: &Seen) -> bool {
     let is_life_known = current.replica.imported_through.is_none_or(|last| is_same_life(last, stored));
     let is_value_there = !is_value_lost(current, stored);
     stored.is_empty() || !seen.foreign.is_empty() || seen.misplaced || !is_life_known || !is_value_there

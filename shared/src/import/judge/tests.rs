@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::{
-    entry::{CommitId, Held, Revision, State},
+    entry::{Author, CommitId, Held, Revision, State},
     key::ConfigKey,
     routing::TagRoutes,
     value::ConfigValue,
