@@ -4,6 +4,7 @@
 //! Events are hints. The function believes nothing in them; they only say where in the ledger to
 //! look.
 
+use futures_util::future::join_all;
 use lambda_runtime::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use tenantry::{
     backend::WriteBackend,
     clock::Clock,
     event,
-    model::tenant::TenantId,
+    model::{key::ConfigKey, tenant::TenantId},
     refresh::{RefreshError, RefreshService},
     settings::Settings,
     telemetry::{Invocation, Outcome, Telemetry, TraceContext},
@@ -74,6 +75,28 @@ impl Envelope {
     }
 }
 
+/// What Lambda's event source mapping delivers of a queue.
+#[derive(Deserialize)]
+struct Batch {
+    #[serde(rename = "Records")]
+    records: Vec<Record>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    message_id: String,
+    body: String,
+    #[serde(default)]
+    attributes: Attributes,
+}
+
+#[derive(Default, Deserialize)]
+struct Attributes {
+    #[serde(rename = "AWSTraceHeader")]
+    trace: Option<String>,
+}
+
 /// The members of a `Config Changed` event that are read.
 #[derive(Deserialize)]
 struct ConfigChanged {
@@ -95,46 +118,51 @@ struct ParameterStoreChange {
     exception: Option<String>,
 }
 
-/// Handles one event. Fails, so that Lambda tries again, only where trying again can help.
-pub async fn handle(app: &App, event: Value, context: &Context) -> Result<Value, lambda_runtime::Error> {
-    let Some(envelope) = Envelope::deserialize(&event).ok().filter(Envelope::is_bearable) else {
-        warn!("an event that is no EventBridge event is dropped");
-        return Ok(dropped("not an EventBridge event"));
-    };
-    let kind = match (envelope.source.as_str(), envelope.detail_type.as_str()) {
-        ("aws.events" | "aws.scheduler", _) => Kind::Schedule,
-        (event::SOURCE, event::DETAIL_TYPE) => Kind::ConfigChanged,
-        ("aws.ssm", "Parameter Store Change") => Kind::ParameterStoreChange,
-        _ => Kind::Other,
-    };
-    let invocation = Invocation {
-        function: "config-refresh",
-        route: kind.name(),
-        id: &context.request_id,
-        request_id: &envelope.id,
-        trace: context.xray_trace_id.as_deref().and_then(TraceContext::parse),
-    };
-    let outcome = |done: &Result<Done, _>| match done {
-        Ok(Done::Worked(_)) => Outcome::Done,
-        Ok(Done::Dropped(_)) => Outcome::Dropped,
-        Err(_) => Outcome::Failed,
-    };
-    // Boxed, because every future around it would be as large as the SDK's.
-    let working = Box::pin(app.work(kind, &envelope, &context.invoked_function_arn));
-    match app.telemetry.observe(&app.clock, invocation, working, outcome).await? {
-        Done::Worked(report) => Ok(report),
-        Done::Dropped(why) => Ok(dropped(&why)),
+/// An event, as EventBridge wraps it, and the trace that it belongs to.
+struct Delivery {
+    envelope: Option<Envelope>,
+    trace: Option<TraceContext>,
+}
+
+impl Delivery {
+    fn new(event: Option<Value>, trace: Option<&str>) -> Self {
+        let envelope = event.and_then(|event| Envelope::deserialize(event).ok()).filter(Envelope::is_bearable);
+        Self { envelope, trace: trace.and_then(TraceContext::parse) }
     }
 }
 
+/// Handles an event of EventBridge, or a batch of them that a queue holds. An event fails, so that it
+/// comes again, only where trying again can help; those of a batch one by one.
+pub async fn handle(app: &App, event: Value, context: &Context) -> Result<Value, lambda_runtime::Error> {
+    let Ok(Batch { records }) = Batch::deserialize(&event) else {
+        let delivery = Delivery::new(Some(event), context.xray_trace_id.as_deref());
+        let report = app.handle_all(&[delivery], context).await.pop().map(|done| done.map(Done::report)).transpose();
+        return Ok(report?.unwrap_or_default());
+    };
+    let deliveries = records.iter().map(|record| {
+        let trace = record.attributes.trace.as_deref().or(context.xray_trace_id.as_deref());
+        Delivery::new(serde_json::from_str(&record.body).ok(), trace)
+    });
+    let done = app.handle_all(&deliveries.collect::<Vec<_>>(), context).await;
+    let failed = records.iter().zip(done).filter(|(_, done)| done.is_err());
+    let failed: Vec<_> = failed.map(|(record, _)| json!({"itemIdentifier": record.message_id})).collect();
+    Ok(json!({"batchItemFailures": failed}))
+}
+
 /// What became of an event.
+#[derive(Clone)]
 enum Done {
     Worked(Value),
     Dropped(String),
 }
 
-fn dropped(why: &str) -> Value {
-    json!({"dropped": why})
+impl Done {
+    fn report(self) -> Value {
+        match self {
+            Self::Worked(report) => report,
+            Self::Dropped(why) => json!({"dropped": why}),
+        }
+    }
 }
 
 /// The kinds of events.
@@ -147,6 +175,15 @@ enum Kind {
 }
 
 impl Kind {
+    fn of(envelope: &Envelope) -> Self {
+        match (envelope.source.as_str(), envelope.detail_type.as_str()) {
+            ("aws.events" | "aws.scheduler", _) => Self::Schedule,
+            (event::SOURCE, event::DETAIL_TYPE) => Self::ConfigChanged,
+            ("aws.ssm", "Parameter Store Change") => Self::ParameterStoreChange,
+            _ => Self::Other,
+        }
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Schedule => "schedule",
@@ -157,34 +194,138 @@ impl Kind {
     }
 }
 
-impl App {
-    async fn work(&self, kind: Kind, envelope: &Envelope, own_arn: &str) -> Result<Done, lambda_runtime::Error> {
-        let done = match kind {
-            Kind::Schedule => Done::Worked(serde_json::to_value(self.refresh.sweep().await?)?),
-            Kind::ConfigChanged => match config_changed(envelope, own_arn) {
-                Ok((tenant, keys)) => worked(self.refresh.replicate_keys(&tenant, &keys).await)?,
-                Err(why) => Done::Dropped(why.to_owned()),
-            },
-            Kind::ParameterStoreChange => match changed_parameter(envelope, own_arn) {
-                Ok(name) => worked(self.refresh.import_parameter(&name).await)?,
-                Err(why) => Done::Dropped(why.to_owned()),
-            },
-            Kind::Other => Done::Dropped("nothing is done about its kind".to_owned()),
-        };
-        if let Done::Dropped(why) = &done {
-            let name: String = envelope.detail["name"].as_str().unwrap_or_default().chars().take(MAX_SHOWN).collect();
-            warn!(envelope.source, envelope.detail_type, name, why, "an event is dropped");
+/// What is to be done about one event, or about several together.
+enum Task {
+    Sweep,
+    Replicate(TenantId, Vec<String>),
+    /// Keys of one tenant. Each of the events names one of them.
+    Import(TenantId, Vec<ConfigKey>),
+    Drop(String),
+}
+
+/// A task, and the events that it is for.
+struct Job {
+    task: Task,
+    kind: Kind,
+    /// The number of each event, and of the part of the task that is its own: the key, where there
+    /// are several.
+    events: Vec<(usize, usize)>,
+}
+
+impl Job {
+    /// Takes in an event of a key, if this job imports that tenant's.
+    fn imports(&mut self, tenant: &TenantId, key: &ConfigKey, event: usize) -> bool {
+        let Task::Import(own, keys) = &mut self.task else { return false };
+        if own != tenant {
+            return false;
         }
-        Ok(done)
+        let known = keys.iter().position(|known| known == key);
+        let part = known.unwrap_or_else(|| {
+            keys.push(key.clone());
+            keys.len() - 1
+        });
+        self.events.push((event, part));
+        true
     }
 }
 
-/// What became of an event that could be read. An error is worth another try; what the ledger or
-/// the routes know nothing of is dropped.
-fn worked(looked: Result<impl Serialize, RefreshError>) -> Result<Done, lambda_runtime::Error> {
+/// How an event ended: the error is worth another try.
+type Ended = Result<Done, String>;
+
+impl App {
+    /// Handles events: how each ended, in their order. What changed in the parameters of one tenant
+    /// is imported together.
+    async fn handle_all(&self, deliveries: &[Delivery], context: &Context) -> Vec<Ended> {
+        let not_an_event = || Ok(Done::Dropped("not an EventBridge event".to_owned()));
+        let mut ended: Vec<Ended> = deliveries.iter().map(|_| not_an_event()).collect();
+        let doing = self.jobs(deliveries, context).into_iter().map(|job| self.observe(job, deliveries, context));
+        for (event, end) in join_all(doing).await.into_iter().flatten() {
+            ended[event] = end;
+        }
+        ended
+    }
+
+    fn jobs(&self, deliveries: &[Delivery], context: &Context) -> Vec<Job> {
+        let mut jobs: Vec<Job> = Vec::new();
+        for (index, delivery) in deliveries.iter().enumerate() {
+            let Some(envelope) = &delivery.envelope else {
+                warn!("an event that is no EventBridge event is dropped");
+                continue;
+            };
+            let kind = Kind::of(envelope);
+            let task = match kind {
+                Kind::Schedule => Task::Sweep,
+                Kind::ConfigChanged => match config_changed(envelope, &context.invoked_function_arn) {
+                    Ok((tenant, keys)) => Task::Replicate(tenant, keys),
+                    Err(why) => Task::Drop(why.to_owned()),
+                },
+                Kind::ParameterStoreChange => match changed_parameter(envelope, &context.invoked_function_arn) {
+                    Ok(name) => match self.refresh.key_of(&name) {
+                        Ok((tenant, key)) if jobs.iter_mut().any(|job| job.imports(&tenant, &key, index)) => continue,
+                        Ok((tenant, key)) => Task::Import(tenant, vec![key]),
+                        Err(refusal) => Task::Drop(refusal.to_string()),
+                    },
+                    Err(why) => Task::Drop(why.to_owned()),
+                },
+                Kind::Other => Task::Drop("nothing is done about its kind".to_owned()),
+            };
+            jobs.push(Job { task, kind, events: vec![(index, 0)] });
+        }
+        jobs
+    }
+
+    /// Does a job, and writes its line. How each of its events ended, by the event's number.
+    async fn observe(&self, job: Job, deliveries: &[Delivery], context: &Context) -> Vec<(usize, Ended)> {
+        let Job { task, kind, events } = job;
+        // The line and the trace are those of the first.
+        let first = events.first().map(|(event, _)| &deliveries[*event]);
+        let Some(Delivery { envelope: Some(envelope), trace }) = first else { return Vec::new() };
+        let invocation = Invocation {
+            function: "config-refresh",
+            route: kind.name(),
+            id: &context.request_id,
+            request_id: &envelope.id,
+            trace: trace.clone(),
+        };
+        let outcome = |ended: &Vec<Ended>| {
+            if ended.iter().any(Result::is_err) {
+                Outcome::Failed
+            } else if ended.iter().all(|end| matches!(end, Ok(Done::Dropped(_)))) {
+                Outcome::Dropped
+            } else {
+                Outcome::Done
+            }
+        };
+        // Boxed, because every future around it would be as large as the SDK's.
+        let working = Box::pin(self.work(task, envelope));
+        let ended = self.telemetry.observe(&self.clock, invocation, working, outcome).await;
+        events.into_iter().filter_map(|(event, part)| Some((event, ended.get(part)?.clone()))).collect()
+    }
+
+    /// Does a task: how each of its parts ended.
+    async fn work(&self, task: Task, envelope: &Envelope) -> Vec<Ended> {
+        let ended: Vec<_> = match task {
+            Task::Sweep => vec![worked(self.refresh.sweep().await.map_err(|error| RefreshError::Failed(error.into())))],
+            Task::Replicate(tenant, keys) => vec![worked(self.refresh.replicate_keys(&tenant, &keys).await)],
+            Task::Import(tenant, keys) => self.refresh.import(&tenant, &keys).await.into_iter().map(worked).collect(),
+            Task::Drop(why) => vec![Ok(Done::Dropped(why))],
+        };
+        for end in &ended {
+            if let Ok(Done::Dropped(why)) = end {
+                let name: String =
+                    envelope.detail["name"].as_str().unwrap_or_default().chars().take(MAX_SHOWN).collect();
+                warn!(envelope.source, envelope.detail_type, name, why, "an event is dropped");
+            }
+        }
+        ended
+    }
+}
+
+/// How an event ended that could be read. What the ledger or the routes know nothing of is dropped.
+fn worked(looked: Result<impl Serialize, RefreshError>) -> Ended {
     match looked {
-        Ok(report) => Ok(Done::Worked(serde_json::to_value(report)?)),
-        Err(error @ RefreshError::Failed(_)) => Err(error.into()),
+        Ok(report) => serde_json::to_value(report).map(Done::Worked).map_err(|error| error.to_string()),
+        Err(error @ RefreshError::Failed(_)) => Err(error.to_string()),
         Err(refusal) => Ok(Done::Dropped(refusal.to_string())),
     }
 }

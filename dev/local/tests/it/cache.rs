@@ -56,9 +56,9 @@ async fn a_warm_read_costs_one_read_of_the_head() {
 #[tokio::test]
 async fn each_strategy_costs_what_is_stated() {
     let api = Api::start().await;
-    let write_through = "BatchGetItem 1, GetItem 4, GetParameterHistory 1, PutEvents 1, PutParameter 1, TransactWriteItems 1, UpdateItem 3";
-    let write_back = "BatchGetItem 1, GetItem 3, GetParameterHistory 1, PutEvents 1, PutParameter 1, TransactWriteItems 1, UpdateItem 5";
-    let write_around = "BatchGetItem 1, GetItem 4, GetParameterHistory 3, PutEvents 1, PutParameter 1, TransactWriteItems 1, UpdateItem 4";
+    let write_through = "BatchGetItem 2, GetItem 3, GetParameterHistory 1, PutEvents 1, PutParameter 1, TransactWriteItems 1, UpdateItem 3";
+    let write_back = "BatchGetItem 2, GetItem 2, GetParameterHistory 1, PutEvents 1, PutParameter 1, TransactWriteItems 1, UpdateItem 5";
+    let write_around = "BatchGetItem 3, GetItem 2, GetParameterHistory 3, PutEvents 1, PutParameter 1, TransactWriteItems 1, UpdateItem 4";
     for (tag, write, cold_read) in [
         ("tenant_config_", "BatchGetItem 1, PutEvents 1, TransactWriteItems 1, UpdateItem 1", "GetItem 2"),
         ("param_config_", write_through, "GetItem 2"),

@@ -202,13 +202,12 @@ async fn a_parameter_is_handled_in_its_tenant() {
     assert_eq!(acme.get("param_config_k").await.expect(200).body["value"], "theirs");
     assert_eq!(globex.get("param_config_k").await.expect(200).body["value"], "ours");
 
-    // Two looks at the store, and two at the ledger, since nothing is there: a parameter that is
-    // gone is looked for again.
+    // One look at the store, between two at the ledger.
     for name in
         ["/tenantry/nobody/param_config_/k", "/tenantry/nobody/secret_config_/k", "/tenantry/ACME/param_config_/k"]
     {
         let cost = cost(&api, &told_of(name)).await;
-        assert_eq!(cost, calls(&[("GetItem", 2), ("GetParameterHistory", 2)]), "{name}");
+        assert_eq!(cost, calls(&[("BatchGetItem", 2), ("GetParameterHistory", 1)]), "{name}");
     }
     for nobody in ["nobody", "ACME"] {
         assert!(api.item(&api.tenant(nobody), "HEAD").await.is_empty(), "{nobody}");

@@ -6,6 +6,8 @@ mod attack;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod bursts;
+#[cfg(test)]
 mod cache;
 #[cfg(test)]
 mod cli;

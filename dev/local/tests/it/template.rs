@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use local::template::{Authorizer, Deployment, Queue, Rule, Schedule, Stack, TEMPLATE, Target};
+use local::template::{Authorizer, Deployment, EventSource, Queue, Rule, Schedule, Stack, TEMPLATE, Target};
 use serde_json::json;
 
 fn deployment() -> Deployment {
@@ -140,28 +140,30 @@ fn table_rules_and_schedule() {
     assert_eq!(indexes, [r#""changes-by-time" "timeShard" "KEYS_ONLY""#, r#""outbox" "outboxShard" "KEYS_ONLY""#]);
     assert_eq!(table.properties["TimeToLiveSpecification"], json!({"AttributeName": "expiresAt", "Enabled": true}));
 
-    let function = "config-refresh".to_owned();
+    let (function, queue) = ("config-refresh".to_owned(), "tenantry-RefreshEvents".to_owned());
     assert_eq!(
         stack.rules,
         [
             Rule {
-                name: "ConfigRefreshConfigChanged".into(),
+                name: "tenantry-ConfigRefreshConfigChanged".into(),
                 bus: "tenantry-config".into(),
                 pattern: json!({"source": ["tenantry"], "detail-type": ["Config Changed"]}),
-                target: Target::Function(function.clone()),
+                target: Target::Queue(queue.clone()),
             },
             Rule {
-                name: "ConfigRefreshParameterStoreChange".into(),
+                name: "tenantry-ConfigRefreshParameterStoreChange".into(),
                 bus: "default".into(),
                 pattern: json!({
                     "source": ["aws.ssm"],
                     "detail-type": ["Parameter Store Change"],
                     "detail": {"name": [{"prefix": "/tenantry/"}]},
                 }),
-                target: Target::Function(function.clone()),
+                target: Target::Queue(queue.clone()),
             },
         ]
     );
+    let source = EventSource { queue, function: function.clone(), batch_size: 10, max_concurrency: 10 };
+    assert_eq!(stack.sources, [source]);
     let schedule = Schedule { name: "ConfigRefreshOutbox".into(), every: Duration::from_mins(1), function };
     assert_eq!(stack.schedules, [schedule]);
 }
@@ -365,7 +367,9 @@ fn what_cannot_be_run_is_refused_by_name() {
     for (found, replacement, message) in [
         ("AWS::Events::EventBus", "AWS::Events::Rule", "ConfigBus: AWS::Events::Rule is not run locally"),
         ("rate(1 minute)", "cron(0 * * * ? *)", "Events.Outbox: cron(0 * * * ? *) is not run locally"),
-        ("Type: Schedule\n", "Type: SQS\n", "Events.Outbox: an event of type \"SQS\" is not run locally"),
+        ("Type: Schedule\n", "Type: Kinesis\n", "Events.Outbox: an event of type \"Kinesis\" is not run locally"),
+        ("[ReportBatchItemFailures]", "[]", "Events.Changes: invalid length 0"),
+        ("            BatchSize: 10\n", "", "Events.Changes: missing field `BatchSize`"),
         ("Authorizer: Tokens\n", "Authorizer: Other\n", "the API has no authorizer Other"),
         ("Authorizer: Tokens\n", "Authorizer: NONE\n", "only where the API has a default authorizer"),
         ("              Authorizer: Tokens\n", "", "scopes without an authorizer"),

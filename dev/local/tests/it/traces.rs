@@ -32,8 +32,8 @@ pub(crate) async fn comes_late(api: &Api, name: &str, value: &str, held: Held) {
     tokio::time::timeout(GRACE, there).await.expect("it takes effect");
 }
 
-/// Promise: an importer that read the store before another one imported more does not take that for
-/// another life of the parameter. An edit is imported once.
+/// Promise: an importer that read the entry before another one imported more does not take that for
+/// new. An edit is imported once.
 #[tokio::test]
 async fn a_scan_that_is_overtaken_takes_nothing_back() {
     let api = Api::start().await;
@@ -42,8 +42,8 @@ async fn a_scan_that_is_overtaken_takes_nothing_back() {
     acme.put("param_config_k", &json!("ours")).await.expect(201);
     api.settled().await;
     api.suite.emulator().set_event_fate(EventFate::Lost);
-    // Between its reads of the store and of the entry.
-    let slow = api.suite.emulator().faults().hold("GetItem", 0);
+    // Between its reads of the entry and of the store.
+    let slow = api.suite.emulator().faults().hold("GetParameterHistory", 0);
     let overtaking = async {
         reached(&slow).await;
         edit(&api, &name, "theirs", ParameterType::String).await;

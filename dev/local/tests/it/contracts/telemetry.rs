@@ -116,7 +116,7 @@ async fn events() {
     api.suite.invoke("config-refresh", told_of("/elsewhere/k")).await.expect("it is dropped");
     note(&api, &lines, &mut record, "A parameter of somebody else").await;
     let faults = api.suite.emulator().faults();
-    faults.inject("GetItem", Fault::InternalError, 1_000);
+    faults.inject("BatchGetItem", Fault::InternalError, 1_000);
     api.suite.invoke("config-refresh", told_of(&name)).await.expect_err("the ledger is down");
     note(&api, &lines, &mut record, "An event while the ledger is down").await;
     assert_recorded!("telemetry_of_events", record);
