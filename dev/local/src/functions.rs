@@ -38,10 +38,9 @@ pub enum FunctionError {
     Start(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// A function for events: takes one, with the trace that it belongs to; nothing but success or
-/// failure comes back.
+/// A function for events: takes one, with the trace that it belongs to.
 pub(crate) type EventFunction =
-    Arc<dyn Fn(Value, Option<String>) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+    Arc<dyn Fn(Value, Option<String>) -> BoxFuture<'static, Result<Value, String>> + Send + Sync>;
 
 /// The functions, running.
 pub(crate) struct Functions {
@@ -92,10 +91,8 @@ impl Functions {
             let mut context = Context::default();
             context.xray_trace_id = trace;
             context.invoked_function_arn.clone_from(&own_arn);
-            async move {
-                config_refresh::handle(&app, event, &context).await.map(drop).map_err(|error| error.to_string())
-            }
-            .boxed()
+            async move { config_refresh::handle(&app, event, &context).await.map_err(|error| error.to_string()) }
+                .boxed()
         });
 
         let functions = Self {
@@ -113,10 +110,10 @@ impl Functions {
         self.http.clone()
     }
 
-    /// Calls a function as the Lambda service would. Functions for events answer null.
+    /// Calls a function as the Lambda service would.
     pub(crate) async fn invoke(&self, name: &str, event: Value) -> Result<Value, String> {
         if let Some(function) = self.events.get(name) {
-            return function(event, None).await.map(|()| Value::Null);
+            return function(event, None).await;
         }
         let function = self.http.get(name).ok_or_else(|| format!("there is no function {name}"))?;
         let answer = function(event.to_string().into_bytes()).await?;

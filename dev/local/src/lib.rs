@@ -7,6 +7,7 @@
 mod account;
 pub mod cli;
 pub mod data;
+mod event_source;
 mod functions;
 pub mod gateway;
 pub mod issuer;

@@ -41,7 +41,7 @@ impl Schedules {
                     ticks.tick().await;
                     // A task of its own: a panic must not end the schedule.
                     match tokio::spawn(function(scheduled_event(&timer.name), None)).await {
-                        Ok(Ok(())) => {}
+                        Ok(Ok(_)) => {}
                         Ok(Err(error)) => tracing::error!(schedule = timer.name, error, "a scheduled call failed"),
                         Err(error) => tracing::error!(schedule = timer.name, %error, "a scheduled call panicked"),
                     }

@@ -16,7 +16,7 @@ use config_stream::{
     settings::{StreamSettings, UnusableSettings},
 };
 use emulator::{Emulator, EventFate};
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, TryFutureExt as _, future::BoxFuture};
 use serde_json::Value;
 use tenantry::{aws::OwnCredentials, clock::Clock, telemetry::Telemetry};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -24,6 +24,7 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 pub use crate::account::{ACCOUNT, CREDENTIALS, REGION};
 use crate::{
     data::{DataError, DataFolder, DataLock},
+    event_source,
     functions::{FunctionError, Functions},
     gateway::{ApiIdentity, Gateway, JwtAuthorizer, Routes},
     issuer::{
@@ -33,7 +34,7 @@ use crate::{
     schedule::Schedules,
     server,
     table::{self, TableError},
-    template::{Deployment, Stack, StackError, StreamService, TEMPLATE, Target},
+    template::{Deployment, Rule, Stack, StackError, StreamService, TEMPLATE, Target},
     token::Identity,
 };
 
@@ -210,20 +211,7 @@ impl Suite {
             let (name, visibility_timeout, retention) = (queue.name.clone(), queue.visibility_timeout, queue.retention);
             emulator.add_queue(emulator::Queue { name, visibility_timeout, retention });
         }
-        for rule in &stack.rules {
-            let target = match &rule.target {
-                Target::Function(function) => functions.event(function)?,
-                Target::Queue(queue) => emulator.queue_target(queue).ok_or_else(|| StartError::Queue(queue.clone()))?,
-            };
-            let rule = emulator::Rule {
-                name: rule.name.clone(),
-                bus: rule.bus.clone(),
-                pattern: rule.pattern.clone(),
-                target,
-            };
-            let name = rule.name.clone();
-            emulator.add_rule(rule).map_err(|error| StartError::Rule(name, error))?;
-        }
+        add_rules(&stack, &functions, &emulator)?;
         let mut schedules = Schedules::default();
         for schedule in &stack.schedules {
             schedules.add(schedule.clone(), functions.event(&schedule.function)?, options.run_schedules);
@@ -359,7 +347,7 @@ impl Suite {
     }
 
     /// Calls the function `name` with an event, past the gateway and the event buses, as `cargo
-    /// lambda invoke` would. Functions for events answer null; the error is that of the function.
+    /// lambda invoke` would. The error is that of the function.
     pub async fn invoke(&self, name: &str, event: Value) -> Result<Value, String> {
         self.functions.invoke(name, event).await
     }
@@ -392,6 +380,24 @@ impl Suite {
         }
         emulator.stop().await;
     }
+}
+
+fn add_rules(stack: &Stack, functions: &Functions, emulator: &Emulator) -> Result<(), StartError> {
+    for Rule { name, bus, pattern, target } in stack.rules.clone() {
+        let target: emulator::Target = match target {
+            Target::Function(function) => {
+                let function = functions.event(&function)?;
+                Arc::new(move |event, trace| function(event, trace).map_ok(drop).boxed())
+            }
+            Target::Queue(queue) => match stack.sources.iter().find(|source| source.queue == queue) {
+                Some(source) => event_source::target(source.clone(), functions.event(&source.function)?),
+                None => emulator.queue_target(&queue).ok_or(StartError::Queue(queue))?,
+            },
+        };
+        let added = emulator.add_rule(emulator::Rule { name: name.clone(), bus, pattern, target });
+        added.map_err(|error| StartError::Rule(name, error))?;
+    }
+    Ok(())
 }
 
 /// The issuer's key where nothing is kept: one for the whole process, because making one takes

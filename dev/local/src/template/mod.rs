@@ -10,6 +10,7 @@ mod api;
 mod intrinsics;
 #[cfg(test)]
 mod presence;
+mod queue;
 mod role;
 mod stack;
 mod stream;
@@ -17,9 +18,10 @@ mod yaml;
 
 pub use api::Cors;
 pub use intrinsics::{Deployment, ResolveError};
+pub use queue::{EventSource, Queue};
 pub use role::Role;
 pub use stack::{Api, Authorizer, Function, Route, Rule, Schedule, Stack, StackError, Table, Target};
-pub use stream::{Queue, StreamService};
+pub use stream::StreamService;
 pub use yaml::YamlError;
 
 /// The template of this workspace, as it was when this binary was built.

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use super::{
     api::{Cors, not_honoured},
     intrinsics::{Deployment, ResolveError, Resolver, text},
+    queue::{EventSource, Queue, QueueProperties, RuleProperties, SourceProperties},
     role::{PolicyProperties, Role, RoleProperties},
-    stream::{Queue, QueueProperties, RuleProperties, StreamService, TaskProperties},
+    stream::{StreamService, TaskProperties},
     yaml::{self, YamlError},
 };
 
@@ -53,6 +54,8 @@ pub struct Stack {
     pub queues: Vec<Queue>,
     /// Event rules, in the order of the template.
     pub rules: Vec<Rule>,
+    /// Functions that are called with what is in a queue.
+    pub sources: Vec<EventSource>,
     /// Schedules, in the order of the template.
     pub schedules: Vec<Schedule>,
     /// The streaming service, if there is to be one.
@@ -166,6 +169,7 @@ impl Stack {
                 tables: Vec::new(),
                 queues: Vec::new(),
                 rules: Vec::new(),
+                sources: Vec::new(),
                 schedules: Vec::new(),
                 stream: None,
                 not_honoured: Vec::new(),
@@ -446,6 +450,10 @@ impl Reader<'_> {
                 }
                 let bus = bus.unwrap_or_else(|| "default".into());
                 self.stack.rules.push(Rule { name, bus, pattern, target: Target::Function(binary.to_owned()) });
+            }
+            "SQS" => {
+                let source: SourceProperties = self.typed(&place, properties)?;
+                self.stack.sources.push(source.of(binary.to_owned()));
             }
             "Schedule" => {
                 let expression: String = self.typed(&place, &properties["Schedule"])?;
