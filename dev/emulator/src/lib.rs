@@ -64,8 +64,9 @@
 //!   there where they are asked for ([`Faults::limit`]). Throttles, delays and other failures are
 //!   injected, one by one or at random from a seed ([`Faults`]).
 //! - **`DynamoDB` is always consistent.** Every read is strongly consistent and no index ever lags,
-//!   unless a fault has it lag ([`Fault::StalePage`]). Expired items are deleted within seconds
-//!   instead of days. Writes of one table never conflict by themselves: they run one by one.
+//!   unless a fault has it lag ([`Fault::StalePage`]). Expired items are deleted after
+//!   seconds instead of days, or minutes where there are thousands of items: 250 are looked at
+//!   every ten seconds. Writes of one table never conflict by themselves: they run one by one.
 //! - **`EventBridge` delivers at once**, to functions in this process, four times at most within
 //!   about a second, unless [`Emulator::set_event_fate`] has events late, doubled or lost. What is
 //!   under way when the emulator stops is lost. Buses, rules and targets cannot be made by a call:

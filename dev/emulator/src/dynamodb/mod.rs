@@ -5,6 +5,7 @@
 //! which nobody is told, and calls are passed on to it.
 
 mod empty;
+mod expiry;
 mod keys;
 mod partial;
 
@@ -13,7 +14,6 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use dynoxide::Database;
@@ -34,10 +34,6 @@ use crate::wire::{AwsError, Reply};
 use keys::KnownKeys;
 pub(crate) use keys::TableKeys;
 use partial::Partial;
-
-/// How often expired items are deleted. AWS takes up to two days; a short time shows expiry while
-/// developing.
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// Over the body of an answer; clients do without it if it is not there.
 const CHECKSUM: &str = "x-amz-crc32";
@@ -72,7 +68,7 @@ impl DynamoDb {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(StartError::Listen)?;
         let url = format!("http://{}/", listener.local_addr().map_err(StartError::Listen)?);
 
-        let sweeping = tokio::spawn(sweep(database.clone(), shutdown.clone()));
+        let sweeping = tokio::spawn(expiry::delete_expired(database.clone(), shutdown.clone()));
         let shutdown = shutdown.clone();
         let served = database.clone();
         let serving = tokio::spawn(async move {
@@ -209,23 +205,5 @@ pub(crate) fn fits(fault: Fault, operation: &str, body: &[u8]) -> bool {
         Fault::StalePage => Partial::of(View::Stale, operation, body).is_some(),
         Fault::EmptyPage => Partial::of(View::EmptyPage, operation, body).is_some(),
         _ => false,
-    }
-}
-
-/// Deletes expired items now and then: the engine does so only when told.
-async fn sweep(database: Database, shutdown: Shutdown) {
-    loop {
-        tokio::select! {
-            () = shutdown.requested() => return,
-            () = tokio::time::sleep(SWEEP_EVERY) => {}
-        }
-        let database = database.clone();
-        // A sweep waits for requests that want the database, so it must not hold up a worker that
-        // serves them.
-        match tokio::task::spawn_blocking(move || database.sweep_ttl()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "expired items could not be deleted"),
-            Err(error) => tracing::warn!(%error, "expired items could not be deleted"),
-        }
     }
 }
