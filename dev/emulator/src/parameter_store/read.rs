@@ -184,8 +184,12 @@ pub(super) fn describe(reader: &Reader<'_>, body: &[u8]) -> Result<Value, AwsErr
         return Ok(empty);
     }
     reader.read(|tables| {
-        let mut found =
-            tables.list(&position.after, size + 1, |version| filters.iter().all(|filter| filter.takes(version)))?;
+        let wanted = |version: &Version| filters.iter().all(|filter| filter.takes(version));
+        let mut found = match filters.iter().find(|filter| filter.is_by_name()) {
+            // Without a look at all the others.
+            Some(filter) => tables.named(&filter.values, &position.after, size + 1, wanted)?,
+            None => tables.list(&position.after, size + 1, wanted)?,
+        };
         let next = next_token(&mut found, size, &position);
         let parameters: Vec<Value> =
             found.iter().map(|version| Value::Object(metadata(reader.place, version))).collect();
@@ -350,6 +354,11 @@ impl Filter {
             }
         }
         Ok(())
+    }
+
+    /// Whether its values are all the names that it takes.
+    fn is_by_name(&self) -> bool {
+        self.key == "Name" && matches!(self.option.as_deref(), None | Some("Equals"))
     }
 
     /// One of the values is enough.

@@ -1,5 +1,6 @@
 //! Parameters in `SQLite`: what was answered is on disk, so it survives the process being killed.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -203,6 +204,26 @@ impl Tables<'_> {
                 if found.len() == limit {
                     break;
                 }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The newest versions of the parameters with one of these names, after `after`, by name, as far
+    /// as `wanted` takes them.
+    pub(super) fn named(
+        &self,
+        names: &[String],
+        after: &str,
+        limit: usize,
+        wanted: impl Fn(&Version) -> bool,
+    ) -> Result<Vec<Version>, AwsError> {
+        let names: BTreeSet<&str> = names.iter().map(String::as_str).filter(|name| *name > after).collect();
+        let mut found = Vec::new();
+        for name in names {
+            found.extend(self.latest(name)?.filter(&wanted));
+            if found.len() == limit {
+                break;
             }
         }
         Ok(found)
