@@ -35,6 +35,9 @@ use crate::{
 const OVERLAP: Duration = Duration::from_secs(2);
 /// How far before it a wide poll begins, for indexes that lag and clocks that differ by more.
 const WIDE_OVERLAP: Duration = Duration::from_mins(1);
+/// After how long without a change a poll begins at the newest one, and so does not read those
+/// before it again and again. Watched tenants are validated as often, whatever the index lists.
+const QUIET: Duration = VALIDITY;
 /// How often a poll is wide.
 const WIDE_EVERY: Duration = Duration::from_secs(10);
 /// How long one query may take.
@@ -86,6 +89,8 @@ impl Shard {
         let poll = self.poll.get_or_insert_with(|| {
             let is_wide = now.since(self.wide_at) >= WIDE_EVERY;
             let overlap = if is_wide { WIDE_OVERLAP } else { OVERLAP };
+            // What lags and whose clock is behind is listed by now, where nothing came for so long.
+            let overlap = if now.since(self.newest) > QUIET { Duration::ZERO } else { overlap };
             // A clock that is ahead of the others must not hide what they list.
             Poll { began: now, is_wide, since: self.newest.min(now).minus(overlap) }
         });
@@ -293,5 +298,20 @@ mod tests {
         let polls: Vec<_> = (160..164).map(|now| poll(&mut shard, at(now))).collect();
         assert_eq!(polls, [None, None, Some(at(160)), Some(at(163))]);
         assert_eq!((shard.newest, shard.wide_at), (at(159), at(160)));
+    }
+
+    /// Promise: while nothing is committed, no poll reads again what was committed before; what is
+    /// committed then is found, by whichever clock within a minute.
+    #[test]
+    fn quiet_polls_read_nothing_again() {
+        let at = |second: u64| Timestamp::from_millis(second * 1_000);
+        let mut shard = Shard::new(at(1_000));
+        let mut since = |now| {
+            let since = shard.begin(at(now));
+            assert_eq!(shard.end(Some(at(1_000)), true), Some(at(now)));
+            since
+        };
+        assert_eq!([since(1_010), since(1_011)], [at(940), at(998)], "what lags is read again");
+        assert_eq!([since(1_061), since(1_062), since(9_000)], [at(1_000); 3]);
     }
 }
