@@ -311,6 +311,9 @@ impl App {
             Task::Drop(why) => vec![Ok(Done::Dropped(why))],
         };
         for end in &ended {
+            if let Err(error) = end {
+                warn!(error, "an event could not be handled, and comes again");
+            }
             if let Ok(Done::Dropped(why)) = end {
                 let name: String =
                     envelope.detail["name"].as_str().unwrap_or_default().chars().take(MAX_SHOWN).collect();
