@@ -298,7 +298,7 @@ impl Importer<'_> {
         };
         let (at, commit) = (self.clock.now(), CommitId::random());
         let writes = vec![write];
-        let plan = Plan { head: head.clone(), commit, at, writes, comment: None, idempotency: None };
+        let plan = Plan { head: head.clone(), commit, at, writes, comment: None, idempotency: None, queue: None };
         let CommitOutcome::Committed(receipt, change) = ledger.commit(scope, &plan).await? else {
             let current = ledger.current(scope, key).await?.unwrap_or_default();
             let is_imported = is_imported_meanwhile(&known, &current);

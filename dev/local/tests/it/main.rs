@@ -89,3 +89,5 @@ mod tokens;
 mod traces;
 #[cfg(test)]
 mod transactions;
+#[cfg(test)]
+mod turns;
