@@ -35,7 +35,8 @@ impl Backoff {
         tokio::time::sleep(wait).await;
     }
 
-    fn next(&mut self) -> Duration {
+    /// How long the next wait takes.
+    pub(crate) fn next(&mut self) -> Duration {
         let wait = self.longest.mul_f64(self.least + (1.0 - self.least) * fastrand::f64());
         self.longest = self.longest.saturating_mul(2).min(self.max);
         wait

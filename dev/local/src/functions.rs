@@ -46,6 +46,30 @@ pub(crate) type EventFunction =
 pub(crate) struct Functions {
     http: BTreeMap<String, gateway::Function>,
     events: BTreeMap<String, EventFunction>,
+    write: Settings,
+}
+
+/// One more environment of a function, beside the one that answers the suite's requests: memory,
+/// sessions and connections of its own.
+#[derive(Clone)]
+pub struct Environment(gateway::Function);
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Environment")
+    }
+}
+
+impl Environment {
+    /// Calls the function as the Lambda service would.
+    pub async fn invoke(&self, event: Value) -> Result<Value, String> {
+        invoke(&self.0, event).await
+    }
+}
+
+async fn invoke(function: &gateway::Function, event: Value) -> Result<Value, String> {
+    let answer = function(event.to_string().into_bytes()).await?;
+    serde_json::from_slice(&answer).map_err(|error| error.to_string())
 }
 
 impl std::fmt::Debug for Functions {
@@ -78,10 +102,8 @@ impl Functions {
             async move { config_read::handle(&app, event, &Context::default()).await }.boxed()
         });
 
-        let app = config_write::App::start(&settings(WRITE)?).map_err(started(WRITE))?;
-        let write = http_function(app, |app, event| {
-            async move { config_write::handle(&app, event, &Context::default()).await }.boxed()
-        });
+        let write_settings = settings(WRITE)?;
+        let write = write_function(&write_settings)?;
 
         let app = config_refresh::App::start(&settings(REFRESH)?).map_err(started(REFRESH))?;
         let app = Arc::new(app);
@@ -98,6 +120,7 @@ impl Functions {
         let functions = Self {
             http: BTreeMap::from([(READ.to_owned(), read), (WRITE.to_owned(), write)]),
             events: BTreeMap::from([(REFRESH.to_owned(), refresh)]),
+            write: write_settings,
         };
         match stack.api.routes.iter().find(|route| !functions.http.contains_key(&route.function)) {
             Some(route) => Err(FunctionError::Unknown(route.function.clone())),
@@ -110,14 +133,18 @@ impl Functions {
         self.http.clone()
     }
 
+    /// One more environment of config-write.
+    pub(crate) fn another_writer(&self) -> Result<Environment, FunctionError> {
+        Ok(Environment(write_function(&self.write)?))
+    }
+
     /// Calls a function as the Lambda service would.
     pub(crate) async fn invoke(&self, name: &str, event: Value) -> Result<Value, String> {
         if let Some(function) = self.events.get(name) {
             return function(event, None).await;
         }
         let function = self.http.get(name).ok_or_else(|| format!("there is no function {name}"))?;
-        let answer = function(event.to_string().into_bytes()).await?;
-        serde_json::from_slice(&answer).map_err(|error| error.to_string())
+        invoke(function, event).await
     }
 
     /// The function for the events of a rule or a schedule.
@@ -141,6 +168,13 @@ fn settings(
         _ => function.environment.get(variable).or_else(|| lambda.get(variable)).cloned(),
     };
     Settings::load(&source).map_err(|error| FunctionError::Start(name, error.into()))
+}
+
+fn write_function(settings: &Settings) -> Result<gateway::Function, FunctionError> {
+    let app = config_write::App::start(settings).map_err(|error| FunctionError::Start(WRITE, error))?;
+    Ok(http_function(app, |app, event| {
+        async move { config_write::handle(&app, event, &Context::default()).await }.boxed()
+    }))
 }
 
 /// Puts a handler behind bytes, so that it meets exactly what it would meet when deployed.

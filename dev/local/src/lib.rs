@@ -20,5 +20,5 @@ pub mod template;
 pub mod token;
 pub mod welcome;
 
-pub use functions::FunctionError;
+pub use functions::{Environment, FunctionError};
 pub use suite::{Options, StartError, Suite};

@@ -25,7 +25,7 @@ pub use crate::account::{ACCOUNT, CREDENTIALS, REGION};
 use crate::{
     data::{DataError, DataFolder, DataLock},
     event_source,
-    functions::{FunctionError, Functions},
+    functions::{Environment, FunctionError, Functions},
     gateway::{ApiIdentity, Gateway, JwtAuthorizer, Routes},
     issuer::{
         CLIENT_ID, DEFAULT_LIFETIME, DEFAULT_SCOPE, Issuer, IssuerError, TENANT_CLAIM, TokenRequest, generate_key,
@@ -350,6 +350,12 @@ impl Suite {
     /// lambda invoke` would. The error is that of the function.
     pub async fn invoke(&self, name: &str, event: Value) -> Result<Value, String> {
         self.functions.invoke(name, event).await
+    }
+
+    /// One more environment of config-write: Lambda has as many as there are requests under way,
+    /// while all requests to the suite's API share one.
+    pub fn another_writer(&self) -> Result<Environment, FunctionError> {
+        self.functions.another_writer()
     }
 
     /// Runs each schedule of the template once, now, and waits for it. The error is that of the

@@ -207,7 +207,7 @@ impl Importer<'_> {
             return Ok(());
         }
         let keys: Vec<_> = found.iter().map(|(news, _)| news.import.key.clone()).collect();
-        let mut basis = ledger.basis(scope, &keys, None).await?;
+        let mut basis = ledger.basis(scope, &keys, None, false).await?;
         let mut all_news = Vec::new();
         for (mut news, seen) in found {
             let now = basis.currents.remove(news.import.key).unwrap_or_default();
@@ -323,19 +323,28 @@ impl Importer<'_> {
         while !left.is_empty() && lost <= MAX_COMMITS_LOST {
             let (at, commit) = (self.clock.now(), CommitId::random());
             let writes = left.iter().filter_map(|news| Some(news.planned(*news.left.front()?, at))).collect();
-            let plan = Plan { head: head.clone(), commit, at, writes, comment: None, idempotency: None };
-            if let CommitOutcome::Committed(receipt, change) = ledger.commit(scope, &plan).await? {
-                if let Err(error) = self.backend.publish(scope, &change).await {
-                    warn!(tenant.id = %scope.tenant(), revision = %receipt.revision, %error, "a change is left for the sweep to publish");
+            let plan = Plan { head: head.clone(), commit, at, writes, comment: None, idempotency: None, queue: None };
+            let moved = match ledger.commit(scope, &plan).await? {
+                CommitOutcome::Committed(receipt, change) => {
+                    if let Err(error) = self.backend.publish(scope, &change).await {
+                        warn!(tenant.id = %scope.tenant(), revision = %receipt.revision, %error, "a change is left for the sweep to publish");
+                    }
+                    head = Head { revision: receipt.revision, commit: plan.commit.clone(), ..head };
+                    left = self.committed(&plan, left).await?;
+                    continue;
                 }
-                head = Head { revision: receipt.revision, commit: plan.commit.clone(), ..head };
-                left = self.committed(&plan, left).await?;
-                continue;
-            }
+                CommitOutcome::HeadMoved(moved, _) => Some(moved),
+                CommitOutcome::Conflict => None,
+            };
             lost += 1;
             backoff.wait().await;
+            if let Some(moved) = moved {
+                // The conditions on the keys held.
+                head = moved;
+                continue;
+            }
             let keys: Vec<_> = left.iter().map(|news| news.import.key.clone()).collect();
-            let mut basis = ledger.basis(scope, &keys, None).await?;
+            let mut basis = ledger.basis(scope, &keys, None, false).await?;
             head = basis.head;
             left.retain(|news| is_unmoved(&news.known, &basis.currents.remove(news.import.key).unwrap_or_default()));
         }

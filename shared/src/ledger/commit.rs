@@ -4,25 +4,25 @@
 use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_dynamodb::{
-    config::{http::HttpResponse, retry::RetryConfig},
-    error::SdkError,
-    operation::transact_write_items::TransactWriteItemsError,
-    types::{AttributeValue, Put, TransactWriteItem, Update},
+    config::retry::RetryConfig,
+    types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Change, ChangeOperation, ChangedKey, Head, Ledger, LedgerError, ReplicaState,
+    Change, ChangeOperation, ChangedKey, Head, Ledger, LedgerError, Queue, ReplicaState,
     attribute::{Item, id_set, n, s},
     expression::{Expression, unless_empty},
     item::{self, FORMAT, Reader},
+    judgement::{Judgement, judge},
     keys,
     outbox::{GRACE, STORE_IS_NOT_FURTHER},
+    queue::{LAST_TICKET, SERVED_TICKET},
     refusal,
 };
 use crate::{
     auth::TenantScope,
-    aws::{AwsFailure, FailureKind, Service},
+    aws::{AwsFailure, Service},
     backoff::Backoff,
     clock::Timestamp,
     model::{
@@ -46,7 +46,8 @@ const RESEND_BACKOFF: Backoff = Backoff::up_to(Duration::from_millis(300));
 /// A commit as it is meant to be.
 #[derive(Debug)]
 pub struct Plan {
-    /// The head that the commit is based on.
+    /// The head that the commit is based on. Of one that is still to come only the revision is
+    /// known.
     pub head: Head,
     /// The commit's id, the same for every attempt of one request.
     pub commit: CommitId,
@@ -58,6 +59,8 @@ pub struct Plan {
     pub comment: Option<Comment>,
     /// The request that the commit fulfils, if it carries an idempotency key.
     pub idempotency: Option<IdempotencyClaim>,
+    /// How far the queue has come with this commit, if its writer waited there.
+    pub queue: Option<Queue>,
 }
 
 /// One write of a commit.
@@ -182,7 +185,11 @@ pub struct WrittenKey {
 pub enum CommitOutcome {
     /// It took place.
     Committed(Receipt, Change),
-    /// A condition did not hold: what it was planned upon has changed. Nothing was written.
+    /// The head was at another revision, and nothing else is known to be in the way. Nothing was
+    /// written.
+    HeadMoved(Head, Queue),
+    /// Another condition did not hold, or another commit was under way: what it was planned upon
+    /// may have changed. Nothing was written.
     Conflict,
 }
 
@@ -287,6 +294,7 @@ impl Ledger {
     pub async fn commit(&self, scope: &TenantScope, plan: &Plan) -> Result<CommitOutcome, LedgerError> {
         let receipt = plan.receipt(scope);
         let items = self.transaction(scope, plan, &receipt)?;
+        let change_at = 1 + 2 * plan.writes.len();
         // The SDK's own retries would hide that an earlier send may have taken effect.
         let once = aws_sdk_dynamodb::Config::builder().retry_config(RetryConfig::disabled());
         let (mut open, mut backoff) = (None, RESEND_BACKOFF);
@@ -297,9 +305,18 @@ impl Ledger {
                 return Ok(CommitOutcome::Committed(receipt, plan.change(scope)));
             };
             let failure = AwsFailure::of(Service::DynamoDb, "TransactWriteItems", &error);
-            match (judge(&error, &failure), open.take()) {
-                (Judgement::HeadMoved | Judgement::Conflict, None) => return Ok(CommitOutcome::Conflict),
-                (Judgement::HeadMoved, Some(lost_sight_by)) => {
+            match (judge(&error, &failure, change_at), open.take()) {
+                (Judgement::HeadMoved(there), None) => {
+                    return Ok(
+                        there.map_or(CommitOutcome::Conflict, |(head, queue)| CommitOutcome::HeadMoved(head, queue))
+                    );
+                }
+                (Judgement::Conflict, None) => return Ok(CommitOutcome::Conflict),
+                // An earlier send may still arrive, when the head is where the plan expects it.
+                (Judgement::HeadMoved(Some((head, _))), Some(lost_sight_by)) if head.revision < plan.head.revision => {
+                    open = Some(lost_sight_by);
+                }
+                (Judgement::HeadMoved(_), Some(lost_sight_by)) => {
                     return match self.change(scope, plan.revision()).await {
                         Ok(Some(change)) if change.commit == plan.commit => {
                             Ok(CommitOutcome::Committed(receipt, change))
@@ -340,7 +357,10 @@ impl Ledger {
             put.build().map(|put| TransactWriteItem::builder().put(put).build()).map_err(build_error)
         };
         let update = |expression: Expression, sort_key: String| {
+            // Whoever came too late, or too early, gets to see the head.
+            let shown = (sort_key == keys::HEAD).then_some(ReturnValuesOnConditionCheckFailure::AllOld);
             let update = Update::builder()
+                .set_return_values_on_condition_check_failure(shown)
                 .table_name(&self.table)
                 .set_key(Some(keys::primary_key(scope, sort_key)))
                 .update_expression(expression.update())
@@ -380,46 +400,6 @@ impl Ledger {
         }
         Ok(items)
     }
-}
-
-/// What a failed send means.
-#[derive(Debug, PartialEq, Eq)]
-enum Judgement {
-    /// Another commit came first, perhaps an earlier send of this very one.
-    HeadMoved,
-    /// Another condition failed; nothing was written by this send.
-    Conflict,
-    /// It may have taken place.
-    Open,
-    /// It did not; it may pass a moment later.
-    Throttled,
-    /// It did not, and would not the next time.
-    Refused,
-}
-
-fn judge(error: &SdkError<TransactWriteItemsError, HttpResponse>, failure: &AwsFailure) -> Judgement {
-    let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) = error.as_service_error() else {
-        return match failure.kind {
-            FailureKind::Unavailable => Judgement::Open,
-            FailureKind::Throttled => Judgement::Throttled,
-            FailureKind::Refused | FailureKind::CircuitOpen { .. } => Judgement::Refused,
-        };
-    };
-    // The reasons come in the order of the items; the head is the first. Where nothing was wrong
-    // with an item, the code is "None".
-    let codes = || cancelled.cancellation_reasons().iter().map(|reason| reason.code().unwrap_or("None"));
-    if codes().next() == Some("ConditionalCheckFailed") {
-        return Judgement::HeadMoved;
-    }
-    let mut worst = Judgement::Conflict;
-    for code in codes() {
-        match code {
-            "None" | "ConditionalCheckFailed" | "TransactionConflict" => {}
-            "ThrottlingError" | "ProvisionedThroughputExceeded" => worst = Judgement::Throttled,
-            _ => return Judgement::Refused,
-        }
-    }
-    worst
 }
 
 /// Notes a foreign version: what it is, and how far the store has been imported. Refused if the
@@ -482,6 +462,10 @@ fn head_update(plan: &Plan, tenant: &TenantId) -> Expression {
         expression.set("timeKey", s(tenant.as_str()));
     } else {
         expression.value(":expected", n(plan.head.revision.get()));
+    }
+    if let Some(Queue { served, last }) = plan.queue {
+        expression.set(SERVED_TICKET, n(served));
+        expression.set(LAST_TICKET, n(last));
     }
     expression
 }

@@ -90,6 +90,11 @@ impl Head {
         Self { revision: Revision::ZERO, epoch: Epoch::empty(), commit: CommitId::from_stored("0") }
     }
 
+    /// The head after so many further commits. Their ids are not known.
+    pub(crate) fn after(&self, commits: u32) -> Self {
+        Self { revision: Revision::new(self.revision.get() + u64::from(commits)), ..self.clone() }
+    }
+
     pub(super) fn read(item: &Item) -> Result<Self, DamagedItem> {
         let read = Reader(item);
         Ok(Self {

@@ -26,6 +26,8 @@ pub(super) const SHARDS: u32 = 4;
 
 /// The sort key of a tenant's head.
 pub(super) const HEAD: &str = "HEAD";
+/// The sort key of the queue of a tenant's writers.
+pub(super) const QUEUE: &str = "QUEUE";
 const ENTRY: &str = "ENTRY#";
 const VERSION: &str = "VERSION#";
 /// What the sort keys of changes begin with.

@@ -7,8 +7,10 @@ mod attribute;
 mod commit;
 mod expression;
 mod item;
+mod judgement;
 mod keys;
 mod outbox;
+mod queue;
 mod recent;
 mod reconcile;
 mod refusal;
@@ -22,6 +24,7 @@ pub use commit::{
 };
 pub use item::{Change, ChangeOperation, ChangedKey, Current, DamagedItem, Head, ReplicaState};
 pub use outbox::{GRACE, MAX_REFUSED_WAIT, MIN_REFUSED_WAIT, OutboxItem, OutboxTask, Stored};
+pub use queue::{Queue, Ticket};
 pub use recent::ListedChange;
 pub use reconcile::Cursor;
 
@@ -84,6 +87,8 @@ pub struct Ledger {
 pub struct Basis {
     /// The head.
     pub head: Head,
+    /// The writers that wait. No condition of the commit.
+    pub queue: Queue,
     /// The current version of each key that was asked for and exists.
     pub currents: HashMap<ConfigKey, Current>,
     /// The result of an earlier request with the same idempotency key, with that request's hash.
@@ -151,15 +156,18 @@ impl Ledger {
         Ok((found, chunks.flatten().cloned().collect()))
     }
 
-    /// What a commit of `keys` is planned upon.
+    /// What a commit of `keys` is planned upon. Those who wait in the queue read the queue's item,
+    /// too; for all others the head says enough.
     pub async fn basis(
         &self,
         scope: &TenantScope,
         keys: &[ConfigKey],
         idempotency_hash: Option<&str>,
+        waits: bool,
     ) -> Result<Basis, LedgerError> {
         let wanted = keys.iter().map(|key| keys::entry_key(key.as_str()));
         let wanted = wanted.chain(idempotency_hash.map(keys::idempotency_key)).chain([keys::HEAD.to_owned()]);
+        let wanted = wanted.chain(waits.then(|| keys::QUEUE.to_owned()));
         let items = self.get_many(scope, wanted.collect()).await?;
         let mut currents = HashMap::with_capacity(keys.len());
         for key in keys {
@@ -172,7 +180,8 @@ impl Ledger {
             None => None,
         };
         let head = items.get(keys::HEAD).map_or_else(|| Ok(Head::empty()), Head::read)?;
-        Ok(Basis { head, currents, earlier })
+        let queue = Queue::read(items.get(keys::HEAD), items.get(keys::QUEUE));
+        Ok(Basis { head, queue, currents, earlier })
     }
 
     /// The result of an earlier request with this idempotency key, read strongly.

@@ -61,7 +61,7 @@ pub(crate) async fn record(
     let ledger = &backend.ledger;
     let mut backoff = BACKOFF;
     for _ in 0..MAX_TRIES {
-        let mut basis = ledger.basis(scope, std::slice::from_ref(key), None).await?;
+        let mut basis = ledger.basis(scope, std::slice::from_ref(key), None, false).await?;
         let Some(current) = basis.currents.remove(key) else { return Ok(Recorded::MovedOn) };
         let Some(entry) = current.entry.filter(|entry| entry.version == version) else {
             return Ok(Recorded::MovedOn);
@@ -88,7 +88,7 @@ pub(crate) async fn record(
             removes_older_values: false,
         };
         let (head, commit) = (basis.head, CommitId::random());
-        let plan = Plan { head, commit, at, writes: vec![write], comment: None, idempotency: None };
+        let plan = Plan { head, commit, at, writes: vec![write], comment: None, idempotency: None, queue: None };
         if let CommitOutcome::Committed(_, change) = ledger.commit(scope, &plan).await? {
             match refusal {
                 Some(Refusal { reason, .. }) => {

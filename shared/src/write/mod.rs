@@ -2,18 +2,21 @@
 
 mod around;
 mod flush;
+mod turn;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::warn;
 
-use self::around::{Around, PutAround};
+use self::{
+    around::{Around, PutAround},
+    turn::{Contention, Next},
+};
 use crate::{
     auth::TenantScope,
     aws::{AwsFailure, Service},
     backend::WriteBackend,
-    backoff::Backoff,
     clock::Clock,
     ledger::{Basis, CommitOutcome, Current, IdempotencyClaim, LedgerError, Plan, PlannedWrite, Receipt, StoreChange},
     model::{
@@ -34,10 +37,6 @@ pub const MAX_OPERATIONS: usize = 25;
 /// The most bytes of values of one transaction. DynamoDB takes 4 MB, and each value is written
 /// twice: to its entry and its version.
 const MAX_TRANSACTION_BYTES: usize = 1_500_000;
-/// How long a write contends for the tenant's next revision.
-const CONTENTION_BUDGET: Duration = Duration::from_secs(8);
-/// How long it waits between two attempts.
-const CONTENTION_BACKOFF: Backoff = Backoff::up_to(Duration::from_millis(20)).doubling_to(Duration::from_millis(400));
 /// How long the flush may delay the answer.
 const FLUSH_BUDGET: Duration = Duration::from_secs(10);
 /// How long a request may take: less than the function's timeout, and than the 30 s that API
@@ -210,46 +209,79 @@ impl WriteService {
         let keys: Vec<_> = requests.iter().map(|request| request.key.clone()).collect();
         let hash = idempotency.map(|claim| claim.key_hash.as_str());
         let mut attempt = Attempt { commit: CommitId::random(), rolled_back: None, around: None, puts: 0 };
-        let give_up_at = Instant::now() + CONTENTION_BUDGET;
-        let mut backoff = CONTENTION_BACKOFF;
+        let ledger = &self.backend.ledger;
+        let mut contention = Contention::new(ledger, scope, &self.clock);
+        let mut known = None;
         loop {
-            let basis = self.backend.ledger.basis(scope, &keys, hash).await?;
+            let mut basis = if let Some(basis) = known.take() {
+                basis
+            } else {
+                let asked = Instant::now();
+                let basis = ledger.basis(scope, &keys, hash, contention.is_queued()).await?;
+                contention.note(basis.head.revision, basis.queue, asked.elapsed());
+                basis
+            };
             if let Some(earlier) = basis.earlier {
                 return replay(earlier, idempotency);
             }
-            let in_the_way = match self.plan(scope, requests, &basis, &mut attempt).await {
+            let mut ahead = 0;
+            let planned = match contention.next(basis.head.revision, basis.queue).await? {
+                Next::Look(wait) => check_preconditions(requests, &basis).map(|()| Planned::NotYet(wait)),
+                Next::Commit(wait, on_top_of) => {
+                    ahead = on_top_of;
+                    contention.wait(wait).await;
+                    self.plan(scope, requests, &basis, &mut attempt).await
+                }
+            };
+            let (wait, in_the_way) = match planned {
                 Ok(Planned::Writes(writes)) => {
                     let plan = Plan {
-                        head: basis.head,
+                        head: basis.head.after(ahead),
                         commit: attempt.commit.clone(),
                         at: self.clock.now(),
                         writes,
                         comment: comment.clone(),
                         idempotency: idempotency.cloned(),
+                        queue: contention.served(),
                     };
-                    if let CommitOutcome::Committed(receipt, change) = self.backend.ledger.commit(scope, &plan).await? {
-                        let flush_until = (Instant::now() + FLUSH_BUDGET).min(answer_by - ANSWER_RESERVE);
-                        let stores = Box::pin(self.flush(scope, &plan, &change, flush_until)).await;
-                        return Ok(Written { receipt, stores, replayed: false });
-                    }
-                    WriteError::Contention
+                    let asked = Instant::now();
+                    let wait = match ledger.commit(scope, &plan).await? {
+                        CommitOutcome::Committed(receipt, change) => {
+                            let flush_until = (Instant::now() + FLUSH_BUDGET).min(answer_by - ANSWER_RESERVE);
+                            let stores = Box::pin(self.flush(scope, &plan, &change, flush_until)).await;
+                            return Ok(Written { receipt, stores, replayed: false });
+                        }
+                        CommitOutcome::HeadMoved(head, queue) => {
+                            contention.note(head.revision, queue, asked.elapsed());
+                            let wait = contention.after_conflict(head.revision, queue, ahead).await?;
+                            // What was planned is still good; only the head is another.
+                            (basis.head, basis.queue) = (head, queue);
+                            known = Some(basis);
+                            wait
+                        }
+                        CommitOutcome::Conflict => {
+                            contention.stop_guessing();
+                            contention.after_conflict(basis.head.revision, basis.queue, ahead).await?
+                        }
+                    };
+                    (wait, WriteError::Contention)
                 }
-                Ok(Planned::Wait(in_the_way)) => in_the_way,
+                Ok(Planned::NotYet(wait)) => (wait, WriteError::Contention),
+                Ok(Planned::Wait(in_the_way)) => (contention.pause(), in_the_way),
                 Err(error) => {
                     // A repetition of this request may have committed between the reads of its
                     // result and of the entries. Then that success made this attempt fail.
                     if let Some(hash) = hash
-                        && let Some(earlier) = self.backend.ledger.earlier(scope, hash).await?
+                        && let Some(earlier) = ledger.earlier(scope, hash).await?
                     {
                         return replay(earlier, idempotency);
                     }
                     return Err(error.at(basis.head.revision));
                 }
             };
-            if Instant::now() >= give_up_at {
+            if !contention.wait(wait).await {
                 return Err(in_the_way);
             }
-            backoff.wait().await;
         }
     }
 
@@ -276,26 +308,7 @@ impl WriteService {
         basis: &Basis,
         attempt: &mut Attempt,
     ) -> Result<Planned, WriteError> {
-        for request in requests {
-            let current = basis
-                .currents
-                .get(&request.key)
-                .and_then(|current| current.entry.as_ref())
-                .filter(|entry| entry.is_live());
-            let etag = current.map(Entry::etag);
-            if !request.precondition.holds(etag.as_ref()) {
-                let if_match = request.precondition.if_match.as_ref();
-                return Err(WriteError::Precondition {
-                    key: request.key.clone(),
-                    only_weakly: if_match.is_some_and(|tags| tags.matches_only_weakly(etag.as_ref())),
-                    current: etag,
-                    head: basis.head.revision,
-                });
-            }
-            if matches!(request.operation, Operation::Delete) && current.is_none() {
-                return Err(WriteError::NotFound(request.key.clone()));
-            }
-        }
+        check_preconditions(requests, basis)?;
         let mut writes = Vec::with_capacity(requests.len());
         for WriteRequest { key, operation, .. } in requests {
             let current = basis.currents.get(key);
@@ -403,6 +416,8 @@ impl WriteService {
 enum Planned {
     /// What is to be committed.
     Writes(Vec<PlannedWrite>),
+    /// Others are first, for about so long.
+    NotYet(Duration),
     /// Another process is at one of the keys, which may pass. If it does not, this is the error.
     Wait(WriteError),
 }
@@ -429,6 +444,28 @@ struct Attempt {
     rolled_back: Option<ConfigValue>,
     around: Option<Around>,
     puts: usize,
+}
+
+/// Refuses a request whose preconditions do not hold, and a deletion of nothing.
+fn check_preconditions(requests: &[WriteRequest], basis: &Basis) -> Result<(), WriteError> {
+    for request in requests {
+        let current =
+            basis.currents.get(&request.key).and_then(|current| current.entry.as_ref()).filter(|entry| entry.is_live());
+        let etag = current.map(Entry::etag);
+        if !request.precondition.holds(etag.as_ref()) {
+            let if_match = request.precondition.if_match.as_ref();
+            return Err(WriteError::Precondition {
+                key: request.key.clone(),
+                only_weakly: if_match.is_some_and(|tags| tags.matches_only_weakly(etag.as_ref())),
+                current: etag,
+                head: basis.head.revision,
+            });
+        }
+        if matches!(request.operation, Operation::Delete) && current.is_none() {
+            return Err(WriteError::NotFound(request.key.clone()));
+        }
+    }
+    Ok(())
 }
 
 fn state_of(value: Option<ConfigValue>) -> State {

@@ -91,3 +91,5 @@ mod tokens;
 mod traces;
 #[cfg(test)]
 mod transactions;
+#[cfg(test)]
+mod turns;

@@ -1,5 +1,5 @@
-//! What the versions in a store mean: whose each is, which of them are foreign, and how far the store
-//! has been imported. Nothing here calls anything.
+//! What the versions in a store mean: whose each is, which of them are foreign, and how far the
+//! store has been imported. Nothing here calls anything.
 
 use std::{collections::HashMap, time::Duration};
 
