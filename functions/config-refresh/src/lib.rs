@@ -131,8 +131,8 @@ impl Delivery {
     }
 }
 
-/// Handles an event of EventBridge, or a batch of them that a queue holds. An event fails, so that it
-/// comes again, only where trying again can help; those of a batch one by one.
+/// Handles an event of EventBridge, or a batch of them that a queue holds. An event fails, so that
+/// it comes again, only where trying again can help; those of a batch one by one.
 pub async fn handle(app: &App, event: Value, context: &Context) -> Result<Value, lambda_runtime::Error> {
     let Ok(Batch { records }) = Batch::deserialize(&event) else {
         let delivery = Delivery::new(Some(event), context.xray_trace_id.as_deref());

@@ -58,8 +58,6 @@ enum Defect {
     CopiesBelieved,
     /// An abandoned call is taken for one that did nothing.
     NothingMadeUpFor,
-    /// A write-around put is committed although a later one is known.
-    AroundFurther,
     /// A put is noted whatever version it was made for.
     MarksAnyVersion,
     /// A write-around put has no intent.

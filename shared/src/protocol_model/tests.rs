@@ -188,7 +188,6 @@ fn what_is_broken_is_found() {
         (Defect::RemovalAlone, ours, Around, true, vec![PUT, DELETE], 0, NONE),
         (Defect::CopiesBelieved, missed, Back, true, vec![PUT], 1, Budget { copies: 1, ..EDIT }),
         (Defect::NothingMadeUpFor, ours, Around, true, vec![PUT], 1, DEATH),
-        (Defect::AroundFurther, apart, Around, true, vec![PUT, PUT], 1, DEATH),
         (Defect::MarksAnyVersion, apart, Through, true, vec![PUT], 1, many),
         (Defect::WithoutIntent, ours, Around, true, vec![PUT], 1, Budget { runs: 1, ..NONE }),
         (Defect::OneRead, ours, Around, true, vec![PUT], 1, Budget { runs: 1, ..NONE }),

@@ -465,7 +465,7 @@ impl World {
     /// A commit with `StoreChange::Done`.
     pub(super) fn commit_around(&mut self, known: &Item, head: u8, who: u8, around: Around) -> bool {
         let stands = self.item.intents & bit(around.id) != 0 || self.has(Defect::WithoutIntent);
-        let further = !self.is_not_further(around.place.version, around.seen) && !self.has(Defect::AroundFurther);
+        let further = !self.is_not_further(around.place.version, around.seen);
         if !self.may_commit(known, Some(head)) || !stands || further {
             return false;
         }
