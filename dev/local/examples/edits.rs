@@ -1,7 +1,7 @@
-//! What a burst of edits past Tenantry costs: so many parameters of one tenant are edited within so
-//! many seconds, one key each, while another tenant reads. Says how long after the last edit all are
-//! seen, the calls that the functions made for each, the events that failed, and how much slower the
-//! other tenant's reads became.
+//! What a burst of edits past Tenantry costs: so many parameters of one tenant are edited within
+//! so many seconds, one key each, while another tenant reads. Says how long after the last edit all
+//! are seen, the calls that the functions made for each, the events that failed, and how much
+//! slower the other tenant's reads became.
 //!
 //! `cargo run --release -p local --example edits`; or with `EDITS SECONDS` for one row. Parameter
 //! Store lets 40 histories a second through. On loopback alone.

@@ -1,9 +1,9 @@
 //! Lambda's event source mapping of a queue: calls a function with batches of what a rule puts into
 //! it.
 //!
-//! It differs from AWS in when an event that failed comes again: here after less than a second, three
-//! times at most, as all that `EventBridge` delivers; there after the queue's visibility timeout,
-//! until the queue's redrive policy makes it a dead letter.
+//! It differs from AWS in when an event that failed comes again: here after less than a second,
+//! three times at most, as all that `EventBridge` delivers; there after the queue's visibility
+//! timeout, until the queue's redrive policy makes it a dead letter.
 
 use std::{
     collections::VecDeque,
@@ -52,7 +52,7 @@ impl Mapping {
         self.lock().push_back(Waiting { record, id, end });
         Box::pin(async move {
             let call = self.calls.acquire().await.map_err(|closed| closed.to_string())?;
-            // No window: whatever is there by now. It is empty if another call took this event along.
+            // No window: whatever is there by now. Nothing, if another call took this event along.
             let batch: Vec<_> = {
                 let mut waiting = self.lock();
                 let size = self.source.batch_size.min(waiting.len());
@@ -83,7 +83,7 @@ impl Mapping {
         }
     }
 
-    /// The message as Lambda shows it ("Using Lambda with Amazon SQS" in the Lambda developer guide).
+    /// The message as Lambda shows it ("Using Lambda with Amazon SQS" in its developer guide).
     fn record(&self, id: &str, event: &Value, trace: Option<String>) -> Value {
         let mut attributes = json!({ "ApproximateReceiveCount": "1" });
         if let Some(trace) = trace {
@@ -112,8 +112,8 @@ mod tests {
 
     use super::*;
 
-    /// Promise: a call gets what waits, a batch at most; events beyond that wait for their turn; one
-    /// that the function does not manage fails alone.
+    /// Promise: a call gets what waits, a batch at most; events beyond that wait for their turn;
+    /// one that the function does not manage fails alone.
     #[tokio::test]
     async fn calls_take_batches() {
         let sizes = Arc::new(Mutex::new(Vec::new()));

@@ -209,8 +209,8 @@ impl Tables<'_> {
         Ok(found)
     }
 
-    /// The newest versions of the parameters with one of these names, after `after`, by name, as far
-    /// as `wanted` takes them.
+    /// The newest versions of the parameters with one of these names, after `after`, by name, as
+    /// far as `wanted` takes them.
     pub(super) fn named(
         &self,
         names: &[String],

@@ -77,8 +77,8 @@ async fn edits_of_one_tenant_become_one_commit() {
     api.stop().await;
 }
 
-/// Promise: in a batch each event stands for itself. One whose parameter cannot be read comes again,
-/// what is no event is dropped, and neither holds up another, of this tenant or the next.
+/// Promise: in a batch each event stands for itself. One whose parameter cannot be read comes
+/// again, what is no event is dropped, and neither holds up another, of this tenant or the next.
 #[tokio::test]
 async fn one_event_of_a_batch_fails_alone() {
     let api = Api::start().await;
