@@ -222,15 +222,17 @@ impl Reconciler<'_> {
         done.iter().map(Vec::len).sum::<usize>() == wanted
     }
 
-    /// How much was committed of each key of a tenant; none if it failed.
+    /// How much was committed of each key of a tenant; none if it failed. All of them have the time
+    /// of one item, so that the run ends in time.
     async fn import_some(&self, tenant: TenantId, keys: Vec<ConfigKey>) -> Vec<Option<usize>> {
         let scope = self.authority.act_for(tenant);
         let failed = |key: &ConfigKey, error: String| {
             warn!(tenant.id = %scope.tenant(), config.key = %key, error, "a key could not be imported");
             None
         };
+        let end = Instant::now() + ITEM_BUDGET;
         let importing = import_all(self.backend, self.clock, &scope, &keys);
-        let imported = match tokio::time::timeout(ITEM_BUDGET, importing).await {
+        let imported = match tokio::time::timeout_at(end, importing).await {
             Ok(imported) => imported,
             Err(late) => return keys.iter().map(|key| failed(key, late.to_string())).collect(),
         };
@@ -240,7 +242,8 @@ impl Reconciler<'_> {
                 let imported = imported.map_err(|error| error.to_string())?;
                 self.put_back(&scope, key, imported).await.map(|()| imported.committed)
             };
-            done.push(put_back.await.map_or_else(|error| failed(key, error), Some));
+            let put_back = tokio::time::timeout_at(end, put_back).await.unwrap_or_else(|late| Err(late.to_string()));
+            done.push(put_back.map_or_else(|error| failed(key, error), Some));
         }
         done
     }
@@ -251,14 +254,11 @@ impl Reconciler<'_> {
             Some(reason) => imported.committed > 0 || self.is_out_of_the_way(scope, key, reason).await,
             None => false,
         };
-        if !is_worth_it {
-            return Ok(());
+        if is_worth_it {
+            let replicating = replicate(self.backend, self.clock, scope, key, Occasion::Due);
+            replicating.await.map_err(|error| error.to_string())?;
         }
-        let replicating = replicate(self.backend, self.clock, scope, key, Occasion::Due);
-        match tokio::time::timeout(ITEM_BUDGET, replicating).await {
-            Ok(done) => done.map(drop).map_err(|error| error.to_string()),
-            Err(late) => Err(late.to_string()),
-        }
+        Ok(())
     }
 
     /// Whether the store can be seen to take a value now that it has refused. If that cannot be

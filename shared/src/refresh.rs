@@ -192,17 +192,17 @@ impl RefreshService {
         telemetry::note_tenant(tenant);
         keys.iter().for_each(telemetry::note_key);
         let scope = self.authority.act_for(tenant.clone());
+        let begun = Instant::now();
         let mut done = Vec::with_capacity(keys.len());
         for some in keys.chunks(MAX_OPERATIONS) {
             let importing = import_all(&self.backend, &self.clock, &scope, some);
-            let Ok(imported) = tokio::time::timeout(WORK_BUDGET, importing).await else {
+            let Ok(imported) = tokio::time::timeout_at(begun + WORK_BUDGET, importing).await else {
                 done.extend(some.iter().map(|_| Err(RefreshError::Failed(TaskError::TooLong.into()))));
                 continue;
             };
             for (key, imported) in some.iter().zip(imported) {
-                done.push(
-                    self.put_back(&scope, key, imported).await.map_err(|error| RefreshError::Failed(error.into())),
-                );
+                let put_back = self.put_back(&scope, key, imported, begun + RUN_BUDGET).await;
+                done.push(put_back.map_err(|error| RefreshError::Failed(error.into())));
             }
         }
         done
@@ -215,12 +215,13 @@ impl RefreshService {
         scope: &TenantScope,
         key: &ConfigKey,
         imported: Result<Imported, ImportError>,
+        give_up_at: Instant,
     ) -> Result<ImportReport, TaskError> {
         let imported = imported?;
         let mut report = ImportReport { committed: imported.committed, replicated: 0 };
         if imported.misplaced || imported.refused.is_some() {
             let replicating = self.replicate(scope, key.as_str(), &Occasion::Due);
-            let done = tokio::time::timeout(WORK_BUDGET, replicating).await.unwrap_or(Err(TaskError::TooLong));
+            let done = tokio::time::timeout_at(give_up_at, replicating).await.unwrap_or(Err(TaskError::TooLong));
             report.replicated = done?.replicated;
         }
         Ok(report)

@@ -86,7 +86,7 @@ pub(crate) async fn import(
 }
 
 /// Imports what is new in the stores of `keys`: no more than one commit writes, none twice. The
-/// result of each, in their order. None holds up another.
+/// result of each, in their order: a failure of one is none of another.
 pub(crate) async fn import_all(
     backend: &WriteBackend,
     clock: &Clock,
@@ -337,12 +337,12 @@ impl Importer<'_> {
                 CommitOutcome::Conflict => None,
             };
             lost += 1;
-            backoff.wait().await;
-            if let Some(moved) = moved {
+            if let Some(moved) = moved.filter(|_| lost == 1) {
                 // The conditions on the keys held.
                 head = moved;
                 continue;
             }
+            backoff.wait().await;
             let keys: Vec<_> = left.iter().map(|news| news.import.key.clone()).collect();
             let mut basis = ledger.basis(scope, &keys, None, false).await?;
             head = basis.head;

@@ -306,17 +306,17 @@ impl Ledger {
             };
             let failure = AwsFailure::of(Service::DynamoDb, "TransactWriteItems", &error);
             match (judge(&error, &failure, change_at), open.take()) {
-                (Judgement::HeadMoved(there), None) => {
-                    return Ok(
-                        there.map_or(CommitOutcome::Conflict, |(head, queue)| CommitOutcome::HeadMoved(head, queue))
-                    );
+                (Judgement::HeadMoved { there: Some((head, queue)), is_alone: true }, None) => {
+                    return Ok(CommitOutcome::HeadMoved(head, queue));
                 }
-                (Judgement::Conflict, None) => return Ok(CommitOutcome::Conflict),
+                (Judgement::HeadMoved { .. } | Judgement::Conflict, None) => return Ok(CommitOutcome::Conflict),
                 // An earlier send may still arrive, when the head is where the plan expects it.
-                (Judgement::HeadMoved(Some((head, _))), Some(lost_sight_by)) if head.revision < plan.head.revision => {
+                (Judgement::HeadMoved { there, .. }, Some(lost_sight_by))
+                    if there.as_ref().map_or(Revision::ZERO, |(head, _)| head.revision) < plan.head.revision =>
+                {
                     open = Some(lost_sight_by);
                 }
-                (Judgement::HeadMoved(_), Some(lost_sight_by)) => {
+                (Judgement::HeadMoved { .. }, Some(lost_sight_by)) => {
                     return match self.change(scope, plan.revision()).await {
                         Ok(Some(change)) if change.commit == plan.commit => {
                             Ok(CommitOutcome::Committed(receipt, change))

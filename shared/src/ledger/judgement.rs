@@ -14,9 +14,13 @@ use crate::aws::{AwsFailure, FailureKind};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Judgement {
     /// The head is at another revision. Another commit came first, perhaps an earlier send of this
-    /// very one; or one that the plan counts on is still to come. With what the head says, if
-    /// nothing else is in the way.
-    HeadMoved(Option<(Head, Queue)>),
+    /// very one; or one that the plan counts on is still to come.
+    HeadMoved {
+        /// What the head says; none if there is no head yet.
+        there: Option<(Head, Queue)>,
+        /// Whether nothing else is in the way.
+        is_alone: bool,
+    },
     /// Another condition failed; nothing was written by this send.
     Conflict,
     /// It may have taken place.
@@ -46,9 +50,8 @@ pub(super) fn judge(
     if codes(cancelled).next() == Some("ConditionalCheckFailed") {
         let is_alone = codes(cancelled).enumerate().skip(1).all(|(at, code)| at == change_at || code == "None");
         let head = cancelled.cancellation_reasons().first().and_then(CancellationReason::item);
-        let there =
-            head.filter(|_| is_alone).and_then(|item| Some((Head::read(item).ok()?, Queue::read(Some(item), None))));
-        return Judgement::HeadMoved(there);
+        let there = head.and_then(|item| Some((Head::read(item).ok()?, Queue::read(Some(item), None))));
+        return Judgement::HeadMoved { there, is_alone };
     }
     let mut worst = Judgement::Conflict;
     for code in codes(cancelled) {

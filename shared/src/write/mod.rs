@@ -254,9 +254,11 @@ impl WriteService {
                         CommitOutcome::HeadMoved(head, queue) => {
                             contention.note(head.revision, queue, asked.elapsed());
                             let wait = contention.after_conflict(head.revision, queue, ahead).await?;
-                            // What was planned is still good; only the head is another.
+                            // What was planned is still good; only the head is another. It is stale
+                            // after a wait, and a put before the commit has changed the entry.
                             (basis.head, basis.queue) = (head, queue);
-                            known = Some(basis);
+                            let is_good = (wait.is_zero() || ahead > 0) && attempt.around.is_none();
+                            known = is_good.then_some(basis);
                             wait
                         }
                         CommitOutcome::Conflict => {
