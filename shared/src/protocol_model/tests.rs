@@ -192,7 +192,7 @@ fn what_is_broken_is_found() {
         (Defect::WithoutIntent, ours, Around, true, vec![PUT], 1, Budget { runs: 1, ..NONE }),
         (Defect::OneRead, ours, Around, true, vec![PUT], 1, Budget { runs: 1, ..NONE }),
         (Defect::NotedAnyVersion, apart, Through, true, vec![PUT, PUT], 1, DEATH),
-        (Defect::NotedFirst, apart, Through, true, vec![PUT], 1, Budget { removals: 1, deaths: 1, ..EDIT }),
+        (Defect::NotedFirst, apart, Around, true, vec![PUT], 1, Budget { deaths: 2, ..DEATH }),
         (Defect::LeftForgotten, stuck, Back, false, vec![PUT, DELETE], 1, EDIT),
         (Defect::RemovalOverlooked, ours, Around, true, vec![DELETE], 1, Budget { deaths: 1, ..EDIT }),
         (Defect::MadeUpForForgotten, ours, Around, false, vec![PUT, PUT], 1, DEATH),
