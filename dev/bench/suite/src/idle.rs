@@ -37,10 +37,8 @@ const WRITES: usize = 500;
 const FEW: usize = 10;
 /// How long both have to be filled.
 const PATIENCE: Duration = Duration::from_mins(6);
-/// How many runs the comparison with Parameter Store needs at most to look through everything.
-const COMPARISONS: usize = 12;
 /// How long the last writes are left to be done with: the streaming service reads the latest ones
-/// again until nothing has come for a minute, and the comparison looks at the writers twice.
+/// again until nothing has come for a minute.
 const SETTLE: Duration = Duration::from_secs(70);
 /// How much idle time is measured: each schedule comes twice.
 const IDLE: Duration = Duration::from_mins(2);
@@ -132,7 +130,7 @@ impl Holder {
         Ok(writeln!(self.questions, "fill")?)
     }
 
-    /// Waits until everything is written and looked through.
+    /// Waits until everything is written.
     fn filled(&mut self) -> Result<Filled, Failure> {
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
@@ -189,9 +187,6 @@ pub(crate) async fn hold(tenants: usize) -> Result<(), Failure> {
         *taken = (cpu_of("self")? - before) * 1_000.0 / f64::from(u32::try_from(WRITES)?);
     }
     tokio::time::sleep(SETTLE).await;
-    for _ in 0..COMPARISONS {
-        suite.run_schedules().await?;
-    }
     writeln!(io::stdout(), "{}", serde_json::to_string(&Filled { write_ms })?)?;
     stdin().read_to_end(&mut Vec::new()).await?;
     suite.stop().await;
