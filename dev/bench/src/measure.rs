@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    error::Error,
     fs, io,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -10,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use bench::Failure;
 
 use crate::{
     runtime_api::{Answer, RuntimeApi},
@@ -24,9 +23,18 @@ pub(crate) struct Bench {
     pub(crate) binaries: PathBuf,
     /// The store's address and certificate.
     pub(crate) store: Store,
-    /// The root certificates that the functions trust: the built-in ones, so that reading them
-    /// costs what it does in Lambda, and the store's.
-    pub(crate) roots: PathBuf,
+    /// The root certificates that are trusted.
+    pub(crate) roots: Roots,
+}
+
+/// Files with the store's root certificate, and with so many of Amazon's that reading them costs what
+/// it does in Lambda.
+#[derive(Debug)]
+pub(crate) struct Roots {
+    /// Of a function.
+    pub(crate) functions: PathBuf,
+    /// Of a yardstick.
+    pub(crate) yardsticks: PathBuf,
 }
 
 /// What is started.
@@ -48,6 +56,10 @@ impl Program {
     pub(crate) const fn with_own_rights(name: &'static str) -> Self {
         Self { name, role: "none" }
     }
+
+    fn is_yardstick(self) -> bool {
+        self.name.starts_with("hello")
+    }
 }
 
 /// A function that runs.
@@ -68,8 +80,7 @@ pub(crate) struct Usage {
 }
 
 /// A median and the value that one in a hundred passes.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spread {
     pub(crate) p50_micros: f64,
     pub(crate) p99_micros: f64,
@@ -90,15 +101,16 @@ impl Spread {
 impl Bench {
     /// Starts a release binary.
     pub(crate) fn start(&self, program: Program) -> io::Result<Running> {
-        self.start_as(Command::new(self.binaries.join(program.name)), program.role)
+        self.start_as(Command::new(self.binaries.join(program.name)), program)
     }
 
-    fn start_as(&self, mut command: Command, role: &str) -> io::Result<Running> {
+    fn start_as(&self, mut command: Command, program: Program) -> io::Result<Running> {
         let api = RuntimeApi::start()?;
         command
             .env_clear()
             .envs(self.environment(&api))
-            .env("TENANT_ROLE_ARN", role)
+            .env("TENANT_ROLE_ARN", program.role)
+            .env("AWS_CA_BUNDLE", if program.is_yardstick() { &self.roots.yardsticks } else { &self.roots.functions })
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -107,7 +119,6 @@ impl Bench {
     }
 
     fn environment(&self, api: &RuntimeApi) -> BTreeMap<&'static str, String> {
-        let roots = self.roots.to_string_lossy();
         [
             ("AWS_LAMBDA_RUNTIME_API", api.address.to_string()),
             ("AWS_LAMBDA_FUNCTION_NAME", "bench".to_owned()),
@@ -118,7 +129,6 @@ impl Bench {
             ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".to_owned()),
             ("AWS_SESSION_TOKEN", "a-token-of-some-length-".repeat(30)),
             ("AWS_ENDPOINT_URL", format!("https://localhost:{}", self.store.address.port())),
-            ("AWS_CA_BUNDLE", roots.clone().into_owned()),
             ("TABLE_NAME", "tenantry-config".to_owned()),
             ("EVENT_BUS_NAME", "tenantry".to_owned()),
             ("TOKEN_ISSUER", "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbCdEfGhI".to_owned()),
@@ -130,24 +140,30 @@ impl Bench {
         .into()
     }
 
+    /// Instructions from the start of a function until its first answer, counted by callgrind. Its end
+    /// is among them, which is little.
+    pub(crate) fn instructions_of_start(&self, program: Program, event: &Arc<[u8]>) -> Result<f64, Failure> {
+        self.instructions_in_all(program, event, 1)
+    }
+
     /// Instructions per call of a warm function, counted by callgrind: the difference between a run
     /// with many calls and one with few, so that the start counts in neither.
-    pub(crate) fn instructions(
+    pub(crate) fn instructions_of_call(
         &self,
         program: Program,
         event: &Arc<[u8]>,
         few: u32,
         more: u32,
-    ) -> Result<f64, Box<dyn Error>> {
+    ) -> Result<f64, Failure> {
         let all = self.instructions_in_all(program, event, few + more)?;
         Ok((all - self.instructions_in_all(program, event, few)?) / f64::from(more))
     }
 
-    fn instructions_in_all(&self, program: Program, event: &Arc<[u8]>, calls: u32) -> Result<f64, Box<dyn Error>> {
-        let Program { name, role } = program;
+    fn instructions_in_all(&self, program: Program, event: &Arc<[u8]>, calls: u32) -> Result<f64, Failure> {
+        let name = program.name;
         let mut valgrind = Command::new(on_path("valgrind").ok_or("valgrind is not on PATH")?);
         valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(self.binaries.join(name));
-        let running = self.start_as(valgrind, role)?;
+        let running = self.start_as(valgrind, program)?;
         for _ in 0..calls {
             running.call(event)?;
         }
@@ -160,7 +176,7 @@ impl Bench {
 
 impl Running {
     /// One call.
-    pub(crate) fn call(&self, event: &Arc<[u8]>) -> Result<Answer, Box<dyn Error>> {
+    pub(crate) fn call(&self, event: &Arc<[u8]>) -> Result<Answer, Failure> {
         let api = self.api.as_ref().ok_or("the function has ended")?;
         Ok(api.call(event)?)
     }
@@ -217,7 +233,7 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
 const ARCHIVE_RECORDS: usize = 116;
 
 /// How large a binary is, and how large as the only file of a zip archive, as it is deployed.
-pub(crate) fn sizes(binary: &Path) -> Result<(u32, u32), Box<dyn Error>> {
+pub(crate) fn sizes(binary: &Path) -> Result<(u32, u32), Failure> {
     let content = fs::read(binary)?;
     let mut packed = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
     io::Write::write_all(&mut packed, &content)?;

@@ -2,13 +2,13 @@
 //! session for whoever asks.
 
 use std::{
-    error::Error,
     io::{self, BufReader},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     thread,
 };
 
+use bench::Failure;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
@@ -44,7 +44,7 @@ pub(crate) struct Store {
 
 impl Store {
     /// Listens on a free port, with a certificate made for it. It lives as long as the process.
-    pub(crate) fn start() -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn start() -> Result<Self, Failure> {
         let (root, config) = tls()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
@@ -61,7 +61,7 @@ impl Store {
 }
 
 /// A root of its own and a certificate for `localhost` under it.
-fn tls() -> Result<(String, ServerConfig), Box<dyn Error>> {
+fn tls() -> Result<(String, ServerConfig), Failure> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];

@@ -1,8 +1,9 @@
 //! As much of a gRPC client as is measured with: one HTTP/2 connection, unary calls and streams of
 //! messages. The same for all servers, and so lean that they are what is measured.
 
-use std::{error::Error, net::SocketAddr};
+use std::net::SocketAddr;
 
+pub(crate) use bench::Failure;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{
     RecvStream, SendStream,
@@ -11,9 +12,6 @@ use h2::{
 use http::{HeaderMap, Request, header};
 use prost::Message;
 use tokio::net::TcpStream;
-
-/// What goes wrong is shown and ends the benchmark.
-pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
 /// How much may be under way to the client: more than anything that is sent here.
 const WINDOW: u32 = 1 << 20;

@@ -32,9 +32,9 @@ use servers::Suite;
 /// Compares the streaming service with a bare service on tonic and with etcd.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Print JSON instead of tables.
-    #[arg(long)]
-    json: bool,
+    /// Write the tables into docs/performance.md.
+    #[arg(long, conflicts_with = "check")]
+    write: bool,
     /// A short run without etcd and fan-out, which fails where processor time or memory pass their
     /// limits.
     #[arg(long)]
@@ -71,6 +71,9 @@ const CHECK: Amounts = Amounts {
 /// Connections at once: the watchers of all three servers, and some more.
 const DESCRIPTORS: u64 = 4_096;
 
+/// What the tables are called in docs/performance.md.
+const COMMAND: &str = "cargo run --release -p bench-stream";
+
 fn main() -> Result<ExitCode, Failure> {
     let arguments = Arguments::parse();
     let binaries = binaries()?;
@@ -96,11 +99,9 @@ fn main() -> Result<ExitCode, Failure> {
         }
     })?;
     let mut out = io::stdout().lock();
-    if arguments.json {
-        serde_json::to_writer_pretty(&mut out, &report)?;
-        writeln!(out)?;
-    } else {
-        write!(out, "{report}")?;
+    write!(out, "{report}")?;
+    if arguments.write {
+        bench::write(COMMAND, &report.to_string())?;
     }
     let passed = report.passed_limits();
     for limit in passed.iter().filter(|_| arguments.check) {

@@ -1,11 +1,11 @@
-//! What was measured, as tables and as JSON, and the limits that hold.
+//! What was measured, as tables, and the limits that hold.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 /// The most processor time of a unary read in `--check`, as a multiple of the bare service's. The
 /// goal is 1.1; the rest is what a short run on a busy machine may be wrong by.
@@ -17,8 +17,7 @@ const MEMORY_LIMIT: f64 = 1.35;
 const LIMITED_KEY_BYTES: u32 = 64;
 
 /// Everything.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub(crate) struct Report {
     /// The machine's load before the run.
     pub(crate) load: f64,
@@ -29,7 +28,7 @@ pub(crate) struct Report {
 }
 
 /// The median and the quartiles of some rounds.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Quartiles {
     pub(crate) first: f64,
     pub(crate) median: f64,
@@ -55,8 +54,7 @@ impl fmt::Display for Quartiles {
 }
 
 /// Unary reads of one server.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub(crate) struct Unary {
     pub(crate) name: String,
     pub(crate) connections: u32,
@@ -66,8 +64,7 @@ pub(crate) struct Unary {
 }
 
 /// Commits that one server told its watchers of. Times in milliseconds.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub(crate) struct FanOut {
     pub(crate) name: String,
     pub(crate) first_to_last: Quartiles,
@@ -79,13 +76,12 @@ pub(crate) struct FanOut {
 }
 
 /// Tenants in the memory of one process, as `stream-memory` says.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Memory {
     pub(crate) tenants: u32,
     pub(crate) watched: u32,
     pub(crate) key_bytes: u32,
-    pub(crate) value_bytes: u32,
     /// Bytes of keys and values of one tenant.
     pub(crate) payload_bytes: f64,
     /// What a tenant added to the resident set.
@@ -97,7 +93,7 @@ pub(crate) struct Memory {
 }
 
 /// Calls of the AWS services while nobody asks for anything.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Idle {
     pub(crate) tenants: u32,
     pub(crate) seconds: u64,
@@ -259,7 +255,6 @@ mod tests {
             tenants: 1,
             watched: 1,
             key_bytes,
-            value_bytes: 64,
             payload_bytes: 1_280.0,
             resident_bytes,
             watched_bytes: 0.0,

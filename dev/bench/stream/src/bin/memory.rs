@@ -77,7 +77,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         "tenants": tenants,
         "watched": active,
         "keyBytes": key_bytes,
-        "valueBytes": VALUE_BYTES,
         "payloadBytes": each((KEYS * (key_bytes + VALUE_BYTES)) as u64, 1)?,
         "residentBytes": each(after.saturating_sub(before), tenants)?,
         "watchedBytes": each(with_watches.saturating_sub(after), active)?,
