@@ -3,10 +3,14 @@
 use std::fmt;
 
 use aws_credential_types::Credentials;
-use aws_sdk_dynamodb::config::{SharedCredentialsProvider, SharedHttpClient};
+use aws_sdk_dynamodb::config::{HttpClient, RuntimeComponents, SharedCredentialsProvider, SharedHttpClient};
 use aws_smithy_http_client::{
     Builder as HttpClientBuilder,
     tls::{Provider, TlsContext, rustls_provider::CryptoMode},
+};
+use aws_smithy_runtime_api::client::{
+    connector_metadata::ConnectorMetadata,
+    http::{HttpConnectorSettings, SharedHttpConnector},
 };
 use tracing::warn;
 
@@ -63,7 +67,23 @@ impl AwsSettings {
             // It has no reason to fail; if it ever does, the system's certificates stay in place.
             Err(error) => warn!(%error, "the root certificates cannot be used"),
         }
-        http.build_https()
+        SharedHttpClient::new(MadeOnCall(http.build_https()))
+    }
+}
+
+/// Makes its connector for the first call, and no other. The SDK's client by itself makes one for
+/// each new service client as well, reads the root certificates for it, and drops it. That is a
+/// twenty-fifth of a cold start, and a part of each tenant's first call.
+#[derive(Debug)]
+struct MadeOnCall(SharedHttpClient);
+
+impl HttpClient for MadeOnCall {
+    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
+        self.0.http_connector(settings, components)
+    }
+
+    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
+        self.0.connector_metadata()
     }
 }
 
