@@ -182,20 +182,29 @@ async fn serve_connection(
     stream.set_nodelay(true)?;
     match tls {
         None => serve_calls(stream, answer, deadline, closed).await?,
-        Some(tls) => {
-            let mut closing = closed.clone();
-            let leaving = async move {
-                let _ = closing.wait_for(|closed| *closed).await;
-                sleep(LEAVE_TIMEOUT).await;
-            };
-            let encrypted = tokio::select! {
-                encrypted = timeout_at(deadline, tls.accept(stream)) => encrypted.map_err(io::Error::from)??,
-                () = leaving => return Ok(()),
-            };
-            serve_calls(encrypted, answer, deadline, closed).await?;
-        }
+        // Boxed, so that a connection without TLS has no room for it.
+        Some(tls) => Box::pin(serve_encrypted(stream, tls, answer, deadline, closed)).await?,
     }
     Ok(())
+}
+
+async fn serve_encrypted(
+    stream: TcpStream,
+    tls: TlsAcceptor,
+    answer: impl Fn(Request<Incoming>) -> (ResponseFuture, Option<AbortFlag>),
+    deadline: Instant,
+    closed: watch::Receiver<bool>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut closing = closed.clone();
+    let leaving = async move {
+        let _ = closing.wait_for(|closed| *closed).await;
+        sleep(LEAVE_TIMEOUT).await;
+    };
+    let encrypted = tokio::select! {
+        encrypted = timeout_at(deadline, tls.accept(stream)) => encrypted.map_err(io::Error::from)??,
+        () = leaving => return Ok(()),
+    };
+    Ok(serve_calls(encrypted, answer, deadline, closed).await?)
 }
 
 /// Answers the calls of a connection. Closes it in good order when `closed` says so, or when no

@@ -9,6 +9,7 @@ mod answer;
 mod connection_waker;
 mod connections;
 mod disk;
+mod frames;
 mod hints;
 pub mod memory;
 pub mod metrics;

@@ -24,6 +24,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     connections::{AbortFlag, ResponseFuture},
+    frames::WatchBody,
     metrics::Metrics,
     service::Service,
 };
@@ -80,7 +81,10 @@ pub(crate) async fn routes(
                 request.extensions_mut().insert(abort.clone());
             }
             // The service is always ready.
-            let answering = config.clone().call(request);
+            let mut answering = config.clone().call(request);
+            if abort.is_some() {
+                answering = answering.map(|answer| answer.map(WatchBody::of)).boxed();
+            }
             let Some(limit) = limit else { return (answering, abort) };
             let metrics = Arc::clone(&metrics);
             let answering = within(limit, answering, move || {

@@ -1,10 +1,10 @@
 //! The methods of the interface: who calls, what for, and the answer.
 
-use std::{borrow::Cow, collections::HashSet, future::Future, pin::Pin, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, future::Future, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use config_proto::v1::{self, config_service_server::ConfigService};
-use futures_util::Stream;
+use futures_util::stream::{Empty, empty};
 use tenantry::{
     auth::{Bearer, TokenMemory},
     ledger::MAX_BATCH_KEYS,
@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 use crate::{
     answer::{self, CallError, View, full, no_key, too_often, unknown},
     connections::AbortFlag,
+    frames::WatchBody,
     memory::{Fresh, Memory},
     pages::SlotValue,
     refusals::Refusals,
@@ -47,9 +48,6 @@ pub(crate) struct Service {
     watch_limits: TenantLimits,
     options: WatchOptions,
 }
-
-/// The messages of a watch.
-pub(crate) type Messages = Pin<Box<dyn Stream<Item = Result<v1::WatchConfigResponse, Status>> + Send>>;
 
 impl Service {
     /// A service over `memory`, for callers with tokens that `tokens` accepts.
@@ -190,7 +188,7 @@ impl Service {
         Ok(v1::ListConfigResponse { entries, next_page_token, revision: revision.get(), stale: is_stale })
     }
 
-    async fn watch(&self, request: Request<v1::WatchConfigRequest>) -> Result<Messages, CallError> {
+    async fn watch(&self, request: Request<v1::WatchConfigRequest>) -> Result<Watch, CallError> {
         let bearer = self.caller(request.metadata(), &self.watch_limits).await?;
         let abort = request.extensions().get::<AbortFlag>().cloned();
         let v1::WatchConfigRequest { mut keys, mut prefixes, position } = request.into_inner();
@@ -218,8 +216,7 @@ impl Service {
             watched.registration.end(End { at: bearer.expires_at, abort });
         }
         let memory = Arc::clone(&self.memory);
-        let watch = Watch::begin(memory, watched, selection, position, bearer.expires_at, self.options).await?;
-        Ok(Box::pin(watch))
+        Watch::begin(memory, watched, selection, position, bearer.expires_at, self.options).await
     }
 
     /// Counts the call when it is answered.
@@ -268,7 +265,8 @@ fn page_token(token: &str, prefix: &str) -> Result<Option<String>, Status> {
 
 #[tonic::async_trait]
 impl ConfigService for Service {
-    type WatchConfigStream = Messages;
+    /// Of no messages: the answer's body is the watch itself.
+    type WatchConfigStream = Empty<Result<v1::WatchConfigResponse, Status>>;
 
     async fn get_config(
         &self,
@@ -299,6 +297,6 @@ impl ConfigService for Service {
         if let Err(status) = &begun {
             self.memory.metrics().note_call("WatchConfig", status.code());
         }
-        begun.map(Response::new)
+        begun.map(|watch| WatchBody::answer(watch, empty()))
     }
 }

@@ -12,8 +12,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use config_proto::v1::{self, watch_config_response::Event};
-use futures_util::{FutureExt, Stream, future::BoxFuture};
+use futures_util::{FutureExt, future::BoxFuture};
 use tenantry::{
     auth::TenantScope,
     clock::Timestamp,
@@ -25,6 +26,7 @@ use tonic::{Code, Status};
 
 use crate::{
     answer::{self, CallError, View, WatchFingerprint, full, out_of_range},
+    frames::{Addressee, SharedMessages, framed},
     memory::{Memory, REFRESH_TIMEOUT, VALIDITY, Watched},
     tenant::{Attached, Cursor, LoadedTenant, Next, Tenant},
 };
@@ -43,7 +45,7 @@ const DRAIN_SPREAD: Duration = Duration::from_secs(2);
 const NOT_KEPT: &str = "the changes since the position are not all kept any more, or it is of another history";
 
 /// What a watcher watches.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selection {
     /// Keys, sorted.
     pub(crate) keys: Vec<String>,
@@ -52,9 +54,13 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
+    fn is_all(&self) -> bool {
+        self.keys.is_empty() && self.prefixes.is_empty()
+    }
+
     /// Whether it holds a key.
     pub(crate) fn has(&self, key: &str) -> bool {
-        (self.keys.is_empty() && self.prefixes.is_empty())
+        self.is_all()
             || self.keys.binary_search_by(|one| one.as_str().cmp(key)).is_ok()
             || self.prefixes.iter().any(|prefix| key.starts_with(prefix))
     }
@@ -71,13 +77,11 @@ pub(crate) struct WatchOptions {
 pub(crate) struct Watch {
     memory: Arc<Memory>,
     watched: Watched,
-    selection: Selection,
+    addressee: Addressee,
     fingerprint: WatchFingerprint,
     expires_at: Timestamp,
     heartbeat: Duration,
     stage: Stage,
-    /// The last revision that the watcher was told.
-    told: u64,
     /// Whether a heartbeat is sent as soon as the watcher has everything after its position.
     initial_heartbeat: bool,
     /// When it was sent stale entries, as the stores did not answer.
@@ -94,10 +98,18 @@ pub(crate) struct Watch {
     code: Option<Code>,
 }
 
+/// A message of a watch.
+pub(crate) struct WatchMessage {
+    /// As it is sent.
+    pub(crate) frame: Bytes,
+    /// Whether another one is ready, or soon will be.
+    pub(crate) is_followed: bool,
+}
+
 /// What a watch does next.
 enum Stage {
     /// Send the commits after this position, which the stores gave.
-    Replay(Position, std::vec::IntoIter<Commit>),
+    Replay(Position, std::vec::IntoIter<Arc<Commit>>),
     /// Wait for the stores.
     Ask(BoxFuture<'static, Result<Stage, CallError>>),
     /// Send entries part by part, and then follow the log from the cursor.
@@ -153,16 +165,19 @@ impl Watch {
             }
             (Err(error), _) => return Err(error.into()),
         };
-        let told = position.as_ref().map_or(0, |position| position.revision.get());
+        let addressee = Addressee {
+            selection: Arc::new(selection),
+            may_read_secrets: scope.may_read_secrets(),
+            told: position.as_ref().map_or(0, |position| position.revision.get()),
+        };
         let now = Instant::now();
         let (beat_at, expiry) = (now + options.heartbeat, now + expires_at.since(memory.now()));
         let mut watch = Self {
-            selection,
+            addressee,
             fingerprint,
             expires_at,
             heartbeat: options.heartbeat,
             stage: Stage::Over,
-            told,
             initial_heartbeat: position.is_some(),
             stale_at: is_stale.then(|| memory.now()),
             beat_at,
@@ -236,31 +251,40 @@ impl Watch {
     }
 
     fn view(&self) -> View<'_> {
-        View { backend: self.memory.tail().backend(), may_read_secrets: self.watched.scope.may_read_secrets() }
+        View { backend: self.memory.tail().backend(), may_read_secrets: self.addressee.may_read_secrets }
     }
 
     /// The message of a commit, if it changes something that is watched.
-    fn commit(&mut self, commit: &Commit) -> Option<v1::WatchConfigResponse> {
-        let watched = commit.changes.iter().filter(|change| self.selection.has(change.key.as_str()));
+    fn commit(&mut self, commit: &Arc<Commit>, messages: Option<&SharedMessages>) -> Option<Bytes> {
+        let frame = match messages {
+            Some(messages) => messages.of(commit, &self.addressee, || self.told_of(commit))?,
+            None => self.told_of(commit)?,
+        };
+        self.addressee.told = commit.position.revision.get();
+        self.beat_at = Instant::now() + self.heartbeat;
+        Some(frame)
+    }
+
+    fn told_of(&self, commit: &Commit) -> Option<Bytes> {
+        let Addressee { selection, told, .. } = &self.addressee;
+        let watched = commit.changes.iter().filter(|change| selection.has(change.key.as_str()));
         let changes: Vec<_> = watched.map(|change| self.view().change(change)).collect();
-        let is_all = self.selection.keys.is_empty() && self.selection.prefixes.is_empty();
-        if changes.is_empty() && !is_all {
+        if changes.is_empty() && !selection.is_all() {
             return None;
         }
         let revision = commit.position.revision.get();
-        let previous_revision = std::mem::replace(&mut self.told, revision);
-        let update = v1::Update { revision, previous_revision, changes, skipped: None, more: false };
-        Some(self.message(Some(&commit.position), Event::Update(update)))
+        let update = v1::Update { revision, previous_revision: *told, changes, skipped: None, more: false };
+        Some(self.frame(Some(&commit.position), Event::Update(update)))
     }
 
     /// The next part. Then come further parts, or the log from the cursor on.
-    fn part(&mut self, mut parts: Box<Parts>, cursor: Cursor) -> v1::WatchConfigResponse {
+    fn part(&mut self, mut parts: Box<Parts>, cursor: Cursor) -> Bytes {
         let (mut entries, mut bytes, mut more) = (Vec::new(), 0, false);
         let from = parts.after.take().unwrap_or_default();
         let news = parts.since.as_ref().map_or(0, |(revision, _)| *revision);
         // That key was in the part before; no key is empty.
         let slots = parts.loaded.pages.from(&from).filter(|slot| slot.key != from);
-        for slot in slots.filter(|slot| slot.revision > news && self.selection.has(slot.key)) {
+        for slot in slots.filter(|slot| slot.revision > news && self.addressee.selection.has(slot.key)) {
             if bytes > 0 && bytes + answer::size(&slot) > PART_BYTES {
                 more = true;
                 break;
@@ -281,7 +305,7 @@ impl Watch {
                     entry: Some(entry),
                 };
                 let gone = if more { BTreeMap::new() } else { std::mem::take(deleted) };
-                let gone = gone.into_iter().filter(|(key, _)| self.selection.has(key));
+                let gone = gone.into_iter().filter(|(key, _)| self.addressee.selection.has(key));
                 let gone = gone.map(|(key, version)| v1::KeyChange {
                     key,
                     operation: v1::Operation::Delete.into(),
@@ -291,7 +315,7 @@ impl Watch {
                 let changes = entries.into_iter().map(put).chain(gone).collect();
                 let skipped = v1::SkippedRevisions { first: *since + 1, last: revision - 1 };
                 let skipped = (skipped.first <= skipped.last).then_some(skipped);
-                Event::Update(v1::Update { revision, previous_revision: self.told, changes, skipped, more })
+                Event::Update(v1::Update { revision, previous_revision: self.addressee.told, changes, skipped, more })
             }
         };
         if more {
@@ -299,17 +323,17 @@ impl Watch {
             self.stage = Stage::Parts(parts, cursor);
             return self.message(None, event);
         }
-        self.told = revision;
+        self.addressee.told = revision;
         self.stage = Stage::Follow(cursor);
         self.message(Some(&position), event)
     }
 
     /// A heartbeat, unless something else is to be sent.
-    fn beat(&mut self, cursor: Cursor) -> Option<v1::WatchConfigResponse> {
+    fn beat(&mut self, cursor: Cursor) -> Option<Bytes> {
         self.beat_at = Instant::now() + self.heartbeat;
         // If the tenant has just changed, that is sent instead.
         let (loaded, _) = self.watched.tenant.begin().filter(|(_, newest)| *newest == cursor)?;
-        self.told = cursor.revision;
+        self.addressee.told = cursor.revision;
         self.initial_heartbeat = false;
         self.stale_at = self.stale_at.filter(|at| loaded.validated_at <= *at);
         let (scope, now) = (&self.watched.scope, self.memory.now());
@@ -321,85 +345,85 @@ impl Watch {
         Some(self.message(Some(&loaded.position), event))
     }
 
-    fn message(&mut self, position: Option<&Position>, event: Event) -> v1::WatchConfigResponse {
+    fn message(&mut self, position: Option<&Position>, event: Event) -> Bytes {
         self.beat_at = Instant::now() + self.heartbeat;
-        v1::WatchConfigResponse {
-            position: position.map(|position| self.fingerprint.tell(position)),
-            event: Some(event),
-        }
+        self.frame(position, event)
     }
-}
 
-impl Stream for Watch {
-    type Item = Result<v1::WatchConfigResponse, Status>;
+    fn frame(&self, position: Option<&Position>, event: Event) -> Bytes {
+        let position = position.map(|position| self.fingerprint.tell(position));
+        framed(&v1::WatchConfigResponse { position, event: Some(event) })
+    }
 
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let watch = self.get_mut();
+    /// The next message, or the status that the watch ends with, after which it is not to be polled.
+    pub(crate) fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Result<WatchMessage, Status>> {
         // Registered before the log is read, so that no change after that goes unnoticed.
-        watch.watched.registration.register(context.waker());
+        self.watched.registration.register(context.waker());
         loop {
-            if matches!(watch.stage, Stage::Over) {
-                return Poll::Ready(None);
+            if let Some(end) = self.end() {
+                return Poll::Ready(Err(self.over(end)));
             }
-            if let Some(end) = watch.end() {
-                return Poll::Ready(Some(Err(watch.over(end))));
-            }
-            let message = match std::mem::replace(&mut watch.stage, Stage::Over) {
-                Stage::Over => None,
+            let mut is_followed = false;
+            let frame = match std::mem::replace(&mut self.stage, Stage::Over) {
+                Stage::Over => return Poll::Pending,
                 Stage::Replay(position, mut commits) => {
                     if let Some(commit) = commits.next() {
-                        watch.stage = Stage::Replay(commit.position.clone(), commits);
-                        watch.commit(&commit)
+                        is_followed = true;
+                        self.stage = Stage::Replay(commit.position.clone(), commits);
+                        self.commit(&commit, None)
                     } else {
-                        watch.stage = Stage::Ask(watch.source().go_on_soon(position).boxed());
+                        self.stage = Stage::Ask(self.source().go_on_soon(position).boxed());
                         None
                     }
                 }
                 Stage::Ask(mut asking) => match asking.poll_unpin(context) {
                     Poll::Ready(Ok(stage)) => {
-                        watch.stage = stage;
+                        self.stage = stage;
                         None
                     }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(watch.over(error.into_status())))),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(self.over(error.into_status()))),
                     Poll::Pending => {
-                        watch.stage = Stage::Ask(asking);
-                        if !watch.is_due(context) {
+                        self.stage = Stage::Ask(asking);
+                        if !self.is_due(context) {
                             return Poll::Pending;
                         }
                         // A heartbeat would have no position.
-                        watch.beat_at = Instant::now() + watch.heartbeat;
+                        self.beat_at = Instant::now() + self.heartbeat;
                         None
                     }
                 },
-                Stage::Parts(parts, cursor) => Some(watch.part(parts, cursor)),
+                Stage::Parts(parts, cursor) => Some(self.part(parts, cursor)),
                 Stage::Follow(cursor) => {
-                    let (next, then) = watch.watched.tenant.next(cursor);
-                    watch.stage = Stage::Follow(then);
+                    let (next, then) = self.watched.tenant.next(cursor);
+                    self.stage = Stage::Follow(then);
                     match next {
-                        Next::Commit(commit) => watch.commit(&commit),
+                        Next::Commit { commit, is_newest, messages } => {
+                            is_followed = !is_newest;
+                            self.commit(&commit, messages.as_deref())
+                        }
                         Next::Snapshot(loaded) => {
                             let parts = Parts { is_stale: loaded.is_restored, loaded, since: None, after: None };
-                            watch.stage = Stage::Parts(Box::new(parts), then);
+                            self.stage = Stage::Parts(Box::new(parts), then);
                             None
                         }
                         Next::Conflated(loaded, deleted) => {
-                            watch.memory.metrics().conflated.inc();
+                            self.memory.metrics().conflated.inc();
                             let since = Some((cursor.revision, deleted));
                             let parts = Parts { loaded, since, after: None, is_stale: false };
-                            watch.stage = Stage::Parts(Box::new(parts), then);
+                            self.stage = Stage::Parts(Box::new(parts), then);
                             None
                         }
-                        Next::Nothing if watch.initial_heartbeat => watch.beat(then),
-                        Next::Nothing if !watch.is_due(context) => return Poll::Pending,
-                        Next::Nothing => match watch.end() {
-                            Some(end) => return Poll::Ready(Some(Err(watch.over(end)))),
-                            None => watch.beat(then),
+                        Next::Nothing if self.initial_heartbeat => self.beat(then),
+                        Next::Nothing if !self.is_due(context) => return Poll::Pending,
+                        Next::Nothing => match self.end() {
+                            Some(end) => return Poll::Ready(Err(self.over(end))),
+                            None => self.beat(then),
                         },
                     }
                 }
             };
-            if let Some(message) = message {
-                return Poll::Ready(Some(Ok(message)));
+            if let Some(frame) = frame {
+                return Poll::Ready(Ok(WatchMessage { frame, is_followed }));
             }
         }
     }
@@ -457,9 +481,9 @@ impl Source {
     }
 
     /// The commits after a position that the log in memory does not reach back to.
-    async fn replay(&self, position: &Position) -> Result<Vec<Commit>, CallError> {
+    async fn replay(&self, position: &Position) -> Result<Vec<Arc<Commit>>, CallError> {
         match self.memory.tail().since(&self.scope, position, REPLAY, REPLAY_BYTES).await {
-            Ok(replay) => Ok(replay.commits),
+            Ok(replay) => Ok(replay.commits.into_iter().map(Arc::new).collect()),
             Err(TailError::Broken) => Err(out_of_range(NOT_KEPT).into()),
             Err(TailError::Read(error)) => Err(error.into()),
         }

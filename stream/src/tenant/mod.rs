@@ -19,6 +19,7 @@ use tenantry::{
 };
 
 use crate::{
+    frames::SharedMessages,
     pages::Pages,
     waker::{Registration, Wakers},
 };
@@ -84,6 +85,8 @@ struct WatchGroup {
     /// The recent commits, without a gap, up to the newest.
     commits: VecDeque<Arc<Commit>>,
     bytes: usize,
+    /// The newest commit as watchers are told it.
+    messages: Arc<SharedMessages>,
     /// Where the tenant was before the first of them.
     from: Position,
     /// Keys that were deleted by commits before the log, with the revision and the version of the
@@ -121,8 +124,15 @@ pub struct Cursor {
 pub enum Next {
     /// Nothing.
     Nothing,
-    /// This commit, of exactly the next revision.
-    Commit(Arc<Commit>),
+    /// A commit.
+    Commit {
+        /// Of exactly the next revision.
+        commit: Arc<Commit>,
+        /// Whether nothing comes after it yet.
+        is_newest: bool,
+        /// Its messages, if it is the newest, and there are others to share them.
+        messages: Option<Arc<SharedMessages>>,
+    },
     /// The newest state of each key that was changed after the watcher's revision: entries of a
     /// later revision, and these deleted keys, each with the version of its deletion.
     Conflated(LoadedTenant, BTreeMap<String, u64>),
@@ -435,7 +445,10 @@ impl Tenant {
         if let Some(index) = cursor.revision.checked_sub(group.from.revision.get()) {
             let commit = usize::try_from(index).ok().and_then(|index| group.commits.get(index));
             if let Some(commit) = commit {
-                return (Next::Commit(Arc::clone(commit)), group.cursor(&commit.position));
+                let then = group.cursor(&commit.position);
+                let is_newest = then == newest;
+                let messages = (is_newest && group.scopes.len() > 1).then(|| Arc::clone(&group.messages));
+                return (Next::Commit { commit: Arc::clone(commit), is_newest, messages }, then);
             }
         }
         if cursor.revision < group.deleted_from {
@@ -488,7 +501,8 @@ impl State {
 
     fn weight(&self) -> u64 {
         let pages = self.loaded.as_ref().map_or(0, |loaded| loaded.pages.bytes());
-        (OVERHEAD + pages + self.group.as_ref().map_or(0, |group| group.bytes)) as u64
+        let log = self.group.as_ref().map_or(0, |group| group.bytes + group.messages.bytes());
+        (OVERHEAD + pages + log) as u64
     }
 
     fn put(&mut self, loaded: LoadedTenant) {
@@ -524,6 +538,7 @@ impl WatchGroup {
         Self {
             commits: VecDeque::new(),
             bytes: 0,
+            messages: Arc::default(),
             deleted: VecDeque::new(),
             deleted_from: from.revision.get(),
             from,
