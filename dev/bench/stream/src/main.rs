@@ -42,9 +42,6 @@ struct Arguments {
     /// Measure the binaries that are there instead of building them.
     #[arg(long)]
     no_build: bool,
-    /// How many watch each of the three servers, over a connection each.
-    #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
-    watchers: u32,
     /// Where etcd is, unless it is on PATH.
     #[arg(long, value_name = "FILE")]
     etcd: Option<PathBuf>,
@@ -71,8 +68,8 @@ const CHECK: Amounts = Amounts {
     idle: Duration::ZERO,
     tenants: ["20000", "200"],
 };
-/// Connections at once beside those of the watchers.
-const DESCRIPTORS: u64 = 1_096;
+/// Connections at once: the watchers of all three servers, and some more.
+const DESCRIPTORS: u64 = 4_096;
 
 /// What the tables are called in docs/performance.md.
 const COMMAND: &str = "cargo run --release -p bench-stream";
@@ -82,23 +79,21 @@ fn main() -> Result<ExitCode, Failure> {
     let binaries = binaries()?;
     let etcd = if arguments.check { None } else { Some(servers::etcd_program(arguments.etcd)?) };
     // What is started inherits it.
-    let descriptors = DESCRIPTORS + 3 * u64::from(arguments.watchers);
-    if rlimit::increase_nofile_limit(descriptors)? < descriptors {
-        return Err(format!("{descriptors} files have to be open at once; raise the hard limit (`ulimit -Hn`)").into());
+    if rlimit::increase_nofile_limit(DESCRIPTORS)? < DESCRIPTORS {
+        return Err(format!("{DESCRIPTORS} files have to be open at once; raise the hard limit (`ulimit -Hn`)").into());
     }
     if !arguments.no_build {
         build("--package=config-stream --package=bench-stream")?;
         build("--package=bench-suite")?;
     }
-    let mut amounts = if arguments.check { CHECK } else { FULL };
-    amounts.fan_out.watchers = arguments.watchers;
+    let amounts = if arguments.check { &CHECK } else { &FULL };
     // One thread for the client: what is measured has the others.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(async {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         // Given up, it still ends what it has started.
         tokio::select! {
-            report = run(&binaries, etcd.as_deref(), &amounts) => report,
+            report = run(&binaries, etcd.as_deref(), amounts) => report,
             _ = terminate.recv() => Err("given up".into()),
             _ = interrupt.recv() => Err("given up".into()),
         }

@@ -99,13 +99,12 @@ impl Suite {
     }
 
     /// Starts config-stream against it, with the settings of the template but for where it listens
-    /// and how much one tenant may ask and watch.
+    /// and how much one tenant may ask.
     pub(crate) fn config_stream(&mut self, binaries: &Path) -> Result<Server, Failure> {
         let mut command = Command::new(binaries.join("config-stream"));
         command.env_clear().envs(&self.environment).env("GRPC_ADDRESS", "127.0.0.1:0").env_remove("METRICS_ADDRESS");
         // Counting its calls is part of what is measured.
-        let limits = ["TENANT_RATE_LIMIT", "TENANT_BURST_LIMIT", "MAX_WATCHERS", "MAX_WATCHERS_PER_TENANT"];
-        command.envs(limits.map(|name| (name, u32::MAX.to_string())));
+        command.env("TENANT_RATE_LIMIT", u32::MAX.to_string()).env("TENANT_BURST_LIMIT", u32::MAX.to_string());
         let (process, address) = Process::until_said(command, serves)?;
         let target = Target { address, token: Some(self.bearer(TENANT)?) };
         Ok(Server { name: "config-stream", target, process, kind: Kind::ConfigStream { http: self.http } })
