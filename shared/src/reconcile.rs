@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// How many pages one run compares. A page is at most [`MAX_DESCRIBED`] parameters, or as many
-/// entries out of at most [`MAX_TENANTS`] tenants. With a run every minute that is 1,000 a minute.
+/// entries out of at most [`MAX_TENANTS`] tenants that have parameters. With a run every minute that is 1,000 a minute.
 /// It takes one request to Parameter Store every three seconds on average, and one for each key
 /// that differs, two if it is a secret. The limit of 40 a second, which the whole account and
 /// region share, is left to readers.
@@ -151,7 +151,7 @@ impl Reconciler<'_> {
             // Without a key, all entries of the tenant are done.
             if key.is_none() {
                 if waiting.is_empty() {
-                    waiting.extend(ledger.tenants(self.authority, shard, tenant.as_ref()).await?);
+                    waiting.extend(ledger.tenants_with_parameters(self.authority, shard, tenant.as_ref()).await?);
                 }
                 tenant = waiting.pop_front();
             }

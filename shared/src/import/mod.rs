@@ -329,7 +329,8 @@ impl Importer<'_> {
                     if let Err(error) = self.backend.publish(scope, &change).await {
                         warn!(tenant.id = %scope.tenant(), revision = %receipt.revision, %error, "a change is left for the sweep to publish");
                     }
-                    head = Head { revision: receipt.revision, commit: plan.commit.clone(), ..head };
+                    head =
+                        Head { revision: receipt.revision, commit: plan.commit.clone(), has_parameters: true, ..head };
                     left = self.committed(&plan, left).await?;
                     continue;
                 }

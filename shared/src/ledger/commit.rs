@@ -212,6 +212,11 @@ impl Plan {
         self.head.revision.next()
     }
 
+    /// Whether the tenant has parameters from this commit on.
+    fn is_first_with_parameters(&self) -> bool {
+        !self.head.has_parameters && self.writes.iter().any(|write| !matches!(write.store, StoreChange::None))
+    }
+
     /// The entry that a write becomes.
     pub(crate) fn entry(&self, scope: &TenantScope, write: &PlannedWrite) -> Entry {
         Entry {
@@ -398,6 +403,9 @@ impl Ledger {
                 Some(now),
             )?);
         }
+        if plan.is_first_with_parameters() {
+            items.push(put(parameters_item(scope), "attribute_exists(pk) OR attribute_not_exists(pk)", None)?);
+        }
         Ok(items)
     }
 }
@@ -463,6 +471,9 @@ fn head_update(plan: &Plan, tenant: &TenantId) -> Expression {
     } else {
         expression.value(":expected", n(plan.head.revision.get()));
     }
+    if plan.is_first_with_parameters() {
+        expression.set(item::HAS_PARAMETERS, AttributeValue::Bool(true));
+    }
     if let Some(Queue { served, last }) = plan.queue {
         expression.set(SERVED_TICKET, n(served));
         expression.set(LAST_TICKET, n(last));
@@ -524,6 +535,18 @@ fn entry_update(plan: &Plan, write: &PlannedWrite, entry: &Entry, tenant: &Tenan
         }
     }
     expression
+}
+
+/// Puts the tenant into the directory of those that have parameters, for good: keys come and go.
+fn parameters_item(scope: &TenantScope) -> Item {
+    let tenant = scope.tenant();
+    let mut stored = keys::primary_key(scope, keys::PARAMETERS.to_owned());
+    stored.extend([
+        ("format".to_owned(), n(FORMAT)),
+        ("timeShard".to_owned(), s(keys::parameters_shard(keys::shard(tenant)))),
+        ("timeKey".to_owned(), s(tenant.as_str())),
+    ]);
+    stored
 }
 
 fn idempotency_item(scope: &TenantScope, claim: &IdempotencyClaim, plan: &Plan, receipt: &Receipt) -> Item {

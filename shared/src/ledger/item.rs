@@ -34,6 +34,10 @@ pub(super) const REFUSED_SINCE: &str = "refusedSince";
 /// The attribute of `ENTRY#` items that says that the store holds a parameter of another type.
 pub(super) const OTHER_TYPE: &str = "otherType";
 
+/// The attribute of `HEAD` that says that the tenant stands in the directory of those that have
+/// parameters.
+pub(super) const HAS_PARAMETERS: &str = "hasParameters";
+
 /// An item that cannot be read: damaged, or written by another program.
 #[derive(Debug, thiserror::Error)]
 #[error("the ledger's item {sort_key} has no usable attribute {attribute}")]
@@ -82,12 +86,20 @@ pub struct Head {
     pub epoch: Epoch,
     /// The newest commit's id.
     pub commit: CommitId,
+    /// Whether the tenant has, or had, keys in a store outside the ledger, and so stands in the
+    /// directory of those that have.
+    pub has_parameters: bool,
 }
 
 impl Head {
     /// The head of a tenant that never committed.
     pub fn empty() -> Self {
-        Self { revision: Revision::ZERO, epoch: Epoch::empty(), commit: CommitId::from_stored("0") }
+        Self {
+            revision: Revision::ZERO,
+            epoch: Epoch::empty(),
+            commit: CommitId::from_stored("0"),
+            has_parameters: false,
+        }
     }
 
     /// The head after so many further commits. Their ids are not known.
@@ -101,6 +113,7 @@ impl Head {
             revision: Revision::new(read.number("revision")?),
             epoch: Epoch::from_stored(read.text("epoch")?),
             commit: CommitId::from_stored(read.text("commitId")?),
+            has_parameters: item.contains_key(HAS_PARAMETERS),
         })
     }
 }

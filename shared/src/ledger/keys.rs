@@ -28,6 +28,8 @@ pub(super) const SHARDS: u32 = 4;
 pub(super) const HEAD: &str = "HEAD";
 /// The sort key of the queue of a tenant's writers.
 pub(super) const QUEUE: &str = "QUEUE";
+/// The sort key of the item that puts a tenant into the directory of those that have parameters.
+pub(super) const PARAMETERS: &str = "PARAMETERS";
 const ENTRY: &str = "ENTRY#";
 const VERSION: &str = "VERSION#";
 /// What the sort keys of changes begin with.
@@ -113,6 +115,11 @@ pub(super) fn time_shard(shard: u32) -> String {
 /// A shard of the tenants' directory.
 pub(super) fn directory_shard(shard: u32) -> String {
     format!("TENANTS#{shard}")
+}
+
+/// A shard of the directory of the tenants that have parameters.
+pub(super) fn parameters_shard(shard: u32) -> String {
+    format!("PARAMETERS#{shard}")
 }
 
 /// An item's position in the outbox: by the time from which it is due. Behind that stands the time

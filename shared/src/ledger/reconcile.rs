@@ -33,7 +33,7 @@ pub enum Cursor {
     },
     /// Among the entries.
     Entries {
-        /// The shard of the tenants' directory.
+        /// The shard of the directory of tenants that have parameters.
         shard: u32,
         /// The tenant; those before it are done.
         tenant: Option<String>,
@@ -86,8 +86,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// The next tenants of a shard of the directory, after `after`; none at its end.
-    pub async fn tenants(
+    /// The next tenants that have parameters, of a shard of their directory, after `after`; none at its
+    /// end.
+    pub async fn tenants_with_parameters(
         &self,
         authority: &SystemAuthority,
         shard: u32,
@@ -101,7 +102,7 @@ impl Ledger {
             .table_name(&self.table)
             .index_name(keys::CHANGES_INDEX)
             .key_condition_expression("timeShard = :shard AND timeKey > :after")
-            .expression_attribute_values(":shard", s(keys::directory_shard(shard)))
+            .expression_attribute_values(":shard", s(keys::parameters_shard(shard)))
             // No tenant id sorts before a space.
             .expression_attribute_values(":after", s(after.map_or(" ", TenantId::as_str)))
             .limit(TENANTS_PAGE)

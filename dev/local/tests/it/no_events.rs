@@ -49,3 +49,26 @@ async fn the_schedule_makes_up_for_lost_events() {
     }
     api.stop().await;
 }
+
+/// Promise: what the comparison costs follows from the tenants that have parameters, however many
+/// others there are.
+#[tokio::test]
+async fn the_comparison_passes_over_tenants_without_parameters() {
+    let api = Api::with(Options { lose_events: true, ..Options::default() }).await;
+    let sweep = async || {
+        api.pass(GRACE * 2);
+        let (queries, swept) = api.calls_during("Query", api.suite.run_schedules()).await;
+        swept.expect("a sweep");
+        queries
+    };
+    api.tenant("acme").put("param_config_k", &json!("ours")).await.expect(201);
+    sweep().await;
+    let alone = sweep().await;
+    for number in 0..30 {
+        api.tenant(&format!("other-{number}")).put("tenant_config_k", &json!(1)).await.expect(201);
+    }
+    // Publishes what nobody was told.
+    sweep().await;
+    assert_eq!(sweep().await, alone);
+    api.stop().await;
+}

@@ -36,7 +36,7 @@ fn head(revision: u64) -> Head {
 
 fn other_head(revision: u64, epoch: &str, commit: &str) -> Head {
     let (epoch, commit) = (Epoch::from_stored(epoch), CommitId::from_stored(commit));
-    Head { revision: Revision::new(revision), epoch, commit }
+    Head { revision: Revision::new(revision), epoch, commit, has_parameters: false }
 }
 
 /// The change at `revision`, which wrote `names`.
