@@ -37,10 +37,10 @@ use crate::{
 };
 
 /// How many pages one run compares. A page is at most [`MAX_DESCRIBED`] parameters, or as many
-/// entries out of at most [`MAX_TENANTS`] tenants that have parameters. With a run every minute that is 1,000 a minute.
-/// It takes one request to Parameter Store every three seconds on average, and one for each key
-/// that differs, two if it is a secret. The limit of 40 a second, which the whole account and
-/// region share, is left to readers.
+/// entries out of at most [`MAX_TENANTS`] tenants that have parameters. With a run every minute
+/// that is 1,000 a minute. It takes one request to Parameter Store every three seconds on average,
+/// and one for each key that differs, two if it is a secret. The limit of 40 a second, which the
+/// whole account and region share, is left to readers.
 const PAGES: usize = 20;
 /// How many tenants are read for one page of entries.
 const MAX_TENANTS: usize = 50;

@@ -1,24 +1,12 @@
 //! Messages of watches as bytes, in gRPC's frames: encoded once for all watchers that are told the
-//! same, and sent without a copy.
-//!
-//! tonic encodes each message into a buffer of its stream, 8 KiB that stay. A thousand watchers of one
-//! key are told the same bytes, so they share them here.
+//! same.
 
-use std::{
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, ready},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use config_proto::v1;
-use http::HeaderMap;
-use hyper::body::{Body, Frame};
 use prost::Message;
 use tenantry::tail::Commit;
-use tonic::{Response, Status};
-
-use crate::watch::{Selection, Watch};
 
 /// gRPC's prefix of a message: whether it is compressed, and its length
 /// ([gRPC over HTTP/2](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)).
@@ -26,8 +14,6 @@ const PREFIX_BYTES: usize = 5;
 /// How many bytes of messages a tenant keeps for other watchers: as many as one of them may have
 /// waiting.
 const MAX_SHARED_BYTES: usize = 256 * 1024;
-/// Messages that are ready together are sent together, up to about so many bytes.
-const JOINED_BYTES: usize = 32 * 1024;
 
 /// A message as it is sent.
 pub(crate) fn framed(message: &v1::WatchConfigResponse) -> Bytes {
@@ -38,6 +24,29 @@ pub(crate) fn framed(message: &v1::WatchConfigResponse) -> Bytes {
     frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
     message.encode_raw(&mut frame);
     frame.into()
+}
+
+/// What a watcher watches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Selection {
+    /// Keys, sorted.
+    pub(crate) keys: Vec<String>,
+    /// Prefixes of keys, sorted. Without keys and prefixes, all keys are watched.
+    pub(crate) prefixes: Vec<String>,
+}
+
+impl Selection {
+    /// Whether it is all keys.
+    pub(crate) fn is_all(&self) -> bool {
+        self.keys.is_empty() && self.prefixes.is_empty()
+    }
+
+    /// Whether it holds a key.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.is_all()
+            || self.keys.binary_search_by(|one| one.as_str().cmp(key)).is_ok()
+            || self.prefixes.iter().any(|prefix| key.starts_with(prefix))
+    }
 }
 
 /// The messages of a tenant's newest commit, one for each kind of watcher.
@@ -61,8 +70,8 @@ pub(crate) struct Addressee {
 }
 
 impl SharedMessages {
-    /// What `addressee` is told of `commit`: as another one of the same kind was told it, or else as
-    /// `encode` says.
+    /// What `addressee` is told of `commit`: as another one of the same kind was told it, or else
+    /// as `encode` says.
     pub(crate) fn of(
         &self,
         commit: &Arc<Commit>,
@@ -91,88 +100,6 @@ impl SharedMessages {
     }
 }
 
-/// The body of a watch's answer.
-pub(crate) struct WatchBody {
-    watch: Watch,
-    /// The status to end with, once what was ready before it has been sent.
-    end: Option<Status>,
-    is_over: bool,
-}
-
-impl WatchBody {
-    /// An answer for tonic to begin, whose body is this watch's.
-    pub(crate) fn answer<T>(watch: Watch, instead: T) -> Response<T> {
-        let mut answer = Response::new(instead);
-        let body = Self { watch, end: None, is_over: false };
-        answer.extensions_mut().insert(Handover(Arc::new(Mutex::new(Some(body)))));
-        answer
-    }
-
-    /// The answer that tonic has begun, with the body of its watch, if it is of one.
-    pub(crate) fn of(mut answer: http::Response<tonic::body::Body>) -> http::Response<tonic::body::Body> {
-        let handover: Option<Handover> = answer.extensions_mut().remove();
-        let body = handover.and_then(|handover| handover.0.lock().unwrap_or_else(PoisonError::into_inner).take());
-        match body {
-            Some(body) => answer.map(|_| tonic::body::Body::new(body)),
-            None => answer,
-        }
-    }
-
-    fn trailers(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        self.is_over = true;
-        let mut trailers = HeaderMap::new();
-        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
-    }
-}
-
-impl Body for WatchBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        if self.is_over {
-            return Poll::Ready(None);
-        }
-        if let Some(status) = self.end.take() {
-            return self.trailers(&status);
-        }
-        let mut next = match ready!(self.watch.poll_message(context)) {
-            Ok(next) => next,
-            Err(status) => return self.trailers(&status),
-        };
-        let mut joined = BytesMut::new();
-        while next.is_followed && joined.len() + next.frame.len() < JOINED_BYTES {
-            match self.watch.poll_message(context) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(then)) => {
-                    joined.extend_from_slice(&next.frame);
-                    next = then;
-                }
-                Poll::Ready(Err(status)) => {
-                    self.end = Some(status);
-                    break;
-                }
-            }
-        }
-        if joined.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(next.frame))));
-        }
-        joined.extend_from_slice(&next.frame);
-        Poll::Ready(Some(Ok(Frame::data(joined.freeze()))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_over
-    }
-}
-
-/// Carries the body past tonic.
-#[derive(Clone)]
-struct Handover(Arc<Mutex<Option<WatchBody>>>);
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -191,8 +118,8 @@ mod tests {
         Addressee { selection: Arc::new(selection), may_read_secrets, told }
     }
 
-    /// Promise: a message is shared by those who watch the same, with the same rights, from the same
-    /// revision, and by nobody else.
+    /// Promise: a message is shared by those who watch the same, with the same rights, from the
+    /// same revision, and by nobody else.
     #[test]
     fn only_equals_share_a_message() {
         let (messages, encoded) = (SharedMessages::default(), Cell::new(0_u8));

@@ -24,6 +24,7 @@ pub mod signals;
 pub mod tenant;
 pub mod waker;
 mod watch;
+mod watch_body;
 
 pub use connections::{AbortFlag, UnusableCertificate};
 pub use server::{StartError, Stream};

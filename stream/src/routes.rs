@@ -24,9 +24,9 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     connections::{AbortFlag, ResponseFuture},
-    frames::WatchBody,
     metrics::Metrics,
     service::Service,
+    watch_body::WatchBody,
 };
 
 /// How large a request may be: 100 keys and 100 prefixes of the longest, with room to spare.

@@ -20,12 +20,13 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 use crate::{
     answer::{self, CallError, View, full, no_key, too_often, unknown},
     connections::AbortFlag,
-    frames::WatchBody,
+    frames::Selection,
     memory::{Fresh, Memory},
     pages::SlotValue,
     refusals::Refusals,
     waker::End,
-    watch::{Selection, Watch, WatchOptions},
+    watch::{Watch, WatchOptions},
+    watch_body::WatchBody,
 };
 
 /// How many entries a page has by default, and at most.

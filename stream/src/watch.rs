@@ -26,7 +26,7 @@ use tonic::{Code, Status};
 
 use crate::{
     answer::{self, CallError, View, WatchFingerprint, full, out_of_range},
-    frames::{Addressee, SharedMessages, framed},
+    frames::{Addressee, Selection, SharedMessages, framed},
     memory::{Memory, REFRESH_TIMEOUT, VALIDITY, Watched},
     tenant::{Attached, Cursor, LoadedTenant, Next, Tenant},
 };
@@ -43,28 +43,6 @@ const REPLAY_BYTES: usize = 256 * 1_024;
 const DRAIN_SPREAD: Duration = Duration::from_secs(2);
 
 const NOT_KEPT: &str = "the changes since the position are not all kept any more, or it is of another history";
-
-/// What a watcher watches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Selection {
-    /// Keys, sorted.
-    pub(crate) keys: Vec<String>,
-    /// Prefixes of keys, sorted. Without keys and prefixes, all keys are watched.
-    pub(crate) prefixes: Vec<String>,
-}
-
-impl Selection {
-    fn is_all(&self) -> bool {
-        self.keys.is_empty() && self.prefixes.is_empty()
-    }
-
-    /// Whether it holds a key.
-    pub(crate) fn has(&self, key: &str) -> bool {
-        self.is_all()
-            || self.keys.binary_search_by(|one| one.as_str().cmp(key)).is_ok()
-            || self.prefixes.iter().any(|prefix| key.starts_with(prefix))
-    }
-}
 
 /// How watches are served.
 #[derive(Clone, Copy, Debug)]
@@ -355,7 +333,8 @@ impl Watch {
         framed(&v1::WatchConfigResponse { position, event: Some(event) })
     }
 
-    /// The next message, or the status that the watch ends with, after which it is not to be polled.
+    /// The next message, or the status that the watch ends with, after which it is not to be
+    /// polled.
     pub(crate) fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Result<WatchMessage, Status>> {
         // Registered before the log is read, so that no change after that goes unnoticed.
         self.watched.registration.register(context.waker());

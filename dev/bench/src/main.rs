@@ -114,8 +114,9 @@ fn build(functions: &[&str]) -> Result<(), Failure> {
 fn run(binaries: PathBuf, functions: &[&str], amounts: &Amounts, counts: bool) -> Result<Report, Failure> {
     let store = Store::start()?;
     let folder = tempfile::tempdir()?;
-    // A function reads a bundle twice, to check it and to use it, and the five that are built in once.
-    // So with three it does about what it does in Lambda; a yardstick reads as many as it is given.
+    // A function reads a bundle twice, to check it and to use it, and the five that are built in
+    // once. So with three it does about what it does in Lambda; a yardstick reads as many as it is
+    // given.
     let [ours, yardsticks] = [("functions.pem", 2), ("yardsticks.pem", 4)].map(|(name, amazons)| {
         let roots = AMAZON_ROOTS.split_inclusive(END_OF_ROOT).take(amazons).chain([store.root.as_str()]);
         let file = folder.path().join(name);

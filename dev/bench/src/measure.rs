@@ -27,8 +27,8 @@ pub(crate) struct Bench {
     pub(crate) roots: Roots,
 }
 
-/// Files with the store's root certificate, and with so many of Amazon's that reading them costs what
-/// it does in Lambda.
+/// Files with the store's root certificate, and with so many of Amazon's that reading them costs
+/// what it does in Lambda.
 #[derive(Debug)]
 pub(crate) struct Roots {
     /// Of a function.
@@ -140,8 +140,8 @@ impl Bench {
         .into()
     }
 
-    /// Instructions from the start of a function until its first answer, counted by callgrind. Its end
-    /// is among them, which is little.
+    /// Instructions from the start of a function until its first answer, counted by callgrind. Its
+    /// end is among them, which is little.
     pub(crate) fn instructions_of_start(&self, program: Program, event: &Arc<[u8]>) -> Result<f64, Failure> {
         self.instructions_in_all(program, event, 1)
     }

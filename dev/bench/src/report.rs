@@ -13,14 +13,14 @@ const FROM_MEMORY_LIMIT: f64 = 1.3;
 /// The most instructions of a read that checks the head, as a multiple of those of a bare function
 /// with one `GetItem`.
 const HEAD_CHECKED_LIMIT: f64 = 1.2;
-/// The most instructions of a start until its first answer, as a multiple of those of a bare function
-/// with one `GetItem`.
+/// The most instructions of a start until its first answer, as a multiple of those of a bare
+/// function with one `GetItem`.
 const COLD_LIMIT: f64 = 2.35;
 /// The most memory at the first answer, in KiB: the goal of 12 MB and one for the page cache, which
 /// maps more or less around what is touched, by how the binary lies in it.
 const PEAK_LIMIT_KIB: u32 = 13_000_000 / 1024;
-/// By how much a ratio or a size may differ from what the page says, which has two digits behind the
-/// point: the page is of other binaries then.
+/// By how much a ratio or a size may differ from what the page says, which has two digits behind
+/// the point: the page is of other binaries then.
 const PAGE_MARGIN: f64 = 0.05;
 
 /// The yardsticks.

@@ -86,8 +86,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// The next tenants that have parameters, of a shard of their directory, after `after`; none at its
-    /// end.
+    /// The next tenants that have parameters, of a shard of their directory, after `after`; none at
+    /// its end.
     pub async fn tenants_with_parameters(
         &self,
         authority: &SystemAuthority,
