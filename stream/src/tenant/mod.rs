@@ -5,6 +5,8 @@
 //! has fallen behind the beginning of the log is told the newest value of each key instead. So the
 //! slowest watcher costs as much memory as the fastest.
 
+mod turn;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,6 +25,7 @@ use crate::{
     pages::Pages,
     waker::{Registration, Wakers},
 };
+use turn::RefreshLock;
 
 /// How many commits the log of a watched tenant keeps, and how many bytes of values. The last
 /// commit is kept however large it is.
@@ -51,9 +54,6 @@ struct State {
     /// does or waits.
     refresh_lock: Option<Arc<RefreshLock>>,
 }
-
-/// Held by one refresh at a time.
-pub(crate) type RefreshLock = tokio::sync::Mutex<()>;
 
 /// A tenant's entries, as they were loaded.
 #[derive(Clone, Debug)]
@@ -156,17 +156,6 @@ pub enum Attached {
 impl Tenant {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A place in the line of those who would refresh the tenant.
-    pub(crate) fn turn(&self) -> Turn<'_> {
-        let refresh_lock = Arc::clone(self.state().refresh_lock.get_or_insert_default());
-        Turn { tenant: self, refresh_lock: Some(refresh_lock) }
-    }
-
-    /// Whether the tenant is being refreshed.
-    pub(crate) fn is_refreshing(&self) -> bool {
-        self.state().refresh_lock.as_ref().is_some_and(|refresh_lock| refresh_lock.try_lock().is_err())
     }
 
     /// What is in memory.
@@ -463,33 +452,6 @@ impl Tenant {
         }
         deleted.retain(|key, _| loaded.pages.get(key).is_none());
         (Next::Conflated(loaded.clone(), deleted), newest)
-    }
-}
-
-/// A place in the line of those who would refresh a tenant.
-#[derive(Debug)]
-pub(crate) struct Turn<'a> {
-    tenant: &'a Tenant,
-    refresh_lock: Option<Arc<RefreshLock>>,
-}
-
-impl Turn<'_> {
-    /// Waits for the turn, which lasts as long as the guard.
-    pub(crate) async fn wait(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        match &self.refresh_lock {
-            Some(refresh_lock) => Some(refresh_lock.lock().await),
-            None => None,
-        }
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut state = self.tenant.state();
-        self.refresh_lock = None;
-        if state.refresh_lock.as_ref().is_some_and(|refresh_lock| Arc::strong_count(refresh_lock) == 1) {
-            state.refresh_lock = None;
-        }
     }
 }
 
