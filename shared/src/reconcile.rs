@@ -2,8 +2,8 @@
 //! found as well.
 //!
 //! First all parameters, by names, versions and times. One that the ledger has not imported up to
-//! its newest version is imported. Then all entries: one whose parameter is gone, or not imported
-//! that far, is imported as well. Then from the beginning.
+//! its newest version is imported. Then the entries of all tenants that have parameters: one whose
+//! parameter is gone, or not imported that far, is imported as well. Then from the beginning.
 //!
 //! The first half continues by a token of Parameter Store's. Nothing says how long it stays valid;
 //! if it is refused, that half ends there. Keys that the ledger knows do not depend on it, because

@@ -1,12 +1,14 @@
 //! Messages of watches as bytes, in gRPC's frames: encoded once for all watchers that are told the
 //! same.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use bytes::{BufMut, Bytes};
 use config_proto::v1;
 use prost::Message;
-use tenantry::tail::Commit;
 
 /// gRPC's prefix of a message: whether it is compressed, and its length
 /// ([gRPC over HTTP/2](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)).
@@ -14,6 +16,8 @@ const PREFIX_BYTES: usize = 5;
 /// How many bytes of messages a tenant keeps for other watchers: as many as one of them may have
 /// waiting.
 const MAX_SHARED_BYTES: usize = 256 * 1024;
+/// For how many kinds of watchers: the search among them costs each watcher.
+const MAX_KINDS: usize = 8;
 
 /// A message as it is sent.
 pub(crate) fn framed(message: &v1::WatchConfigResponse) -> Bytes {
@@ -41,6 +45,12 @@ impl Selection {
         self.keys.is_empty() && self.prefixes.is_empty()
     }
 
+    /// About how many bytes it takes.
+    fn bytes(&self) -> usize {
+        let texts = self.keys.iter().chain(&self.prefixes);
+        texts.map(|text| text.len() + size_of::<String>()).sum()
+    }
+
     /// Whether it holds a key.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.is_all()
@@ -51,13 +61,15 @@ impl Selection {
 
 /// The messages of a tenant's newest commit, one for each kind of watcher.
 #[derive(Debug, Default)]
-pub struct SharedMessages(Mutex<Shared>);
+pub struct SharedMessages {
+    newest: Mutex<Newest>,
+    bytes: AtomicUsize,
+}
 
 #[derive(Debug, Default)]
-struct Shared {
-    commit: Option<Arc<Commit>>,
+struct Newest {
+    revision: u64,
     messages: Vec<(Addressee, Bytes)>,
-    bytes: usize,
 }
 
 /// Whom a message is for. All of a kind are told the same of a commit.
@@ -70,33 +82,44 @@ pub(crate) struct Addressee {
 }
 
 impl SharedMessages {
-    /// What `addressee` is told of `commit`: as another one of the same kind was told it, or else
-    /// as `encode` says.
+    /// What `addressee` is told of the commit of `revision`: as another one of the same kind was
+    /// told it, or else as `encode` says.
     pub(crate) fn of(
         &self,
-        commit: &Arc<Commit>,
+        revision: u64,
         addressee: &Addressee,
         encode: impl FnOnce() -> Option<Bytes>,
     ) -> Option<Bytes> {
-        // Encoded under the lock: whoever waits for it wants the same.
-        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !shared.commit.as_ref().is_some_and(|own| Arc::ptr_eq(own, commit)) {
-            *shared = Shared { commit: Some(Arc::clone(commit)), ..Shared::default() };
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if revision > newest.revision {
+            *newest = Newest { revision, messages: Vec::new() };
+            self.bytes.store(0, Relaxed);
         }
-        if let Some((_, message)) = shared.messages.iter().find(|(own, _)| own == addressee) {
+        if revision < newest.revision {
+            // Somebody has gone on meanwhile.
+            drop(newest);
+            return encode();
+        }
+        if let Some((_, message)) = newest.messages.iter().find(|(own, _)| own == addressee) {
             return Some(message.clone());
         }
+        if newest.messages.len() == MAX_KINDS {
+            drop(newest);
+            return encode();
+        }
+        // Under the lock: most of those who wait for it want the same.
         let message = encode()?;
-        if shared.bytes + message.len() <= MAX_SHARED_BYTES {
-            shared.bytes += message.len();
-            shared.messages.push((addressee.clone(), message.clone()));
+        let bytes = self.bytes() + message.len() + addressee.selection.bytes();
+        if bytes <= MAX_SHARED_BYTES {
+            self.bytes.store(bytes, Relaxed);
+            newest.messages.push((addressee.clone(), message.clone()));
         }
         Some(message)
     }
 
-    /// How many bytes they take.
+    /// How many bytes they take, with what says whom they are for.
     pub(crate) fn bytes(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).bytes
+        self.bytes.load(Relaxed)
     }
 }
 
@@ -104,14 +127,7 @@ impl SharedMessages {
 mod tests {
     use std::cell::Cell;
 
-    use tenantry::{clock::Timestamp, model::entry::Revision, tail::Position};
-
     use super::*;
-
-    fn commit(revision: u64) -> Arc<Commit> {
-        let position = Position { revision: Revision::new(revision), commit: None };
-        Arc::new(Commit { position, at: Timestamp::from_millis(0), changes: Vec::new() })
-    }
 
     fn addressee(key: &str, may_read_secrets: bool, told: u64) -> Addressee {
         let selection = Selection { keys: vec![key.to_owned()], prefixes: Vec::new() };
@@ -123,33 +139,38 @@ mod tests {
     #[test]
     fn only_equals_share_a_message() {
         let (messages, encoded) = (SharedMessages::default(), Cell::new(0_u8));
-        let told = |commit: &Arc<Commit>, addressee: &Addressee| {
-            let message = messages.of(commit, addressee, || {
+        let told = |revision, addressee: &Addressee| {
+            let message = messages.of(revision, addressee, || {
                 encoded.set(encoded.get() + 1);
                 Some(Bytes::copy_from_slice(&[encoded.get()]))
             });
             message.unwrap()[0]
         };
-        let (first, second) = (commit(2), commit(3));
-        assert_eq!([told(&first, &addressee("a", false, 1)), told(&first, &addressee("a", false, 1))], [1, 1]);
+        let one = addressee("a", false, 1);
+        assert_eq!([told(2, &one), told(2, &one)], [1, 1]);
         for (other, number) in
             [addressee("b", false, 1), addressee("a", true, 1), addressee("a", false, 0)].iter().zip(2..)
         {
-            assert_eq!(told(&first, other), number, "{other:?}");
+            assert_eq!(told(2, other), number, "{other:?}");
         }
-        assert_eq!(told(&first, &addressee("a", false, 1)), 1);
-        // Another history may have another commit of the same revision.
-        assert_eq!([told(&second, &addressee("a", false, 1)), told(&commit(2), &addressee("a", false, 1))], [5, 6]);
+        assert_eq!(told(2, &one), 1);
+        // Whoever is late takes nothing from those who are not.
+        assert_eq!([told(3, &one), told(2, &one), told(3, &one)], [5, 6, 5]);
     }
 
-    /// Promise: what is kept for others is bounded, whatever is committed.
+    /// Promise: what is kept for others is bounded, by whatever it grows.
     #[test]
-    fn large_messages_are_not_kept() {
-        let (messages, commit) = (SharedMessages::default(), commit(1));
-        for told in 0..10 {
-            let large = Bytes::from(vec![0; MAX_SHARED_BYTES / 3]);
-            assert_eq!(messages.of(&commit, &addressee("a", true, told), || Some(large.clone())), Some(large));
+    fn what_is_kept_is_bounded() {
+        let many = Selection { keys: vec!["k".repeat(600); 100], prefixes: Vec::new() };
+        for (selection, message) in [(many, 1), (Selection::default(), MAX_SHARED_BYTES / 3), (Selection::default(), 1)]
+        {
+            let (messages, message) = (SharedMessages::default(), Bytes::from(vec![0; message]));
+            for told in 0..100 {
+                let addressee = Addressee { selection: Arc::new(selection.clone()), may_read_secrets: true, told };
+                assert_eq!(messages.of(1, &addressee, || Some(message.clone())).as_ref(), Some(&message));
+            }
+            assert!(messages.bytes() <= MAX_SHARED_BYTES);
+            assert!(messages.newest.lock().unwrap().messages.len() <= MAX_KINDS);
         }
-        assert!(messages.bytes() <= MAX_SHARED_BYTES);
     }
 }

@@ -87,7 +87,7 @@ pub(crate) struct WatchMessage {
 /// What a watch does next.
 enum Stage {
     /// Send the commits after this position, which the stores gave.
-    Replay(Position, std::vec::IntoIter<Arc<Commit>>),
+    Replay(Position, std::vec::IntoIter<Commit>),
     /// Wait for the stores.
     Ask(BoxFuture<'static, Result<Stage, CallError>>),
     /// Send entries part by part, and then follow the log from the cursor.
@@ -233,12 +233,13 @@ impl Watch {
     }
 
     /// The message of a commit, if it changes something that is watched.
-    fn commit(&mut self, commit: &Arc<Commit>, messages: Option<&SharedMessages>) -> Option<Bytes> {
+    fn commit(&mut self, commit: &Commit, messages: Option<&SharedMessages>) -> Option<Bytes> {
+        let revision = commit.position.revision.get();
         let frame = match messages {
-            Some(messages) => messages.of(commit, &self.addressee, || self.told_of(commit))?,
+            Some(messages) => messages.of(revision, &self.addressee, || self.told_of(commit))?,
             None => self.told_of(commit)?,
         };
-        self.addressee.told = commit.position.revision.get();
+        self.addressee.told = revision;
         self.beat_at = Instant::now() + self.heartbeat;
         Some(frame)
     }
@@ -460,9 +461,9 @@ impl Source {
     }
 
     /// The commits after a position that the log in memory does not reach back to.
-    async fn replay(&self, position: &Position) -> Result<Vec<Arc<Commit>>, CallError> {
+    async fn replay(&self, position: &Position) -> Result<Vec<Commit>, CallError> {
         match self.memory.tail().since(&self.scope, position, REPLAY, REPLAY_BYTES).await {
-            Ok(replay) => Ok(replay.commits.into_iter().map(Arc::new).collect()),
+            Ok(replay) => Ok(replay.commits),
             Err(TailError::Broken) => Err(out_of_range(NOT_KEPT).into()),
             Err(TailError::Read(error)) => Err(error.into()),
         }

@@ -16,20 +16,41 @@ pub fn page() -> Result<String, Failure> {
     Ok(fs::read_to_string(PAGE)?)
 }
 
-/// Replaces what `command` wrote last by `tables`, with the date, the commit and the machine. The
-/// place is between two lines: `<!-- command -->` and `<!-- /command -->`.
-///
-/// What is measured must be committed, so that the commit says what it was.
-pub fn write(command: &str, tables: &str) -> Result<(), Failure> {
+/// The place of a benchmark's tables: between the lines `<!-- command -->` and `<!-- /command -->`.
+#[derive(Debug)]
+pub struct Place {
+    command: &'static str,
+    commit: String,
+}
+
+impl Place {
+    /// The place of `command`, for tables of what is committed now. What is not committed cannot be
+    /// named, and so is not measured.
+    pub fn of(command: &'static str) -> Result<Self, Failure> {
+        Ok(Self { command, commit: commit()? })
+    }
+
+    /// Replaces what was written last by `tables`, with the date, the commit and the machine.
+    pub fn write(&self, tables: &str) -> Result<(), Failure> {
+        let Self { command, commit: measured } = self;
+        let now = commit()?;
+        if now != *measured {
+            return Err(format!("{measured} was measured, and now there is {now}").into());
+        }
+        let date = OffsetDateTime::now_utc().date();
+        let said = format!("Measured {date} at commit {measured}, on {}.\n\n{tables}", machine()?);
+        let page = replaced(&page()?, command, &said).ok_or_else(|| format!("{PAGE} has no place for {command}"))?;
+        Ok(fs::write(PAGE, page)?)
+    }
+}
+
+/// The commit that the working tree is of.
+fn commit() -> Result<String, Failure> {
     let changed = git(&["status", "--porcelain", "--", ":/", ":!/docs"])?;
     if !changed.is_empty() {
         return Err(format!("figures are of a commit, and these are not committed:\n{changed}").into());
     }
-    let commit = git(&["rev-parse", "--short=8", "HEAD"])?;
-    let date = OffsetDateTime::now_utc().date();
-    let said = format!("Measured {date} at commit {commit}, on {}.\n\n{tables}", machine()?);
-    fs::write(PAGE, replaced(&page()?, command, &said).ok_or_else(|| format!("{PAGE} has no place for {command}"))?)?;
-    Ok(())
+    git(&["rev-parse", "--short=8", "HEAD"])
 }
 
 fn git(arguments: &[&str]) -> Result<String, Failure> {

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use bench::Failure;
+use bench::{Failure, Place};
 use clap::Parser;
 
 use measure::{Bench, Program, Roots, Running, Spread, on_path, sizes};
@@ -34,7 +34,7 @@ struct Arguments {
     #[arg(long)]
     check: bool,
     /// Write the tables into docs/performance.md.
-    #[arg(long, conflicts_with = "check")]
+    #[arg(long, conflicts_with_all = ["check", "no_build"])]
     write: bool,
     /// Measure the binaries that are there instead of building them.
     #[arg(long)]
@@ -67,6 +67,7 @@ fn main() -> Result<ExitCode, Failure> {
     if (arguments.check || arguments.write) && !counts {
         return Err("instructions are to be counted, and that needs valgrind".into());
     }
+    let place = arguments.write.then(|| Place::of(COMMAND)).transpose()?;
     let binaries = binaries()?;
     if !arguments.no_build {
         build(functions)?;
@@ -79,8 +80,8 @@ fn main() -> Result<ExitCode, Failure> {
     let report = run(binaries, functions, &amounts, counts)?;
     let mut out = io::stdout().lock();
     write!(out, "{report}")?;
-    if arguments.write {
-        bench::write(COMMAND, &report.to_string())?;
+    if let Some(place) = place {
+        place.write(&report.to_string())?;
     }
     if !arguments.check {
         return Ok(ExitCode::SUCCESS);

@@ -353,11 +353,11 @@ impl Ledger {
         let build_error = |error: aws_sdk_dynamodb::error::BuildError| {
             AwsFailure::unexpected(Service::DynamoDb, "TransactWriteItems", error.to_string())
         };
-        let put = |item: Item, condition: &str, values: Option<Item>| {
+        let put = |item: Item, condition: Option<&str>, values: Option<Item>| {
             let put = Put::builder()
                 .table_name(&self.table)
                 .set_item(Some(item))
-                .condition_expression(condition)
+                .set_condition_expression(condition.map(str::to_owned))
                 .set_expression_attribute_values(values);
             put.build().map(|put| TransactWriteItem::builder().put(put).build()).map_err(build_error)
         };
@@ -392,19 +392,19 @@ impl Ledger {
                 // The version keeps its intent ids. By them its puts are recognised as ours later.
                 version.insert("intentIds".to_owned(), id_set(std::slice::from_ref(id)));
             }
-            items.push(put(version, "attribute_not_exists(pk)", None)?);
+            items.push(put(version, Some("attribute_not_exists(pk)"), None)?);
         }
-        items.push(put(plan.change(scope).item(tenant, plan.at.plus(GRACE)), "attribute_not_exists(pk)", None)?);
+        items.push(put(plan.change(scope).item(tenant, plan.at.plus(GRACE)), Some("attribute_not_exists(pk)"), None)?);
         if let Some(claim) = &plan.idempotency {
             let now = HashMap::from([(":now".to_owned(), n(plan.at.seconds()))]);
             items.push(put(
                 idempotency_item(scope, claim, plan, receipt),
-                "attribute_not_exists(pk) OR expiresAt < :now",
+                Some("attribute_not_exists(pk) OR expiresAt < :now"),
                 Some(now),
             )?);
         }
         if plan.is_first_with_parameters() {
-            items.push(put(parameters_item(scope), "attribute_exists(pk) OR attribute_not_exists(pk)", None)?);
+            items.push(put(parameters_item(scope), None, None)?);
         }
         Ok(items)
     }

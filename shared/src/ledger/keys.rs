@@ -17,7 +17,7 @@ use crate::{
 
 /// The sparse index of the items that are in the outbox.
 pub(super) const OUTBOX_INDEX: &str = "outbox";
-/// The index of the changes by their times, and of the tenants.
+/// The index of the changes by their times, and of the directories of tenants.
 pub(super) const CHANGES_INDEX: &str = "changes-by-time";
 
 /// The shards of the indexes across tenants. A tenant's shard follows from its id, so this number

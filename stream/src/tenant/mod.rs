@@ -521,6 +521,8 @@ impl WatchGroup {
     fn restart(&mut self, from: Position) {
         self.commits.clear();
         self.bytes = 0;
+        // Another history may have another commit of the same revision.
+        self.messages = Arc::default();
         self.deleted.clear();
         self.deleted_from = from.revision.get();
         self.from = from;

@@ -22,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use bench::Place;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,7 +34,7 @@ use servers::Suite;
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Write the tables into docs/performance.md.
-    #[arg(long, conflicts_with = "check")]
+    #[arg(long, conflicts_with_all = ["check", "no_build"])]
     write: bool,
     /// A short run without etcd and fan-out, which fails where processor time or memory pass their
     /// limits.
@@ -76,6 +77,7 @@ const COMMAND: &str = "cargo run --release -p bench-stream";
 
 fn main() -> Result<ExitCode, Failure> {
     let arguments = Arguments::parse();
+    let place = arguments.write.then(|| Place::of(COMMAND)).transpose()?;
     let binaries = binaries()?;
     let etcd = if arguments.check { None } else { Some(servers::etcd_program(arguments.etcd)?) };
     // What is started inherits it.
@@ -100,8 +102,8 @@ fn main() -> Result<ExitCode, Failure> {
     })?;
     let mut out = io::stdout().lock();
     write!(out, "{report}")?;
-    if arguments.write {
-        bench::write(COMMAND, &report.to_string())?;
+    if let Some(place) = place {
+        place.write(&report.to_string())?;
     }
     let passed = report.passed_limits();
     for limit in passed.iter().filter(|_| arguments.check) {

@@ -332,7 +332,7 @@ async fn roles_are_walls() {
         wall.assume(Some(&own_rights), "tenantry-ConfigRefreshSystemRole", "system", &[]).await.expect("a session");
     let mine = vec![
         (QUERY, index("outbox", "outboxShard", "REPLICATE#0"), ALLOWED),
-        (QUERY, index("changes-by-time", "timeShard", "TENANTS#0"), ALLOWED),
+        (QUERY, index("changes-by-time", "timeShard", "PARAMETERS#0"), ALLOWED),
         (GET, get("SYSTEM#RECONCILE"), ALLOWED),
         (PUT, put("SYSTEM#RECONCILE"), ALLOWED),
         (PUT, put("SYSTEM#OTHER"), DENIED),
@@ -364,7 +364,7 @@ fn denied(rows: impl IntoIterator<Item = Row>) -> impl Iterator<Item = Row> {
 
 /// What all tenants together are open to: which of them have changed.
 fn recent() -> Value {
-    index("changes-by-time", "timeShard", "TENANTS#0")
+    index("changes-by-time", "timeShard", "CHANGES#0")
 }
 
 const HINTS: [&str; 3] = ["AmazonSQS.ReceiveMessage", "AmazonSQS.DeleteMessage", "AmazonSQS.DeleteMessageBatch"];
