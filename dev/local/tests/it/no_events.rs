@@ -51,7 +51,7 @@ async fn the_schedule_makes_up_for_lost_events() {
 }
 
 /// Promise: what the comparison costs follows from the tenants that have parameters, however many
-/// others there are.
+/// others there are. From its first parameter on a tenant is one of them.
 #[tokio::test]
 async fn the_comparison_passes_over_tenants_without_parameters() {
     let api = Api::with(Options { lose_events: true, ..Options::default() }).await;
@@ -61,7 +61,8 @@ async fn the_comparison_passes_over_tenants_without_parameters() {
         swept.expect("a sweep");
         queries
     };
-    api.tenant("acme").put("param_config_k", &json!("ours")).await.expect(201);
+    let acme = api.tenant("acme");
+    acme.put("param_config_k", &json!("ours")).await.expect(201);
     sweep().await;
     let alone = sweep().await;
     for number in 0..30 {
@@ -70,5 +71,9 @@ async fn the_comparison_passes_over_tenants_without_parameters() {
     // Publishes what nobody was told.
     sweep().await;
     assert_eq!(sweep().await, alone);
+    let removal = api.parameter_store().delete_parameter().name(acme.parameter_name("param_config_", "k"));
+    removal.send().await.expect("Parameter Store takes it");
+    sweep().await;
+    acme.get("param_config_k").await.expect(404);
     api.stop().await;
 }
