@@ -29,8 +29,8 @@ fn bring_stores_back(api: &Api) {
     api.pass(crate::harness::CIRCUIT);
 }
 
-/// What `waiting` comes to, while time passes: a refresh that fails as the stores come back is tried
-/// again only after a pause.
+/// What `waiting` comes to, while time passes: a refresh that fails as the stores come back is
+/// tried again only after a pause.
 async fn in_time<T>(api: &Api, waiting: impl Future<Output = T>) -> T {
     let mut waiting = std::pin::pin!(waiting);
     loop {
