@@ -3,17 +3,14 @@
 //!
 //! `cargo run -p local --example burst`; two minutes, on loopback alone.
 
+mod operator;
+
 use std::{collections::BTreeMap, error::Error, time::Duration};
 
-use aws_credential_types::Credentials;
-use aws_sdk_ssm::config::{BehaviorVersion, Region};
 use http::{Request, header::AUTHORIZATION};
 use http_body_util::Full;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use local::{
-    Options, Suite,
-    suite::{CREDENTIALS, REGION},
-};
+use local::{Options, Suite};
 use tokio::time::{Instant, sleep};
 
 /// How many keys are written at once.
@@ -32,13 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     suite.emulator().faults().limit("PutParameter", PUTS_PER_SECOND);
     let token = suite.token("acme", "config/write")?;
     let client = Client::builder(TokioExecutor::new()).build_http();
-    let config = aws_sdk_ssm::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::from_static(REGION))
-        .credentials_provider(Credentials::new(CREDENTIALS, CREDENTIALS, None, None, "local"))
-        .endpoint_url(suite.aws_url())
-        .http_client(aws_smithy_http_client::Builder::new().build_http());
-    let parameter_store = aws_sdk_ssm::Client::from_conf(config.build());
+    let parameter_store = operator::parameter_store(&suite);
     let begun = Instant::now();
     for n in 0..KEYS {
         let put = Request::put(format!("{}/v1/config/back_config_{n}", suite.http_url()))

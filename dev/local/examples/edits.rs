@@ -6,6 +6,8 @@
 //! `cargo run --release -p local --example edits`; or with `EDITS SECONDS` for one row. Parameter
 //! Store lets 40 histories a second through. On loopback alone.
 
+mod operator;
+
 use std::{
     collections::BTreeMap,
     error::Error,
@@ -17,19 +19,12 @@ use std::{
     time::Duration,
 };
 
-use aws_credential_types::Credentials;
-use aws_sdk_ssm::{
-    config::{BehaviorVersion, Region},
-    types::ParameterType,
-};
+use aws_sdk_ssm::types::ParameterType;
 use emulator::Service;
 use http::{Request, header::AUTHORIZATION};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use local::{
-    Options, Suite,
-    suite::{CREDENTIALS, REGION},
-};
+use local::{Options, Suite};
 use serde_json::Value;
 use tenantry::telemetry::Telemetry;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -80,13 +75,7 @@ async fn measure(edits: u32, within: Duration) -> Result<String, Failure> {
     let suite =
         Suite::start(Options { telemetry: Telemetry::to(sink, None), parameters, ..Options::default() }).await?;
     suite.emulator().faults().limit("GetParameterHistory", HISTORIES_PER_SECOND);
-    let config = aws_sdk_ssm::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::from_static(REGION))
-        .credentials_provider(Credentials::new(CREDENTIALS, CREDENTIALS, None, None, "local"))
-        .endpoint_url(suite.aws_url())
-        .http_client(aws_smithy_http_client::Builder::new().build_http());
-    let operator = aws_sdk_ssm::Client::from_conf(config.build());
+    let operator = operator::parameter_store(&suite);
     let counts = || {
         [Service::DynamoDb, Service::ParameterStore]
             .map(|service| suite.emulator().calls().service_total(service) as f64)

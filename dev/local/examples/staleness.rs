@@ -10,14 +10,14 @@
 //! two, and promises nothing; and there are few parameters here, so that each minute's comparison
 //! gets round to all of them.
 
+mod operator;
+
 use std::{
     error::Error,
     io::{self, Write},
     time::{Duration, Instant},
 };
 
-use aws_credential_types::Credentials;
-use aws_sdk_ssm::config::{BehaviorVersion, Region};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use http::{Method, Request, StatusCode, header};
@@ -26,11 +26,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use local::{
-    Options, Suite,
-    issuer::DEFAULT_SCOPE,
-    suite::{CREDENTIALS, REGION},
-};
+use local::{Options, Suite, issuer::DEFAULT_SCOPE};
 use serde_json::{Value, json};
 
 /// How many keys are edited, each once.
@@ -62,15 +58,7 @@ async fn measure(lose_events: bool) -> Result<Vec<Duration>, Box<dyn Error>> {
         url: suite.http_url().to_owned(),
         authorization: format!("Bearer {}", suite.token("acme", DEFAULT_SCOPE)?),
     };
-    let parameters = aws_sdk_ssm::Client::from_conf(
-        aws_sdk_ssm::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::from_static(REGION))
-            .credentials_provider(Credentials::new(CREDENTIALS, CREDENTIALS, None, None, "staleness"))
-            .endpoint_url(suite.aws_url())
-            .http_client(aws_smithy_http_client::Builder::new().build_http())
-            .build(),
-    );
+    let parameters = operator::parameter_store(&suite);
     for nth in 0..EDITS {
         reader.send(Method::PUT, &format!("param_config_{nth}"), json!({"value": "ours"}).to_string()).await?;
     }
