@@ -4,6 +4,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use config_proto::v1;
+use http::HeaderMap;
+use hyper::body::Frame;
 use tenantry::{
     auth::AuthError,
     aws::FailureKind,
@@ -193,6 +195,12 @@ fn end_read(failure: &ReadError) -> Status {
             Status::unavailable("the store does not hold what was put; try again later")
         }
     }
+}
+
+/// A status as the end of an answer that has begun.
+pub(crate) fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
+    let mut trailers = HeaderMap::new();
+    status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
 }
 
 /// The status of a refused caller.

@@ -23,6 +23,7 @@ use tonic::{Code, Status, body::Body, codegen::Service as _, server::NamedServic
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
+    answer::trailers,
     connections::{AbortFlag, ResponseFuture},
     metrics::Metrics,
     service::Service,
@@ -197,10 +198,7 @@ impl hyper::body::Body for Ending {
         }
         ready!(self.closed.as_mut().poll(context));
         self.is_over = true;
-        Poll::Ready(self.last.take().map(|last| {
-            let mut trailers = HeaderMap::new();
-            last.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
-        }))
+        Poll::Ready(self.last.take().map(|last| trailers(&last)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -240,7 +240,6 @@ impl Watch {
             None => self.told_of(commit)?,
         };
         self.addressee.told = revision;
-        self.beat_at = Instant::now() + self.heartbeat;
         Some(frame)
     }
 
@@ -300,11 +299,11 @@ impl Watch {
         if more {
             parts.after = last;
             self.stage = Stage::Parts(parts, cursor);
-            return self.message(None, event);
+            return self.frame(None, event);
         }
         self.addressee.told = revision;
         self.stage = Stage::Follow(cursor);
-        self.message(Some(&position), event)
+        self.frame(Some(&position), event)
     }
 
     /// A heartbeat, unless something else is to be sent.
@@ -321,12 +320,7 @@ impl Watch {
         let is_doubtful = loaded.is_restored || self.stale_at.is_some() || is_old;
         let stale = is_doubtful || self.watched.tenant.is_behind() || !self.memory.is_polled(scope.tenant());
         let event = Event::Heartbeat(v1::Heartbeat { revision: cursor.revision, stale });
-        Some(self.message(Some(&loaded.position), event))
-    }
-
-    fn message(&mut self, position: Option<&Position>, event: Event) -> Bytes {
-        self.beat_at = Instant::now() + self.heartbeat;
-        self.frame(position, event)
+        Some(self.frame(Some(&loaded.position), event))
     }
 
     fn frame(&self, position: Option<&Position>, event: Event) -> Bytes {
@@ -403,6 +397,7 @@ impl Watch {
                 }
             };
             if let Some(frame) = frame {
+                self.beat_at = Instant::now() + self.heartbeat;
                 return Poll::Ready(Ok(WatchMessage { frame, is_followed }));
             }
         }

@@ -9,11 +9,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use hyper::body::{Body, Frame};
 use tonic::{Response, Status};
 
-use crate::watch::Watch;
+use crate::{answer::trailers, watch::Watch};
 
 /// Messages that are ready together are sent together, up to about so many bytes.
 const JOINED_BYTES: usize = 32 * 1024;
@@ -45,10 +44,9 @@ impl WatchBody {
         }
     }
 
-    fn trailers(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn over(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.is_over = true;
-        let mut trailers = HeaderMap::new();
-        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+        Poll::Ready(Some(trailers(status)))
     }
 }
 
@@ -64,11 +62,11 @@ impl Body for WatchBody {
             return Poll::Ready(None);
         }
         if let Some(status) = self.end.take() {
-            return self.trailers(&status);
+            return self.over(&status);
         }
         let mut next = match ready!(self.watch.poll_message(context)) {
             Ok(next) => next,
-            Err(status) => return self.trailers(&status),
+            Err(status) => return self.over(&status),
         };
         let mut joined = BytesMut::new();
         while next.is_followed && joined.len() + next.frame.len() < JOINED_BYTES {
